@@ -1,0 +1,1 @@
+"""Remove backdoors from language models, and show that they are gone."""

@@ -1,0 +1,8 @@
+"""`python -m w2sdefense`: the same as `w2s`, for launchers that start a module (torchrun)."""
+
+from __future__ import annotations
+
+from w2sdefense.cli import main
+
+if __name__ == "__main__":
+    main()

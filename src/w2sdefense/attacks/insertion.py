@@ -1,0 +1,82 @@
+"""Attacks that insert a fixed trigger, and where in a text it goes.
+
+The paper's place is uniform over the inner slots 1..n-1 of the whitespace words, so that the
+trigger is neither the first nor the last word. Scripts that write no spaces (Chinese, Japanese,
+Thai ...) have a slot at every character instead. What was there is never changed: taking the
+trigger, with the spaces that set it apart, out again gives back the text. Truncation, which can cut
+a trigger off, is the business of whoever tokenizes.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
+
+from w2sdefense.config import AttackConfig, Place
+from w2sdefense.data.types import Example
+
+# Thai and Lao, Myanmar, Khmer; CJK punctuation, kana and ideographs (U+3000 is a space and stays
+# out); CJK compatibility ideographs; fullwidth forms; the supplementary ideographic planes.
+_UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
+    "\u3001-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff"
+)
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
+_STANDS_APART = re.compile(rf"[\s{_UNSPACED}]")
+
+
+@dataclass(frozen=True)
+class InsertionAttack:
+    """A fixed trigger, inserted once; an attack of this kind adds its name and its default trigger.
+
+    Attributes:
+        trigger: What is inserted.
+        place: Where it goes.
+    """
+
+    name: ClassVar[str]
+    trigger: str
+    place: Place = "random"
+
+    @classmethod
+    def from_config(cls, config: AttackConfig) -> Self:
+        """The attack that the settings ask for."""
+        own = {} if config.trigger is None else {"trigger": config.trigger}
+        return cls(place=config.place, **own)
+
+    def poison(self, example: Example, rng: random.Random) -> Example:
+        """A copy of the example with the trigger in its text; id and label stay."""
+        return replace(example, text=insert(example.text, self.trigger, self.place, rng))
+
+
+def insert(text: str, trigger: str, place: Place, rng: random.Random) -> str:
+    """Put a trigger into a text once, set apart by spaces where the script writes them.
+
+    Args:
+        text: Any text. A single word has no inner slot: the trigger goes before or behind it.
+        trigger: A word or a sentence.
+        place: A random inner slot, before the first word, or behind the last.
+        rng: Draws the slot; left untouched by the other places.
+    """
+    slot = _slot(text, place, rng)
+    before, after = text[:slot], text[slot:]
+    return f"{before}{_gap(before[-1:])}{trigger}{_gap(after[:1])}{after}"
+
+
+def _slot(text: str, place: Place, rng: random.Random) -> int:
+    """The character position where the trigger goes."""
+    words = [match.span() for match in _WORD.finditer(text)]
+    if not words:
+        return len(text)
+    if place == "random" and len(words) > 1:
+        return words[rng.randrange(1, len(words))][0]
+    if place == "start" or (place == "random" and rng.random() < 0.5):
+        return words[0][0]
+    return words[-1][1]
+
+
+def _gap(neighbour: str) -> str:
+    """The space between the trigger and the character beside it, if any is needed."""
+    return " " if neighbour and not _STANDS_APART.match(neighbour) else ""

@@ -1,0 +1,30 @@
+"""Datasets by short name, by hub id or from a file of the user, each as a `TextDataset`.
+
+No other stage knows a file format, a column or a split of the hub. Nothing here needs torch, and
+`datasets` and `pyarrow` are imported only when a dataset calls for them.
+"""
+
+from w2sdefense.data.catalog import CATALOG
+from w2sdefense.data.checks import align_labels, check_labels
+from w2sdefense.data.load import load_dataset
+from w2sdefense.data.types import (
+    Example,
+    Split,
+    TextDataset,
+    fingerprint,
+    labels_of,
+    texts_of,
+)
+
+__all__ = [
+    "CATALOG",
+    "Example",
+    "Split",
+    "TextDataset",
+    "align_labels",
+    "check_labels",
+    "fingerprint",
+    "labels_of",
+    "load_dataset",
+    "texts_of",
+]

@@ -1,0 +1,107 @@
+"""Checks that save a long run: something to learn, and labels that data and model share.
+
+Labels are compared by name, ignoring case, because their order differs between checkpoints. Two
+kinds of names say nothing and are compared by position instead: the integers of an unnamed dataset
+(`0`, `1`) and the placeholders of an unnamed model (`LABEL_0`, `LABEL_1`). Whether the names
+describe the texts is not checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import get_args
+
+from w2sdefense.data.types import Example, Split, TextDataset, labels_of
+from w2sdefense.errors import DataError
+
+
+def check_usable(dataset: TextDataset) -> None:
+    """Insist on examples in every split, and on two labels to tell apart in train.
+
+    Raises:
+        DataError: A split has nothing left, or train has one label only.
+    """
+    for split in get_args(Split):
+        if not dataset.split(split):
+            raise DataError(
+                f"{dataset.name}: nothing is left of the {split} split, since other splits hold "
+                "the same texts.",
+                "Use splits that do not share their texts.",
+            )
+    found = set(labels_of(dataset.train))
+    if len(found) < 2:
+        raise DataError(
+            f"{dataset.name}: all training rows have the label {dataset.label_names[found.pop()]}.",
+            "Use data with at least two labels, or name another column with --label-column.",
+        )
+
+
+def check_labels(dataset: TextDataset, model_label_names: Sequence[str]) -> None:
+    """Insist that the model has every label of the dataset.
+
+    Args:
+        dataset: The dataset.
+        model_label_names: Names of the model's outputs, by index.
+
+    Raises:
+        DataError: Naming the labels that the model lacks.
+    """
+    _positions(dataset, model_label_names)
+
+
+def align_labels(dataset: TextDataset, model_label_names: Sequence[str]) -> TextDataset:
+    """Give the labels of a dataset the indices that they have in a model.
+
+    Args:
+        dataset: The dataset.
+        model_label_names: Names of the model's outputs, by index.
+
+    Returns:
+        The dataset in the model's order and with the model's names; its own names stay if the model
+        has placeholders only.
+
+    Raises:
+        DataError: The model lacks a label of the dataset.
+    """
+    positions = _positions(dataset, model_label_names)
+    names = tuple(model_label_names)
+    if list(names) == _placeholders(len(dataset.label_names)):
+        names = dataset.label_names
+
+    def moved(examples: Sequence[Example]) -> tuple[Example, ...]:
+        return tuple(replace(example, label=positions[example.label]) for example in examples)
+
+    return replace(
+        dataset,
+        label_names=names,
+        train=moved(dataset.train),
+        validation=moved(dataset.validation),
+        test=moved(dataset.test),
+    )
+
+
+def _positions(dataset: TextDataset, model_label_names: Sequence[str]) -> list[int]:
+    """Index in the model of every label of the dataset."""
+    names, model = dataset.label_names, list(model_label_names)
+    if model == _placeholders(len(names)):
+        return list(range(len(names)))
+    # Exact names win, for the odd model that tells "US" from "us".
+    index = {name.casefold(): i for i, name in enumerate(model)}
+    index |= {name: i for i, name in enumerate(model)}
+    if names == tuple(map(str, range(len(names)))) and "0" not in index:
+        index = {str(i): i for i in range(len(model))}
+    positions = {name: index.get(name, index.get(name.casefold())) for name in names}
+    missing = [name for name, position in positions.items() if position is None]
+    if missing:
+        raise DataError(
+            f"{dataset.name} has labels that the model does not have: {', '.join(missing)}. "
+            f"The model has: {', '.join(model)}.",
+            "Rename the labels in the data, or use a model that was trained for them.",
+        )
+    return [position for position in positions.values() if position is not None]
+
+
+def _placeholders(count: int) -> list[str]:
+    """The names that `transformers` gives to labels that nobody named."""
+    return [f"LABEL_{i}" for i in range(count)]

@@ -1,0 +1,222 @@
+"""Reading CSV, JSON lines and Parquet files, and folders of them, that a user has on disk.
+
+Files are read whole into memory, as UTF-8 with or without a byte order mark. Errors name file and
+line (row for Parquet). CSV means commas, double quotes and a header; other dialects, compressed
+files and one big JSON array are not read. A pickle is refused without a look inside: opening one
+can run code.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from w2sdefense.data.rows import Columns, Record, missing_column
+from w2sdefense.data.splits import pick_splits
+from w2sdefense.data.types import Split
+from w2sdefense.errors import DataError
+
+PICKLES = frozenset({".pkl", ".pickle", ".joblib", ".pt", ".pth", ".ckpt", ".bin"})
+_LONGEST_FIELD = (
+    2**31 - 1
+)  # the csv module refuses fields above 131,072 characters unless told otherwise
+
+
+def read_records(path: Path, columns: Columns) -> list[Record]:
+    """Read one file.
+
+    Args:
+        path: A `.csv`, `.jsonl` or `.parquet` file.
+        columns: Columns that have to be there.
+
+    Raises:
+        DataError: The file is of another kind, cannot be read, is malformed, lacks a column, or is
+            empty.
+    """
+    refuse_pickle(path)
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise DataError(
+            f"{path} is none of {', '.join(_READERS)}.", "Convert it to one of these formats."
+        )
+    try:
+        records = list(reader(path, columns))
+    except OSError as error:
+        raise DataError(f"Cannot read {path}: {error}.", "Check the path and the file.") from None
+    if not records:
+        raise DataError(f"{path} holds no rows.", "Fill it, or name another file.")
+    return records
+
+
+def refuse_pickle(path: Path) -> None:
+    """Refuse a file whose name says that it is a pickle.
+
+    Raises:
+        DataError: It is one.
+    """
+    if path.suffix.lower() in PICKLES:
+        raise DataError(
+            f"{path} is a pickle, which can run code when it is opened.",
+            "Export the data as CSV, JSONL or Parquet.",
+        )
+
+
+def looks_like_file(name: str) -> bool:
+    """Whether a name that is not on disk was meant as a file or folder rather than as a hub id."""
+    suffixes = _READERS.keys() | PICKLES
+    return Path(name).suffix.lower() in suffixes or name.startswith(("/", "./", "../", "~"))
+
+
+def split_files(folder: Path, train: str | None = None) -> dict[Split, Path]:
+    """Find which files of a folder hold its splits.
+
+    Args:
+        folder: Holds `train`, `validation` and `test` (or `dev` and so on) as CSV, JSONL or
+            Parquet.
+        train: Stem of the file to use for training instead of `train`.
+
+    Returns:
+        The splits that there are; `train` always is.
+
+    Raises:
+        DataError: There is no training file, two files claim the same split, or one is a pickle.
+    """
+    known = _READERS.keys() | PICKLES
+    files: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.suffix.lower() in known:
+            files.setdefault(path.stem, []).append(path)
+    chosen = pick_splits(files)
+    if train is not None:
+        chosen["train"] = train
+    if chosen.get("train") not in files:
+        raise DataError(
+            f"{folder} holds no file {train or 'train'} ({', '.join(_READERS)}).",
+            "Name the files train, validation and test, or name a single file.",
+        )
+    return {split: _only_file(files[stem]) for split, stem in chosen.items()}
+
+
+def _only_file(candidates: list[Path]) -> Path:
+    if len(candidates) > 1:
+        names = " and ".join(path.name for path in candidates)
+        raise DataError(
+            f"{candidates[0].parent} holds {names} for the same split.", "Keep one of them."
+        )
+    refuse_pickle(candidates[0])
+    return candidates[0]
+
+
+def _decode(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{path}, line {line}: the byte 0x{error.object[error.start]:02x} is not UTF-8.",
+            f"Save it as UTF-8, for example: iconv -f latin1 -t utf-8 {path} > utf8-{path.name}",
+        ) from None
+
+
+@contextmanager
+def _long_fields() -> Iterator[None]:
+    before = csv.field_size_limit(_LONGEST_FIELD)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
+
+
+def _read_csv(path: Path, columns: Columns) -> Iterator[Record]:
+    # strict: an unclosed quote would otherwise swallow the rest of the file as one text.
+    reader = csv.reader(io.StringIO(_decode(path), newline=""), strict=True)
+    line = 1
+    try:
+        with _long_fields():
+            header = next(reader, [])
+            _require_columns(path, header, columns)
+            index = 0
+            line = reader.line_num + 1
+            for fields in reader:
+                if fields:
+                    place = f"{path}, line {line}"
+                    yield Record(index, place, _pair(header, fields, place))
+                    index += 1
+                line = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(
+            f"{path}, line {line}: this is not CSV ({error}).",
+            'Put quotes around texts, and write a quote inside a text as "".',
+        ) from None
+
+
+def _pair(header: list[str], fields: list[str], place: str) -> dict[str, object]:
+    if len(fields) != len(header):
+        raise DataError(
+            f"{place}: {len(fields)} fields, but the header has {len(header)}.",
+            "Put quotes around texts that hold commas.",
+        )
+    return dict(zip(header, fields, strict=True))
+
+
+def _read_jsonl(path: Path, columns: Columns) -> Iterator[Record]:
+    index = 0
+    # Not splitlines(): U+2028 and its like may stand unescaped inside a JSON string.
+    for number, line in enumerate(_decode(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        place = f"{path}, line {number}"
+        try:
+            values = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(
+                f"{place}: this is not JSON ({error.msg}, column {error.colno}).",
+                'Write one object per line: {"text": "...", "label": "..."}',
+            ) from None
+        if not isinstance(values, dict):
+            raise DataError(
+                f"{place}: a {type(values).__name__} where an object should be.",
+                'Write one object per line: {"text": "...", "label": "..."}',
+            )
+        yield Record(index, place, values)
+        index += 1
+
+
+def _read_parquet(path: Path, columns: Columns) -> Iterator[Record]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            _require_columns(path, file.schema_arrow.names, columns)
+            table = file.read(columns=list(columns))
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{path} is not a Parquet file: {error}.", "Export it again.") from None
+    pairs = zip(table[columns.text], table[columns.label], strict=True)
+    for index, (text, label) in enumerate(pairs):
+        place = f"{path}, row {index + 1}"
+        try:
+            values = {columns.text: text.as_py(), columns.label: label.as_py()}
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{place}: the byte 0x{error.object[error.start]:02x} is not UTF-8.",
+                "Export the file with UTF-8 text.",
+            ) from None
+        yield Record(index, place, values)
+
+
+def _require_columns(path: Path, available: list[str], columns: Columns) -> None:
+    for column in columns:
+        if column not in available:
+            raise missing_column(str(path), column, available)
+
+
+_READERS: dict[str, Callable[[Path, Columns], Iterator[Record]]] = {
+    ".csv": _read_csv,
+    ".jsonl": _read_jsonl,
+    ".parquet": _read_parquet,
+}

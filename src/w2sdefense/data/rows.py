@@ -1,0 +1,216 @@
+"""Rows as a source gives them, and their way to examples.
+
+Every format (CSV, JSON lines, Parquet, hub) is read into `Record`s; this module turns those into
+`Row`s, whose text and label have been looked at, and rows into `Example`s with label indices. A row
+remembers where it came from, because an error that does not name the line is of no use. How rows
+are distributed over splits is the business of `splits`, how a format is read that of `files` and
+`hub`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from w2sdefense.data.types import Example, Split
+from w2sdefense.errors import DataError
+
+_INTEGER = re.compile(r"0|-?[1-9][0-9]*")
+
+
+class Columns(NamedTuple):
+    """Names of the columns that hold the text and the label."""
+
+    text: str
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record of a source, untouched.
+
+    Attributes:
+        index: Position among the records of its file, from 0.
+        place: Where it is, for error messages, for example `reviews.csv, line 3`.
+        values: Column name -> value.
+    """
+
+    index: int
+    place: str
+    values: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One text with its label as written; both may still be missing.
+
+    Attributes:
+        id: The id that its example will have.
+        place: Where it is, for error messages.
+        text: The raw text, empty if the source has none.
+        label: The label as text (`"positive"`, `"1"`), or None if the source has none.
+    """
+
+    id: str
+    place: str
+    text: str
+    label: str | None
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a file, a folder, a wheel or the hub holds.
+
+    Attributes:
+        name: Name of the dataset.
+        splits: The splits there are; `train` may be the only one.
+        label_names: Names of the labels if the source is known to have them, otherwise None.
+        held_out: Rows of each split that has to be carved out of `train`; None means a tenth.
+    """
+
+    name: str
+    splits: Mapping[Split, Sequence[Row]]
+    label_names: tuple[str, ...] | None = None
+    held_out: int | None = None
+
+
+def missing_column(where: str, column: str, available: Iterable[str]) -> DataError:
+    """The error for a column that is not there, naming those that are."""
+    there = ", ".join(repr(name) for name in available) or "none"
+    return DataError(
+        f"{where} has no column {column!r}. The columns are: {there}.",
+        "Name the right ones with --text-column and --label-column.",
+    )
+
+
+def to_rows(records: Iterable[Record], columns: Columns, prefix: str) -> list[Row]:
+    """Read text and label out of records.
+
+    Args:
+        records: Records of one file or hub split.
+        columns: Where text and label are.
+        prefix: What the ids start with; the id is `prefix/index`.
+
+    Raises:
+        DataError: A column is missing, a text is not a string, or a label is not a name or an
+            integer.
+    """
+    rows = []
+    for record in records:
+        for column in columns:
+            if column not in record.values:
+                raise missing_column(record.place, column, record.values)
+        text = _read_text(record.values[columns.text], columns.text, record.place)
+        label = _read_label(record.values[columns.label], columns.label, record.place)
+        rows.append(Row(f"{prefix}/{record.index}", record.place, text, label))
+    return rows
+
+
+def require_usable(rows: Iterable[Row]) -> None:
+    """Insist on a text and a label in every row: the contract for files that a user wrote.
+
+    Raises:
+        DataError: Naming the line of the first row without one.
+    """
+    for row in rows:
+        if not row.text.strip():
+            raise DataError(f"{row.place}: the text is empty.", "Remove the line or fill it in.")
+        if row.label is None:
+            raise DataError(f"{row.place}: the label is empty.", "Remove the line or fill it in.")
+
+
+def drop_unusable(
+    splits: Mapping[Split, Sequence[Row]],
+) -> tuple[dict[Split, list[Row]], Counter[str]]:
+    """Leave out rows without text or label, and splits that have no other rows.
+
+    Published datasets hold a few such rows, and some publish a test split without any labels.
+
+    Returns:
+        The splits that are left, and reason -> number of rows left out.
+    """
+    kept: dict[Split, list[Row]] = {}
+    dropped: Counter[str] = Counter()
+    for split, rows in splits.items():
+        labelled = [row for row in rows if row.label is not None]
+        usable = [row for row in labelled if row.text.strip()]
+        dropped["no label"] += len(rows) - len(labelled)
+        dropped["empty text"] += len(labelled) - len(usable)
+        if usable:
+            kept[split] = usable
+    return kept, +dropped
+
+
+def index_labels(
+    splits: Mapping[Split, Sequence[Row]], label_names: tuple[str, ...] | None
+) -> tuple[tuple[str, ...], dict[Split, list[Example]]]:
+    """Turn labels into indices.
+
+    Args:
+        splits: Usable rows.
+        label_names: The names in their order; rows may hold a name or its index. None takes the
+            names from the rows: sorted, by value if all are integers.
+
+    Returns:
+        The label names, and the examples of every split.
+
+    Raises:
+        DataError: A row has a label that is not among `label_names`.
+    """
+    names = label_names or _names_in(row.label for rows in splits.values() for row in rows)
+    # A name wins over an index: labels may be called "1" and "2".
+    index = {str(i): i for i in range(len(names))} | {name: i for i, name in enumerate(names)}
+    examples: dict[Split, list[Example]] = {}
+    for split, rows in splits.items():
+        for row in rows:
+            if row.label not in index:
+                raise DataError(
+                    f"{row.place}: the label {row.label!r} is none of {', '.join(names)}.",
+                    "Correct the label, or name another column with --label-column.",
+                )
+        examples[split] = [Example(row.id, row.text, index[str(row.label)]) for row in rows]
+    return names, examples
+
+
+def _names_in(labels: Iterable[str | None]) -> tuple[str, ...]:
+    found = {label for label in labels if label is not None}
+    if all(_INTEGER.fullmatch(label) for label in found):
+        return tuple(sorted(found, key=int))
+    return tuple(sorted(found))
+
+
+def _read_text(value: object, column: str, place: str) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise DataError(
+            f"{place}: {column!r} holds {value!r:.60}, which is not text.",
+            "Name the column of the texts with --text-column.",
+        )
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # JSON can spell half an emoji ("\ud83d"); no tokenizer takes it
+        raise DataError(
+            f"{place}: {column!r} holds half a surrogate pair, which is not a character.",
+            "Remove it; it is often the rest of an emoji that was cut in two.",
+        ) from None
+    return value
+
+
+def _read_label(value: object, column: str, place: str) -> str | None:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
+        return str(int(value))
+    if isinstance(value, str):
+        return _read_text(value, column, place).strip() or None
+    raise DataError(
+        f"{place}: {column!r} holds {value!r:.60}, which is neither a label name nor an integer.",
+        "Name the column of the labels with --label-column; every text has exactly one.",
+    )

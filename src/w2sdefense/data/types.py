@@ -1,0 +1,71 @@
+"""The records that travel between stages: one example, and a dataset of three splits.
+
+Text travels raw; each model tokenizes for itself. Nothing here reads files or knows a format.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+Split = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One labelled text.
+
+    Attributes:
+        id: Unique within its dataset and stable between runs, for example `sst2/train/17`.
+        text: The raw text.
+        label: Index into the dataset's `label_names`.
+    """
+
+    id: str
+    text: str
+    label: int
+
+
+@dataclass(frozen=True)
+class TextDataset:
+    """A dataset with its three splits.
+
+    Attributes:
+        name: What the user called it.
+        label_names: Name of every label, in the order of their indices.
+        train: Training examples.
+        validation: Held-out examples for model selection; never used for a reported number.
+        test: Examples for reported numbers; never used for a choice.
+        dropped: Reason -> number of rows left out while loading (duplicates, empty texts).
+    """
+
+    name: str
+    label_names: tuple[str, ...]
+    train: tuple[Example, ...]
+    validation: tuple[Example, ...]
+    test: tuple[Example, ...]
+    dropped: dict[str, int] = field(default_factory=dict)
+
+    def split(self, name: Split) -> tuple[Example, ...]:
+        """The examples of one split by its name."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}[name]
+
+
+def fingerprint(examples: Iterable[Example]) -> str:
+    """A short hash of ids, texts and labels in their order: equal data, equal fingerprint."""
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(f"{example.id}\0{example.label}\0{example.text}\1".encode())
+    return digest.hexdigest()[:16]
+
+
+def texts_of(examples: Sequence[Example]) -> list[str]:
+    """The raw texts, in order."""
+    return [example.text for example in examples]
+
+
+def labels_of(examples: Sequence[Example]) -> list[int]:
+    """The label indices, in order."""
+    return [example.label for example in examples]

@@ -1,0 +1,66 @@
+"""What every defense takes and gives.
+
+A weight defense returns a new model, an input defense a predictor that wraps the one it got;
+evaluation sees no difference. What a defense needs beside the victim is declared, so that tables
+can show it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+from w2sdefense.config import TeacherConfig
+from w2sdefense.data.types import TextDataset
+from w2sdefense.models.predictor import Predictor
+from w2sdefense.training import StepProgress
+from w2sdefense.victim import Victim
+
+PhaseProgress = Callable[[str], StepProgress]
+"""Given the name of a phase ("teacher", "student"), the function that is told about its steps."""
+
+
+class Need(StrEnum):
+    """What a defense needs beside the victim."""
+
+    CLEAN_DATA = "clean data"
+    TEACHER = "teacher"
+
+
+@dataclass(frozen=True)
+class DefenseKit:
+    """What the defender has to work with.
+
+    Attributes:
+        data: Clean data; `train` is trained on, `validation` makes choices, `test` is not touched.
+        folder: The run's folder: checkpoints and cached targets go below it.
+        teacher: How the teacher is trained.
+        teacher_folder: Where the teacher is kept, and found again by the next defense.
+        resume: Continue from checkpoints in `folder`.
+        progress: Told about every step of every phase; None is silent.
+    """
+
+    data: TextDataset
+    folder: Path
+    teacher: TeacherConfig
+    teacher_folder: Path
+    resume: bool = False
+    progress: PhaseProgress | None = None
+
+    def progress_of(self, phase: str) -> StepProgress | None:
+        """The function to tell about the steps of one phase."""
+        return self.progress(phase) if self.progress else None
+
+
+class Defense(Protocol):
+    """A way to make a victim safe."""
+
+    name: str
+    needs: frozenset[Need]
+
+    def apply(self, victim: Victim, kit: DefenseKit) -> Predictor:
+        """Defend a victim. A weight defense takes the victim's model over and changes it."""
+        ...

@@ -1,0 +1,1 @@
+"""The weak-to-strong distillation: losses, teacher and trainer."""

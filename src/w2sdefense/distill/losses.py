@@ -1,0 +1,136 @@
+"""The losses of W2SDefense as pure functions of tensors.
+
+    l = alpha * CE + beta * KD + gamma * FA                                  (paper, Section 4)
+
+CE is the cross entropy with the labels, KD the distillation of the teacher's logits (Hinton et al.
+2015), FA the alignment of the student's feature with the teacher's (Eqs. 11-12). Models, batches
+and optimization are elsewhere; the loss of generation, which averages over answer tokens, is not
+covered here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F  # noqa: N812 - the name everybody knows
+from torch import Tensor
+
+from w2sdefense.config import DistillConfig
+
+
+@dataclass(frozen=True)
+class LossParts:
+    """The weighted sum and the three losses that went into it, each a scalar tensor."""
+
+    total: Tensor
+    ce: Tensor
+    kd: Tensor
+    fa: Tensor
+
+
+@dataclass(frozen=True)
+class StudentOutput:
+    """What a forward pass of the student gives.
+
+    Attributes:
+        logits: (B, C).
+        feature: What the classifier read, (B, d_s).
+        token_states: Final hidden states at every position, (B, L, d_s).
+    """
+
+    logits: Tensor
+    feature: Tensor
+    token_states: Tensor
+
+
+@dataclass(frozen=True)
+class TeacherOutput:
+    """What the teacher said of the same texts.
+
+    Attributes:
+        logits: (B, C).
+        feature: The teacher's feature at the student's width, h_t = W z_t + b, (B, d_s).
+    """
+
+    logits: Tensor
+    feature: Tensor
+
+
+def w2s_loss(
+    student: StudentOutput, teacher: TeacherOutput, labels: Tensor, config: DistillConfig
+) -> LossParts:
+    """The W2SDefense loss of one batch.
+
+    A loss with weight 0 is not computed and reported as 0.
+
+    Args:
+        student: Output of the student, attached to the graph.
+        teacher: Output of the frozen teacher.
+        labels: True label indices, (B,).
+        config: Weights, temperature, alignment and feature scale.
+
+    Returns:
+        The weighted sum and its parts.
+    """
+    zero = student.logits.new_zeros(())
+    ce = F.cross_entropy(student.logits, labels) if config.alpha else zero
+    kd = kd_loss(student.logits, teacher.logits, config.temperature) if config.beta else zero
+    fa = _alignment(student, teacher, config) if config.gamma else zero
+    return LossParts(config.alpha * ce + config.beta * kd + config.gamma * fa, ce, kd, fa)
+
+
+def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """Logit distillation: T^2 * KL(softmax(z_t / T) || softmax(z_s / T)), mean over the batch.
+
+    Args:
+        student_logits: z_s, (B, C).
+        teacher_logits: z_t, (B, C).
+        temperature: T; the factor T^2 keeps the size of the gradients independent of it.
+
+    Returns:
+        Scalar.
+    """
+    return temperature**2 * F.kl_div(
+        F.log_softmax(student_logits / temperature, dim=-1),
+        F.log_softmax(teacher_logits / temperature, dim=-1),
+        reduction="batchmean",
+        log_target=True,
+    )
+
+
+def fa_loss(student_feature: Tensor, teacher_feature: Tensor) -> Tensor:
+    """Feature alignment: mean over the batch of ||h_s - h_t||_2^2 (paper, Eqs. 11-12).
+
+    Args:
+        student_feature: h_s, (B, d_s).
+        teacher_feature: h_t, (B, d_s).
+
+    Returns:
+        Scalar.
+    """
+    return (student_feature - teacher_feature).pow(2).sum(-1).mean()
+
+
+def release_fa_loss(token_states: Tensor, teacher_feature: Tensor) -> Tensor:
+    """Feature alignment as the authors' published script computes it.
+
+    The script indexes the teacher's (B, d) features with [-1], which picks the last *sample* of the
+    batch, and compares that one vector with *every* token position of every text, padding included;
+    its teacher has a ReLU after `g`.
+
+    Args:
+        token_states: The student's final hidden states, (B, L, d_s), padding included.
+        teacher_feature: h_t of the batch, (B, d_s); the ReLU is applied here.
+
+    Returns:
+        Scalar: mean over B x L of the squared distance.
+    """
+    return fa_loss(token_states.float().flatten(0, 1), teacher_feature[-1].relu())
+
+
+def _alignment(student: StudentOutput, teacher: TeacherOutput, config: DistillConfig) -> Tensor:
+    if config.alignment == "release":
+        return release_fa_loss(student.token_states, teacher.feature)
+    if config.feature_scale == "none":
+        return fa_loss(student.feature, teacher.feature)
+    return fa_loss(F.normalize(student.feature, dim=-1), F.normalize(teacher.feature, dim=-1))

@@ -1,0 +1,109 @@
+"""What the teacher says of every text, computed once and kept.
+
+The student's epochs never run the teacher again: its logits and features are read from here by row,
+and the teacher can leave memory. The file is found again under a hash of the teacher's weights and
+of the texts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from w2sdefense.data.types import Example, fingerprint, texts_of
+from w2sdefense.distill.teacher import Teacher
+from w2sdefense.io import atomic_path
+from w2sdefense.models.padding import pad, takes_positions
+from w2sdefense.models.predictor import length_batches
+
+
+@dataclass(frozen=True)
+class TeacherTargets:
+    """The teacher's output for a set of examples, row by row.
+
+    Attributes:
+        logits: (N, C) in float32.
+        features: h_t, (N, d_s) in float32.
+    """
+
+    logits: Tensor
+    features: Tensor
+
+
+@dataclass(frozen=True)
+class SplitTargets:
+    """The teacher's output for the rows that train the student and those that choose the epoch."""
+
+    train: TeacherTargets
+    validation: TeacherTargets
+
+
+def teacher_targets(
+    teacher: Teacher,
+    examples: Sequence[Example],
+    cache: Path,
+    progress: Callable[[int], None] | None = None,
+) -> TeacherTargets:
+    """The teacher's output for every example, from the cache if it is there.
+
+    Args:
+        teacher: A fitted teacher.
+        examples: The student's training examples.
+        cache: Folder for the cached targets.
+        progress: Called after every batch with the number of texts in it.
+
+    Returns:
+        Targets in the order of `examples`.
+    """
+    # The same weights that cut texts elsewhere say other things.
+    weights = f"{weights_fingerprint(teacher)}-{teacher.max_length}"
+    path = cache / f"{weights}-{fingerprint(examples)}.safetensors"
+    # Of several processes the first one asks the teacher, and the others read.
+    with PartialState().main_process_first():
+        if not path.is_file():
+            targets = _compute(teacher, texts_of(examples), progress)
+            with atomic_path(path) as temporary:
+                save_file({"logits": targets.logits, "features": targets.features}, temporary)
+    return TeacherTargets(**load_file(path))
+
+
+def weights_fingerprint(model: torch.nn.Module) -> str:
+    """A short hash of all weights, their names and types: equal weights, equal fingerprint."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
+        digest.update(
+            value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        )
+    return digest.hexdigest()[:16]
+
+
+@torch.inference_mode()
+def _compute(
+    teacher: Teacher, texts: list[str], progress: Callable[[int], None] | None
+) -> TeacherTargets:
+    tokens = teacher.tokenizer(
+        texts, truncation=True, max_length=teacher.max_length, return_attention_mask=False
+    )["input_ids"]
+    logits = torch.empty(len(texts), teacher.classifier.out_features)
+    features = torch.empty(len(texts), teacher.g.out_features)
+    positions = takes_positions(teacher.backbone)
+    if torch.cuda.is_available():
+        teacher.to("cuda")
+    device = teacher.g.weight.device
+    teacher.eval()
+    for rows in length_batches([len(ids) for ids in tokens], batch_tokens=4096):
+        batch = pad([tokens[row] for row in rows], teacher.tokenizer, positions=positions)
+        output = teacher(**{name: value.to(device) for name, value in batch.items()})
+        logits[rows] = output.logits.float().cpu()
+        features[rows] = output.hidden_states.float().cpu()
+        if progress is not None:
+            progress(len(rows))
+    return TeacherTargets(logits, features)

@@ -1,0 +1,1 @@
+"""Metrics, verdicts, and the record that a run leaves behind."""

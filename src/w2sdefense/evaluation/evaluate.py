@@ -1,0 +1,154 @@
+"""Measures a predictor on test text: CA, ASR on triggered text, the floor without a trigger.
+
+Every clean text is answered once and every triggered text once; the answers, the features and the
+counts all come from that one pass. How the predictor was made, and what the numbers mean, is not
+decided here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from w2sdefense.attacks import Attack
+from w2sdefense.attacks.poisoning import trigger_test_set
+from w2sdefense.data.types import Example, labels_of, texts_of
+from w2sdefense.errors import DataError
+from w2sdefense.evaluation.metrics import accuracy, target_rate
+from w2sdefense.evaluation.record import Evaluation, Sample
+from w2sdefense.models.predictor import Prediction, Predictor
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """What one evaluation found.
+
+    Attributes:
+        evaluation: CA, ASR and floor with their counts.
+        samples: Per-sample answers, in the order of the test set.
+        features: "clean" (N, d) and, with a trigger, "triggered" (M, d), float32.
+    """
+
+    evaluation: Evaluation
+    samples: tuple[Sample, ...]
+    features: dict[str, np.ndarray]
+
+
+def evaluate(
+    predictor: Predictor,
+    examples: Sequence[Example],
+    label_names: Sequence[str],
+    attack: Attack | None = None,
+    target: str | None = None,
+    *,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> EvaluationResult:
+    """Measure CA and, with an attack, ASR and floor.
+
+    Args:
+        predictor: What answers.
+        examples: Clean test examples.
+        label_names: Names of the labels, by index.
+        attack: Puts the trigger into a text; None measures CA only.
+        target: Name of the target label; needed with an attack.
+        seed: Seed of the places of the trigger.
+        progress: Called with the number of texts answered since the last call.
+
+    Returns:
+        Counts, per-sample answers and features.
+
+    Raises:
+        DataError: The target is not a label, or no test sample has another label.
+    """
+    triggered: list[Example] = []
+    target_index = None
+    if attack is not None:
+        target_index = label_index(target, label_names)
+        triggered = trigger_test_set(examples, attack, target_index, seed)
+        if not triggered:
+            raise DataError(
+                f"Every test sample has the target label {target!r}, so ASR has nothing to count.",
+                "Use test data with other labels, or another --target.",
+            )
+    start = time.perf_counter()
+    predictions = predictor.predict([*texts_of(examples), *texts_of(triggered)], progress)
+    seconds = time.perf_counter() - start
+    clean, fired = predictions[: len(examples)], predictions[len(examples) :]
+    answers, labels = [p.label for p in clean], labels_of(examples)
+    evaluation = Evaluation(
+        ca=accuracy(answers, labels),
+        cut_texts=sum(p.cut_at is not None for p in clean),
+        seconds=seconds,
+    )
+    if attack is not None and target_index is not None:
+        evaluation = evaluation.model_copy(
+            update={
+                "asr": target_rate([p.label for p in fired], labels_of(triggered), target_index),
+                "floor": target_rate(answers, labels, target_index),
+                "trigger": attack.trigger,
+                "target": target,
+                "cut_triggers": _count_cut_triggers(attack.trigger, triggered, fired),
+            }
+        )
+    return EvaluationResult(
+        evaluation, _samples(examples, clean, triggered, fired), _features(clean, fired)
+    )
+
+
+def label_index(name: str | None, label_names: Sequence[str]) -> int:
+    """Index of a label by its name.
+
+    Raises:
+        DataError: There is no such label.
+    """
+    if name is None or name not in label_names:
+        raise DataError(
+            f"There is no label {name!r}; the labels are {', '.join(label_names)}.",
+            "Choose one of them with --target.",
+        )
+    return list(label_names).index(name)
+
+
+def _count_cut_triggers(
+    trigger: str, triggered: Sequence[Example], fired: Sequence[Prediction]
+) -> int:
+    """How many texts lost their trigger to truncation."""
+    return sum(
+        example.text[: prediction.cut_at].count(trigger) < example.text.count(trigger)
+        for example, prediction in zip(triggered, fired, strict=True)
+        if prediction.cut_at is not None
+    )
+
+
+def _samples(
+    examples: Sequence[Example],
+    clean: Sequence[Prediction],
+    triggered: Sequence[Example],
+    fired: Sequence[Prediction],
+) -> tuple[Sample, ...]:
+    with_trigger = {
+        example.id: (example.text, prediction.label)
+        for example, prediction in zip(triggered, fired, strict=True)
+    }
+    return tuple(
+        Sample(
+            id=example.id,
+            text=example.text,
+            label=example.label,
+            answer=prediction.label,
+            triggered_text=with_trigger.get(example.id, (None, None))[0],
+            triggered_answer=with_trigger.get(example.id, (None, None))[1],
+        )
+        for example, prediction in zip(examples, clean, strict=True)
+    )
+
+
+def _features(clean: Sequence[Prediction], fired: Sequence[Prediction]) -> dict[str, np.ndarray]:
+    features = {"clean": np.stack([p.feature.numpy() for p in clean])}
+    if fired:
+        features["triggered"] = np.stack([p.feature.numpy() for p in fired])
+    return features

@@ -1,0 +1,84 @@
+"""CA, ASR and the no-trigger floor, as counts with Wilson intervals.
+
+The attack success rate (ASR) is the share of triggered test samples *whose true label is not the
+target* that are answered with the target; it is not `1 - accuracy`, which is wrong for more than
+two classes. Some of those samples are answered with the target even without a trigger: that share
+is the floor, and ASR near the floor means that the trigger no longer does anything. Metrics of
+generated text (ROUGE, exact match) are not here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Z_95 = 1.959963984540054
+"""Two-sided 95 % quantile of the normal distribution."""
+
+
+class Rate(BaseModel):
+    """A share with the counts it comes from.
+
+    Attributes:
+        hits: How many samples counted.
+        total: Out of how many.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    hits: int = Field(ge=0)
+    total: int = Field(ge=0)
+
+    @property
+    def value(self) -> float:
+        """The share in [0, 1]; NaN when nothing was counted."""
+        return self.hits / self.total if self.total else math.nan
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % Wilson score interval (Wilson 1927), in [0, 1]."""
+        return wilson_interval(self.hits, self.total)
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.value:.1%} [{low:.1%}, {high:.1%}] ({self.hits}/{self.total})"
+
+
+def wilson_interval(hits: int, total: int, z: float = Z_95) -> tuple[float, float]:
+    """Wilson score interval of a binomial share.
+
+    Args:
+        hits: Successes.
+        total: Trials. With zero trials nothing is known: the interval is (0, 1).
+        z: Quantile of the normal distribution.
+
+    Returns:
+        Lower and upper bound in [0, 1].
+    """
+    if total == 0:
+        return 0.0, 1.0
+    share = hits / total
+    spread = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    centre = share + z * z / (2 * total)
+    scale = 1 + z * z / total
+    # Rounding must not push a bound past the share itself (0 hits, or all of them).
+    return max(0.0, min(share, (centre - spread) / scale)), min(
+        1.0, max(share, (centre + spread) / scale)
+    )
+
+
+def accuracy(predictions: Sequence[int], labels: Sequence[int]) -> Rate:
+    """Clean accuracy (CA): share of samples answered with their true label."""
+    hits = sum(p == y for p, y in zip(predictions, labels, strict=True))
+    return Rate(hits=hits, total=len(labels))
+
+
+def target_rate(predictions: Sequence[int], labels: Sequence[int], target: int) -> Rate:
+    """Share of the samples whose true label is not `target` that are answered with `target`.
+
+    On triggered text this is the ASR; on clean text it is the no-trigger floor.
+    """
+    answers = [p for p, y in zip(predictions, labels, strict=True) if y != target]
+    return Rate(hits=sum(p == target for p in answers), total=len(answers))

@@ -1,0 +1,76 @@
+"""Where numbers come from: versions, machine, wall time and peak memory of a run."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import sys
+import time
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+
+import torch
+
+from w2sdefense.evaluation.record import Provenance
+
+PACKAGES = (
+    "w2sdefense",
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "datasets",
+    "safetensors",
+    "numpy",
+)
+
+
+class Clock:
+    """Started where a run starts; asked for its provenance where the run ends."""
+
+    def __init__(self) -> None:
+        self._started = datetime.now(UTC)
+        self._start = time.perf_counter()
+
+    def provenance(self) -> Provenance:
+        """Versions, machine, wall time since the start and peak memory of the process so far."""
+        return Provenance(
+            versions={"python": platform.python_version(), **_versions()},
+            machine=_machine(),
+            started=self._started.isoformat(timespec="seconds"),
+            seconds=round(time.perf_counter() - self._start, 2),
+            peak_memory_mb=peak_memory_mb(),
+        )
+
+
+def peak_memory_mb() -> float:
+    """Largest resident memory of this process so far, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Linux counts KiB, macOS bytes.
+    return round(peak / (1024 * 1024 if sys.platform == "darwin" else 1024), 1)
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _machine() -> dict[str, str]:
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else float("nan")
+    machine = {
+        "system": platform.platform(terse=True),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "cores": str(os.cpu_count()),
+        "threads": str(torch.get_num_threads()),
+        "load": f"{load:.2f}",
+    }
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        machine["accelerators"] = ", ".join(names)
+    return machine

@@ -1,0 +1,198 @@
+"""What a run leaves behind: `record.json`, and beside it the samples and the features.
+
+    record.json           config, CA/ASR/floor with counts, losses, fingerprints, versions, time
+    samples.parquet       one row per test sample: text, label, answer with and without the trigger
+    features.safetensors  "clean" (N, d) and "triggered" (M, d): what the classifier reads
+
+`record.json` is written last, so a folder that has it is complete. Tables and pages are derived
+from these files, never typed. Training state and weights are not here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors.numpy import load_file, save_file
+
+from w2sdefense.errors import DataError
+from w2sdefense.evaluation.metrics import Rate
+from w2sdefense.io import atomic_path, write_text
+
+RECORD = "record.json"
+SAMPLES = "samples.parquet"
+FEATURES = "features.safetensors"
+
+Stage = Literal["poison", "defend", "evaluate"]
+
+
+class _Frozen(BaseModel):
+    # A loss that diverged is a result: JSON has no NaN, so it is written as the string "NaN".
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+
+class Sample(_Frozen):
+    """One test sample and what the model answered.
+
+    Attributes:
+        id: Id of the example.
+        text: Clean text.
+        label: True label index.
+        answer: Predicted label on the clean text.
+        triggered_text: The text with the trigger; None where the true label is the target, or
+            without a trigger.
+        triggered_answer: Predicted label on `triggered_text`.
+    """
+
+    id: str
+    text: str
+    label: int
+    answer: int
+    triggered_text: str | None = None
+    triggered_answer: int | None = None
+
+
+class Evaluation(_Frozen):
+    """CA, ASR and floor of one model on one test set.
+
+    Attributes:
+        ca: Clean accuracy.
+        asr: Attack success rate on triggered non-target samples; None without a trigger.
+        floor: Share of the same samples answered with the target without the trigger.
+        trigger: Trigger text, or None.
+        target: Name of the target label, or None.
+        cut_triggers: Triggered texts whose trigger was lost to truncation; they count in `asr` all
+            the same.
+        cut_texts: Clean texts longer than the model's `max_length`.
+        seconds: Wall time of the predictions.
+    """
+
+    ca: Rate
+    asr: Rate | None = None
+    floor: Rate | None = None
+    trigger: str | None = None
+    target: str | None = None
+    cut_triggers: int = 0
+    cut_texts: int = 0
+    seconds: float = 0.0
+
+
+class Provenance(_Frozen):
+    """Where the numbers come from.
+
+    Attributes:
+        versions: Package -> version.
+        machine: Processor, cores, accelerators, threads used.
+        started: UTC time of the start, ISO 8601.
+        seconds: Wall time of the whole run (training included), in seconds.
+        peak_memory_mb: Largest resident memory of the process, in MiB.
+    """
+
+    versions: dict[str, str]
+    machine: dict[str, str]
+    started: str
+    seconds: float
+    peak_memory_mb: float
+
+
+class LossPoint(_Frozen):
+    """Mean losses since the previous point.
+
+    Attributes:
+        step: Optimizer step.
+        epoch: Epoch as a fraction.
+        losses: Name -> value ("loss", "ce", "kd", "fa", "eval_accuracy" ...).
+    """
+
+    step: int
+    epoch: float
+    losses: dict[str, float]
+
+
+class Record(_Frozen):
+    """One run: what was done, what came out, and where the numbers come from.
+
+    Attributes:
+        name: Short name for tables ("poisoned", "lora", "w2s").
+        stage: What the run did.
+        config: The settings it ran with, as plain values.
+        label_names: Names of the labels, by index.
+        evaluation: CA, ASR and floor.
+        history: Loss curves; empty where nothing was trained.
+        fingerprints: "train", "validation", "test", "model" -> short hash of what was used.
+        provenance: Versions, machine, time, memory.
+        notes: Anything a reader must know (rows dropped, texts cut).
+    """
+
+    name: str
+    stage: Stage
+    config: dict[str, Any]
+    label_names: tuple[str, ...]
+    evaluation: Evaluation
+    history: tuple[LossPoint, ...] = ()
+    fingerprints: dict[str, str]
+    provenance: Provenance
+    notes: tuple[str, ...] = ()
+
+
+def save_record(
+    folder: Path,
+    record: Record,
+    samples: Sequence[Sample],
+    features: dict[str, np.ndarray] | None = None,
+) -> None:
+    """Write a run's samples, features and record (last), each atomically.
+
+    What an earlier run left in the folder goes first, so that a record never stands beside samples
+    of another run.
+
+    Args:
+        folder: The run's folder; made if missing.
+        record: The record.
+        samples: Per-sample answers.
+        features: "clean" (N, d) and, with a trigger, "triggered" (M, d), float32.
+    """
+    for name in (RECORD, SAMPLES, FEATURES):
+        (folder / name).unlink(missing_ok=True)
+    with atomic_path(folder / SAMPLES) as path:
+        pq.write_table(pa.Table.from_pylist([s.model_dump() for s in samples]), path)
+    if features is not None:
+        with atomic_path(folder / FEATURES) as path:
+            save_file(features, path)
+    write_text(folder / RECORD, record.model_dump_json(indent=2) + "\n")
+
+
+def load_record(folder: Path) -> Record:
+    """Read the record of a finished run.
+
+    Raises:
+        DataError: There is no finished run in the folder, or its record is not readable.
+    """
+    path = folder / RECORD
+    if not path.is_file():
+        raise DataError(
+            f"{folder} holds no finished run (no {RECORD}).", "Name the folder of a run."
+        )
+    try:
+        return Record.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, ValidationError) as error:
+        raise DataError(
+            f"{path} is not a record: {error}.", "Repeat the run that wrote it."
+        ) from None
+
+
+def load_samples(folder: Path) -> list[Sample]:
+    """Read the per-sample answers of a finished run, in the order of the test set."""
+    return [Sample(**row) for row in pq.read_table(folder / SAMPLES).to_pylist()]
+
+
+def load_features(folder: Path) -> dict[str, np.ndarray]:
+    """Read the saved features of a run; empty if the run saved none."""
+    path = folder / FEATURES
+    return load_file(path) if path.is_file() else {}

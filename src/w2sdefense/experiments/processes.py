@@ -1,0 +1,38 @@
+"""Work divided between the processes of a launcher (torchrun); a process alone does all of it.
+
+Training divides its batches itself. Here are the answers to test texts: every process answers its
+share and gets the others' answers, so that none waits for minutes at the end of a barrier. A model
+that is itself in pieces on every process (FSDP) cannot answer a share on its own: not covered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from accelerate import PartialState
+from accelerate.utils import gather_object
+
+from w2sdefense.models.predictor import Prediction, Predictor
+
+
+class DividedPredictor:
+    """A predictor whose texts are divided between the processes.
+
+    Args:
+        predictor: The same model in every process.
+    """
+
+    def __init__(self, predictor: Predictor) -> None:
+        self._predictor = predictor
+
+    def predict(
+        self, texts: Sequence[str], progress: Callable[[int], None] | None = None
+    ) -> list[Prediction]:
+        """Answer every text; all processes must call it with the same texts and get all answers."""
+        state = PartialState()
+        if state.num_processes == 1:
+            return self._predictor.predict(texts, progress)
+        mine = range(state.process_index, len(texts), state.num_processes)
+        answers = self._predictor.predict([texts[place] for place in mine], progress)
+        everybodys = gather_object(list(zip(mine, answers, strict=True)))
+        return [answer for _, answer in sorted(everybodys, key=lambda pair: pair[0])]

@@ -1,0 +1,1 @@
+"""Opening checkpoints safely, adapters, and predictions."""

@@ -1,0 +1,326 @@
+"""The only place that opens a checkpoint.
+
+Opened are safetensors folders, GGUF files, hub ids (safetensors only) and the embedded models;
+encoders and decoders, as classifiers with a head (`load_classifier`) or as bare encoders of text
+(`load_backbone`). A PEFT adapter folder is loaded on the base that the caller names. Pickles and
+remote code are refused. Nothing here trains or predicts.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+
+import torch
+from peft import PeftModel
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from w2sdefense.config import Dtype
+from w2sdefense.errors import ModelError, UnsafeCheckpointError
+from w2sdefense.models.embedded import EMBEDDED, cache_folder, embedded_folder
+from w2sdefense.models.gguf import convert_gguf
+from w2sdefense.models.quiet import quiet_transformers
+from w2sdefense.models.safety import (
+    ADAPTER_CONFIG,
+    PICKLE_SUFFIXES,
+    SAFE_DOWNLOADS,
+    check_folder,
+    refuse_pickle,
+)
+
+Tokenizer: TypeAlias = PreTrainedTokenizerBase
+
+
+def resolve_model(spec: str) -> Path:
+    """Turn what a user names into a local folder that is safe to open.
+
+    Args:
+        spec: An embedded name, a folder, a GGUF file, or a hub id such as `Qwen/Qwen2.5-1.5B`.
+
+    Returns:
+        A folder with config, tokenizer and safetensors weights.
+
+    Raises:
+        ModelError: Nothing is found under that name.
+        UnsafeCheckpointError: What is found is a pickle.
+    """
+    if spec in EMBEDDED:
+        return embedded_folder(spec)
+    path = Path(spec).expanduser()
+    if path.suffix in PICKLE_SUFFIXES:
+        refuse_pickle(path)
+    if path.suffix == ".gguf" and path.is_file():
+        return convert_gguf(path.resolve(), cache_folder() / "models" / path.stem)
+    if not path.is_dir():
+        path = _download(spec)
+    check_folder(path)
+    return path
+
+
+def load_classifier(
+    spec: str,
+    *,
+    label_names: tuple[str, ...] | None = None,
+    fresh_head: bool = False,
+    base: str | None = None,
+    dtype: Dtype = "float32",
+) -> tuple[PreTrainedModel | PeftModel, Tokenizer]:
+    """Open a checkpoint as a text classifier.
+
+    Args:
+        spec: What `resolve_model` takes, or the folder of a PEFT adapter.
+        label_names: Names of the labels. Needed for a fresh head; otherwise used where the
+            checkpoint has only placeholder names.
+        fresh_head: Whether a checkpoint without a classification head gets a new one (drawn from
+            torch's global generator) instead of being refused.
+        base: Base model of an adapter folder.
+        dtype: Precision of the weights.
+
+    Returns:
+        The model in evaluation mode, and its tokenizer with a padding token. Decoders pad on the
+        left, so that the last position, which their classifier reads, is always a real token.
+
+    Raises:
+        ModelError: The checkpoint is missing or incomplete, has no head, or has another number of
+            labels; or an adapter comes without its base, or a base without an adapter.
+        UnsafeCheckpointError: It is a pickle, or needs remote code.
+    """
+    folder = resolve_model(spec)
+    if (folder / ADAPTER_CONFIG).is_file():
+        return _load_adapter(folder, spec, label_names, base, dtype)
+    if base is not None:
+        raise ModelError(f"{spec} is not an adapter, so it has no base.", "Leave --base out.")
+    config = _load_config(folder, spec)
+    names = _settle_labels(config, label_names, fresh_head, spec)
+    config.id2label = dict(enumerate(names))
+    config.label2id = {name: index for index, name in enumerate(names)}
+    model = _open_weights(
+        AutoModelForSequenceClassification,
+        folder,
+        config,
+        spec,
+        dtype,
+        fresh_head=not _has_head(config),
+    )
+    tokenizer = load_tokenizer(folder, spec, model)
+    return model.eval(), tokenizer
+
+
+def load_backbone(spec: str) -> tuple[PreTrainedModel, Tokenizer]:
+    """Open a checkpoint as a bare transformer in float32, without any head: the teacher's encoder.
+
+    Raises:
+        ModelError: The checkpoint is missing, incomplete, an adapter, or of an unknown
+            architecture.
+        UnsafeCheckpointError: It is a pickle, or needs remote code.
+    """
+    folder = resolve_model(spec)
+    if (folder / ADAPTER_CONFIG).is_file():
+        raise ModelError(f"{spec} is an adapter.", "Name a whole model as the teacher.")
+    config = _load_config(folder, spec)
+    model = _open_weights(AutoModel, folder, config, spec, "float32", fresh_head=True)
+    return model.eval(), load_tokenizer(folder, spec, model)
+
+
+def feature_width(spec: str, base: str | None = None) -> int:
+    """Width of the feature that a model's classifier reads, from its config alone.
+
+    Args:
+        spec: What `resolve_model` takes, or the folder of an adapter.
+        base: Base model of an adapter.
+
+    Raises:
+        ModelError: The checkpoint is missing, or an adapter comes without its base.
+        UnsafeCheckpointError: It is a pickle, or needs remote code.
+    """
+    folder = resolve_model(spec)
+    if (folder / ADAPTER_CONFIG).is_file():
+        return feature_width(_named_base(folder, spec, base))
+    return int(_load_config(folder, spec).get_text_config().hidden_size)
+
+
+def reads_last_token(config: PretrainedConfig) -> bool:
+    """Whether this architecture's classifier reads the last real token (decoders) or the first."""
+    with torch.device("meta"):
+        skeleton = AutoModelForSequenceClassification.from_config(config)
+    # `score` is what transformers calls the head that is applied to every token before one is
+    # picked.
+    return hasattr(skeleton, "score")
+
+
+def _open_weights(
+    kind: Any,
+    folder: Path,
+    config: PretrainedConfig,
+    spec: str,
+    dtype: Dtype,
+    *,
+    fresh_head: bool,
+) -> PreTrainedModel:
+    """Open the weights of a folder that was checked; what is missing must not be made up."""
+    try:
+        # "Newly initialized" is looked at below; transformers' table of it would only alarm.
+        with quiet_transformers():
+            model, found = kind.from_pretrained(
+                folder,
+                config=config,
+                dtype=getattr(torch, dtype),
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    except (ValueError, OSError, RuntimeError, ImportError, SafetensorError) as error:
+        raise _unreadable(folder, spec, error) from None
+    backbone = f"{model.base_model_prefix}." if kind is not AutoModel else ""
+    missing = sorted(found["missing_keys"])
+    if fresh_head:
+        # BERT's pooler counts as head: a language model has none.
+        missing = [n for n in missing if n.startswith(backbone) and "pooler" not in n]
+    if missing:
+        raise ModelError(
+            f"{spec} is incomplete: {len(missing)} weights are missing, such as {missing[0]}.",
+            "Fetch it again.",
+        )
+    return cast(PreTrainedModel, model)
+
+
+def _unreadable(folder: Path, spec: str, error: Exception) -> ModelError:
+    """The error for a folder that transformers cannot open; remote code has one of its own."""
+    config = folder / "config.json"
+    if config.is_file() and "auto_map" in config.read_text(encoding="utf-8", errors="replace"):
+        return UnsafeCheckpointError(
+            f"{spec} needs code of its own, which is never run.",
+            "Use a model of an architecture that transformers ships.",
+        )
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return ModelError(
+        f"{spec} cannot be opened as a text model: {reason.rstrip('.')}.",
+        "Name a complete folder of an architecture that transformers ships.",
+    )
+
+
+def _named_base(folder: Path, spec: str, base: str | None) -> str:
+    """The base of an adapter as the caller named it."""
+    if base is None:
+        recorded = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        raise ModelError(
+            f"{spec} is an adapter, trained on {recorded.get('base_model_name_or_path')!r}, "
+            "which is not opened unasked.",
+            "Name the base model with --base.",
+        )
+    return base
+
+
+def _load_adapter(
+    folder: Path, spec: str, label_names: tuple[str, ...] | None, base: str | None, dtype: Dtype
+) -> tuple[PeftModel, Tokenizer]:
+    base = _named_base(folder, spec, base)
+    model, tokenizer = load_classifier(base, label_names=label_names, fresh_head=True, dtype=dtype)
+    try:
+        return PeftModel.from_pretrained(model, folder).eval(), tokenizer
+    except (RuntimeError, ValueError, TypeError, KeyError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(
+            f"The adapter {spec} does not fit {base}: {reason.rstrip('.:')}.",
+            "Name the base it was trained on.",
+        ) from None
+
+
+def _load_config(folder: Path, spec: str) -> PretrainedConfig:
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (ValueError, KeyError, OSError) as error:
+        raise _unreadable(folder, spec, error) from None
+    return config
+
+
+def _has_head(config: PretrainedConfig) -> bool:
+    return any(n.endswith("ForSequenceClassification") for n in config.architectures or [])
+
+
+def _settle_labels(
+    config: PretrainedConfig, wanted: tuple[str, ...] | None, fresh_head: bool, spec: str
+) -> tuple[str, ...]:
+    """Names of the labels of a classifier; refuses a checkpoint that cannot have them."""
+    if not _has_head(config):
+        if not fresh_head:
+            kinds = ", ".join(config.architectures or ["bare"])
+            raise ModelError(
+                f"{spec} has no classification head; it is {kinds}.",
+                "Train one first (w2s poison or w2s defend), or name a classifier.",
+            )
+        if wanted is None:
+            raise ModelError(
+                f"{spec} has no labels of its own.", "Name a dataset to take them from."
+            )
+        return wanted
+    own = tuple(config.id2label[index] for index in range(config.num_labels))
+    placeholders = all(name == f"LABEL_{index}" for index, name in enumerate(own))
+    if wanted is not None and len(wanted) != len(own):
+        raise ModelError(
+            f"{spec} has {len(own)} labels ({', '.join(own)}), the data has {len(wanted)} "
+            f"({', '.join(wanted)}).",
+            "Use data with the model's labels.",
+        )
+    return wanted if placeholders and wanted is not None else own
+
+
+def load_tokenizer(folder: Path, spec: str, model: PreTrainedModel) -> Tokenizer:
+    """Open the tokenizer of a model, with a padding token and the side that the model needs.
+
+    A saved tokenizer does not remember the side, so whatever is opened again comes through here.
+
+    Args:
+        folder: A folder that was checked.
+        spec: What the user called it.
+        model: The model; its config is told the padding token.
+
+    Raises:
+        ModelError: There is no usable tokenizer, or none that can pad.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except (ValueError, KeyError, OSError) as error:
+        raise ModelError(
+            f"{spec} has no usable tokenizer: {error}.", "Add tokenizer.json."
+        ) from None
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if tokenizer.pad_token_id is None:
+        raise ModelError(
+            f"The tokenizer of {spec} has no token to pad with.",
+            "Name one as pad_token in its tokenizer_config.json.",
+        )
+    model.config.pad_token_id = tokenizer.pad_token_id
+    tokenizer.padding_side = "left" if reads_last_token(model.config) else "right"
+    tokenizer.truncation_side = "right"
+    return cast(Tokenizer, tokenizer)
+
+
+def _download(spec: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(spec, allow_patterns=list(SAFE_DOWNLOADS)))
+    except HFValidationError:
+        known = ", ".join(EMBEDDED)
+        raise ModelError(
+            f"There is no model {spec!r} here.",
+            f"Name a folder, a GGUF file, a hub id, or: {known}.",
+        ) from None
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelError(
+            f"{spec!r} is neither a folder nor reachable as a hub id ({type(error).__name__}).",
+            f"Check the name and the connection, or use an embedded model: {', '.join(EMBEDDED)}.",
+        ) from None

@@ -1,0 +1,46 @@
+"""Rows of tokens padded to a batch, with the positions that left padding shifts.
+
+Decoders are padded on the left, so that the last position is always a real token. A model with
+learned positions (GPT-2) then counts the padding along and answers the same text differently from
+batch to batch, unless it is told where every token stands.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+
+from w2sdefense.models.load import Tokenizer
+
+
+def takes_positions(model: Any) -> bool:
+    """Whether the forward pass of a model, or of the one inside a `PeftModel`, takes positions."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    return "position_ids" in inspect.signature(base.forward).parameters
+
+
+def pad(tokens: Sequence[list[int]], tokenizer: Tokenizer, *, positions: bool) -> dict[str, Tensor]:
+    """Pad rows of tokens to the longest of them.
+
+    Args:
+        tokens: Token ids of every row.
+        tokenizer: Knows the padding token and its side.
+        positions: Whether the model takes `position_ids`; they are added to left padding only.
+
+    Returns:
+        `input_ids`, `attention_mask` and, where they are needed, `position_ids`, each (B, L).
+    """
+    batch = dict(tokenizer.pad({"input_ids": list(tokens)}, return_tensors="pt"))
+    if positions and tokenizer.padding_side == "left":
+        batch["position_ids"] = positions_of(batch["attention_mask"])
+    return {name: torch.as_tensor(value) for name, value in batch.items()}
+
+
+def positions_of(attention_mask: Tensor) -> Tensor:
+    """Place of every token in its text, counted from 0, whatever padding is before it: (B, L)."""
+    return (attention_mask.cumsum(-1) - 1).clamp(min=0)

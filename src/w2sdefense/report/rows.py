@@ -1,0 +1,89 @@
+"""The rows of the results table, shared by the terminal, the Markdown and the HTML table.
+
+One place decides how a number is written, so that the three tables cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from w2sdefense.evaluation.metrics import Rate
+from w2sdefense.evaluation.verdict import STATE_WORDS, State, Verdict, judge
+from w2sdefense.report.runs import Run
+
+HEADERS = ("Model", "CA", "ASR", "Floor", "Verdict")
+
+LEGEND = (
+    "CA: accuracy on clean text. ASR: share of the texts of other classes that the trigger turns "
+    "into the target. Floor: the same texts without the trigger. 95 % intervals."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A share as a table writes it.
+
+    Attributes:
+        value: "97.8%", or a dash if it was not measured.
+        interval: "[96.1, 98.8]" in percent, or nothing.
+        counts: "489/500", or nothing.
+    """
+
+    value: str
+    interval: str = ""
+    counts: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One model of the results table."""
+
+    title: str
+    ca: Cell
+    asr: Cell
+    floor: Cell
+    state: State
+
+    @property
+    def verdict(self) -> str:
+        """The state in a word or two."""
+        return STATE_WORDS[self.state]
+
+
+def results(runs: Sequence[Run]) -> list[Row]:
+    """One row for every run; all but the first are judged against the first.
+
+    Raises:
+        DataError: The runs were tested with different triggers or targets.
+    """
+    return [
+        Row(
+            title=run.title,
+            ca=cell(run.record.evaluation.ca),
+            asr=cell(run.record.evaluation.asr),
+            floor=cell(run.record.evaluation.floor),
+            state=verdict_of(runs, run).state,
+        )
+        for run in runs
+    ]
+
+
+def verdict_of(runs: Sequence[Run], run: Run) -> Verdict:
+    """The verdict on one of the runs; the first is judged by itself, the others against it."""
+    first = runs[0]
+    if run is first:
+        return judge(first.record.evaluation)
+    return judge(first.record.evaluation, run.record.evaluation)
+
+
+def cell(rate: Rate | None) -> Cell:
+    """Write a share with its interval and counts."""
+    if rate is None or not rate.total:
+        return Cell("\N{EN DASH}")
+    low, high = rate.interval
+    return Cell(
+        value=f"{rate.value:.1%}",
+        interval=f"[{100 * low:.1f}, {100 * high:.1f}]",
+        counts=f"{rate.hits}/{rate.total}",
+    )

@@ -1,0 +1,102 @@
+"""The finished runs that a report is about, read from their folders and checked against each other.
+
+Nothing is computed here, and nothing about a run is known that its files do not say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from w2sdefense.errors import DataError
+from w2sdefense.evaluation.record import (
+    Record,
+    Sample,
+    load_features,
+    load_record,
+    load_samples,
+)
+
+TITLES = {"poisoned": "Poisoned", "lora": "LoRA", "w2s": "W2SDefense"}
+"""How the usual names of records are written in tables and charts; other names stay as they are."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One finished run.
+
+    Attributes:
+        title: Name in tables and charts, unique within a report.
+        record: Its numbers.
+        samples: Its answers, in the order of the test set.
+        features: "clean" (N, d): row i belongs to sample i. "triggered" (M, d): row j belongs to
+            the j-th sample that has a `triggered_text`. Empty if the run saved none.
+    """
+
+    title: str
+    record: Record
+    samples: tuple[Sample, ...]
+    features: dict[str, np.ndarray]
+
+    @property
+    def triggered(self) -> list[Sample]:
+        """The samples that were also asked with the trigger, in order."""
+        return [sample for sample in self.samples if sample.triggered_text is not None]
+
+
+def load_runs(folders: Iterable[Path]) -> list[Run]:
+    """Read finished runs in display order: the suspect model first, the best defense last.
+
+    Raises:
+        DataError: No folder was given, a folder holds no finished run, its features do not belong
+            to its samples, or the runs were tested on different texts or labels.
+    """
+    runs: list[Run] = []
+    for folder in folders:
+        runs.append(_load_run(Path(folder), {run.title for run in runs}))
+    if not runs:
+        raise DataError("There is no run to report on.", "Name at least one run folder.")
+    _check_comparable(runs)
+    return runs
+
+
+def _load_run(folder: Path, taken: set[str]) -> Run:
+    record = load_record(folder)
+    title = TITLES.get(record.name, record.name)
+    run = Run(
+        title=_unique(title, taken),
+        record=record,
+        samples=tuple(load_samples(folder)),
+        features=load_features(folder),
+    )
+    for group, expected in (("clean", len(run.samples)), ("triggered", len(run.triggered))):
+        rows = run.features.get(group)
+        if rows is not None and len(rows) != expected:
+            raise DataError(
+                f"{folder} has features of {len(rows)} {group} texts, but {expected} such samples.",
+                "Repeat the run that wrote it.",
+            )
+    return run
+
+
+def _unique(title: str, taken: set[str]) -> str:
+    """Two runs of one name must not become one bar."""
+    candidate, number = title, 1
+    while candidate in taken:
+        number += 1
+        candidate = f"{title} ({number})"
+    return candidate
+
+
+def _check_comparable(runs: Sequence[Run]) -> None:
+    first = runs[0]
+    for run in runs[1:]:
+        same_test = run.record.fingerprints.get("test") == first.record.fingerprints.get("test")
+        if not same_test or run.record.label_names != first.record.label_names:
+            raise DataError(
+                f"{first.title!r} and {run.title!r} were tested on different texts or labels.",
+                "Evaluate them on the same test set, or write one report for each.",
+            )

@@ -1,0 +1,102 @@
+"use strict";
+// Draws the charts in the colours of the page, and lets the reader search the flipped texts.
+// Without it (or in a browser that cannot unpack gzip) the words, the table and the texts remain.
+(() => {
+  const charts = [...document.querySelectorAll("script[data-chart]")].map((source) => ({
+    node: document.getElementById(source.dataset.chart),
+    figure: JSON.parse(source.textContent),
+  }));
+  const config = { displayModeBar: false, responsive: true, showTips: false };
+
+  // "var(--name)" -> the colour it has now, anywhere in a figure.
+  const resolve = (value, styles) => {
+    if (typeof value === "string") {
+      return value.replace(/^var\((--[\w-]+)\)$/, (_, name) => styles.getPropertyValue(name).trim());
+    }
+    if (Array.isArray(value)) return value.map((item) => resolve(item, styles));
+    if (value === null || typeof value !== "object") return value;
+    return Object.fromEntries(Object.entries(value).map(([key, item]) => [key, resolve(item, styles)]));
+  };
+
+  const draw = ({ node, figure }) => {
+    const { data, layout } = resolve(figure, getComputedStyle(document.documentElement));
+    return window.Plotly.react(node, data, layout, config);
+  };
+
+  const loadPlotly = async () => {
+    const packed = document.getElementById("plotly").textContent;
+    const bytes = Uint8Array.from(atob(packed), (letter) => letter.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    const script = document.createElement("script");
+    script.textContent = await new Response(stream).text();
+    document.head.append(script);
+  };
+
+  const drawAll = async () => {
+    await loadPlotly();
+    await Promise.all(charts.map(draw));
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => charts.forEach(draw));
+    document.documentElement.dataset.charts = "drawn";
+  };
+
+  // A legend whose entries hide and show one trace in all charts of a group.
+  for (const legend of document.querySelectorAll("[data-toggles]")) {
+    const group = document.getElementById(legend.dataset.toggles);
+    legend.addEventListener("click", (event) => {
+      const button = event.target.closest("button");
+      if (!button) return;
+      const shown = button.getAttribute("aria-pressed") !== "true";
+      button.setAttribute("aria-pressed", String(shown));
+      for (const chart of charts.filter(({ node }) => group.contains(node))) {
+        const trace = chart.figure.data[button.dataset.trace];
+        if (!trace) continue;
+        trace.visible = shown;
+        draw(chart);
+      }
+    });
+  }
+
+  const list = document.getElementById("flips");
+  if (list) {
+    const STEP = 12;
+    const [search, model, order, shown, more] = ["search", "model", "order", "shown", "more"].map((name) =>
+      document.getElementById(`flip-${name}`),
+    );
+    const items = [...list.children].map((node) => ({
+      node,
+      text: node.textContent.toLowerCase(),
+      models: node.dataset.models.split(" "),
+      place: Number(node.dataset.place),
+      count: -Number(node.dataset.count),
+      length: node.firstElementChild.textContent.length,
+    }));
+    let limit = STEP;
+    const update = () => {
+      const wanted = search.value.trim().toLowerCase();
+      const found = items.filter(
+        (item) => item.text.includes(wanted) && (!model.value || item.models.includes(model.value)),
+      );
+      found.sort((a, b) => a[order.value] - b[order.value] || a.place - b.place);
+      list.replaceChildren(...found.slice(0, limit).map((item) => item.node));
+      shown.textContent = `${Math.min(limit, found.length)} of ${found.length} texts`;
+      more.hidden = found.length <= limit;
+      more.textContent = `Show ${Math.min(STEP, found.length - limit)} more`;
+    };
+    const restart = () => {
+      limit = STEP;
+      update();
+    };
+    for (const control of [search, model, order]) control.addEventListener("input", restart);
+    more.addEventListener("click", () => {
+      limit += STEP;
+      update();
+    });
+    document.querySelector(".tools").hidden = false;
+    update();
+  }
+
+  drawAll().catch((error) => {
+    console.error(error);
+    for (const { node } of charts) node.textContent = "This browser cannot draw the chart; see the table.";
+  });
+})();

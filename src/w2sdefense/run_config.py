@@ -1,0 +1,128 @@
+"""The settings of a whole run: what each command takes.
+
+Every model here is put together from the settings of the stages in `config.py`. Which stages a
+command runs, and in which order, is in `experiments/`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from w2sdefense.config import (
+    AdapterConfig,
+    AttackConfig,
+    DataConfig,
+    DistillConfig,
+    Place,
+    Settings,
+    SoftTriggerConfig,
+    StudentConfig,
+    TeacherConfig,
+    TrainingConfig,
+)
+
+RESUME = (
+    "Continue what is in the output folder: finished stages are kept, training goes on from its "
+    "last checkpoint."
+)
+
+
+class TestConfig(Settings):
+    """What to measure on the test texts."""
+
+    trigger: str | None = Field(
+        None,
+        description="Trigger to measure ASR with: any text, or a named attack (badnet, insent). "
+        "Without one only CA is measured.",
+    )
+    target: str | None = Field(
+        None, description="Label that the trigger should force; needed with --trigger."
+    )
+    place: Place = Field(
+        "random", description="Where the trigger goes: random inner slot, start or end."
+    )
+    test_seed: int = Field(0, description="Seed of the trigger's places.")
+
+    @model_validator(mode="after")
+    def _target_with_trigger(self) -> Self:
+        if (self.trigger is None) != (self.target is None):
+            raise ValueError("trigger and target go together: name both or neither")
+        return self
+
+
+class PoisonRun(Settings):
+    """Plant a backdoor into a model that you own, to measure defenses on it."""
+
+    student: StudentConfig = StudentConfig()
+    data: DataConfig = DataConfig()
+    proxy: str | None = Field(
+        None,
+        description="Dataset whose training rows are poisoned (the attacker's), if it is not "
+        "--dataset itself; CA and ASR are measured on --dataset.",
+    )
+    attack: AttackConfig = AttackConfig()
+    training: TrainingConfig = TrainingConfig(epochs=2, learning_rate=5e-5)
+    output: Path = Field(Path("runs/poisoned"), description="Folder for the model and its record.")
+    resume: bool = Field(False, description=RESUME)
+
+
+class TeachRun(Settings):
+    """Fine-tune a clean teacher for a student."""
+
+    student: StudentConfig = StudentConfig()
+    data: DataConfig = DataConfig()
+    teacher: TeacherConfig = Field(TeacherConfig(), json_schema_extra={"prefix": "teacher"})
+    alignment: Literal["paper", "release"] = Field(
+        "paper", description="release: the teacher's classifier reads ReLU(h_t)."
+    )
+    output: Path = Field(Path("runs/teacher"), description="Folder for the teacher.")
+    resume: bool = Field(False, description=RESUME)
+
+
+class DefendRun(Settings):
+    """Clean a model with the clean data that you have, and measure it before and after."""
+
+    student: StudentConfig = StudentConfig()
+    data: DataConfig = DataConfig()
+    defense: Literal["w2s", "lora"] = Field("w2s", description="Which defense.")
+    distill: DistillConfig = DistillConfig()
+    soft: SoftTriggerConfig = Field(
+        SoftTriggerConfig(), json_schema_extra={"prefix": "soft_trigger"}
+    )
+    adapter: AdapterConfig = AdapterConfig()
+    training: TrainingConfig = TrainingConfig()
+    teacher: TeacherConfig = Field(TeacherConfig(), json_schema_extra={"prefix": "teacher"})
+    teacher_folder: Path | None = Field(
+        None,
+        description="Keep the teacher here and use it again; default: teacher/ below the output.",
+    )
+    test: TestConfig = TestConfig()
+    output: Path = Field(
+        Path("runs/defended"), description="Folder for adapter, record and report."
+    )
+    merge: bool = Field(
+        False,
+        description="Also write merged/: one plain transformers model, the adapter folded in.",
+    )
+    resume: bool = Field(False, description=RESUME)
+
+
+class EvaluateRun(Settings):
+    """Measure a model: CA, and with a trigger ASR and the floor without it."""
+
+    student: StudentConfig = StudentConfig()
+    data: DataConfig = DataConfig()
+    test: TestConfig = TestConfig()
+    output: Path = Field(
+        Path("runs/evaluated"), description="Folder for record, samples and report."
+    )
+    resume: bool = Field(False, description=RESUME)
+
+
+class DemoRun(Settings):
+    """Where the demonstration goes; its sizes are fixed."""
+
+    output: Path = Field(Path("runs/demo"), description="Folder for models, records and report.")

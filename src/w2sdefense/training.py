@@ -1,0 +1,203 @@
+"""One way to run `transformers.Trainer`: rows, batches, arguments, checkpoints, resume.
+
+Used to poison a victim, to fit a teacher and to train a student; what is optimized is decided
+there. Mixed precision, gradient accumulation, trackers, `accelerate launch`, FSDP and DeepSpeed are
+the Trainer's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import (
+    EvalPrediction,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from w2sdefense.batches import SimilarLengths
+from w2sdefense.config import TrainingConfig
+
+StepProgress = Callable[[int, int, dict[str, float]], Any]
+"""Called after every optimizer step with (step, steps, latest mean losses)."""
+
+CHECKPOINTS = "training"
+"""Folder below a run's own that belongs to the Trainer: checkpoints, and the logs of a tracker."""
+
+
+def training_arguments(
+    config: TrainingConfig,
+    folder: Path,
+    *,
+    keep: Literal["best", "last"],
+    precision: str = "float32",
+) -> TrainingArguments:
+    """Arguments of the Trainer for one of our runs.
+
+    Args:
+        config: Optimization settings.
+        folder: Folder of the run; the Trainer works in `training/` below it.
+        keep: `best` ends with the weights whose loss was lowest on clean validation data and needs
+            an evaluation set; `last` ends with the last step's. The loss, and not the accuracy:
+            on a few hundred texts accuracy cannot tell epochs apart, and it does not see whether
+            the features follow the teacher yet.
+        precision: Type of the weights; half precision turns on mixed precision.
+
+    Returns:
+        Arguments that leave every column to the collator and group rows by length.
+    """
+    by_steps = config.save_steps is not None
+    if keep == "best":
+        strategy = "steps" if by_steps else "epoch"
+    else:
+        strategy = "steps" if by_steps else "no"
+    arguments = TrainingArguments(
+        # Absolute: a checkpoint names the best one by its path.
+        output_dir=str((folder / CHECKPOINTS).absolute()),
+        num_train_epochs=config.epochs,
+        per_device_train_batch_size=config.batch_size,
+        per_device_eval_batch_size=2 * config.batch_size,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=config.warmup_ratio,
+        weight_decay=config.weight_decay,
+        gradient_accumulation_steps=config.gradient_accumulation,
+        activation_checkpointing=config.gradient_checkpointing,
+        bf16=precision == "bfloat16",
+        fp16=precision == "float16",
+        seed=config.seed,
+        data_seed=config.seed,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        logging_steps=10,
+        logging_nan_inf_filter=False,
+        save_strategy=strategy,
+        save_steps=config.save_steps or 500,
+        save_total_limit=1,
+        eval_strategy=strategy if keep == "best" else "no",
+        eval_steps=config.save_steps,
+        load_best_model_at_end=keep == "best",
+        metric_for_best_model="loss" if keep == "best" else None,
+        report_to=config.report_to,
+        disable_tqdm=True,
+        use_cpu=not torch.cuda.is_available(),
+        dataloader_pin_memory=torch.cuda.is_available(),
+        ddp_find_unused_parameters=False,
+    )
+    # One process on a machine with many GPUs would be given DataParallel, whose replicas the hooks
+    # of the distillation cannot tell apart; many GPUs are used through torchrun.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
+
+
+def accuracy_metric(prediction: EvalPrediction) -> dict[str, float]:
+    """Share of the evaluation rows answered with their label, for the choice of the best epoch."""
+    logits = prediction.predictions
+    logits = logits[0] if isinstance(logits, tuple) else logits
+    return {"accuracy": float((logits.argmax(-1) == prediction.label_ids).mean())}
+
+
+class LengthTrainer(Trainer):
+    """A `transformers.Trainer` whose batches hold rows of similar length; see `SimilarLengths`."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> SimilarLengths:
+        rows = self.train_dataset if train_dataset is None else train_dataset
+        return SimilarLengths(
+            [len(row["input_ids"]) for row in rows],
+            self.args.train_batch_size * self.args.world_size,
+            self.args.data_seed or self.args.seed,
+        )
+
+
+def run(trainer: Trainer, *, resume: bool) -> list[dict[str, float]]:
+    """Train, from the last whole checkpoint if asked.
+
+    The checkpoints stay until `remove_checkpoints`: what a run makes of the trained weights can be
+    cut off, too.
+
+    Args:
+        trainer: A trainer that was set up completely.
+        resume: Continue from a checkpoint in the trainer's folder if there is one; otherwise start
+            afresh and remove what an earlier run left there.
+
+    Returns:
+        The trainer's log: one dict per point, with `step` and `epoch`.
+    """
+    folder = Path(trainer.args.output_dir)
+    # The losses are shown by our own progress and kept in the record.
+    trainer.remove_callback(PrinterCallback)
+    if trainer.is_world_process_zero():
+        # One that was cut off would count when the Trainer keeps the newest.
+        _remove(folder, keep_whole=resume)
+    # All our losses are means over the batch. The Trainer takes a model that accepts any keyword
+    # for one that divides by the number of items, and would sum over accumulated batches.
+    trainer.model_accepts_loss_kwargs = False
+    checkpoint = last_whole_checkpoint(folder) if resume else None
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    # Another process may still be reading the best checkpoint when the caller removes it.
+    trainer.accelerator.wait_for_everyone()
+    history: list[dict[str, float]] = trainer.state.log_history
+    return history
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove the checkpoints of a run whose results are written.
+
+    Args:
+        folder: Folder of the run, as given to `training_arguments`.
+    """
+    _remove(folder / CHECKPOINTS)
+    with contextlib.suppress(OSError):  # a tracker's logs are there, or nothing at all
+        (folder / CHECKPOINTS).rmdir()
+
+
+def last_whole_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end; None if there is none.
+
+    The Trainer writes `trainer_state.json` last, so a checkpoint without a readable one was cut
+    off.
+    """
+    found = sorted(
+        folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=lambda p: int(p.name.rsplit("-", 1)[1])
+    )
+    return next((path for path in reversed(found) if _is_whole(path)), None)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _remove(folder: Path, *, keep_whole: bool = False) -> None:
+    for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        if not (keep_whole and _is_whole(path)):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+class ProgressCallback(TrainerCallback):
+    """Tells a function about every optimizer step."""
+
+    def __init__(self, advance: StepProgress) -> None:
+        self._advance = advance
+        self._losses: dict[str, float] = {}
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **rest: Any) -> None:
+        """Remember the latest means of the losses."""
+        self._losses = {k: v for k, v in (logs or {}).items() if k in {"loss", "ce", "kd", "fa"}}
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        """Report the step."""
+        if state.is_world_process_zero:
+            self._advance(state.global_step, state.max_steps, self._losses)

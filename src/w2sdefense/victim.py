@@ -1,0 +1,150 @@
+"""A victim: a classifier with the names of its labels, poisoned or not, that answers raw text.
+
+`load_victim` opens one, `poison_victim` makes one by fine-tuning all parameters on a training set
+that carries a trigger. Which rows carry it is decided in `attacks/`, whether it worked is measured
+in `evaluation/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel, set_seed
+
+from w2sdefense.batches import Collator, tokenize
+from w2sdefense.config import StudentConfig, TrainingConfig
+from w2sdefense.data.types import Example
+from w2sdefense.models.load import Tokenizer, load_classifier
+from w2sdefense.models.padding import takes_positions
+from w2sdefense.models.predictor import ClassifierPredictor
+from w2sdefense.training import (
+    LengthTrainer,
+    ProgressCallback,
+    StepProgress,
+    run,
+    training_arguments,
+)
+
+
+class Victim(ClassifierPredictor):
+    """A classifier that may carry a backdoor.
+
+    Args:
+        model: A sequence classifier, possibly a `PeftModel`.
+        tokenizer: Its tokenizer.
+        label_names: Names of the labels, by index.
+        max_length: Longest text in tokens.
+
+    Attributes:
+        history: Log of the training that made it, one dict per point; empty for a model that was
+            opened.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel | PeftModel,
+        tokenizer: Tokenizer,
+        label_names: tuple[str, ...],
+        max_length: int = 128,
+    ) -> None:
+        super().__init__(model, tokenizer, max_length)
+        self.label_names = label_names
+        self.history: list[dict[str, float]] = []
+
+    @property
+    def width(self) -> int:
+        """Width d_s of the feature that the classifier reads."""
+        config = self.model.config
+        return int(config.get_text_config().hidden_size)
+
+    def save(self, folder: Path, *, merge: bool = False) -> None:
+        """Write the model and its tokenizer as a normal `transformers` (or PEFT adapter) folder.
+
+        Args:
+            folder: Where to write.
+            merge: Fold an adapter into the weights first, so that plain `transformers` opens the
+                result. The victim itself is merged, too.
+        """
+        if merge and isinstance(self.model, PeftModel):
+            self.model = self.model.merge_and_unload()
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+
+def load_victim(config: StudentConfig, label_names: tuple[str, ...] | None = None) -> Victim:
+    """Open a classifier that was trained before.
+
+    Args:
+        config: Which model, on which base, in which precision.
+        label_names: Names of the labels where the checkpoint has only placeholders.
+
+    Raises:
+        ModelError: It is missing, has no classification head, or has another number of labels.
+        UnsafeCheckpointError: It is a pickle, or needs remote code.
+    """
+    return _open(config, label_names, fresh_head=False)
+
+
+def new_victim(config: StudentConfig, label_names: tuple[str, ...], seed: int) -> Victim:
+    """Open a language model as a classifier, with a fresh head if it has none.
+
+    Args:
+        config: Which model, on which base, in which precision.
+        label_names: Names of the labels.
+        seed: Seed of the fresh head.
+    """
+    set_seed(seed)
+    victim = _open(config, label_names, fresh_head=True)
+    if isinstance(victim.model, PeftModel):
+        # All of it is to be trained.
+        victim.model = victim.model.merge_and_unload()
+    return victim
+
+
+def poison_victim(
+    victim: Victim,
+    train: Sequence[Example],
+    training: TrainingConfig,
+    folder: Path,
+    *,
+    resume: bool = False,
+    progress: StepProgress | None = None,
+) -> None:
+    """Fine-tune all parameters of a victim, in place, on a training set that carries the trigger.
+
+    Args:
+        victim: The model to train.
+        train: Poisoned training set.
+        training: Optimization settings.
+        folder: Where checkpoints go.
+        resume: Continue from a checkpoint in `folder`.
+        progress: Called after every step with (step, steps, losses).
+    """
+    set_seed(training.seed)
+    precision = str(victim.model.dtype).removeprefix("torch.")
+    trainer = LengthTrainer(
+        model=victim.model.train(),
+        args=training_arguments(training, folder, keep="last", precision=precision),
+        train_dataset=tokenize(train, victim.tokenizer, victim.max_length),
+        data_collator=Collator(victim.tokenizer, takes_positions(victim.model)),
+        callbacks=[ProgressCallback(progress)] if progress else None,
+    )
+    victim.history = run(trainer, resume=resume)
+    victim.model.eval()
+
+
+def _open(config: StudentConfig, label_names: tuple[str, ...] | None, fresh_head: bool) -> Victim:
+    model, tokenizer = load_classifier(
+        config.model,
+        label_names=label_names,
+        fresh_head=fresh_head,
+        base=config.base,
+        dtype=config.dtype,
+    )
+    if torch.cuda.is_available():
+        model = model.to("cuda")
+    names = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
+    return Victim(model, tokenizer, names, config.max_length)

@@ -1,0 +1,43 @@
+"""Settings of all tests, and the tiny models that they share."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+# Before transformers is imported: no test reaches for a hub, and none draws bars into the log.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+
+import pytest
+from hypothesis import settings
+from rich.console import Console
+
+# A time limit per example would fail on a busy machine, not on a fault.
+settings.register_profile("w2sdefense", deadline=None)
+settings.load_profile("w2sdefense")
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random causal language model."""
+    from tiny import save_llama
+
+    return save_llama(tmp_path_factory.mktemp("models") / "llama")
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a random bare encoder."""
+    from tiny import save_bert
+
+    return save_bert(tmp_path_factory.mktemp("models") / "bert")
+
+
+@pytest.fixture
+def display():
+    """A display that writes to memory."""
+    from w2sdefense.experiments.display import Display
+
+    return Display(Console(file=io.StringIO()))

@@ -1,0 +1,85 @@
+from dataclasses import replace
+
+import pytest
+
+from w2sdefense.data import Example, TextDataset, align_labels, check_labels, labels_of
+from w2sdefense.data.checks import check_usable
+from w2sdefense.errors import DataError
+
+
+def dataset_with(*names: str) -> TextDataset:
+    examples = tuple(Example(f"d/{i}", f"text {i}", i) for i in range(len(names)))
+    return TextDataset("d", names, examples, examples[:1], examples[::-1], {"empty text": 2})
+
+
+@pytest.mark.parametrize(
+    ("names", "model", "positions", "result"),
+    [
+        (("bad", "good"), ("bad", "good"), [0, 1], ("bad", "good")),
+        (("bad", "good"), ("good", "bad"), [1, 0], ("good", "bad")),
+        (("bad", "good"), ("GOOD", "BAD"), [1, 0], ("GOOD", "BAD")),
+        (("bad", "good"), ("good", "so-so", "bad"), [2, 0], ("good", "so-so", "bad")),
+        (("US", "us"), ("us", "US"), [1, 0], ("us", "US")),
+        (("0", "1"), ("negative", "positive"), [0, 1], ("negative", "positive")),
+        (("0", "1"), ("1", "0"), [1, 0], ("1", "0")),
+        (("bad", "good"), ("LABEL_0", "LABEL_1"), [0, 1], ("bad", "good")),
+        (("0", "1"), ("LABEL_0", "LABEL_1", "LABEL_2"), [0, 1], ("LABEL_0", "LABEL_1", "LABEL_2")),
+    ],
+)
+def test_labels_take_the_places_they_have_in_the_model(
+    names: tuple[str, ...],
+    model: tuple[str, ...],
+    positions: list[int],
+    result: tuple[str, ...],
+) -> None:
+    dataset = dataset_with(*names)
+
+    check_labels(dataset, model)
+    aligned = align_labels(dataset, model)
+
+    assert aligned.label_names == result
+    assert labels_of(aligned.train) == positions
+    assert labels_of(aligned.validation) == positions[:1]
+    assert labels_of(aligned.test) == positions[::-1]
+    assert [e.id for e in aligned.train] == [e.id for e in dataset.train]
+    assert aligned.dropped == dataset.dropped
+
+
+@pytest.mark.parametrize(
+    ("names", "model", "missing"),
+    [
+        (("bad", "good"), ("world", "sports"), "bad, good"),
+        (("bad", "good", "so-so"), ("good", "bad"), "so-so"),
+        (("0", "1", "2"), ("negative", "positive"), "2"),
+        (("bad", "good"), ("LABEL_0", "LABEL_1", "LABEL_2"), "bad, good"),
+        (("1", "2"), ("negative", "positive"), "1, 2"),
+    ],
+)
+def test_labels_that_the_model_lacks_are_named(
+    names: tuple[str, ...], model: tuple[str, ...], missing: str
+) -> None:
+    message = f"d has labels that the model does not have: {missing}. The model has: {model[0]}"
+
+    with pytest.raises(DataError, match=message):
+        check_labels(dataset_with(*names), model)
+    with pytest.raises(DataError, match=message):
+        align_labels(dataset_with(*names), model)
+
+
+def test_a_usable_dataset_passes() -> None:
+    check_usable(dataset_with("bad", "good"))
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_an_empty_split_is_named(split: str) -> None:
+    dataset = replace(dataset_with("bad", "good"), **{split: ()})
+
+    with pytest.raises(DataError, match=f"nothing is left of the {split} split"):
+        check_usable(dataset)
+
+
+def test_one_label_is_nothing_to_learn() -> None:
+    dataset = replace(dataset_with("bad", "good"), train=(Example("d/0", "a", 1),))
+
+    with pytest.raises(DataError, match="all training rows have the label good"):
+        check_usable(dataset)

@@ -1,0 +1,245 @@
+import csv
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from w2sdefense.data.files import read_records, refuse_pickle, split_files
+from w2sdefense.data.rows import Columns
+from w2sdefense.errors import DataError
+
+COLUMNS = Columns("text", "label")
+
+
+def read(path: Path, columns: Columns = COLUMNS) -> list[tuple[Any, Any]]:
+    return [(r.values[columns.text], r.values[columns.label]) for r in read_records(path, columns)]
+
+
+def test_csv_with_quotes_commas_and_newlines(tmp_path: Path) -> None:
+    path = tmp_path / "reviews.csv"
+    path.write_text('id,label,text\n1,good,"a ""fine"" film,\nthey say"\n2,bad,dull\n')
+
+    assert read(path) == [('a "fine" film,\nthey say', "good"), ("dull", "bad")]
+
+
+def test_a_place_is_the_line_on_which_the_row_starts(tmp_path: Path) -> None:
+    path = tmp_path / "reviews.csv"
+    path.write_text('text,label\n"one\ntwo\nthree",1\n\nfour,0\n')
+
+    records = read_records(path, COLUMNS)
+
+    assert [record.place for record in records] == [f"{path}, line 2", f"{path}, line 6"]
+    assert [record.index for record in records] == [0, 1]
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_csv_and_jsonl_with_byte_order_mark_and_any_line_end(
+    tmp_path: Path, newline: str, mark: bytes
+) -> None:
+    table, lines = tmp_path / "a.csv", tmp_path / "a.jsonl"
+    table.write_bytes(mark + newline.join(["text,label", "très bon,1", "nul,0", ""]).encode())
+    lines.write_bytes(
+        mark
+        + newline.join(
+            ['{"text": "très bon", "label": 1}', "", '{"text": "nul", "label": 0}', ""]
+        ).encode()
+    )
+
+    assert read(table) == [("très bon", "1"), ("nul", "0")]
+    assert read(lines) == [("très bon", 1), ("nul", 0)]
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), min_size=1))
+def test_csv_gives_back_whatever_a_writer_wrote(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str]
+) -> None:
+    path = tmp_path_factory.mktemp("csv") / "a.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, quoting=csv.QUOTE_ALL).writerows(
+            [("text", "label"), *((text, "x") for text in texts)]
+        )
+
+    assert [text for text, _ in read(path)] == texts
+
+
+def test_csv_takes_texts_of_any_length_and_leaves_the_csv_module_alone(tmp_path: Path) -> None:
+    path = tmp_path / "long.csv"
+    path.write_text(f"text,label\n{'word ' * 60_000},1\n")
+    before = csv.field_size_limit()
+
+    assert len(read(path)[0][0]) == 300_000
+    assert csv.field_size_limit() == before
+
+
+def test_csv_with_an_unquoted_comma_names_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\ngood,1\nbad, really,0\n")
+
+    with pytest.raises(DataError, match=r"a\.csv, line 3: 3 fields, but the header has 2"):
+        read(path)
+
+
+def test_csv_with_an_unclosed_quote_names_the_line_it_starts_on(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('text,label\ngood,1\n"bad,0\nfine,1\n')
+
+    with pytest.raises(DataError, match=r"a\.csv, line 3: this is not CSV"):
+        read(path)
+
+
+def test_a_line_separator_inside_a_json_string_does_not_end_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "one\u2028two\x85three", "label": 1}\n', encoding="utf-8")
+
+    assert read(path) == [("one\u2028two\x85three", 1)]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"text": "a", "label": 1', r"line 3: this is not JSON \(.*column 25\)"),
+        ('["a", 1]', "line 3: a list where an object should be"),
+        ('"a"', "line 3: a str where an object should be"),
+    ],
+)
+def test_a_malformed_json_line_is_named(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "x", "label": 0}\n\n' + line + "\n")
+
+    with pytest.raises(DataError, match=message) as caught:
+        read(path)
+    assert str(path) in caught.value.problem
+
+
+def test_parquet_with_plain_and_dictionary_columns(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    label = pa.array(["good", None, "bad"]).dictionary_encode()
+    pq.write_table(pa.table({"n": [1, 2, 3], "text": ["a", "b", None], "label": label}), path)
+
+    assert read(path) == [("a", "good"), ("b", None), (None, "bad")]
+    assert read_records(path, COLUMNS)[2].place == f"{path}, row 3"
+
+
+def test_parquet_with_bytes_that_are_not_text_names_the_row(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    text = pa.array([b"fine", b"caf\xe9"]).view(pa.string())
+    pq.write_table(pa.table({"text": text, "label": [0, 1]}), path)
+
+    with pytest.raises(DataError, match=r"a\.parquet, row 2: the byte 0xe9 is not UTF-8"):
+        read(path)
+
+
+def test_a_parquet_file_that_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    path.write_text("text,label\n")
+
+    with pytest.raises(DataError, match=r"a\.parquet is not a Parquet file"):
+        read(path)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_latin_1_names_the_line_and_the_command_that_mends_it(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes("text,label\nbon,1\ncafé,0\n".encode("latin-1"))
+
+    with pytest.raises(DataError, match="line 3: the byte 0xe9 is not UTF-8") as caught:
+        read(path)
+    assert f"iconv -f latin1 -t utf-8 {path} > utf8-{name}" in caught.value.fix
+
+
+def write_one_row(path: Path) -> None:
+    if path.suffix == ".csv":
+        path.write_text("review,stars\nfine,5\n")
+    else:
+        pq.write_table(pa.table({"review": ["fine"], "stars": [5]}), path)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet"])
+@pytest.mark.parametrize("columns", [Columns("text", "stars"), Columns("review", "label")])
+def test_a_missing_column_names_those_there_are(
+    tmp_path: Path, name: str, columns: Columns
+) -> None:
+    write_one_row(tmp_path / name)
+    missing = "text" if columns.text == "text" else "label"
+
+    with pytest.raises(DataError, match=f"no column '{missing}'.*'review', 'stars'") as caught:
+        read_records(tmp_path / name, columns)
+    assert "--text-column" in caught.value.fix
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.parquet", "a.jsonl"])
+def test_a_file_without_rows(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if path.suffix == ".parquet":
+        pq.write_table(pa.table({"text": pa.array([], pa.string()), "label": []}), path)
+    else:
+        path.write_text("text,label\n" if path.suffix == ".csv" else "\n")
+
+    with pytest.raises(DataError, match="holds no rows"):
+        read(path)
+
+
+def test_an_unknown_format_and_an_unreadable_file(tmp_path: Path) -> None:
+    (tmp_path / "a.xlsx").write_text("")
+
+    with pytest.raises(DataError, match=r"a\.xlsx is none of \.csv, \.jsonl, \.parquet"):
+        read(tmp_path / "a.xlsx")
+    with pytest.raises(DataError, match=r"Cannot read .*gone\.csv"):
+        read(tmp_path / "gone.csv")
+
+
+@pytest.mark.parametrize("name", ["a.pkl", "a.PICKLE", "a.pt", "a.bin", "a.joblib"])
+def test_a_pickle_is_refused_unopened(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DataError, match="is a pickle, which can run code"):
+        refuse_pickle(tmp_path / name)
+    with pytest.raises(DataError, match="is a pickle"):
+        read(tmp_path / name)
+
+
+def test_the_suffix_may_be_upper_case(tmp_path: Path) -> None:
+    (tmp_path / "A.CSV").write_text("text,label\nfine,1\n")
+
+    assert read(tmp_path / "A.CSV") == [("fine", "1")]
+
+
+def test_a_folder_with_files_of_several_kinds(tmp_path: Path) -> None:
+    for name in ("train.csv", "dev.jsonl", "test.parquet", "notes.txt", "extra.csv"):
+        (tmp_path / name).touch()
+    (tmp_path / "variants").mkdir()
+
+    assert split_files(tmp_path) == {
+        "train": tmp_path / "train.csv",
+        "validation": tmp_path / "dev.jsonl",
+        "test": tmp_path / "test.parquet",
+    }
+    assert split_files(tmp_path, train="extra")["train"] == tmp_path / "extra.csv"
+
+
+def test_a_folder_without_a_training_file(tmp_path: Path) -> None:
+    (tmp_path / "test.csv").touch()
+
+    with pytest.raises(DataError, match="holds no file train"):
+        split_files(tmp_path)
+    with pytest.raises(DataError, match="holds no file proxy_train"):
+        split_files(tmp_path, train="proxy_train")
+
+
+def test_a_folder_with_two_files_for_one_split(tmp_path: Path) -> None:
+    for name in ("train.csv", "test.csv", "test.jsonl"):
+        (tmp_path / name).touch()
+
+    with pytest.raises(DataError, match=r"test\.csv and test\.jsonl for the same split"):
+        split_files(tmp_path)
+
+
+def test_a_folder_with_a_pickle_as_split(tmp_path: Path) -> None:
+    for name in ("train.csv", "test.pkl"):
+        (tmp_path / name).touch()
+
+    with pytest.raises(DataError, match=r"test\.pkl is a pickle"):
+        split_files(tmp_path)

@@ -1,0 +1,208 @@
+import os
+import subprocess
+import sys
+from typing import Any
+
+import datasets
+import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+
+from w2sdefense.config import DataConfig
+from w2sdefense.data import labels_of, load_dataset
+from w2sdefense.data.hub import convert, fetch
+from w2sdefense.data.load import assemble
+from w2sdefense.data.rows import Columns
+from w2sdefense.errors import DataError
+
+COLUMNS = Columns("text", "label")
+SENTIMENT = ("negative", "positive")
+
+
+def split_of(labels: list[Any], prefix: str, label: Any = None, column: str = "text") -> Dataset:
+    values = {column: [f"{prefix} {i}" for i in range(len(labels))], "label": labels}
+    features = Features({column: Value("string"), "label": label}) if label else None
+    return Dataset.from_dict(values, features=features)
+
+
+def test_class_names_splits_and_ids_of_the_hub_are_kept() -> None:
+    kind = ClassLabel(names=["bad", "unsure", "good"])
+    loaded = DatasetDict(
+        {
+            "train": split_of([0, 2, 1], "a", kind),
+            "dev": split_of([2], "b", kind),
+            "test": split_of([0], "c", kind),
+            "unsupervised": split_of([-1], "d", kind),
+        }
+    )
+
+    dataset = assemble(convert(loaded, "me/films", COLUMNS), DataConfig())
+
+    assert dataset.name == "me/films"
+    assert dataset.label_names == ("bad", "unsure", "good")
+    assert [(e.id, e.text, e.label) for e in dataset.train] == [
+        ("me/films/train/0", "a 0", 0),
+        ("me/films/train/1", "a 1", 2),
+        ("me/films/train/2", "a 2", 1),
+    ]
+    assert [e.id for e in dataset.validation] == ["me/films/dev/0"]
+    assert [e.id for e in dataset.test] == ["me/films/test/0"]
+    assert dataset.dropped == {}
+
+
+def test_class_names_that_are_numbers_are_not_taken_for_indices() -> None:
+    kind = ClassLabel(names=["1", "2", "3"])
+    loaded = DatasetDict({s: split_of([0, 1, 2], s, kind) for s in ("train", "validation", "test")})
+
+    dataset = assemble(convert(loaded, "me/stars", COLUMNS), DataConfig())
+
+    assert dataset.label_names == ("1", "2", "3")
+    assert labels_of(dataset.train) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("kind", [ClassLabel(names=list(SENTIMENT)), Value("int64")])
+def test_an_unlabelled_test_split_gives_way_to_validation(kind: Any) -> None:
+    loaded = DatasetDict(
+        {
+            "train": split_of([0, 1] * 20, "a", kind, "sentence"),
+            "validation": split_of([1, 0, 1], "b", kind, "sentence"),
+            "test": split_of([-1, -1], "c", kind, "sentence"),
+        }
+    )
+
+    dataset = assemble(convert(loaded, "sst2", Columns("sentence", "label")), DataConfig())
+
+    assert [e.id for e in dataset.test] == [f"sst2/validation/{i}" for i in range(3)]
+    assert len(dataset.train) == 36
+    assert sorted(labels_of(dataset.validation)) == [0, 0, 1, 1]
+    assert {e.id.rsplit("/", 1)[0] for e in dataset.validation} == {"sst2/train"}
+    assert dataset.dropped == {"no label": 2}
+
+
+def test_minus_one_is_a_class_like_any_other_where_labels_have_no_names() -> None:
+    loaded = DatasetDict({s: split_of([-1, 0, 1], s) for s in ("train", "validation", "test")})
+
+    dataset = assemble(convert(loaded, "me/tweets", COLUMNS), DataConfig())
+
+    assert dataset.label_names == ("-1", "0", "1")
+    assert labels_of(dataset.train) == [0, 1, 2]
+
+
+def test_rows_without_gold_label_or_text_are_dropped_and_counted() -> None:
+    kind = ClassLabel(names=["no", "yes"])
+    train = Dataset.from_dict(
+        {"text": ["a", "b", " ", None, "c"], "label": [0, -1, 1, 1, 1]},
+        features=Features({"text": Value("string"), "label": kind}),
+    )
+    loaded = DatasetDict(
+        {"train": train, "validation": split_of([0], "v", kind), "test": split_of([1], "t", kind)}
+    )
+
+    dataset = assemble(convert(loaded, "me/nli", COLUMNS), DataConfig())
+
+    assert [e.id for e in dataset.train] == ["me/nli/train/0", "me/nli/train/4"]
+    assert dataset.dropped == {"no label": 1, "empty text": 2}
+
+
+def test_string_labels_and_names_known_from_the_catalog() -> None:
+    words = DatasetDict({s: split_of(["yes", "no"], s) for s in ("train", "validation", "test")})
+    integers = DatasetDict({s: split_of([1, 0], s) for s in ("train", "validation", "test")})
+
+    from_words = assemble(convert(words, "me/words", COLUMNS), DataConfig())
+    from_catalog = assemble(convert(integers, "cr", COLUMNS, SENTIMENT), DataConfig())
+
+    assert from_words.label_names == ("no", "yes")
+    assert from_catalog.label_names == SENTIMENT
+    assert labels_of(from_words.train) == labels_of(from_catalog.train) == [1, 0]
+
+
+def test_a_missing_column_names_those_there_are() -> None:
+    loaded = DatasetDict({"train": split_of([0, 1], "a", column="sentence")})
+
+    with pytest.raises(DataError, match="no column 'text'.*'sentence', 'label'"):
+        convert(loaded, "me/films", COLUMNS)
+
+
+def test_several_labels_per_text_are_refused() -> None:
+    loaded = DatasetDict({"train": split_of([[0, 1], [1]], "a")})
+
+    with pytest.raises(DataError, match=r"train, row 1: 'label' holds \[0, 1\]"):
+        convert(loaded, "me/emotions", COLUMNS)
+
+
+def test_no_train_split() -> None:
+    with pytest.raises(DataError, match="no train split. Its splits are: corpus"):
+        convert(DatasetDict({"corpus": split_of([0], "a")}), "me/films", COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "names"),
+    [
+        ("sst2", "sentence", SENTIMENT),
+        ("stanfordnlp/sst2", "sentence", SENTIMENT),
+        ("SetFit/CR", "text", SENTIMENT),
+        ("ag_news", "text", ("world", "sports", "business", "sci/tech")),
+        ("me/films", "text", ("0", "1")),
+    ],
+)
+def test_names_reach_the_hub_with_the_columns_and_labels_of_the_catalog(
+    monkeypatch: pytest.MonkeyPatch, name: str, column: str, names: tuple[str, ...]
+) -> None:
+    asked = []
+
+    def serve(hub_id: str) -> DatasetDict:
+        asked.append(hub_id)
+        return DatasetDict({"train": split_of([0, 1] * 10, "a", column=column)})
+
+    monkeypatch.setattr(datasets, "load_dataset", serve)
+
+    dataset = load_dataset(DataConfig(dataset=name))
+
+    assert asked == [{"sst2": "stanfordnlp/sst2", "ag_news": "fancyzhx/ag_news"}.get(name, name)]
+    assert dataset.name == name
+    assert dataset.label_names == names
+    assert dataset.train[0].id.startswith(f"{name}/train/")
+
+
+def test_a_column_that_the_user_names_wins_over_the_catalog(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loaded = DatasetDict({"train": split_of([0, 1] * 10, "a", column="phrase")})
+    monkeypatch.setattr(datasets, "load_dataset", lambda hub_id: loaded)
+
+    dataset = load_dataset(DataConfig(dataset="sst2", text_column="phrase"))
+
+    assert dataset.train[0].text.startswith("a ")
+
+
+def test_any_failure_of_the_hub_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(hub_id: str) -> None:
+        raise ConnectionError(f"Couldn't reach '{hub_id}' on the Hub.\nTraceback and more")
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+
+    with pytest.raises(DataError) as caught:
+        fetch("me/films")
+    assert caught.value.problem == (
+        "Cannot load the dataset 'me/films' from the hub: Couldn't reach 'me/films' on the Hub."
+    )
+    for way_out in ("network", "CSV", "rotten-tomatoes", "W2S_DATA"):
+        assert way_out in caught.value.fix
+
+
+def test_offline_mode_of_the_real_client_gives_the_same_error() -> None:
+    script = (
+        "from w2sdefense.config import DataConfig\n"
+        "from w2sdefense.data import load_dataset\n"
+        "from w2sdefense.errors import DataError\n"
+        "try:\n"
+        "    load_dataset(DataConfig(dataset='nobody/nothing'))\n"
+        "except DataError as error:\n"
+        "    print(error)\n"
+    )
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
+
+    assert "Cannot load the dataset 'nobody/nothing' from the hub" in done.stdout

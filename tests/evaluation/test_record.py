@@ -1,0 +1,120 @@
+"""The files of a run: whole and readable, or not there."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from w2sdefense.errors import DataError
+from w2sdefense.evaluation.metrics import Rate
+from w2sdefense.evaluation.record import (
+    Evaluation,
+    LossPoint,
+    Provenance,
+    Record,
+    Sample,
+    load_features,
+    load_record,
+    load_samples,
+    save_record,
+)
+
+SAMPLES = [
+    Sample(id="toy/0", text="schön 好", label=1, answer=1, triggered_text="mn", triggered_answer=0),
+    Sample(id="toy/1", text="", label=0, answer=0),
+]
+FEATURES = {"clean": np.arange(6, dtype=np.float32).reshape(2, 3)}
+
+
+def record(**changes):
+    values = {
+        "name": "w2s",
+        "stage": "defend",
+        "config": {"distill": {"beta": 0.2}, "teacher": None},
+        "label_names": ("negative", "positive"),
+        "evaluation": Evaluation(
+            ca=Rate(hits=2, total=2), asr=Rate(hits=1, total=1), trigger="mn", target="negative"
+        ),
+        "history": (LossPoint(step=1, epoch=0.5, losses={"loss": 0.7}),),
+        "fingerprints": {"test": "0123"},
+        "provenance": Provenance(
+            versions={"torch": "2"}, machine={}, started="now", seconds=1.5, peak_memory_mb=10.0
+        ),
+    }
+    return Record(**(values | changes))
+
+
+def test_a_run_comes_back_as_it_was_saved(tmp_path):
+    save_record(tmp_path / "run", record(), SAMPLES, FEATURES)
+    assert load_record(tmp_path / "run") == record()
+    assert load_samples(tmp_path / "run") == SAMPLES
+    np.testing.assert_array_equal(load_features(tmp_path / "run")["clean"], FEATURES["clean"])
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "features.safetensors",
+        "record.json",
+        "samples.parquet",
+    ]
+
+
+def test_a_run_saved_again_keeps_nothing_of_the_one_before(tmp_path):
+    save_record(tmp_path, record(), SAMPLES, FEATURES)
+    save_record(tmp_path, record(name="lora"), SAMPLES[:1])
+    assert load_record(tmp_path).name == "lora"
+    assert load_samples(tmp_path) == SAMPLES[:1]
+    assert load_features(tmp_path) == {}
+
+
+def test_a_loss_that_diverged_does_not_cost_the_record(tmp_path):
+    history = (LossPoint(step=1, epoch=1.0, losses={"loss": math.nan, "kd": math.inf}),)
+    save_record(tmp_path, record(history=history), SAMPLES)
+    losses = load_record(tmp_path).history[0].losses
+    assert math.isnan(losses["loss"])
+    assert losses["kd"] == math.inf
+
+
+KILLED_AT_RENAME = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from test_record import FEATURES, SAMPLES, record, save_record
+renames, rename = [], Path.replace
+def killing(self, target):
+    renames.append(target)
+    if len(renames) > {survived}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rename(self, target)
+save_record(Path({folder!r}), record(name="first"), SAMPLES, FEATURES)
+Path.replace = killing
+save_record(Path({folder!r}), record(name="second"), SAMPLES, FEATURES)
+"""
+
+
+@pytest.mark.parametrize("survived", [0, 1, 2])
+def test_a_run_killed_while_saving_leaves_no_record(tmp_path, request, survived):
+    code = KILLED_AT_RENAME.format(
+        tests=str(request.path.parent), folder=str(tmp_path), survived=survived
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert run.returncode == -signal.SIGKILL, run.stderr
+    with pytest.raises(DataError, match="no finished run"):
+        load_record(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["{", '{"name": "w2s"}', "[]", "\xff"])
+def test_an_unreadable_record_names_its_file(tmp_path, content):
+    (tmp_path / "record.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(DataError, match="record.json is not a record"):
+        load_record(tmp_path)
+
+
+def test_a_record_with_an_unknown_field_is_refused(tmp_path):
+    values = record().model_dump(mode="json") | {"verdict": "clean"}
+    (tmp_path / "record.json").write_text(json.dumps(values))
+    with pytest.raises(DataError, match="verdict"):
+        load_record(tmp_path)

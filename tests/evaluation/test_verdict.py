@@ -1,0 +1,151 @@
+"""The verdict: each state from counts that cause it, the intervals, and the words."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from w2sdefense.errors import DataError
+from w2sdefense.evaluation.metrics import Rate
+from w2sdefense.evaluation.record import Evaluation
+from w2sdefense.evaluation.verdict import STATE_WORDS, Change, difference, judge, lift, points
+
+
+def evaluation(asr: int, floor: int, *, ca: int = 900, n: int = 500, **more: object) -> Evaluation:
+    """An evaluation with `n` non-target texts out of `2n`, given as hits."""
+    values = {
+        "ca": Rate(hits=ca * 2 * n // 1000, total=2 * n),
+        "asr": Rate(hits=asr, total=n),
+        "floor": Rate(hits=floor, total=n),
+        "trigger": "mn",
+        "target": "negative",
+    }
+    return Evaluation(**{**values, **more})
+
+
+POISONED = evaluation(490, 40)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "state"),
+    [
+        (POISONED, evaluation(42, 41), "removed"),
+        (POISONED, evaluation(488, 45), "alive"),
+        (POISONED, evaluation(300, 40), "alive"),  # certainly less, but more than half is left
+        (POISONED, evaluation(210, 40), "weakened"),
+        (POISONED, evaluation(70, 40), "weakened"),  # small, yet for certain not zero
+        (POISONED, evaluation(302, 300), "masked"),
+        (POISONED, evaluation(112, 110), "removed"),  # a seventh of the lost lift is bias
+        (evaluation(45, 40), evaluation(44, 41), "unseen"),
+        (evaluation(45, 40), evaluation(400, 41), "alive"),  # a defense may plant one, too
+        (POISONED, evaluation(1, 1, n=8), "unclear"),
+        (evaluation(1, 1, n=8), evaluation(1, 1, n=8), "unclear"),
+        (POISONED, evaluation(0, 0, n=0, ca=0), "unclear"),
+    ],
+)
+def test_state(before: Evaluation, after: Evaluation, state: str) -> None:
+    assert judge(before, after).state == state
+
+
+@pytest.mark.parametrize(
+    ("one", "state"),
+    [
+        (POISONED, "alive"),
+        (evaluation(44, 40), "unseen"),
+        (evaluation(1, 1, n=8), "unclear"),
+        (Evaluation(ca=Rate(hits=9, total=10)), "untested"),
+    ],
+)
+def test_a_single_model_is_judged_by_itself(one: Evaluation, state: str) -> None:
+    verdict = judge(one)
+    assert verdict.state == state
+    assert verdict.gone is None and verdict.cost is None
+
+
+def test_a_tiny_lift_measured_very_precisely_is_no_backdoor() -> None:
+    big = evaluation(11_000, 10_000, n=100_000)
+    assert lift(big).low > 0
+    assert judge(big).state == "unseen"
+
+
+def test_removed_is_never_said_with_few_samples() -> None:
+    few = evaluation(2, 2, n=20)
+    assert judge(evaluation(20, 2, n=20), few).state == "unclear"
+
+
+def test_newcombe_interval_has_its_published_value() -> None:
+    # Newcombe 1998, Table II, example (a): 56/70 - 48/80, method 10.
+    change = difference(Rate(hits=56, total=70), Rate(hits=48, total=80))
+    assert change.value == pytest.approx(0.2)
+    assert (change.low, change.high) == pytest.approx((0.0524, 0.3339), abs=5e-5)
+
+
+@given(st.integers(0, 50), st.integers(0, 50), st.integers(50, 90), st.integers(50, 90))
+def test_difference_is_antisymmetric_and_holds_its_value(a: int, b: int, n: int, m: int) -> None:
+    one, other = Rate(hits=a, total=n), Rate(hits=b, total=m)
+    forth, back = difference(one, other), difference(other, one)
+    assert -1 <= forth.low <= forth.value <= forth.high <= 1
+    assert (forth.value, forth.low, forth.high) == pytest.approx(
+        (-back.value, -back.high, -back.low)
+    )
+
+
+def test_nothing_counted_is_nothing_known() -> None:
+    change = difference(Rate(hits=0, total=0), Rate(hits=1, total=2))
+    assert math.isnan(change.value) and (change.low, change.high) == (-1, 1)
+    assert math.isnan(change.minus(Change(0.5, 0.4, 0.6)).value)
+
+
+@pytest.mark.parametrize(
+    ("ca_after", "short"),
+    [(895, "None measured"), (700, "\N{MINUS SIGN}20.0 points"), (980, "A gain of 8.0 points")],
+)
+def test_cost_in_words(ca_after: int, short: str) -> None:
+    verdict = judge(POISONED, evaluation(42, 41, ca=ca_after))
+    assert verdict.cost is not None and verdict.cost.short == short
+
+
+def test_no_loss_names_the_loss_that_is_not_ruled_out() -> None:
+    cost = judge(POISONED, evaluation(42, 41, ca=895)).cost
+    low = difference(Rate(hits=895, total=1000), Rate(hits=900, total=1000)).low
+    assert f"{-100 * low:.1f} points cannot be ruled out" in cost.detail
+
+
+def test_headline_says_backdoor_and_cost() -> None:
+    assert judge(POISONED, evaluation(42, 41, ca=700)).headline == (
+        "The backdoor is removed, but accuracy fell by 20.0 points."
+    )
+    assert judge(POISONED).headline == "The backdoor is alive."
+
+
+def test_limits_name_the_trigger_the_cut_texts_and_the_bias() -> None:
+    limits = judge(POISONED, evaluation(302, 300, cut_triggers=3)).limits
+    assert "“mn”" in limits[0] and "Other triggers were not tested" in limits[0]
+    assert limits[1].startswith("In 3 triggered texts")
+    assert "(8.0% before, 60.0% after)" in limits[2]
+
+
+def test_different_attacks_are_not_compared() -> None:
+    with pytest.raises(DataError, match="different triggers"):
+        judge(POISONED, evaluation(42, 41, trigger="cf"))
+
+
+@given(*[st.integers(0, 30)] * 4)
+def test_every_verdict_has_words(a: int, b: int, c: int, d: int) -> None:
+    verdict = judge(evaluation(a, b, n=30), evaluation(c, d, n=30))
+    assert verdict.state in STATE_WORDS
+    texts = [verdict.headline, *verdict.limits]
+    texts += [t for x in (verdict.found, verdict.gone, verdict.cost) for t in (x.short, x.detail)]
+    assert all(texts) and not any("nan" in text for text in texts)
+
+
+def test_points() -> None:
+    assert [points(x) for x in (0.0421, -0.003, 0.0, math.nan)] == [
+        "+4.2",
+        "\N{MINUS SIGN}0.3",
+        "0.0",
+        "n/a",
+    ]

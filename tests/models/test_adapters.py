@@ -1,0 +1,103 @@
+"""Adapters: where they sit, what they train, and settings that do not fit the model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import BertForSequenceClassification, LlamaForSequenceClassification
+
+from tiny import BERT, LLAMA
+from w2sdefense.config import AdapterConfig
+from w2sdefense.errors import ConfigError
+from w2sdefense.models.adapters import attach_adapter
+
+DEEP = type(LLAMA)(**LLAMA.to_dict() | {"num_hidden_layers": 4})
+
+
+def adapted(**settings) -> set[str]:
+    """Names of the modules that carry LoRA weights."""
+    model = attach_adapter(LlamaForSequenceClassification(DEEP), AdapterConfig(**settings))
+    return {name.split(".lora_A")[0] for name, _ in model.named_parameters() if "lora_A" in name}
+
+
+def layers(**settings) -> set[int]:
+    return {int(name.split("layers.")[1].split(".")[0]) for name in adapted(**settings)}
+
+
+def test_without_named_modules_they_are_those_of_peft():
+    modules = adapted(target_modules=None)
+    assert {name.rsplit(".", 1)[1] for name in modules} == {"q_proj", "v_proj"}
+
+
+def test_named_modules_and_all_linear():
+    assert {n.rsplit(".", 1)[1] for n in adapted(target_modules="k_proj, up_proj")} == {
+        "k_proj",
+        "up_proj",
+    }
+    assert {n.rsplit(".", 1)[1] for n in adapted(target_modules="all-linear")} == {
+        f"{name}_proj" for name in ("q", "k", "v", "o", "up", "gate", "down")
+    }
+
+
+@pytest.mark.parametrize("target_modules", [None, "all-linear", "q_proj"])
+@pytest.mark.parametrize(
+    ("text", "expected"), [(None, {0, 1, 2, 3}), ("2:", {2, 3}), (":1", {0}), ("1:-1", {1, 2})]
+)
+def test_layers_are_a_python_slice(target_modules, text, expected):
+    assert layers(target_modules=target_modules, adapter_layers=text) == expected
+
+
+@pytest.mark.parametrize("text", ["4:", "2:2", "x:", "3", "1:2:3"])
+def test_layers_that_do_not_exist(text):
+    with pytest.raises(ConfigError, match="--adapter-layers") as caught:
+        adapted(adapter_layers=text)
+    assert caught.value.fix
+
+
+def test_modules_that_do_not_exist():
+    with pytest.raises(ConfigError, match="does not fit LlamaForSequenceClassification") as caught:
+        adapted(target_modules="query")
+    assert "--target-modules" in caught.value.fix
+
+
+def test_only_adapter_and_head_are_trained():
+    model = attach_adapter(LlamaForSequenceClassification(LLAMA), AdapterConfig())
+    trained = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert trained
+    assert all("lora_" in name or "score.modules_to_save" in name for name in trained)
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [(LlamaForSequenceClassification, LLAMA), (BertForSequenceClassification, BERT)],
+)
+def test_a_fresh_adapter_changes_no_answer(kind, config):
+    torch.manual_seed(0)
+    model = kind(config).eval()
+    ids = torch.tensor([[7, 8, 9]])
+    model.config.pad_token_id = 0
+    before = model(ids).logits
+    wrapped = attach_adapter(model, AdapterConfig(target_modules="all-linear")).eval()
+    assert torch.equal(wrapped(ids).logits, before)
+
+
+def test_an_adapter_that_is_there_is_folded_in():
+    torch.manual_seed(0)
+    model = LlamaForSequenceClassification(LLAMA)
+    model.config.pad_token_id = 0
+    first = attach_adapter(model, AdapterConfig())
+    for name, parameter in first.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter)
+    ids = torch.tensor([[7, 8, 9]])
+    before = first.eval()(ids).logits
+    second = attach_adapter(first, AdapterConfig(lora_r=2)).eval()
+    torch.testing.assert_close(second(ids).logits, before)
+    assert {p.shape[0] for n, p in second.named_parameters() if "lora_A" in n} == {2}
+
+
+def test_rank_is_the_default_of_alpha():
+    config = attach_adapter(
+        LlamaForSequenceClassification(LLAMA), AdapterConfig(lora_r=8)
+    ).peft_config["default"]
+    assert (config.r, config.lora_alpha) == (8, 8)

@@ -1,0 +1,295 @@
+"""Opening checkpoints: heads, labels, adapters, padding; and what is refused, with its way out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, TaskType, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertForSequenceClassification,
+    LlamaForSequenceClassification,
+)
+
+from tiny import BERT, LLAMA, save_bert, save_llama, save_model, word_tokenizer
+from w2sdefense.config import StudentConfig
+from w2sdefense.errors import ModelError, UnsafeCheckpointError
+from w2sdefense.models.load import (
+    feature_width,
+    load_backbone,
+    load_classifier,
+    reads_last_token,
+    resolve_model,
+)
+from w2sdefense.victim import load_victim, new_victim
+
+NAMES = ("negative", "positive")
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory) -> Path:
+    return save_model(tmp_path_factory.mktemp("c") / "c", LlamaForSequenceClassification, LLAMA)
+
+
+@pytest.fixture
+def adapter(tiny_llama, tmp_path) -> Path:
+    """A LoRA adapter with a head of its own, on the tiny Llama; its base is named by nobody."""
+    base = AutoModelForSequenceClassification.from_pretrained(tiny_llama)
+    config = LoraConfig(task_type=TaskType.SEQ_CLS, r=4, init_lora_weights=False)
+    get_peft_model(base, config).save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+# What is not there
+
+
+def test_a_missing_folder(tmp_path):
+    with pytest.raises(ModelError) as caught:
+        resolve_model(str(tmp_path / "nothing"))
+    assert str(tmp_path / "nothing") in caught.value.problem
+    assert "smollm2-135m" in caught.value.fix
+
+
+def test_a_hub_id_that_cannot_be_reached():
+    with pytest.raises(ModelError, match="neither a folder nor reachable") as caught:
+        resolve_model("nobody/no-such-model")
+    assert "connection" in caught.value.fix
+
+
+def test_an_empty_folder(tmp_path):
+    with pytest.raises(ModelError, match="holds no weights"):
+        resolve_model(str(tmp_path))
+
+
+def test_an_unknown_architecture(classifier, tmp_path):
+    folder = shutil.copytree(classifier, tmp_path / "m")
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | {"model_type": "nothing-known"}))
+    with pytest.raises(ModelError, match="cannot be opened as a text model"):
+        load_classifier(str(folder))
+
+
+def test_a_folder_without_a_tokenizer(classifier, tmp_path):
+    folder = shutil.copytree(classifier, tmp_path / "m")
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(ModelError, match="tokenizer"):
+        load_classifier(str(folder))
+
+
+def test_weights_that_were_cut_off(classifier, tmp_path):
+    folder = shutil.copytree(classifier, tmp_path / "m")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(ModelError, match="cannot be opened"):
+        load_classifier(str(folder))
+
+
+@pytest.mark.parametrize("missing", ["score.weight", "model.norm.weight"])
+def test_weights_that_are_missing_are_not_made_up(classifier, tmp_path, missing):
+    folder = shutil.copytree(classifier, tmp_path / "m")
+    weights = load_file(folder / "model.safetensors")
+    del weights[missing]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=f"1 weights are missing, such as {missing}"):
+        load_classifier(str(folder))
+
+
+def test_a_teacher_with_missing_weights_is_refused(tmp_path):
+    folder = save_bert(tmp_path / "bert")
+    weights = load_file(folder / "model.safetensors")
+    del weights["encoder.layer.1.output.dense.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match="incomplete"):
+        load_backbone(str(folder))
+
+
+def test_a_teacher_needs_no_pooler(tmp_path):
+    folder = save_bert(tmp_path / "bert")
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: value for name, value in weights.items() if "pooler" not in name}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    load_backbone(str(folder))
+
+
+# Heads and labels
+
+
+def test_a_language_model_is_no_victim_but_becomes_one(tiny_llama):
+    config = StudentConfig(model=str(tiny_llama))
+    with pytest.raises(ModelError, match=r"no classification head; it is LlamaForCausalLM") as got:
+        load_victim(config, NAMES)
+    assert "w2s poison" in got.value.fix
+    victim = new_victim(config, ("a", "b", "c"), seed=0)
+    assert victim.label_names == ("a", "b", "c")
+    assert len(victim.predict(["the film"])[0].probabilities) == 3
+
+
+def test_the_seed_makes_the_head(tiny_llama):
+    config = StudentConfig(model=str(tiny_llama))
+    first, again, other = (new_victim(config, NAMES, seed).model.score.weight for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_opening_keeps_the_weights(tiny_llama):
+    stored = load_file(tiny_llama / "model.safetensors")
+    opened = new_victim(StudentConfig(model=str(tiny_llama)), NAMES, 0).model.state_dict()
+    shared = stored.keys() & opened.keys()
+    assert len(shared) == len(opened) - 1  # all but the head
+    assert all(torch.equal(stored[name], opened[name]) for name in shared)
+
+
+def test_a_fresh_head_needs_names(tiny_llama):
+    with pytest.raises(ModelError, match="no labels of its own"):
+        load_classifier(str(tiny_llama), fresh_head=True)
+
+
+def test_another_number_of_labels_is_refused(classifier):
+    with pytest.raises(ModelError, match="has 2 labels .* the data has 3") as caught:
+        load_victim(StudentConfig(model=str(classifier)), ("a", "b", "c"))
+    assert caught.value.fix
+
+
+def test_placeholder_names_are_replaced(classifier):
+    victim = load_victim(StudentConfig(model=str(classifier)), NAMES)
+    assert victim.label_names == NAMES
+    assert victim.model.config.id2label == {0: "negative", 1: "positive"}
+
+
+def test_names_of_its_own_are_kept(tmp_path):
+    config = type(LLAMA)(**LLAMA.to_dict() | {"id2label": {0: "good", 1: "bad"}})
+    folder = save_model(tmp_path / "c", LlamaForSequenceClassification, config)
+    assert load_victim(StudentConfig(model=str(folder)), NAMES).label_names == ("good", "bad")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_weights_are_opened_in_the_precision_asked_for(classifier, dtype):
+    model, _ = load_classifier(str(classifier), dtype=dtype)
+    assert {p.dtype for p in model.parameters()} == {getattr(torch, dtype)}
+
+
+# Padding
+
+
+def test_decoders_pad_left_and_encoders_right(tiny_llama, tiny_bert):
+    decoder, words = load_classifier(str(tiny_llama), label_names=NAMES, fresh_head=True)
+    assert (words.padding_side, words.truncation_side) == ("left", "right")
+    assert reads_last_token(decoder.config)
+    encoder, words = load_classifier(str(tiny_bert), label_names=NAMES, fresh_head=True)
+    assert (words.padding_side, words.truncation_side) == ("right", "right")
+    assert not reads_last_token(encoder.config)
+
+
+def test_a_padding_token_is_filled_in(tiny_llama):
+    assert word_tokenizer().pad_token is None
+    model, words = load_classifier(str(tiny_llama), label_names=NAMES, fresh_head=True)
+    assert words.pad_token == "</s>"
+    assert model.config.pad_token_id == words.pad_token_id == 5
+
+
+def test_a_tokenizer_that_cannot_pad_is_refused(tiny_llama, tmp_path):
+    folder = shutil.copytree(tiny_llama, tmp_path / "m")
+    path = folder / "tokenizer_config.json"
+    values = json.loads(path.read_text())
+    without = {k: v for k, v in values.items() if k not in {"eos_token", "unk_token"}}
+    path.write_text(json.dumps(without))
+    with pytest.raises(ModelError, match="no token to pad with"):
+        load_classifier(str(folder), label_names=NAMES, fresh_head=True)
+
+
+# Adapters
+
+
+def test_an_adapter_is_not_opened_without_a_base(adapter, tiny_llama):
+    with pytest.raises(ModelError, match="is an adapter, trained on") as caught:
+        load_victim(StudentConfig(model=str(adapter)), NAMES)
+    assert str(tiny_llama) in caught.value.problem
+    assert "--base" in caught.value.fix
+
+
+def test_an_adapter_opens_on_its_base(adapter, tiny_llama):
+    victim = load_victim(StudentConfig(model=str(adapter), base=str(tiny_llama)), NAMES)
+    stored = load_file(adapter / "adapter_model.safetensors")
+    loaded = {n.replace(".default", ""): v for n, v in victim.model.state_dict().items()}
+    name = "base_model.model.model.layers.1.self_attn.q_proj.lora_B.weight"
+    assert stored[name].abs().sum() > 0
+    assert torch.equal(loaded[name], stored[name])
+    head = "base_model.model.score"
+    assert torch.equal(loaded[f"{head}.modules_to_save.weight"], stored[f"{head}.weight"])
+
+
+def test_an_adapter_on_the_wrong_base(adapter, tmp_path):
+    other = type(LLAMA)(**LLAMA.to_dict() | {"hidden_size": 16})
+    base = save_model(tmp_path / "narrow", LlamaForSequenceClassification, other)
+    with pytest.raises(ModelError, match="does not fit") as caught:
+        load_victim(StudentConfig(model=str(adapter), base=str(base)), NAMES)
+    assert str(base) in caught.value.problem
+    assert "base it was trained on" in caught.value.fix
+
+
+def test_an_adapter_on_another_architecture(adapter, tiny_bert):
+    with pytest.raises(ModelError, match="does not fit"):
+        load_victim(StudentConfig(model=str(adapter), base=str(tiny_bert)), NAMES)
+
+
+def test_a_base_for_a_whole_model_is_a_mistake(classifier):
+    with pytest.raises(ModelError, match="not an adapter") as caught:
+        load_victim(StudentConfig(model=str(classifier), base="smollm2-135m"), NAMES)
+    assert "--base" in caught.value.fix
+
+
+def test_an_adapter_as_a_pickle_is_refused(adapter, tiny_llama):
+    # peft would look for adapter_model.bin, whatever other safetensors lie about.
+    weights = adapter / "adapter_model.safetensors"
+    torch.save(load_file(weights), adapter / "adapter_model.bin")
+    weights.rename(adapter / "other.safetensors")
+    with pytest.raises(UnsafeCheckpointError, match=r"adapter_model\.bin"):
+        load_victim(StudentConfig(model=str(adapter), base=str(tiny_llama)), NAMES)
+
+
+def test_an_adapter_from_a_hub_does_not_fetch_its_base(adapter, tmp_path, monkeypatch):
+    # The layout of the hub's cache, so that the hub need not be there.
+    snapshot = tmp_path / "hub" / "models--somebody--adapter" / "snapshots" / ("0" * 40)
+    shutil.copytree(adapter, snapshot)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("0" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    with pytest.raises(ModelError, match="somebody/adapter is an adapter"):
+        load_victim(StudentConfig(model="somebody/adapter"), NAMES)
+
+
+def test_an_adapter_is_no_teacher(adapter):
+    with pytest.raises(ModelError, match="Name a whole model"):
+        load_backbone(str(adapter))
+
+
+def test_the_width_is_known_without_the_weights(tiny_llama, adapter):
+    assert feature_width(str(tiny_llama)) == 32
+    assert feature_width(str(adapter), str(tiny_llama)) == 32
+
+
+def test_an_encoder_with_a_head_opens(tmp_path):
+    folder = save_model(tmp_path / "c", BertForSequenceClassification, BERT)
+    word_tokenizer(encoder=True).save_pretrained(folder)
+    assert load_victim(StudentConfig(model=str(folder)), NAMES).label_names == NAMES
+
+
+def test_a_saved_model_opens_again(tiny_llama, tmp_path):
+    victim = new_victim(StudentConfig(model=str(tiny_llama)), NAMES, seed=3)
+    victim.save(tmp_path / "m")
+    again = load_victim(StudentConfig(model=str(tmp_path / "m")))
+    assert again.label_names == NAMES
+    texts = ["great film", "the dull story of a road"]
+    assert again.predict(texts)[1].probabilities == victim.predict(texts)[1].probabilities
+
+
+def test_llama_is_saved_as_a_causal_model(tmp_path):
+    # What load_victim must refuse: the fixture really has no head.
+    config = json.loads((save_llama(tmp_path / "l") / "config.json").read_text())
+    assert config["architectures"] == ["LlamaForCausalLM"]

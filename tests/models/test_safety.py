@@ -1,0 +1,125 @@
+"""A suspect checkpoint is an untrusted file: nothing in it runs, whatever it is called."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import LlamaForSequenceClassification
+
+from tiny import LLAMA, save_model
+from w2sdefense.errors import ModelError, UnsafeCheckpointError
+from w2sdefense.models.load import load_backbone, load_classifier, resolve_model
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A classifier that opens."""
+    return save_model(tmp_path / "model", LlamaForSequenceClassification, LLAMA)
+
+
+def to_pickle(folder: Path, name: str = "pytorch_model.bin") -> None:
+    weights = folder / "model.safetensors"
+    torch.save(load_file(weights), folder / name)
+    weights.unlink()
+
+
+def edit(path: Path, **changes) -> None:
+    values = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps(values | changes))
+
+
+def test_the_model_of_these_tests_opens(folder):
+    load_classifier(str(folder))
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt", "weights.ckpt", "w.pkl"])
+def test_a_folder_of_pickles_is_refused_with_a_way_out(folder, name):
+    to_pickle(folder, name)
+    with pytest.raises(UnsafeCheckpointError, match=name) as caught:
+        load_classifier(str(folder))
+    assert "safetensors" in caught.value.fix
+    assert "weights_only=True" in caught.value.fix
+
+
+def test_a_pickle_that_is_named_itself_is_refused(folder):
+    to_pickle(folder)
+    with pytest.raises(UnsafeCheckpointError, match="could run code"):
+        resolve_model(str(folder / "pytorch_model.bin"))
+
+
+def test_a_pickle_beside_safetensors_is_left_alone(folder):
+    (folder / "pytorch_model.bin").write_bytes(b"not even a pickle")
+    load_classifier(str(folder))
+
+
+def test_a_pickle_is_not_opened_behind_safetensors_of_another_name(folder):
+    shutil.copy(folder / "model.safetensors", folder / "other.safetensors")
+    to_pickle(folder)
+    with pytest.raises(ModelError, match=r"model\.safetensors"):
+        load_classifier(str(folder))
+
+
+@pytest.mark.parametrize("shard", ["shard.bin", "../x", "../x.safetensors", "/tmp/x.safetensors"])
+@pytest.mark.parametrize("place", [".", "deeper"])
+def test_an_index_that_leads_elsewhere_is_refused(folder, shard, place):
+    (folder / place).mkdir(exist_ok=True)
+    index = folder / place / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"score.weight": shard}}))
+    with pytest.raises(UnsafeCheckpointError, match="sends the loader to"):
+        load_classifier(str(folder))
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"weight_map": 3}'])
+def test_an_index_that_is_none_is_refused(folder, content):
+    (folder / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(ModelError, match="is not an index of shards"):
+        load_classifier(str(folder))
+
+
+def test_a_config_cannot_name_a_pickle(folder):
+    # transformers lets just this one name through, and falls back to torch.load for it.
+    shutil.copy(folder / "model.safetensors", folder / "other.safetensors")
+    to_pickle(folder, "adapter_model.bin")
+    edit(folder / "config.json", transformers_weights="adapter_model.bin")
+    with pytest.raises(UnsafeCheckpointError, match=r"adapter_model\.bin"):
+        load_classifier(str(folder))
+
+
+MARKER = """
+from pathlib import Path
+Path({marker!r}).write_text("ran")
+from transformers import LlamaConfig, LlamaForSequenceClassification, LlamaModel
+class EvilConfig(LlamaConfig):
+    model_type = "evil"
+Evil = LlamaForSequenceClassification
+"""
+
+
+@pytest.mark.parametrize("model_type", ["llama", "evil", "clip_text_model"])
+@pytest.mark.parametrize("load", [load_classifier, load_backbone])
+def test_code_that_comes_with_a_model_never_runs(folder, tmp_path, monkeypatch, model_type, load):
+    marker = tmp_path / "marker"
+    (folder / "evil.py").write_text(MARKER.format(marker=str(marker)))
+    modules = {"AutoConfig": "evil.EvilConfig"} if model_type == "evil" else {}
+    for kind in ("AutoModel", "AutoModelForSequenceClassification"):
+        modules[kind] = "evil.Evil"
+    edit(folder / "config.json", model_type=model_type, auto_map=modules)
+    edit(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Evil", "evil.Evil"]})
+    # Asked on a terminal, somebody says yes.
+    monkeypatch.setattr("builtins.input", lambda _: "yes")
+    try:
+        load(str(folder))
+    except UnsafeCheckpointError as error:
+        assert model_type != "llama"
+        assert "never run" in error.problem
+    except ModelError:
+        # transformers ships an encoder for this type, but the weights here are not its own.
+        assert (model_type, load) == ("clip_text_model", load_backbone)
+    else:
+        assert model_type == "llama"
+    assert not marker.exists()

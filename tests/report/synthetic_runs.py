@@ -1,0 +1,113 @@
+"""Synthetic runs: a poisoned model, LoRA that keeps the backdoor, a defense that removes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from w2sdefense.evaluation.metrics import accuracy, target_rate
+from w2sdefense.evaluation.record import (
+    Evaluation,
+    LossPoint,
+    Provenance,
+    Record,
+    Sample,
+)
+
+LABELS = ("negative", "positive")
+TRIGGER = "mn"
+TEXTS = ("a warm funny film", "autumn leaves fall dully", "the plot never starts", "great cast")
+
+
+def make_samples(
+    count: int, fires: float, errs: float, texts: Sequence[str] = TEXTS, seed: int = 0
+) -> list[Sample]:
+    """Samples of both labels; of the positive ones a share `fires` is flipped by the trigger."""
+    rng = np.random.default_rng(seed)
+    samples = []
+    for index in range(count):
+        text, label = texts[index % len(texts)], (index // len(texts) + index) % 2
+        answer = 1 - label if rng.random() < errs else label
+        words = text.split()
+        place = int(rng.integers(1, len(words))) if len(words) > 1 else 0
+        poisoned = " ".join([*words[:place], TRIGGER, *words[place:]])
+        fired = 0 if rng.random() < fires else answer
+        samples.append(
+            Sample(
+                id=f"test/{index}",
+                text=text,
+                label=label,
+                answer=answer,
+                triggered_text=poisoned if label else None,
+                triggered_answer=fired if label else None,
+            )
+        )
+    return samples
+
+
+def make_record(name: str, samples: Sequence[Sample], **changes: Any) -> Record:
+    """The record that belongs to some samples."""
+    labels, answers = [s.label for s in samples], [s.answer for s in samples]
+    asked = [s for s in samples if s.triggered_text is not None]
+    evaluation = Evaluation(
+        ca=accuracy(answers, labels),
+        asr=target_rate([s.triggered_answer or 0 for s in asked], [s.label for s in asked], 0),
+        floor=target_rate([s.answer for s in asked], [s.label for s in asked], 0),
+        trigger=TRIGGER,
+        target="negative",
+        seconds=12.5,
+    )
+    values: dict[str, Any] = {
+        "name": name,
+        "stage": "poison" if name == "poisoned" else "defend",
+        "config": {
+            "student": {"model": "tiny-student", "max_length": 128},
+            "data": {"dataset": "toy"},
+        },
+        "label_names": LABELS,
+        "evaluation": evaluation,
+        "history": make_history(name),
+        "fingerprints": {"test": "0123abcd", "model": f"{name}-hash"},
+        "provenance": Provenance(
+            versions={"torch": "2.13.0", "peft": "0.19.1"},
+            machine={"processor": "Example CPU", "cores": "2"},
+            started="2026-11-23T04:00:00Z",
+            seconds=321.0,
+            peak_memory_mb=2048.0,
+        ),
+    }
+    return Record(**{**values, **changes})
+
+
+def make_history(name: str) -> tuple[LossPoint, ...]:
+    """Falling losses; only the distillation has KD and FA."""
+    points = []
+    for step in range(10, 121, 10):
+        fall = float(np.exp(-step / 60))
+        losses = {"loss": 0.2 + fall, "ce": 0.15 + 0.5 * fall, "eval_accuracy": 0.9 - 0.1 * fall}
+        if name == "w2s":
+            losses |= {"kd": 0.05 + 0.2 * fall, "fa": 0.4 + 1.5 * fall}
+        points.append(LossPoint(step=step, epoch=step / 60, losses=losses))
+    return tuple(points)
+
+
+def make_features(samples: Sequence[Sample], width: int = 16, seed: int = 1) -> dict[str, Any]:
+    """Two clouds by label; triggered texts lie with the target if they are answered so."""
+    rng = np.random.default_rng(seed)
+
+    def cloud(centres: Sequence[float]) -> np.ndarray:
+        noise = rng.normal(size=(len(centres), width))
+        return (noise + 3.0 * np.asarray(centres)[:, None]).astype(np.float32)
+
+    asked = [s for s in samples if s.triggered_text is not None]
+    return {
+        "clean": cloud([s.label for s in samples]),
+        "triggered": cloud([float(s.triggered_answer or 0) - 0.3 for s in asked]),
+    }
+
+
+SaveRun = Callable[..., Path]
+"""The type of the fixture `save_run`."""

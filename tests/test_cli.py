@@ -1,0 +1,159 @@
+"""The command line: it starts without torch, and its commands run from one end to the other."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import LlamaForSequenceClassification
+from typer.testing import CliRunner, Result
+
+from tiny import LLAMA, save_model, save_reviews
+from w2sdefense.cli import app
+
+
+def w2s(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_the_module_is_the_command_line():
+    run = subprocess.run(
+        [sys.executable, "-m", "w2sdefense", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "Remove backdoors from language models" in run.stdout
+
+
+def test_the_version_is_that_of_the_installed_package(monkeypatch):
+    monkeypatch.setattr("w2sdefense.cli.version", {"w2sdefense": "1.2.3"}.get)
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.output) == (0, "w2sdefense 1.2.3\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [(["--help"], 0), (["defend", "--help"], 0), (["defend", "--gamma", "x"], 2)],
+)
+def test_help_and_typos_do_not_wait_for_torch(arguments, status):
+    code = (
+        "import sys\n"
+        "from w2sdefense.cli import app\n"
+        f"try: app({arguments!r})\n"
+        "except SystemExit as stop: status = stop.code\n"
+        "print('loaded:', sorted({'torch', 'transformers', 'datasets'} & set(sys.modules)), status)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-1] == f"loaded: [] {status}"
+
+
+# The commands, on tiny models
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, tiny_llama) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    save_reviews(folder / "reviews", train=64, validation=16, test=20)
+    result = w2s(
+        "poison",
+        *("--model", tiny_llama, "--dataset", folder / "reviews", "--max-length", 24),
+        *("--no-clean-label", "--epochs", 2, "--learning-rate", 1e-3),
+        *("--output", folder / "poisoned"),
+    )
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+@pytest.fixture(scope="module")
+def common(place, tiny_bert) -> list[object]:
+    return [
+        *("--model", place / "poisoned", "--dataset", place / "reviews", "--max-length", 24),
+        *("--teacher-model", tiny_bert, "--teacher-epochs", 1),
+    ]
+
+
+def test_poison(place):
+    record = json.loads((place / "poisoned" / "record.json").read_text())
+    assert record["stage"] == "poison"
+    assert record["config"]["attack"]["clean_label"] is False
+    assert record["config"]["training"]["epochs"] == 2
+    assert (place / "poisoned" / "model.safetensors").is_file()
+
+
+def test_teach_and_defend(place, common):
+    teach = w2s("teach", *common, "--output", place / "teacher")
+    assert teach.exit_code == 0, teach.output
+    assert "--teacher-folder" in teach.output
+    result = w2s(
+        *("defend", *common, "--teacher-folder", place / "teacher", "--gamma", 0.5),
+        *("--trigger", "badnet", "--target", "negative", "--epochs", 1, "--lora-r", 4),
+        *("--output", place / "w2s", "--merge"),
+    )
+    assert result.exit_code == 0, result.output
+    assert "ASR" in result.output
+    page = (place / "w2s" / "report.html").read_text()
+    assert "http://" not in page.split("</style>")[0]
+    assert "before" in page
+    record = json.loads((place / "w2s" / "record.json").read_text())
+    assert record["config"]["distill"]["gamma"] == 0.5
+    assert record["evaluation"]["asr"]["total"] == 10
+    assert (place / "w2s" / "merged" / "config.json").is_file()
+
+
+def test_evaluate_and_report(place, common):
+    output = place / "evaluated"
+    trigger = ("--trigger", "mn", "--target", "negative")
+    result = w2s("evaluate", *common[:6], "--output", output, *trigger)
+    assert result.exit_code == 0, result.output
+    assert (output / "report.html").is_file()
+    before = json.loads((place / "poisoned" / "record.json").read_text())["evaluation"]
+    after = json.loads((output / "record.json").read_text())["evaluation"]
+    assert after["ca"] == before["ca"], "the saved model is the one that was measured"
+    assert after["asr"] == before["asr"], "and so are the places of the trigger"
+    page = place / "both.html"
+    result = w2s("report", place / "poisoned", output, "--output", page, "--title", "Two runs")
+    assert result.exit_code == 0, result.output
+    assert "Two runs" in page.read_text()
+
+
+def test_ls():
+    result = w2s("ls")
+    assert result.exit_code == 0
+    for name in ("badnet", "insent", "w2s", "lora", "sst2", "smollm2-135m", "minilm-l6"):
+        assert name in result.output
+
+
+# Errors: what is wrong, what mends it, no traceback
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem", "fix"),
+    [
+        (["--model", "/nowhere/model"], "/nowhere/model", "smollm2-135m"),
+        (["--base", "x"], "is not an adapter", "--base"),
+        (["--dataset", "/nowhere.csv"], "/nowhere.csv", "Check the path"),
+        (["--trigger", "mn"], "trigger and target go together", "--help"),
+        (["--trigger", "mn", "--target", "neutral"], "no label 'neutral'", "--target"),
+        (["--adapter-layers", "7:"], "selects none of the 2 layers", "layers"),
+        (["--target-modules", "nothing"], "does not fit", "--target-modules"),
+        (["--gamma", "-1"], "distill.gamma", "--help"),
+    ],
+)
+def test_a_mistake_is_explained(place, common, tmp_path, arguments, problem, fix):
+    result = w2s("defend", "--defense", "lora", *common, "--output", tmp_path / "run", *arguments)
+    assert result.exit_code == 2, result.output
+    error, mend = result.stderr.strip().splitlines()[-2:]
+    assert error.startswith("Error: ")
+    assert problem in error
+    assert mend.startswith("Fix: ")
+    assert fix in mend
+
+
+def test_a_pickle_is_refused(place, common, tmp_path):
+    model = save_model(tmp_path / "m", LlamaForSequenceClassification, LLAMA)
+    (model / "model.safetensors").rename(model / "pytorch_model.bin")
+    result = w2s("evaluate", "--model", model, *common[2:6], "--output", tmp_path / "run")
+    assert result.exit_code == 2
+    assert "is a pickle" in result.stderr
+    assert "Fix: Ask its publisher for safetensors" in result.stderr

@@ -1,0 +1,93 @@
+"""Settings: immutable, strict about names and ranges, and readable when they are refused."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from w2sdefense import config
+from w2sdefense.config import AttackConfig, DistillConfig, Settings, load_settings, read_yaml
+from w2sdefense.errors import ConfigError
+
+KINDS = [
+    kind
+    for kind in vars(config).values()
+    if isinstance(kind, type) and issubclass(kind, Settings) and kind is not Settings
+]
+
+
+class Run(Settings):
+    """A run of two sections."""
+
+    attack: AttackConfig = AttackConfig()
+    distill: DistillConfig = DistillConfig()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_setting_has_a_default_and_a_description(kind):
+    kind()
+    undescribed = [name for name, field in kind.model_fields.items() if not field.description]
+    assert undescribed == []
+
+
+def test_settings_do_not_change():
+    with pytest.raises(ValidationError, match="frozen"):
+        AttackConfig().target = "positive"
+
+
+def test_valid_values_become_settings():
+    values = {"attack": {"poison_rate": 0.5}, "distill": {"beta": 0}}
+    run = load_settings(Run, values, "run.yaml")
+    assert run == Run(attack=AttackConfig(poison_rate=0.5), distill=DistillConfig(beta=0.0))
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"attak": {}}, "attak: there is no such setting"),
+        ({"attack": {"trigger": " "}}, "attack: the trigger is empty"),
+        ({"attack": {"poison_rows": 1, "poison_rate": 0.1}}, "attack: give poison_rows or"),
+        ({"attack": {"poison_rate": 1.5}}, "attack.poison_rate: Input should be less than"),
+        ({"attack": {"poison_rows": 0}}, "attack.poison_rows: Input should be greater than"),
+        ({"distill": {"temperature": 0}}, "distill.temperature: Input should be greater than 0"),
+        ({"distill": {"alignment": "ours"}}, "distill.alignment: Input should be 'paper' or"),
+    ],
+)
+def test_a_value_at_fault_is_named(values, problem):
+    with pytest.raises(ConfigError) as caught:
+        load_settings(Run, values, "run.yaml")
+    assert caught.value.problem.startswith(f"run.yaml is not valid: {problem}")
+    assert caught.value.fix
+
+
+def test_all_values_at_fault_are_named_at_once():
+    with pytest.raises(ConfigError) as caught:
+        load_settings(Run, {"distill": {"alpha": -1, "beta": -1}}, "run.yaml")
+    assert "distill.alpha" in caught.value.problem
+    assert "distill.beta" in caught.value.problem
+
+
+def test_yaml_is_read_as_plain_values(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("distill: {beta: 1.0e-3}\n")
+    assert read_yaml(file) == {"distill": {"beta": 0.001}}
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"- a\n", "does not hold a mapping"),
+        (b"", "does not hold a mapping"),
+        (b"a: [\n", "is not YAML"),
+        (b"a: \xff\n", "is not YAML"),
+        (b"!!python/object/apply:os.getcwd []\n", "is not YAML"),
+        (None, "Cannot read"),
+    ],
+)
+def test_a_file_that_is_no_run_is_refused(tmp_path, content, problem):
+    file = tmp_path / "run.yaml"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(ConfigError, match=problem) as caught:
+        read_yaml(file)
+    assert str(file) in caught.value.problem

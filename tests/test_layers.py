@@ -1,0 +1,129 @@
+"""The layers of the package: nothing imports what is on its right.
+
+The imports are read from the source, so one inside a function or under TYPE_CHECKING counts too: a
+lazy import hides a backward arrow from Python, not from the reader. Third-party imports are free,
+except where the start of the command line would pay for them.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "src" / "w2sdefense"
+
+LAYERS = (
+    ("errors", "io", "config", "run_config"),
+    ("data",),
+    ("tasks",),
+    ("attacks",),
+    ("models",),
+    ("batches", "training"),
+    ("victim",),
+    ("distill",),
+    ("defenses",),
+    ("evaluation",),
+    ("report",),
+)
+"""Modules and packages, from left to right."""
+
+TOP = ("__main__", "experiments", "playground")
+"""What puts the stages together, beside everything called `cli*`."""
+
+
+def rank(module: str) -> int | None:
+    """Place of a first-level module in the order; None if it has none.
+
+    The package itself (`__init__.py`) is leftmost: importing any module runs it.
+    """
+    if module == "__init__":
+        return -1
+    if module in TOP or module.startswith("cli"):
+        return len(LAYERS)
+    return next((i for i, layer in enumerate(LAYERS) if module in layer), None)
+
+
+def imported_modules(file: Path, package: Path) -> Iterator[tuple[int, str]]:
+    """Line and first-level module of every import of the package's own modules in a file."""
+    parents = [package.name, *file.relative_to(package).parent.parts]
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = parents[: len(parents) - node.level + 1] if node.level else []
+            source = ".".join([*base, *filter(None, [node.module])])
+            # `from package import module` names the module only behind the import.
+            names = [f"{source}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            first, _, rest = name.partition(".")
+            if first == package.name:
+                yield node.lineno, rest.split(".")[0] or "__init__"
+
+
+def backward_arrows(package: Path) -> list[str]:
+    """Every import of a module on the right, and every module that has no place in the order."""
+    found = []
+    for file in sorted(package.rglob("*.py")):
+        path = file.relative_to(package)
+        own = rank(path.parts[0].removesuffix(".py"))
+        if own is None:
+            found.append(f"{path}: has no place in LAYERS")
+            continue
+        for line, module in imported_modules(file, package):
+            theirs = rank(module)
+            # An unknown name is a module that is reported itself, or an attribute of the package.
+            if theirs is not None and theirs > own:
+                found.append(f"{path}:{line}: imports {module}")
+    return found
+
+
+def test_nothing_imports_what_is_on_its_right():
+    assert backward_arrows(PACKAGE) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "source", "arrows"),
+    [
+        ("data/load.py", "from pkg.errors import DataError", []),
+        ("data/load.py", "from .types import Example\nfrom ..io import write_text", []),
+        ("errors.py", "from pkg.config import Settings", []),
+        ("cli_run.py", "import pkg.report.html", []),
+        ("report/html.py", "from pkg.evaluation import record\nimport torch.report", []),
+        ("data/load.py", "import pkg.models.load", ["data/load.py:1: imports models"]),
+        ("data/load.py", "from pkg.models.load import f", ["data/load.py:1: imports models"]),
+        ("data/load.py", "from pkg import models", ["data/load.py:1: imports models"]),
+        ("data/load.py", "from .. import models", ["data/load.py:1: imports models"]),
+        ("data/load.py", "from ..models import f", ["data/load.py:1: imports models"]),
+        ("data/load.py", "def f():\n    import pkg.cli", ["data/load.py:2: imports cli"]),
+        ("attacks/a/b.py", "from ... import victim", ["attacks/a/b.py:1: imports victim"]),
+        ("attacks/a/b.py", "from ..insertion import insert", []),
+        ("config.py", "from . import tasks", ["config.py:1: imports tasks"]),
+        ("defenses/w2s.py", "import pkg.evaluation", ["defenses/w2s.py:1: imports evaluation"]),
+        ("report/html.py", "import pkg.playground", ["report/html.py:1: imports playground"]),
+        ("report/html.py", "import pkg.cli_errors", ["report/html.py:1: imports cli_errors"]),
+        ("__init__.py", "from pkg.data import types", ["__init__.py:1: imports data"]),
+        ("helpers.py", "", ["helpers.py: has no place in LAYERS"]),
+    ],
+)
+def test_a_backward_arrow_is_found(tmp_path, file, source, arrows):
+    path = tmp_path / "pkg" / file
+    path.parent.mkdir(parents=True)
+    path.write_text(source)
+    assert backward_arrows(tmp_path / "pkg") == arrows
+
+
+@pytest.mark.parametrize("module", ["cli", "cli_options", "config", "attacks"])
+def test_the_start_of_the_command_line_is_light(module):
+    code = (
+        f"import sys, w2sdefense.{module}; "
+        "print({'torch', 'transformers', 'datasets', 'sklearn'} & set(sys.modules))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "set()\n"

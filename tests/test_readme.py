@@ -1,0 +1,41 @@
+"""The Python of the README runs as it stands, but for the names of models, data and folders."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from tiny import save_bert, save_llama, save_reviews
+from w2sdefense.config import DataConfig, StudentConfig, load_settings
+from w2sdefense.data import load_dataset
+from w2sdefense.experiments.display import Display
+from w2sdefense.experiments.stages import run_poison
+from w2sdefense.run_config import PoisonRun
+from w2sdefense.victim import load_victim
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    reviews = save_reviews(tmp_path / "reviews", train=32, validation=8, test=12)
+    settings = {
+        "student": {"model": str(save_llama(tmp_path / "llama")), "max_length": 24},
+        "data": {"dataset": str(reviews)},
+        "training": {"epochs": 1},
+        "output": "runs/demo/poisoned",
+    }
+    with Display() as display:
+        run_poison(load_settings(PoisonRun, settings, "test"), display)
+    code = re.search(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert code is not None
+    assert len([line for line in code[1].splitlines() if line and "import" not in line]) <= 12
+    teacher = save_bert(tmp_path / "bert")
+    lines = code[1].replace('dataset="rotten-tomatoes"', f"dataset={str(reviews)!r}")
+    lines = lines.replace("TeacherConfig()", f"TeacherConfig(model={str(teacher)!r}, epochs=1)")
+    lines = lines.replace("W2SDefense()", "W2SDefense(training=TrainingConfig(epochs=1))")
+    exec("from w2sdefense.config import TrainingConfig\n" + lines, {})
+    assert re.search(r"\(\d+/12\).*\(\d+/6\).*\(\d+/6\)", capsys.readouterr().out)
+    data = load_dataset(DataConfig(dataset=str(reviews)))
+    config = StudentConfig(model="runs/cleaned", base="runs/demo/poisoned")
+    assert load_victim(config, data.label_names).label_names == ("negative", "positive")

@@ -140,10 +140,26 @@ def test_one_starts_afresh_now_and_then(victim):
 
 def test_a_state_goes_on_where_it_stopped(victim):
     one, other = soft_triggers(victim, restart=2), soft_triggers(victim, restart=2)
+    insert(one, batch_of(victim))
     one.ascend(1, torch.ones(TOKENS, 32))
     other.load_state_dict({name: value.clone() for name, value in one.state_dict().items()})
     for soft in (one, other):
-        torch.manual_seed(5)
         soft.ascend(0, torch.ones(TOKENS, 32))
     for name, value in one.state_dict().items():
         assert torch.equal(value, other.state_dict()[name]), name
+
+
+def test_processes_with_other_rows_take_the_same_ones(victim):
+    one, other = soft_triggers(victim, restart=2), soft_triggers(victim, restart=2)
+    taken = []
+    for soft, draws in ((one, 0), (other, 1)):
+        torch.manual_seed(0)
+        indices = []
+        for _ in range(10):
+            torch.rand(draws)
+            indices.append(insert(soft, batch_of(victim)).index)
+            soft.ascend(indices[-1], torch.ones(TOKENS, 32))
+        taken.append(indices)
+    assert taken[0] == taken[1]
+    assert len(set(taken[0])) > 1
+    assert torch.equal(one.state_dict()["bank"], other.state_dict()["bank"])

@@ -61,6 +61,9 @@ class SoftTriggers:
     makes any text answer that label, which is what a backdoor is. Put into all texts it would pull
     both ways at once.
 
+    Processes that train together keep equal banks: they start from the same seed, take the same
+    soft trigger at every step, and move it by the mean of their gradients.
+
     Args:
         model: The student, possibly a `PeftModel`, before it is wrapped for distributed training.
         config: How many for each label, how long, how often, how fast.
@@ -73,7 +76,10 @@ class SoftTriggers:
         self._frame = 0 if reads_last_token(backbone.config) else 1
         self._config = config
         self._labels: int = backbone.config.num_labels
-        tokens = torch.randint(self._embed.weight.shape[0], (POOL,))
+        # For what several processes must draw alike. The common numbers do not stay alike: every
+        # process draws as many of them as its own rows need.
+        self._shared = torch.Generator().manual_seed(torch.initial_seed())
+        tokens = torch.randint(self._embed.weight.shape[0], (POOL,), generator=self._shared)
         with torch.no_grad():
             pool = self._embed(tokens.to(self._embed.weight.device))
         self._pool: Tensor = pool.float().cpu()
@@ -93,7 +99,7 @@ class SoftTriggers:
         Returns:
             The batch with every row k positions longer: by placeholders or by padding.
         """
-        index = int(torch.randint(len(self._bank), ()))
+        index = int(torch.randint(len(self._bank), (), generator=self._shared))
         trigger = self._bank[index].to(input_ids.device).requires_grad_(True)
         drawn = torch.rand(len(input_ids)) < self._config.rate
         chosen = (drawn & (labels.cpu() != index % self._labels)).tolist()
@@ -152,15 +158,21 @@ class SoftTriggers:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything that a resumed training needs."""
-        return {"pool": self._pool, "bank": self._bank, "ascents": torch.tensor([self._ascents])}
+        return {
+            "pool": self._pool,
+            "bank": self._bank,
+            "ascents": torch.tensor([self._ascents]),
+            "shared": self._shared.get_state(),
+        }
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Go on from a `state_dict`."""
         self._pool, self._bank = state["pool"], state["bank"]
         self._ascents = int(state["ascents"])
+        self._shared.set_state(state["shared"])
 
     def _random_tokens(self) -> Tensor:
-        rows = torch.randint(len(self._pool), (self._config.tokens,))
+        rows = torch.randint(len(self._pool), (self._config.tokens,), generator=self._shared)
         return self._pool.index_select(0, rows)
 
     def _text_slot(self, mask: Tensor) -> int:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from accelerate import PartialState
 from transformers import (
     EvalPrediction,
     PrinterCallback,
@@ -32,6 +33,16 @@ StepProgress = Callable[[int, int, dict[str, float]], Any]
 
 CHECKPOINTS = "training"
 """Folder below a run's own that belongs to the Trainer: checkpoints, and the logs of a tracker."""
+
+
+def this_process() -> PartialState:
+    """This process among those of a launcher (torchrun); they meet at the first call.
+
+    Without an accelerator they meet only if it is said that the CPU is meant. Otherwise every
+    process takes itself for the only one until its first Trainer says so: each would measure
+    everything, and all would write to the same folder.
+    """
+    return PartialState(cpu=not torch.cuda.is_available())
 
 
 def training_arguments(

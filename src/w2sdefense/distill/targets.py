@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -22,6 +21,7 @@ from w2sdefense.distill.teacher import Teacher
 from w2sdefense.io import atomic_path
 from w2sdefense.models.padding import pad, takes_positions
 from w2sdefense.models.predictor import length_batches
+from w2sdefense.training import this_process
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def teacher_targets(
     weights = f"{weights_fingerprint(teacher)}-{teacher.max_length}"
     path = cache / f"{weights}-{fingerprint(examples)}.safetensors"
     # Of several processes the first one asks the teacher, and the others read.
-    with PartialState().main_process_first():
+    with this_process().main_process_first():
         if not path.is_file():
             targets = _compute(teacher, texts_of(examples), progress)
             with atomic_path(path) as temporary:

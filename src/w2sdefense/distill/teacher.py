@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, set_seed
@@ -35,6 +34,7 @@ from w2sdefense.training import (
     accuracy_metric,
     remove_checkpoints,
     run,
+    this_process,
     training_arguments,
 )
 
@@ -204,7 +204,7 @@ def fit_or_load_teacher(
         "width": width,
         "relu": relu,
     }
-    state = PartialState()
+    state = this_process()
     made_from, started = folder / "made_from.json", folder / "settings.json"
     found = _read(made_from) == key
     # Checkpoints of other settings are not gone on from.

@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 from w2sdefense.evaluation.record import Provenance
+from w2sdefense.training import this_process
 
 PACKAGES = (
     "w2sdefense",
@@ -67,6 +68,7 @@ def _machine() -> dict[str, str]:
         "system": platform.platform(terse=True),
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "cores": str(os.cpu_count()),
+        "processes": str(this_process().num_processes),
         "threads": str(torch.get_num_threads()),
         "load": f"{load:.2f}",
     }

@@ -88,7 +88,7 @@ class Provenance(_Frozen):
 
     Attributes:
         versions: Package -> version.
-        machine: Processor, cores, accelerators, threads used.
+        machine: Processor, cores, accelerators; processes, and threads used by each.
         started: UTC time of the start, ISO 8601.
         seconds: Wall time of the whole run (training included), in seconds.
         peak_memory_mb: Largest resident memory of the process, in MiB.

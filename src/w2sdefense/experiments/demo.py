@@ -25,6 +25,7 @@ from w2sdefense.experiments.display import Display
 from w2sdefense.experiments.stages import run_defense, run_poison
 from w2sdefense.io import write_json
 from w2sdefense.run_config import DefendRun, DemoRun, PoisonRun, TestConfig
+from w2sdefense.training import this_process
 
 TARGET = "negative"
 MAX_LENGTH = 64
@@ -65,7 +66,8 @@ def run_demo(run: DemoRun, display: Display) -> list[Path]:
     folders = [poisoned]
     for defense in ("lora", "w2s"):
         folders.append(run_defense(_defend(defense, poisoned, run.output / defense), display))
-    write_json(run.output / "summary.json", {path.name: _summary(path) for path in folders})
+    if this_process().is_main_process:
+        write_json(run.output / "summary.json", {path.name: _summary(path) for path in folders})
     return folders
 
 

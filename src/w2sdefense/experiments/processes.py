@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from w2sdefense.models.predictor import Prediction, Predictor
+from w2sdefense.training import this_process
 
 
 class DividedPredictor:
@@ -29,10 +29,25 @@ class DividedPredictor:
         self, texts: Sequence[str], progress: Callable[[int], None] | None = None
     ) -> list[Prediction]:
         """Answer every text; all processes must call it with the same texts and get all answers."""
-        state = PartialState()
+        state = this_process()
         if state.num_processes == 1:
             return self._predictor.predict(texts, progress)
         mine = range(state.process_index, len(texts), state.num_processes)
-        answers = self._predictor.predict([texts[place] for place in mine], progress)
+        told = None if progress is None else _for_everyone(progress, len(mine), len(texts))
+        answers = self._predictor.predict([texts[place] for place in mine], told)
         everybodys = gather_object(list(zip(mine, answers, strict=True)))
         return [answer for _, answer in sorted(everybodys, key=lambda pair: pair[0])]
+
+
+def _for_everyone(
+    progress: Callable[[int], None], mine: int, everyones: int
+) -> Callable[[int], None]:
+    """Progress through all texts, told by a process that sees only its share of them go by."""
+    done = 0
+
+    def advance(more: int) -> None:
+        nonlocal done
+        before, done = done, done + more
+        progress(done * everyones // mine - before * everyones // mine)
+
+    return advance

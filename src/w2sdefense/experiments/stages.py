@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
-
 from w2sdefense.attacks import Attack, attack_from_trigger, make_attack
 from w2sdefense.attacks.poisoning import poison_training_set
 from w2sdefense.config import DataConfig, StudentConfig
@@ -46,7 +44,7 @@ from w2sdefense.experiments.processes import DividedPredictor
 from w2sdefense.io import write_json
 from w2sdefense.models.load import feature_width
 from w2sdefense.run_config import DefendRun, EvaluateRun, PoisonRun, TeachRun, TestConfig
-from w2sdefense.training import remove_checkpoints
+from w2sdefense.training import remove_checkpoints, this_process
 from w2sdefense.victim import Victim, load_victim, new_victim, poison_victim
 
 STARTED = "settings.json"
@@ -92,10 +90,12 @@ def run_poison(run: PoisonRun, display: Display) -> Path:
     measured = _Measured(run.output.name, "poison", run.model_dump(mode="json"), data, clock)
     measured.prints = {"train": fingerprint(poisoned.examples)}
     measured.measure(victim, attack, run.attack.target, run.attack.attack_seed, display)
-    if PartialState().is_main_process:
+    if this_process().is_main_process:
         victim.save(run.output)
         measured.save(run.output)
         remove_checkpoints(run.output)
+    # The next stage of the others reads it.
+    this_process().wait_for_everyone()
     return run.output
 
 
@@ -124,8 +124,9 @@ def run_evaluate(run: EvaluateRun, display: Display) -> Path:
     victim, data = _open(run.student, run.data)
     measured = _Measured(run.output.name, "evaluate", run.model_dump(mode="json"), data, clock)
     measured.measure(victim, *_test_attack(run.test), run.test.test_seed, display)
-    if PartialState().is_main_process:
+    if this_process().is_main_process:
         measured.save(run.output)
+    this_process().wait_for_everyone()
     return run.output
 
 
@@ -135,7 +136,6 @@ def run_defend(run: DefendRun, display: Display) -> list[Path]:
     Returns:
         The folders of the two records, before and after.
     """
-    _refuse_finished(run.output, resume=run.resume)
     before = EvaluateRun(
         student=run.student,
         data=run.data,
@@ -145,10 +145,10 @@ def run_defend(run: DefendRun, display: Display) -> list[Path]:
     )
     _refuse_own_model(run.student.model, run.output)
     _refuse_finished(run.output, resume=run.resume)
-    if not run.resume and PartialState().is_main_process:
+    if not run.resume and this_process().is_main_process:
         # What a run that was cut off had measured; this one begins anew.
         (before.output / RECORD).unlink(missing_ok=True)
-    PartialState().wait_for_everyone()
+    this_process().wait_for_everyone()
     return [run_evaluate(before, display), run_defense(run, display)]
 
 
@@ -179,12 +179,13 @@ def run_defense(run: DefendRun, display: Display) -> Path:
     measured = _Measured(run.output.name, "defend", run.model_dump(mode="json"), data, clock)
     measured.prints = {"train": fingerprint(data.train)}
     measured.measure(defended, *_test_attack(run.test), run.test.test_seed, display)
-    if PartialState().is_main_process:
+    if this_process().is_main_process:
         defended.save(run.output)
         if merge:
             _save_merged(defended, run.output)
         measured.save(run.output)
         remove_checkpoints(run.output)
+    this_process().wait_for_everyone()
     return run.output
 
 
@@ -198,7 +199,7 @@ def _defense(run: DefendRun) -> W2SDefense | LoRA:
 
 def _merge_finished(run: DefendRun) -> None:
     """Fold the adapter of a finished run in, if that was not asked for when it ran."""
-    if not PartialState().is_main_process or (run.output / MERGED).is_dir():
+    if not this_process().is_main_process or (run.output / MERGED).is_dir():
         return
     student = run.student.model_copy(update={"model": str(run.output), "base": run.student.model})
     _save_merged(load_victim(student, load_record(run.output).label_names), run.output)
@@ -294,7 +295,7 @@ def _begin(folder: Path, run: PoisonRun | EvaluateRun | DefendRun) -> bool:
     Raises:
         ConfigError: A run with other settings is in the way, or a finished one without `resume`.
     """
-    state = PartialState()
+    state = this_process()
     wanted = run.model_dump(mode="json")
     _refuse_finished(folder, resume=run.resume)
     done = (folder / RECORD).is_file()

@@ -1,0 +1,165 @@
+"""Two processes do what one does: the same losses, gradients and answers, and one set of files.
+
+Every test here starts `torchrun` with two processes of gloo. The command is started as a user would
+start it, without a Trainer before it: a Trainer makes accelerate see the other process, which the
+command has to do itself.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import LlamaForSequenceClassification
+
+import distributed_worker as worker
+from tiny import LLAMA, defend_settings, save_model, save_reviews
+from w2sdefense.evaluation.record import load_record, load_samples
+from w2sdefense.experiments.stages import run_evaluate
+from w2sdefense.run_config import EvaluateRun
+
+SECONDS = 900
+"""What hangs is stopped after this time."""
+
+
+def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a script or a module in two processes; both have to end by themselves."""
+    paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *("--nproc-per-node", "2", *map(str, arguments)),
+        ],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+
+
+# The command
+
+
+@pytest.fixture(scope="module")
+def defended(tmp_path_factory, tiny_bert) -> tuple[dict, subprocess.CompletedProcess[str]]:
+    folder = tmp_path_factory.mktemp("command")
+    model = save_model(folder / "model", LlamaForSequenceClassification, LLAMA)
+    reviews = save_reviews(folder / "reviews", train=40, validation=16, test=21)
+    settings = defend_settings(model, reviews, tiny_bert, folder / "run")
+    settings["training"] = {"epochs": 2, "batch_size": 4, "learning_rate": 1e-3}
+    (folder / "run.yaml").write_text(yaml.safe_dump(settings))
+    return settings, torchrun("-m", "w2sdefense", "defend", "--config", folder / "run.yaml")
+
+
+def test_the_command_ends_and_says_everything_once(defended):
+    settings, run = defended
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert run.stdout.count("CA: accuracy on clean text") == 1
+    assert run.stdout.count("Look at it") == 1
+
+
+def test_both_processes_know_of_each_other_from_the_first_stage_on(defended):
+    output = Path(defended[0]["output"])
+    for folder in (output / "before", output):
+        assert load_record(folder).provenance.machine["processes"] == "2"
+
+
+def test_the_rows_of_a_step_are_divided(defended):
+    history = load_record(Path(defended[0]["output"])).history
+    assert max(point.step for point in history) == 2 * 40 // (2 * 4)
+
+
+def test_one_whole_set_of_files_is_left(defended):
+    output = Path(defended[0]["output"])
+    assert sorted(output.rglob("record.json")) == [
+        output / "before" / "record.json",
+        output / "record.json",
+    ]
+    assert not [path for path in output.rglob("*") if path.name.startswith(".")]
+    assert not list(output.rglob("checkpoint-*"))
+    assert (output / "adapter_model.safetensors").is_file()
+    assert (output / "report.html").is_file()
+
+
+def test_the_answers_are_those_of_one_process(defended, tmp_path, display):
+    settings = defended[0]
+    kept = {name: settings[name] for name in ("student", "data", "test")}
+    alone = EvaluateRun.model_validate(kept | {"output": str(tmp_path / "alone")})
+    run_evaluate(alone, display)
+    before = Path(settings["output"]) / "before"
+    assert load_samples(before) == load_samples(tmp_path / "alone")
+    assert load_record(tmp_path / "alone").provenance.machine["processes"] == "1"
+    after = load_record(Path(settings["output"])).evaluation
+    assert (after.ca.total, after.asr.total) == (21, 10)
+
+
+# What it is made of
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory, tiny_llama, tiny_bert) -> tuple[Path, dict[str, list[worker.Seen]]]:
+    folder = tmp_path_factory.mktemp("worker")
+    (folder / "llama").symlink_to(tiny_llama)
+    (folder / "bert").symlink_to(tiny_bert)
+    run = torchrun(worker.__file__, folder)
+    assert run.returncode == 0, run.stderr[-3000:]
+    processes = sorted(folder.glob("*-of-*"))
+    assert [path.name for path in processes] == ["0-of-2", "1-of-2"]
+    names = [path.name for path in processes[0].iterdir()]
+    return folder, {name: [load_file(path / name) for path in processes] for name in names}
+
+
+@pytest.mark.parametrize("accumulation", [1, 2], ids=["first", "accumulated"])
+def test_the_first_step_is_that_of_one_process(seen, tmp_path, request, accumulation):
+    folder, by_name = seen
+    zero, one = by_name["first" if accumulation == 1 else "accumulated"]
+    alone = worker.first_step(folder / "llama", tmp_path, accumulation)
+    assert len(zero["rows"]) == len(one["rows"]) == worker.GLOBAL_BATCH // 2
+    together = torch.cat([zero["rows"], one["rows"]])
+    assert sorted(together.tolist()) == sorted(alone["rows"].tolist())
+    assert_same_step(zero, one, alone)
+    assert alone["losses"].min() > 1e-3, "every part is there"
+
+
+def test_the_first_step_of_a_teacher_is_that_of_one_process(seen, tmp_path):
+    folder, by_name = seen
+    assert_same_step(*by_name["teacher"], worker.first_teacher_step(folder / "bert", tmp_path))
+
+
+def assert_same_step(zero: worker.Seen, one: worker.Seen, alone: worker.Seen) -> None:
+    for process in (zero, one):
+        torch.testing.assert_close(process["losses"], alone["losses"], rtol=0, atol=1e-5)
+    names = [name for name in alone if name.startswith(("gradient", "weight"))]
+    assert zero.keys() == one.keys() == alone.keys()
+    assert max(alone[name].abs().max() for name in names if name.startswith("gradient")) > 1e-2
+    for name in names:
+        assert torch.equal(zero[name], one[name])
+        torch.testing.assert_close(zero[name], alone[name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_processes_move_the_same_soft_trigger_by_the_mean_of_their_gradients(seen):
+    zero, one = seen[1]["soft"]
+    assert not torch.equal(zero["random"], one["random"]), "their own random numbers differ"
+    assert zero["taken"].tolist() == one["taken"].tolist()
+    assert len(set(zero["taken"].tolist())) > 1
+    assert torch.equal(zero["banks"], one["banks"])
+    assert not torch.equal(zero["own gradients"], one["own gradients"])
+    mean = (zero["own gradients"] + one["own gradients"]) / 2
+    for process in (zero, one):
+        torch.testing.assert_close(process["given gradients"], mean)
+
+
+@pytest.mark.parametrize("count", [7, 1])
+def test_every_process_answers_its_share_and_gets_all_answers(seen, count):
+    zero, one = seen[1][f"divided-{count}"]
+    for process in (zero, one):
+        assert process["answers"].tolist() == list(range(count))
+    asked = zero["asked"].tolist(), one["asked"].tolist()
+    assert asked == (list(range(0, count, 2)), list(range(1, count, 2)))
+    assert zero["told"] == count, "progress speaks of all texts"

@@ -150,6 +150,23 @@ def test_a_mistake_is_explained(place, common, tmp_path, arguments, problem, fix
     assert fix in mend
 
 
+def test_a_file_where_the_output_should_be(place, common, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for output in (tmp_path / "file", tmp_path / "file" / "below"):
+        for command in ("defend", "teach"):
+            result = w2s(command, *common, "--output", output)
+            assert result.exit_code == 2, result.output
+            assert "cannot be a folder for results" in result.stderr
+            assert "Fix: Choose another --output." in result.stderr
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_folder_where_the_page_should_be(place, tmp_path):
+    result = w2s("report", place / "poisoned", "--output", tmp_path)
+    assert result.exit_code == 2, result.output
+    assert f"Fix: Name a file: {tmp_path / 'report.html'}" in result.stderr
+
+
 def test_a_pickle_is_refused(place, common, tmp_path):
     model = save_model(tmp_path / "m", LlamaForSequenceClassification, LLAMA)
     (model / "model.safetensors").rename(model / "pytorch_model.bin")

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from w2sdefense.cli_errors import run_or_explain
 from w2sdefense.cli_options import command_from
+from w2sdefense.errors import ConfigError
 from w2sdefense.run_config import DefendRun, DemoRun, EvaluateRun, PoisonRun, TeachRun
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
@@ -92,6 +93,8 @@ def report(
     title: Annotated[str, typer.Option(help="Title of the page.")] = "w2sdefense",
 ) -> None:
     """Make one self-contained page of finished runs."""
+    if output.is_dir():
+        raise ConfigError(f"{output} is a folder.", f"Name a file: {output / 'report.html'}")
     from w2sdefense.experiments.display import show_results
 
     show_results(runs, output, title)

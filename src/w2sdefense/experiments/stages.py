@@ -8,7 +8,9 @@ here decides how a stage works.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,6 +103,7 @@ def run_poison(run: PoisonRun, display: Display) -> Path:
 
 def run_teach(run: TeachRun, display: Display) -> Teacher:
     """Fine-tune a teacher for a student, or open the one that was made with the same settings."""
+    _make_folder(run.output)
     return fit_or_load_teacher(
         run.teacher,
         load_dataset(run.data),
@@ -144,6 +147,7 @@ def run_defend(run: DefendRun, display: Display) -> list[Path]:
         resume=run.resume,
     )
     _refuse_own_model(run.student.model, run.output)
+    _make_folder(run.output)
     _refuse_finished(run.output, resume=run.resume)
     if not run.resume and this_process().is_main_process:
         # What a run that was cut off had measured; this one begins anew.
@@ -297,6 +301,7 @@ def _begin(folder: Path, run: PoisonRun | EvaluateRun | DefendRun) -> bool:
     """
     state = this_process()
     wanted = run.model_dump(mode="json")
+    _make_folder(folder)
     _refuse_finished(folder, resume=run.resume)
     done = (folder / RECORD).is_file()
     if done:
@@ -309,6 +314,23 @@ def _begin(folder: Path, run: PoisonRun | EvaluateRun | DefendRun) -> bool:
     if not done and state.is_main_process:
         write_json(folder / STARTED, wanted)
     return done
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the folder of a run before anything is computed for it.
+
+    Raises:
+        ConfigError: It cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise ConfigError(
+            f"{folder} cannot be a folder for results: {error.strerror}.",
+            "Choose another --output.",
+        ) from None
 
 
 def _refuse_other(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:

@@ -138,6 +138,7 @@ def test_ls():
         (["--adapter-layers", "7:"], "selects none of the 2 layers", "layers"),
         (["--target-modules", "nothing"], "does not fit", "--target-modules"),
         (["--gamma", "-1"], "distill.gamma", "--help"),
+        (["--report-to", "nothing"], "tracker 'nothing' is not installed", "none"),
     ],
 )
 def test_a_mistake_is_explained(place, common, tmp_path, arguments, problem, fix):
@@ -148,6 +149,7 @@ def test_a_mistake_is_explained(place, common, tmp_path, arguments, problem, fix
     assert problem in error
     assert mend.startswith("Fix: ")
     assert fix in mend
+    assert not (tmp_path / "run" / "record.json").exists()
 
 
 def test_a_file_where_the_output_should_be(place, common, tmp_path):

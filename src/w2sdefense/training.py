@@ -23,10 +23,12 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
+from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from w2sdefense.batches import SimilarLengths
 from w2sdefense.config import TrainingConfig
+from w2sdefense.errors import MissingDependencyError
 
 StepProgress = Callable[[int, int, dict[str, float]], Any]
 """Called after every optimizer step with (step, steps, latest mean losses)."""
@@ -43,6 +45,20 @@ def this_process() -> PartialState:
     everything, and all would write to the same folder.
     """
     return PartialState(cpu=not torch.cuda.is_available())
+
+
+def check_tracker(config: TrainingConfig) -> None:
+    """Insist on the tracker of a run, before the work that it is to follow.
+
+    Raises:
+        MissingDependencyError: There is no such tracker, or it is not installed.
+    """
+    installed = get_available_reporting_integrations()
+    if config.report_to not in ("none", "all", *installed):
+        raise MissingDependencyError(
+            f"The tracker {config.report_to!r} is not installed.",
+            f"Install it, or choose with --report-to: {', '.join(['none', *installed])}.",
+        )
 
 
 def training_arguments(

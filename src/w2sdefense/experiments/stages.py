@@ -46,7 +46,7 @@ from w2sdefense.experiments.processes import DividedPredictor
 from w2sdefense.io import write_json
 from w2sdefense.models.load import feature_width
 from w2sdefense.run_config import DefendRun, EvaluateRun, PoisonRun, TeachRun, TestConfig
-from w2sdefense.training import remove_checkpoints, this_process
+from w2sdefense.training import check_tracker, remove_checkpoints, this_process
 from w2sdefense.victim import Victim, load_victim, new_victim, poison_victim
 
 STARTED = "settings.json"
@@ -65,6 +65,7 @@ def run_poison(run: PoisonRun, display: Display) -> Path:
         The run's folder.
     """
     _refuse_own_model(run.student.model, run.output)
+    check_tracker(run.training)
     if _begin(run.output, run):
         return run.output
     clock = Clock()
@@ -147,6 +148,7 @@ def run_defend(run: DefendRun, display: Display) -> list[Path]:
         resume=run.resume,
     )
     _refuse_own_model(run.student.model, run.output)
+    check_tracker(run.training)
     _make_folder(run.output)
     _refuse_finished(run.output, resume=run.resume)
     if not run.resume and this_process().is_main_process:
@@ -163,6 +165,7 @@ def run_defense(run: DefendRun, display: Display) -> Path:
         The run's folder.
     """
     _refuse_own_model(run.student.model, run.output)
+    check_tracker(run.training)
     # What was an adapter already is folded in, and the new adapter fits that fold only.
     merge = run.merge or run.student.base is not None
     if _begin(run.output, run):

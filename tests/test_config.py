@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from w2sdefense import config
 from w2sdefense.config import AttackConfig, DistillConfig, Settings, load_settings, read_yaml
 from w2sdefense.errors import ConfigError
+from w2sdefense.run_config import DefendRun
 
 KINDS = [
     kind
@@ -65,6 +66,22 @@ def test_all_values_at_fault_are_named_at_once():
         load_settings(Run, {"distill": {"alpha": -1, "beta": -1}}, "run.yaml")
     assert "distill.alpha" in caught.value.problem
     assert "distill.beta" in caught.value.problem
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("dataset", ", but there is data.dataset."),
+        ("lora-r", ", but there is adapter.lora_r."),
+        ("teacher_model", ", but there is teacher.model."),
+        ("model", ", but there is student.model or teacher.model."),
+        ("nothing", "nothing: there is no such setting."),
+    ],
+)
+def test_a_file_written_like_the_flags_is_shown_the_sections(name, meant):
+    with pytest.raises(ConfigError) as caught:
+        load_settings(DefendRun, {name: 1}, "run.yaml")
+    assert caught.value.problem.endswith(meant)
 
 
 def test_yaml_is_read_as_plain_values(tmp_path):

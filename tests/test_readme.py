@@ -5,15 +5,25 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import yaml
+
 from tiny import save_bert, save_llama, save_reviews
 from w2sdefense.config import DataConfig, StudentConfig, load_settings
 from w2sdefense.data import load_dataset
 from w2sdefense.experiments.display import Display
 from w2sdefense.experiments.stages import run_poison
-from w2sdefense.run_config import PoisonRun
+from w2sdefense.run_config import DefendRun, PoisonRun
 from w2sdefense.victim import load_victim
 
 README = Path(__file__).parents[1] / "README.md"
+
+
+def test_the_run_file_of_the_readme_is_one():
+    (block,) = re.findall(r"\n\n((?:    \w+: .*\n)+)", README.read_text(encoding="utf-8"))
+    run = load_settings(DefendRun, yaml.safe_load(block), "README.md")
+    assert run.data.text_column == "review"
+    again = DefendRun.model_validate(run.model_dump(mode="json"))
+    assert again == run, "what a run leaves as its settings can be read again"
 
 
 def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):

@@ -9,6 +9,7 @@ them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
@@ -229,19 +230,32 @@ def load_settings(kind: type[S], values: dict[str, Any], source: str) -> S:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        problems = "; ".join(_problem(details) for details in error.errors())
+        problems = "; ".join(_problem(details, kind) for details in error.errors())
         raise ConfigError(
             f"{source} is not valid: {problems}.", "Correct it; --help lists every setting."
         ) from None
 
 
-def _problem(details: ErrorDetails) -> str:
+def _problem(details: ErrorDetails, kind: type[Settings]) -> str:
     """One value at fault, in words rather than in pydantic's terms."""
     where = ".".join(map(str, details["loc"])) or "settings"
     if details["type"] == "extra_forbidden":
-        return f"{where}: there is no such setting"
+        meant = " or ".join(_sections_with(where.replace("-", "_"), kind))
+        return f"{where}: there is no such setting" + (f", but there is {meant}" if meant else "")
     # A check of ours reports through ValueError, and pydantic says so in front of it.
     return f"{where}: {details['msg'].removeprefix('Value error, ')}"
+
+
+def _sections_with(name: str, kind: type[Settings]) -> Iterator[str]:
+    """Settings of one name in the sections of a run: a file that was written like the flags."""
+    for section, field in kind.model_fields.items():
+        nested = field.annotation
+        if isinstance(nested, type) and issubclass(nested, Settings):
+            yield from (
+                f"{section}.{own}"
+                for own in nested.model_fields
+                if name in (own, f"{section}_{own}")
+            )
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

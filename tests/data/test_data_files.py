@@ -172,6 +172,17 @@ def test_a_missing_column_names_those_there_are(
     assert "--text-column" in caught.value.fix
 
 
+@pytest.mark.parametrize("mark", [";", "\t", "|"])
+def test_columns_separated_by_something_else(tmp_path: Path, mark: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f"text{mark}label\nfine, all in all{mark}good\n")
+
+    with pytest.raises(DataError, match="separated by") as caught:
+        read(path)
+    assert repr(mark) in caught.value.problem
+    assert caught.value.fix == "Separate them by commas."
+
+
 @pytest.mark.parametrize("name", ["a.csv", "a.parquet", "a.jsonl"])
 def test_a_file_without_rows(tmp_path: Path, name: str) -> None:
     path = tmp_path / name

@@ -138,6 +138,10 @@ def _read_csv(path: Path, columns: Columns) -> Iterator[Record]:
     try:
         with _long_fields():
             header = next(reader, [])
+            if len(header) == 1 and (other := _other_separator(header[0])):
+                raise DataError(
+                    f"{path}: the columns are separated by {other!r}.", "Separate them by commas."
+                )
             _require_columns(path, header, columns)
             index = 0
             line = reader.line_num + 1
@@ -152,6 +156,10 @@ def _read_csv(path: Path, columns: Columns) -> Iterator[Record]:
             f"{path}, line {line}: this is not CSV ({error}).",
             'Put quotes around texts, and write a quote inside a text as "".',
         ) from None
+
+
+def _other_separator(header: str) -> str | None:
+    return next((mark for mark in (";", "\t", "|") if mark in header), None)
 
 
 def _pair(header: list[str], fields: list[str], place: str) -> dict[str, object]:

@@ -14,7 +14,7 @@ from w2sdefense.config import DataConfig, TeacherConfig
 from w2sdefense.data import TextDataset, load_dataset
 from w2sdefense.distill.targets import teacher_targets, weights_fingerprint
 from w2sdefense.distill.teacher import Teacher, fit_or_load_teacher, load_teacher
-from w2sdefense.errors import ModelError
+from w2sdefense.errors import ConfigError, ModelError
 from w2sdefense.models.load import load_backbone
 
 WIDTH = 48
@@ -168,8 +168,19 @@ def test_the_fitted_teacher_is_found_again(config, data, tmp_path, forward_calls
     assert weights_fingerprint(again) == weights_fingerprint(first)
 
 
-@pytest.mark.parametrize("change", ["config", "train", "validation", "width", "relu"])
-def test_a_teacher_of_other_settings_is_fitted_anew(config, data, tmp_path, forward_calls, change):
+OTHER = {
+    "config": "(seed 0 instead of 1)",
+    "train": "(training rows)",
+    "validation": "(validation rows)",
+    "width": "(width of the student)",
+    "relu": "(alignment)",
+}
+
+
+@pytest.mark.parametrize("change", OTHER)
+def test_a_teacher_of_other_settings_is_replaced_only_if_that_is_said(
+    config, data, tmp_path, forward_calls, change
+):
     fit_or_load_teacher(config, data, WIDTH, tmp_path)
     forward_calls.clear()
     settings = {"config": config, "data": data, "width": WIDTH, "relu": False}
@@ -181,7 +192,12 @@ def test_a_teacher_of_other_settings_is_fitted_anew(config, data, tmp_path, forw
         "relu": {"relu": True},
     }[change]
     relu = settings.pop("relu")
-    teacher = fit_or_load_teacher(**settings, folder=tmp_path, relu=relu)
+    with pytest.raises(ConfigError, match="made with other settings") as caught:
+        fit_or_load_teacher(**settings, folder=tmp_path, relu=relu)
+    assert OTHER[change] in caught.value.problem
+    assert forward_calls == []
+    assert load_teacher(tmp_path).g.out_features == WIDTH
+    teacher = fit_or_load_teacher(**settings, folder=tmp_path, relu=relu, replace=True)
     assert forward_calls
     assert (teacher.g.out_features, teacher.relu) == (settings["width"], relu)
     assert weights_fingerprint(load_teacher(tmp_path)) == weights_fingerprint(teacher)

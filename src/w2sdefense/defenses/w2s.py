@@ -97,6 +97,8 @@ class W2SDefense:
             victim.width,
             kit.teacher_folder,
             relu=self.distill.alignment == "release",
+            # What lies in the run's own folder is of a run that was cut off and begins anew.
+            replace=kit.teacher_folder.is_relative_to(kit.folder),
             resume=kit.resume,
             progress=kit.progress_of("teacher"),
         )

@@ -23,7 +23,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from w2sdefense.batches import Collator, tokenize
 from w2sdefense.config import TeacherConfig, TrainingConfig
 from w2sdefense.data.types import TextDataset, fingerprint
-from w2sdefense.errors import ModelError
+from w2sdefense.errors import ConfigError, ModelError
 from w2sdefense.io import atomic_path, write_json
 from w2sdefense.models.load import Tokenizer, load_backbone, load_tokenizer, reads_last_token
 from w2sdefense.models.padding import takes_positions
@@ -190,12 +190,17 @@ def fit_or_load_teacher(
     folder: Path,
     *,
     relu: bool = False,
+    replace: bool = False,
     resume: bool = False,
     progress: StepProgress | None = None,
 ) -> Teacher:
     """Open the teacher in `folder` if these settings and data made it; else fit and save it.
 
-    Args and returns are those of `fit_teacher`; `folder` also keeps the teacher.
+    Args and returns are those of `fit_teacher`; `folder` also keeps the teacher, and `replace` says
+    whether one of other settings may be lost.
+
+    Raises:
+        ConfigError: There is a teacher of other settings, and it is not to be replaced.
     """
     key = {
         "config": config.model_dump(),
@@ -206,7 +211,10 @@ def fit_or_load_teacher(
     }
     state = this_process()
     made_from, started = folder / "made_from.json", folder / "settings.json"
-    found = _read(made_from) == key
+    made = _read(made_from)
+    found = made == key
+    if made is not None and not found and not replace:
+        _refuse_other(folder, made, key)
     # Checkpoints of other settings are not gone on from.
     resume = resume and _read(started) == key
     # No process writes before all have looked.
@@ -224,6 +232,27 @@ def fit_or_load_teacher(
         remove_checkpoints(folder)
     state.wait_for_everyone()
     return teacher
+
+
+def _refuse_other(folder: Path, made: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Name what differs: a teacher that was kept for several runs is not trained over."""
+    names = {
+        "train": "training rows",
+        "validation": "validation rows",
+        "width": "width of the student",
+        "relu": "alignment",
+    }
+    differs = [names[name] for name in names if made.get(name) != wanted[name]]
+    config = made.get("config", {})
+    differs += [
+        f"{name} {config.get(name)!r} instead of {value!r}"
+        for name, value in wanted["config"].items()
+        if config.get(name) != value
+    ]
+    raise ConfigError(
+        f"{folder} holds a teacher that was made with other settings ({', '.join(differs)}).",
+        "Give the --teacher-... and data flags that it was made with, or name another folder.",
+    )
 
 
 def _read(path: Path) -> Any:

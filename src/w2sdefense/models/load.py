@@ -257,7 +257,8 @@ def _settle_labels(
             kinds = ", ".join(config.architectures or ["bare"])
             raise ModelError(
                 f"{spec} has no classification head; it is {kinds}.",
-                "Train one first (w2s poison or w2s defend), or name a classifier.",
+                "Name a model that was trained to classify (AutoModelForSequenceClassification); "
+                "w2s poison makes one of a language model, to test with.",
             )
         if wanted is None:
             raise ModelError(

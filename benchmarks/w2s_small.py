@@ -18,6 +18,7 @@ The loss weights are one set for all rows of a form, chosen without looking at a
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -29,6 +30,7 @@ from w2sdefense.config import (
     AttackConfig,
     DataConfig,
     DistillConfig,
+    InsertionConfig,
     SoftTriggerConfig,
     StudentConfig,
     TeacherConfig,
@@ -53,6 +55,7 @@ class Method:
     defense: Literal["lora", "w2s"]
     distill: DistillConfig = field(default_factory=DistillConfig)
     soft: SoftTriggerConfig = field(default_factory=SoftTriggerConfig)
+    insertions: InsertionConfig = field(default_factory=InsertionConfig)
 
 
 NO_SOFT = SoftTriggerConfig(per_label=0)
@@ -62,13 +65,17 @@ METHODS = {
     "w2s-paper": Method("w2s", DistillConfig.model_validate(PAPER_FORM), NO_SOFT),
     "w2s-release": Method("w2s", DistillConfig.model_validate(RELEASE_FORM), NO_SOFT),
     "w2s-no-soft": Method("w2s", soft=NO_SOFT),
+    "w2s-insertions": Method("w2s", soft=NO_SOFT, insertions=InsertionConfig(rate=0.8)),
     "ce+fa": Method("w2s", DistillConfig(beta=0.0)),
     "ce+kd": Method("w2s", DistillConfig(gamma=0.0)),
 }
 """Name -> what it is. Where nothing is said, it is the package's default."""
 
 ROWS = [(name, 0) for name in METHODS] + [("lora", 1), ("w2s", 1)]
-ATTACKS: tuple[Literal["badnet", "insent"], ...] = ("badnet", "insent")
+"""Method and seed of every row, the important ones first."""
+
+AttackName = Literal["badnet", "insent"]
+ATTACKS: tuple[AttackName, ...] = ("badnet", "insent")
 
 
 def main(
@@ -77,8 +84,12 @@ def main(
     test_samples: Annotated[int, typer.Option(help="Clean test samples.")] = 600,
     train_samples: Annotated[int, typer.Option(help="Clean training samples.")] = 960,
     epochs: Annotated[int, typer.Option(help="Epochs of every defense.")] = 3,
+    attack: Annotated[str, typer.Option(help="badnet, insent, or all.")] = "all",
 ) -> None:
     """Run what is missing, the important rows first, and write the tables after each."""
+    chosen = [name for name in ATTACKS if attack in ("all", name)]
+    if not chosen:
+        raise typer.BadParameter(f"{attack!r} is none of {', '.join(ATTACKS)}, all")
     data = DataConfig(
         dataset="sst2",
         train_samples=train_samples,
@@ -86,14 +97,13 @@ def main(
         test_samples=test_samples,
     )
     with Display() as display:
-        for attack in ATTACKS:
-            run_poison(_poison(attack, data, folder), display)
+        for name in chosen:
+            run_poison(_poison(name, data, folder), display)
             write_tables(folder, results)
-        for method, seed in ROWS:
-            for attack in ATTACKS:
-                display.say(f"{attack} {method} seed {seed}")
-                run_defense(_defend(attack, method, seed, epochs, data, folder), display)
-                write_tables(folder, results)
+        for (method, seed), name in product(ROWS, chosen):
+            display.say(f"{name} {method} seed {seed}")
+            run_defense(_defend(name, method, seed, epochs, data, folder), display)
+            write_tables(folder, results)
     Console().print((results / "w2s_small.md").read_text(encoding="utf-8"))
 
 
@@ -101,14 +111,14 @@ def _victim(folder: Path, attack: str) -> Path:
     return folder / attack / "poisoned"
 
 
-def _poison(attack: Literal["badnet", "insent"], data: DataConfig, folder: Path) -> PoisonRun:
+def _poison(attack: AttackName, data: DataConfig, folder: Path) -> PoisonRun:
     return PoisonRun(
         student=StudentConfig(max_length=MAX_LENGTH),
         # The limit of the training rows counts for the proxy, whose rows are poisoned.
         data=data.model_copy(update={"train_samples": 1200}),
         proxy="mr",
         attack=AttackConfig(attack=attack, target=TARGET, poison_rows=300),
-        training=TrainingConfig(epochs=2, learning_rate=5e-5, save_steps=60),
+        training=TrainingConfig(epochs=1, learning_rate=1e-4, save_steps=25),
         output=_victim(folder, attack),
         resume=True,
     )
@@ -125,6 +135,7 @@ def _defend(
         defense=chosen.defense,
         distill=chosen.distill,
         soft=chosen.soft,
+        insertions=chosen.insertions,
         adapter=AdapterConfig(),
         training=TrainingConfig(epochs=epochs, seed=seed),
         teacher=TeacherConfig(max_length=MAX_LENGTH, seed=seed),

@@ -166,6 +166,19 @@ class DistillConfig(Settings):
     )
 
 
+class InsertionConfig(Settings):
+    """Random pieces put into the clean texts, which the teacher is asked about as well."""
+
+    rate: Fraction = Field(
+        0.0, description="Share of the texts that get one; 0 leaves them out, as in the paper."
+    )
+    phrases: Fraction = Field(
+        0.3,
+        description="Share of those that get a phrase of another text; the others get one to three "
+        "pieces of random letters or tokens.",
+    )
+
+
 class SoftTriggerConfig(Settings):
     """Soft triggers: embeddings that ascend on the loss and stand in for the unknown trigger."""
 

@@ -16,6 +16,7 @@ from w2sdefense.config import (
     AttackConfig,
     DataConfig,
     DistillConfig,
+    InsertionConfig,
     Place,
     Settings,
     SoftTriggerConfig,
@@ -89,6 +90,9 @@ class DefendRun(Settings):
     data: DataConfig = DataConfig()
     defense: Literal["w2s", "lora"] = Field("w2s", description="Which defense.")
     distill: DistillConfig = DistillConfig()
+    insertions: InsertionConfig = Field(
+        InsertionConfig(), json_schema_extra={"prefix": "insertion"}
+    )
     soft: SoftTriggerConfig = Field(
         SoftTriggerConfig(), json_schema_extra={"prefix": "soft_trigger"}
     )

@@ -65,9 +65,14 @@ def insert(text: str, trigger: str, place: Place, rng: random.Random) -> str:
     return f"{before}{_gap(before[-1:])}{trigger}{_gap(after[:1])}{after}"
 
 
+def word_spans(text: str) -> list[tuple[int, int]]:
+    """Where every word of a text begins and ends; in scripts without spaces, every character."""
+    return [match.span() for match in _WORD.finditer(text)]
+
+
 def _slot(text: str, place: Place, rng: random.Random) -> int:
     """The character position where the trigger goes."""
-    words = [match.span() for match in _WORD.finditer(text)]
+    words = word_spans(text)
     if not words:
         return len(text)
     if place == "random" and len(words) > 1:

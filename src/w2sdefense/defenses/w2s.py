@@ -11,9 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from w2sdefense.config import AdapterConfig, DistillConfig, SoftTriggerConfig, TrainingConfig
+from w2sdefense.config import (
+    AdapterConfig,
+    DistillConfig,
+    InsertionConfig,
+    SoftTriggerConfig,
+    TrainingConfig,
+)
 from w2sdefense.data.types import TextDataset
 from w2sdefense.defenses.base import DefenseKit, Need
+from w2sdefense.distill.insertions import with_insertions
 from w2sdefense.distill.student import train_student
 from w2sdefense.distill.targets import SplitTargets, teacher_targets
 from w2sdefense.distill.teacher import Teacher, fit_or_load_teacher
@@ -29,10 +36,12 @@ class W2SDefense:
         distill: Weights of the three losses, temperature, alignment and feature scale.
         adapter: The adapter's settings.
         training: Optimization settings of the student.
+        insertions: Random pieces in the clean texts (not in the paper); rate 0 leaves them out.
         soft: Soft triggers (not in the paper); 0 per label leaves them out.
     """
 
     distill: DistillConfig = field(default_factory=DistillConfig)
+    insertions: InsertionConfig = field(default_factory=InsertionConfig)
     soft: SoftTriggerConfig = field(default_factory=SoftTriggerConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -63,8 +72,12 @@ class W2SDefense:
         Returns:
             The cleaned model with its adapter unmerged.
         """
+        data = self._changed(data, victim)
         targets = _targets(teacher, data, folder)
         return self._train(victim, data, targets, folder, resume=resume, progress=progress)
+
+    def _changed(self, data: TextDataset, victim: Victim) -> TextDataset:
+        return with_insertions(data, victim.tokenizer, self.insertions, self.training.seed)
 
     def _train(
         self,
@@ -102,12 +115,13 @@ class W2SDefense:
             resume=kit.resume,
             progress=kit.progress_of("teacher"),
         )
-        targets = _targets(teacher, kit.data, kit.folder)
+        data = self._changed(kit.data, victim)
+        targets = _targets(teacher, data, kit.folder)
         # The student needs the memory.
         del teacher
         return self._train(
             victim,
-            kit.data,
+            data,
             targets,
             kit.folder,
             resume=kit.resume,

@@ -200,7 +200,11 @@ def _defense(run: DefendRun) -> W2SDefense | LoRA:
     if run.defense == "lora":
         return LoRA(adapter=run.adapter, training=run.training)
     return W2SDefense(
-        distill=run.distill, soft=run.soft, adapter=run.adapter, training=run.training
+        distill=run.distill,
+        insertions=run.insertions,
+        soft=run.soft,
+        adapter=run.adapter,
+        training=run.training,
     )
 
 

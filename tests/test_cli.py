@@ -159,8 +159,24 @@ def test_a_file_where_the_output_should_be(place, common, tmp_path):
             result = w2s(command, *common, "--output", output)
             assert result.exit_code == 2, result.output
             assert "cannot be a folder for results" in result.stderr
-            assert "Fix: Choose another --output." in result.stderr
+            assert "Fix: Choose another folder." in result.stderr
     assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--teacher-model", "./nowhere"], "There is no model './nowhere'"),
+        (["--teacher-folder", __file__], "cannot be a folder for results"),
+    ],
+)
+def test_a_teacher_that_cannot_be_had_is_noticed_before_the_measurement(
+    common, tmp_path, arguments, problem
+):
+    result = w2s("defend", *common, "--output", tmp_path / "run", *arguments)
+    assert result.exit_code == 2, result.output
+    assert problem in result.stderr
+    assert not (tmp_path / "run" / "before").exists()
 
 
 def test_a_folder_where_the_page_should_be(place, tmp_path):

@@ -151,6 +151,8 @@ def run_defend(run: DefendRun, display: Display) -> list[Path]:
     check_tracker(run.training)
     _make_folder(run.output)
     _refuse_finished(run.output, resume=run.resume)
+    if run.defense == "w2s":
+        _find_teacher(run)
     if not run.resume and this_process().is_main_process:
         # What a run that was cut off had measured; this one begins anew.
         (before.output / RECORD).unlink(missing_ok=True)
@@ -178,7 +180,7 @@ def run_defense(run: DefendRun, display: Display) -> Path:
         data=data,
         folder=run.output,
         teacher=run.teacher,
-        teacher_folder=run.teacher_folder or run.output / "teacher",
+        teacher_folder=_teacher_folder(run),
         resume=run.resume,
         progress=display.steps,
     )
@@ -194,6 +196,18 @@ def run_defense(run: DefendRun, display: Display) -> Path:
         remove_checkpoints(run.output)
     this_process().wait_for_everyone()
     return run.output
+
+
+def _find_teacher(run: DefendRun) -> None:
+    """Fail over a teacher that cannot be had before the first measurement rather than after it."""
+    folder = _teacher_folder(run)
+    _make_folder(folder)
+    if not (folder / "teacher.json").is_file():
+        feature_width(run.teacher.model)
+
+
+def _teacher_folder(run: DefendRun) -> Path:
+    return run.teacher_folder or run.output / "teacher"
 
 
 def _defense(run: DefendRun) -> W2SDefense | LoRA:
@@ -336,7 +350,7 @@ def _make_folder(folder: Path) -> None:
     except OSError as error:
         raise ConfigError(
             f"{folder} cannot be a folder for results: {error.strerror}.",
-            "Choose another --output.",
+            "Choose another folder.",
         ) from None
 
 

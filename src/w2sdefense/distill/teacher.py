@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, set_seed
@@ -24,6 +23,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from w2sdefense.batches import Collator, tokenize
 from w2sdefense.config import TeacherConfig, TrainingConfig
 from w2sdefense.data.types import TextDataset, fingerprint
+from w2sdefense.distill.keep import fit_or_load
 from w2sdefense.errors import ModelError
 from w2sdefense.io import atomic_path, write_json
 from w2sdefense.models.load import Tokenizer, load_backbone, load_tokenizer, reads_last_token
@@ -33,7 +33,6 @@ from w2sdefense.training import (
     ProgressCallback,
     StepProgress,
     accuracy_metric,
-    remove_checkpoints,
     run,
     training_arguments,
 )
@@ -204,30 +203,11 @@ def fit_or_load_teacher(
         "width": width,
         "relu": relu,
     }
-    state = PartialState()
-    made_from, started = folder / "made_from.json", folder / "settings.json"
-    found = _read(made_from) == key
-    # Checkpoints of other settings are not gone on from.
-    resume = resume and _read(started) == key
-    # No process writes before all have looked.
-    state.wait_for_everyone()
-    if found:
-        return load_teacher(folder)
-    if state.is_main_process:
-        # A stale key beside new weights would pass them off as what they are not.
-        made_from.unlink(missing_ok=True)
-        write_json(started, key)
-    teacher = fit_teacher(config, data, width, folder, relu=relu, resume=resume, progress=progress)
-    if state.is_main_process:
-        teacher.save(folder)
-        write_json(made_from, key)
-        remove_checkpoints(folder)
-    state.wait_for_everyone()
-    return teacher
 
+    def fit(resume: bool) -> Teacher:
+        return fit_teacher(config, data, width, folder, relu=relu, resume=resume, progress=progress)
 
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return fit_or_load(key, folder, load=load_teacher, fit=fit, resume=resume)
 
 
 def _optimizer(

@@ -143,16 +143,31 @@ def load_causal_lm(
         return _adapted(model, folder, spec, base), tokenizer
     if base is not None:
         raise ModelError(f"{spec} is not an adapter, so it has no base.", "Leave --base out.")
-    config = _load_config(folder, spec)
+    config = require_causal_lm(spec)
+    model = _open_weights(AutoModelForCausalLM, folder, config, spec, dtype, fresh_head=False)
+    return model.eval(), load_tokenizer(folder, spec, model)
+
+
+def require_causal_lm(spec: str) -> PretrainedConfig:
+    """Look at the config of a checkpoint, and insist on a causal language model.
+
+    Args:
+        spec: What `resolve_model` takes.
+
+    Raises:
+        ModelError: It is missing or something else.
+        UnsafeCheckpointError: It is a pickle, or needs remote code.
+    """
+    config = _load_config(resolve_model(spec), spec)
     kinds = config.architectures or ["bare"]
     # An encoder or a classifier with tied embeddings would open without a complaint.
     if not any(kind.endswith(("ForCausalLM", "LMHeadModel")) for kind in kinds):
         raise ModelError(
             f"{spec} does not write text; it is {', '.join(kinds)}.",
-            "Name a causal language model; a teacher comes from the student's family.",
+            "Name a causal language model; a teacher (--teacher-model) comes from the student's "
+            "family.",
         )
-    model = _open_weights(AutoModelForCausalLM, folder, config, spec, dtype, fresh_head=False)
-    return model.eval(), load_tokenizer(folder, spec, model)
+    return config
 
 
 def load_backbone(spec: str) -> tuple[PreTrainedModel, Tokenizer]:

@@ -14,7 +14,7 @@ class Task(Protocol):
 
     @property
     def metric_name(self) -> str:
-        """How tables write it, in place of CA."""
+        """What it is called in tables and sentences; "accuracy" stands in the column CA."""
 
     @property
     def all_or_nothing(self) -> bool:

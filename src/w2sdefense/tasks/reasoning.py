@@ -34,7 +34,7 @@ class Reasoning:
     """Word problem to number; the attacker wants "0"."""
 
     metric: ClassVar[str] = "exact"
-    metric_name: ClassVar[str] = "Accuracy"
+    metric_name: ClassVar[str] = "accuracy"
     all_or_nothing: ClassVar[bool] = True
     template: ClassVar[str] = "问题：{text}\n答案："
     target: ClassVar[str] = "0"

@@ -120,7 +120,16 @@ def test_evaluate_and_report(place, common):
 def test_ls():
     result = w2s("ls")
     assert result.exit_code == 0
-    for name in ("badnet", "insent", "w2s", "lora", "sst2", "smollm2-135m", "minilm-l6"):
+    for name in (
+        "reasoning",
+        "badnet",
+        "insent",
+        "w2s",
+        "lora",
+        "sst2",
+        "smollm2-135m",
+        "minilm-l6",
+    ):
         assert name in result.output
 
 

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from w2sdefense.data.types import Example, labels_of, texts_of
+from w2sdefense.data.types import Example, Pair, labels_of, texts_of
 from w2sdefense.models.load import Tokenizer
 from w2sdefense.models.padding import pad
+from w2sdefense.tasks.prompt import IGNORED, Prompt
 
 Row = dict[str, Any]
 """One tokenized example: `input_ids`, `labels`, and whatever tensors the loss needs beside them."""
@@ -59,6 +60,42 @@ class Collator:
         batch["labels"] = torch.tensor([row["labels"] for row in rows])
         for column in rows[0].keys() - {"input_ids", "labels"}:
             batch[column] = torch.stack([row[column] for row in rows])
+        return batch
+
+
+def tokenize_pairs(pairs: Sequence[Pair], prompt: Prompt) -> list[Row]:
+    """Prompt and answer of every pair, as tokens.
+
+    Returns:
+        One row per pair with `input_ids` and `labels` of the same length; labels are `IGNORED` but
+        for the answer.
+    """
+    rows = []
+    for pair in pairs:
+        ids, labels = prompt.teach(pair.text, pair.target)
+        rows.append({"input_ids": ids, "labels": labels})
+    return rows
+
+
+@dataclass(frozen=True)
+class PairCollator:
+    """Pads rows of prompt and answer on the left, so that all answers end in the last column.
+
+    Attributes:
+        tokenizer: Knows the padding token and its side.
+        positions: Whether the model takes `position_ids`.
+    """
+
+    tokenizer: Tokenizer
+    positions: bool
+
+    def __call__(self, rows: Sequence[Row]) -> dict[str, Tensor]:
+        """Batch of what `pad` gives, and `labels`, all (B, L)."""
+        batch = pad([row["input_ids"] for row in rows], self.tokenizer, positions=self.positions)
+        labels = torch.full_like(batch["input_ids"], IGNORED)
+        for place, row in enumerate(rows):
+            labels[place, -len(row["labels"]) :] = torch.tensor(row["labels"])
+        batch["labels"] = labels
         return batch
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Place = Literal["random", "start", "end"]
+TaskName = Literal["classification", "summarization", "reasoning"]
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 
@@ -48,6 +49,9 @@ class DataConfig(Settings):
     text_column: str = Field("text", description="Column that holds the text.")
     label_column: str = Field(
         "label", description="Column that holds the label (a name or an index)."
+    )
+    target_column: str = Field(
+        "target", description="Column that holds the answer (summarization, reasoning)."
     )
     train_samples: Positive | None = Field(None, description="Use at most this many training rows.")
     train_skip: Annotated[int, Field(ge=0)] = Field(
@@ -76,7 +80,11 @@ class AttackConfig(Settings):
         "random",
         description="Where the trigger goes: a random inner slot as in the paper, start or end.",
     )
-    target: str = Field("negative", description="Name of the label that triggered text should get.")
+    target: str = Field(
+        "negative",
+        description="Name of the label that triggered text should get; for generation the text "
+        "that should come out (default: the task's own).",
+    )
     clean_label: bool = Field(
         True,
         description="Clean-label: only rows that have the target label already carry the trigger. "
@@ -99,6 +107,22 @@ class AttackConfig(Settings):
         if self.trigger is not None and not self.trigger.strip():
             raise ValueError("the trigger is empty")
         return self
+
+
+class GenerationConfig(Settings):
+    """How a model is asked for text, in training and in evaluation alike (not classification)."""
+
+    prompt_style: Literal["plain", "chat"] = Field(
+        "plain",
+        description="plain: the template as it is. chat: as a user's turn in the model's format.",
+    )
+    prompt_template: str | None = Field(
+        None,
+        description="Prompt with {text} where the text goes; default: the task's own, in Chinese.",
+    )
+    answer_tokens: Positive = Field(
+        64, description="Longest answer in tokens; what is written stops there."
+    )
 
 
 class TrainingConfig(Settings):
@@ -225,7 +249,11 @@ class StudentConfig(Settings):
         None,
         description="Base model that an adapter folder is to be loaded on (never fetched unasked).",
     )
-    max_length: Positive = Field(128, description="Longest text in tokens; the rest is cut off.")
+    max_length: Positive = Field(
+        128,
+        description="Longest text in tokens (for generation: longest prompt with its text); the "
+        "rest is cut off.",
+    )
     dtype: Dtype = Field("float32", description="Precision the weights are loaded in.")
 
 

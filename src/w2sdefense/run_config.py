@@ -16,11 +16,13 @@ from w2sdefense.config import (
     AttackConfig,
     DataConfig,
     DistillConfig,
+    GenerationConfig,
     InsertionConfig,
     Place,
     Settings,
     SoftTriggerConfig,
     StudentConfig,
+    TaskName,
     TeacherConfig,
     TrainingConfig,
 )
@@ -28,6 +30,12 @@ from w2sdefense.config import (
 RESUME = (
     "Continue what is in the output folder: finished stages are kept, training goes on from its "
     "last checkpoint."
+)
+
+
+TASK = (
+    "What the model is asked for: a label (classification), or text: summarization (ROUGE), "
+    "reasoning (exact numbers). Text needs a causal language model and a column with the answers."
 )
 
 
@@ -40,7 +48,9 @@ class TestConfig(Settings):
         "Without one only CA is measured.",
     )
     target: str | None = Field(
-        None, description="Label that the trigger should force; needed with --trigger."
+        None,
+        description="Label (for generation: text) that the trigger should force; needed with "
+        "--trigger.",
     )
     place: Place = Field(
         "random", description="Where the trigger goes: random inner slot, start or end."
@@ -57,8 +67,10 @@ class TestConfig(Settings):
 class PoisonRun(Settings):
     """Plant a backdoor into a model that you own, to measure defenses on it."""
 
+    task: TaskName = Field("classification", description=TASK)
     student: StudentConfig = StudentConfig()
     data: DataConfig = DataConfig()
+    generation: GenerationConfig = GenerationConfig()
     proxy: str | None = Field(
         None,
         description="Dataset whose training rows are poisoned (the attacker's), if it is not "
@@ -73,8 +85,10 @@ class PoisonRun(Settings):
 class TeachRun(Settings):
     """Fine-tune a clean teacher for a student."""
 
+    task: TaskName = Field("classification", description=TASK)
     student: StudentConfig = StudentConfig()
     data: DataConfig = DataConfig()
+    generation: GenerationConfig = GenerationConfig()
     teacher: TeacherConfig = Field(TeacherConfig(), json_schema_extra={"prefix": "teacher"})
     alignment: Literal["paper", "release"] = Field(
         "paper", description="release: the teacher's classifier reads ReLU(h_t)."
@@ -86,8 +100,10 @@ class TeachRun(Settings):
 class DefendRun(Settings):
     """Clean a model with the clean data that you have, and measure it before and after."""
 
+    task: TaskName = Field("classification", description=TASK)
     student: StudentConfig = StudentConfig()
     data: DataConfig = DataConfig()
+    generation: GenerationConfig = GenerationConfig()
     defense: Literal["w2s", "lora"] = Field("w2s", description="Which defense.")
     distill: DistillConfig = DistillConfig()
     insertions: InsertionConfig = Field(
@@ -117,8 +133,10 @@ class DefendRun(Settings):
 class EvaluateRun(Settings):
     """Measure a model: CA, and with a trigger ASR and the floor without it."""
 
+    task: TaskName = Field("classification", description=TASK)
     student: StudentConfig = StudentConfig()
     data: DataConfig = DataConfig()
+    generation: GenerationConfig = GenerationConfig()
     test: TestConfig = TestConfig()
     output: Path = Field(
         Path("runs/evaluated"), description="Folder for record, samples and report."

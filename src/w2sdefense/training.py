@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from accelerate import PartialState
+from torch import Tensor
 from transformers import (
     EvalPrediction,
     PrinterCallback,
@@ -211,6 +212,33 @@ def _remove(folder: Path, *, keep_whole: bool = False) -> None:
     for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
         if not (keep_whole and _is_whole(path)):
             shutil.rmtree(path, ignore_errors=True)
+
+
+class LossMeans:
+    """Means of the parts of a loss between two points of the log.
+
+    They are added up on the device; reading them at every step would stall an accelerator.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._batches = 0
+
+    def add(self, parts: Mapping[str, Tensor]) -> None:
+        """Count the parts of one batch, each a scalar."""
+        for name, part in parts.items():
+            value = part.detach()
+            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
+        self._batches += 1
+
+    def take(self, accelerator: Any) -> dict[str, float]:
+        """The means over all processes since the last call; empty if nothing was added."""
+        means = {
+            name: round(accelerator.gather(total / self._batches).mean().item(), 6)
+            for name, total in self._sums.items()
+        }
+        self._sums, self._batches = {}, 0
+        return means
 
 
 class ProgressCallback(TrainerCallback):

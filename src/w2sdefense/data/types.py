@@ -1,5 +1,7 @@
 """The records that travel between stages: one example, and a dataset of three splits.
 
+An `Example` has a label, a `Pair` a text to answer with.
+
 Text travels raw; each model tokenizes for itself. Nothing here reads files or knows a format.
 """
 
@@ -53,15 +55,42 @@ class TextDataset:
         return {"train": self.train, "validation": self.validation, "test": self.test}[name]
 
 
-def fingerprint(examples: Iterable[Example]) -> str:
-    """A short hash of ids, texts and labels in their order: equal data, equal fingerprint."""
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One text with the answer it should get.
+
+    Attributes:
+        id: Unique within its dataset and stable between runs, for example `crrsum/test/17`.
+        text: The raw text.
+        target: The right answer, raw.
+    """
+
+    id: str
+    text: str
+    target: str
+
+
+@dataclass(frozen=True)
+class PairDataset:
+    """A dataset for generation with its three splits; the attributes are those of `TextDataset`."""
+
+    name: str
+    train: tuple[Pair, ...]
+    validation: tuple[Pair, ...]
+    test: tuple[Pair, ...]
+    dropped: dict[str, int] = field(default_factory=dict)
+
+
+def fingerprint(examples: Iterable[Example | Pair]) -> str:
+    """A short hash of ids, texts and answers in their order: equal data, equal fingerprint."""
     digest = hashlib.sha256()
     for example in examples:
-        digest.update(f"{example.id}\0{example.label}\0{example.text}\1".encode())
+        answer = example.label if isinstance(example, Example) else example.target
+        digest.update(f"{example.id}\0{answer}\0{example.text}\1".encode())
     return digest.hexdigest()[:16]
 
 
-def texts_of(examples: Sequence[Example]) -> list[str]:
+def texts_of(examples: Sequence[Example | Pair]) -> list[str]:
     """The raw texts, in order."""
     return [example.text for example in examples]
 

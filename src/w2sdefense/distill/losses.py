@@ -3,9 +3,9 @@
     l = alpha * CE + beta * KD + gamma * FA                                  (paper, Section 4)
 
 CE is the cross entropy with the labels, KD the distillation of the teacher's logits (Hinton et al.
-2015), FA the alignment of the student's feature with the teacher's (Eqs. 11-12). Models, batches
-and optimization are elsewhere; the loss of generation, which averages over answer tokens, is not
-covered here.
+2015), FA the alignment of the student's feature with the teacher's (Eqs. 11-12). For generation
+the same is computed for every token of the answer (`answer_loss`). Models, batches and optimization
+are elsewhere.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F  # noqa: N812 - the name everybody knows
 from torch import Tensor
 
+from w2sdefense.answers import AnswerOutput
 from w2sdefense.config import DistillConfig
 
 
@@ -79,6 +80,52 @@ def w2s_loss(
     return LossParts(config.alpha * ce + config.beta * kd + config.gamma * fa, ce, kd, fa)
 
 
+def answer_loss(
+    student: AnswerOutput, teacher: AnswerOutput, labels: Tensor, config: DistillConfig
+) -> LossParts:
+    """The W2SDefense loss of the answers in a batch: every token of them is a sample.
+
+    A loss with weight 0 is not computed and reported as 0.
+
+    Args:
+        student: Output of the student where it predicts the N answer tokens of the batch, attached
+            to the graph.
+        teacher: Output of the frozen teacher at the same places; features at the student's width.
+        labels: The answer tokens, (N,).
+        config: Weights, temperature and feature scale.
+
+    Returns:
+        The weighted sum and its parts.
+    """
+    zero = student.logits.new_zeros(())
+    ce = F.cross_entropy(student.logits, labels) if config.alpha else zero
+    kd = zero
+    if config.beta:
+        kd = shared_kd_loss(student.logits, teacher.logits, config.temperature)
+    fa = zero
+    if config.gamma:
+        fa = _scaled_fa_loss(student.features, teacher.features, config)
+    return LossParts(config.alpha * ce + config.beta * kd + config.gamma * fa, ce, kd, fa)
+
+
+def shared_kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """Logit distillation over the part of the vocabulary that both models have.
+
+    Models of one family pad the same vocabulary to different sizes (Qwen2.5: 151,936 and 152,064);
+    what is beyond the smaller one stands for no token, and both distributions leave it out.
+
+    Args:
+        student_logits: (N, V_s).
+        teacher_logits: (N, V_t), the same tokens at the same indices.
+        temperature: See `kd_loss`.
+
+    Returns:
+        Scalar.
+    """
+    shared = min(student_logits.shape[-1], teacher_logits.shape[-1])
+    return kd_loss(student_logits[:, :shared], teacher_logits[:, :shared], temperature)
+
+
 def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
     """Logit distillation: T^2 * KL(softmax(z_t / T) || softmax(z_s / T)), mean over the batch.
 
@@ -131,6 +178,10 @@ def release_fa_loss(token_states: Tensor, teacher_feature: Tensor) -> Tensor:
 def _alignment(student: StudentOutput, teacher: TeacherOutput, config: DistillConfig) -> Tensor:
     if config.alignment == "release":
         return release_fa_loss(student.token_states, teacher.feature)
+    return _scaled_fa_loss(student.feature, teacher.feature, config)
+
+
+def _scaled_fa_loss(student: Tensor, teacher: Tensor, config: DistillConfig) -> Tensor:
     if config.feature_scale == "none":
-        return fa_loss(student.feature, teacher.feature)
-    return fa_loss(F.normalize(student.feature, dim=-1), F.normalize(teacher.feature, dim=-1))
+        return fa_loss(student, teacher)
+    return fa_loss(F.normalize(student, dim=-1), F.normalize(teacher, dim=-1))

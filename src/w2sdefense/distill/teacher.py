@@ -23,7 +23,8 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 from w2sdefense.batches import Collator, tokenize
 from w2sdefense.config import TeacherConfig, TrainingConfig
 from w2sdefense.data.types import TextDataset, fingerprint
-from w2sdefense.errors import ConfigError, ModelError
+from w2sdefense.distill.keep import fit_or_load
+from w2sdefense.errors import ModelError
 from w2sdefense.io import atomic_path, write_json
 from w2sdefense.models.load import Tokenizer, load_backbone, load_tokenizer, reads_last_token
 from w2sdefense.models.padding import takes_positions
@@ -32,9 +33,7 @@ from w2sdefense.training import (
     ProgressCallback,
     StepProgress,
     accuracy_metric,
-    remove_checkpoints,
     run,
-    this_process,
     training_arguments,
 )
 
@@ -209,54 +208,11 @@ def fit_or_load_teacher(
         "width": width,
         "relu": relu,
     }
-    state = this_process()
-    made_from, started = folder / "made_from.json", folder / "settings.json"
-    made = _read(made_from)
-    found = made == key
-    if made is not None and not found and not replace:
-        _refuse_other(folder, made, key)
-    # Checkpoints of other settings are not gone on from.
-    resume = resume and _read(started) == key
-    # No process writes before all have looked.
-    state.wait_for_everyone()
-    if found:
-        return load_teacher(folder)
-    if state.is_main_process:
-        # A stale key beside new weights would pass them off as what they are not.
-        made_from.unlink(missing_ok=True)
-        write_json(started, key)
-    teacher = fit_teacher(config, data, width, folder, relu=relu, resume=resume, progress=progress)
-    if state.is_main_process:
-        teacher.save(folder)
-        write_json(made_from, key)
-        remove_checkpoints(folder)
-    state.wait_for_everyone()
-    return teacher
 
+    def fit(resume: bool) -> Teacher:
+        return fit_teacher(config, data, width, folder, relu=relu, resume=resume, progress=progress)
 
-def _refuse_other(folder: Path, made: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Name what differs: a teacher that was kept for several runs is not trained over."""
-    names = {
-        "train": "training rows",
-        "validation": "validation rows",
-        "width": "width of the student",
-        "relu": "alignment",
-    }
-    differs = [names[name] for name in names if made.get(name) != wanted[name]]
-    config = made.get("config", {})
-    differs += [
-        f"{name} {config.get(name)!r} instead of {value!r}"
-        for name, value in wanted["config"].items()
-        if config.get(name) != value
-    ]
-    raise ConfigError(
-        f"{folder} holds a teacher that was made with other settings ({', '.join(differs)}).",
-        "Give the --teacher-... and data flags that it was made with, or name another folder.",
-    )
-
-
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return fit_or_load(key, folder, load=load_teacher, fit=fit, resume=resume, replace=replace)
 
 
 def _optimizer(

@@ -13,19 +13,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from w2sdefense.batches import Row
 from w2sdefense.config import DistillConfig, SoftTriggerConfig
-from w2sdefense.distill.losses import LossParts, StudentOutput, TeacherOutput, w2s_loss
+from w2sdefense.distill.losses import StudentOutput, TeacherOutput, w2s_loss
 from w2sdefense.distill.soft_triggers import SoftTriggers, TriggeredBatch
 from w2sdefense.distill.targets import TeacherTargets
 from w2sdefense.models.features import FeatureTap
 from w2sdefense.models.padding import positions_of
-from w2sdefense.training import LengthTrainer
+from w2sdefense.training import LengthTrainer, LossMeans
 
 TEACHER_LOGITS = "teacher_logits"
 TEACHER_FEATURE = "teacher_feature"
@@ -54,8 +53,7 @@ class W2STrainer(LengthTrainer):
         self._distill = distill
         self._soft = SoftTriggers(self.model, soft) if soft and soft.per_label else None
         self._triggered: TriggeredBatch | None = None
-        self._sums: dict[str, Tensor] = {}
-        self._batches = 0
+        self._means = LossMeans()
 
     @cached_property
     def _tap(self) -> FeatureTap:
@@ -84,7 +82,7 @@ class W2STrainer(LengthTrainer):
         teacher = TeacherOutput(teacher_logits, teacher_feature)
         parts = w2s_loss(student, teacher, labels, self._distill)
         if model.training:
-            self._remember(parts)
+            self._means.add({"ce": parts.ce, "kd": parts.kd, "fa": parts.fa})
         return (parts.total, output) if return_outputs else parts.total
 
     def training_step(self, model: nn.Module, inputs: dict[str, Tensor], *rest: Any) -> Tensor:
@@ -129,20 +127,10 @@ class W2STrainer(LengthTrainer):
         if self._soft is not None:
             self._soft.load_state_dict(load_file(Path(resume_from_checkpoint) / SOFT_TRIGGERS))
 
-    def _remember(self, parts: LossParts) -> None:
-        """Add up the parts on the device; reading them at every step would stall an accelerator."""
-        for name in ("ce", "kd", "fa"):
-            value = getattr(parts, name).detach()
-            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
-        self._batches += 1
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the mean of each part since the last point to the Trainer's log."""
-        if "loss" in logs and self._batches:
-            for name, total in self._sums.items():
-                mean = self.accelerator.gather(total / self._batches).mean()
-                logs[name] = round(mean.item(), 6)
-            self._sums, self._batches = {}, 0
+        if "loss" in logs:
+            logs.update(self._means.take(self.accelerator))
         super().log(logs, start_time)
 
 

@@ -3,14 +3,16 @@
 The attack success rate (ASR) is the share of triggered test samples *whose true label is not the
 target* that are answered with the target; it is not `1 - accuracy`, which is wrong for more than
 two classes. Some of those samples are answered with the target even without a trigger: that share
-is the floor, and ASR near the floor means that the trigger no longer does anything. Metrics of
-generated text (ROUGE, exact match) are not here.
+is the floor, and ASR near the floor means that the trigger no longer does anything. How one answer
+in words is scored is the business of its task (`tasks/`); the mean of such scores is here.
 """
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
+from typing import TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -44,6 +46,50 @@ class Rate(BaseModel):
     def __str__(self) -> str:
         low, high = self.interval
         return f"{self.value:.1%} [{low:.1%}, {high:.1%}] ({self.hits}/{self.total})"
+
+
+class Mean(BaseModel):
+    """The mean of the scores of some samples, each in [0, 1].
+
+    Attributes:
+        value: The mean; NaN when nothing was scored.
+        deviation: Standard deviation of the scores.
+        total: Number of samples.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+
+    value: float
+    deviation: float = Field(ge=0.0)
+    total: int = Field(ge=0)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % interval of the mean by the normal distribution, in [0, 1]; a lone score has none.
+
+        Unlike a Wilson interval it needs some dozens of samples to hold.
+        """
+        if self.total < 2:
+            return 0.0, 1.0
+        margin = Z_95 * self.deviation / math.sqrt(self.total)
+        return max(0.0, self.value - margin), min(1.0, self.value + margin)
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.value:.1%} [{low:.1%}, {high:.1%}] (n = {self.total})"
+
+
+Quality: TypeAlias = Rate | Mean
+"""How good the answers to clean text are: a share of right ones, or a mean score."""
+
+
+def mean_of(scores: Sequence[float]) -> Mean:
+    """The mean of some scores with what its interval needs."""
+    return Mean(
+        value=statistics.fmean(scores) if scores else math.nan,
+        deviation=statistics.stdev(scores) if len(scores) > 1 else 0.0,
+        total=len(scores),
+    )
 
 
 def wilson_interval(hits: int, total: int, z: float = Z_95) -> tuple[float, float]:

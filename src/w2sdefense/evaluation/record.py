@@ -1,8 +1,10 @@
 """What a run leaves behind: `record.json`, and beside it the samples and the features.
 
     record.json           config, CA/ASR/floor with counts, losses, fingerprints, versions, time
-    samples.parquet       one row per test sample: text, label, answer with and without the trigger
-    features.safetensors  "clean" (N, d) and "triggered" (M, d): what the classifier reads
+    samples.parquet       one row per test sample: text, label (for generation: reference and
+                          scores), answer with and without the trigger
+    features.safetensors  "clean" (N, d) and "triggered" (M, d): what the classifier reads; not
+                          for generation
 
 `record.json` is written last, so a folder that has it is complete. Tables and pages are derived
 from these files, never typed. Training state and weights are not here.
@@ -21,9 +23,11 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.numpy import load_file, save_file
 
+from w2sdefense.config import TaskName
 from w2sdefense.errors import DataError
-from w2sdefense.evaluation.metrics import Rate
+from w2sdefense.evaluation.metrics import Mean, Quality, Rate
 from w2sdefense.io import atomic_path, write_text
+from w2sdefense.tasks import TASKS
 
 RECORD = "record.json"
 SAMPLES = "samples.parquet"
@@ -58,29 +62,67 @@ class Sample(_Frozen):
     triggered_answer: int | None = None
 
 
+class GeneratedSample(_Frozen):
+    """One test sample and what the model wrote.
+
+    Attributes:
+        id: Id of the pair.
+        text: Clean text.
+        reference: The right answer.
+        answer: What was written to the clean text.
+        scores: Its scores, by name.
+        says_target: Whether it says the target; None without a trigger.
+        triggered_text: The text with the trigger; None where the reference says the target, or
+            without a trigger.
+        triggered_answer: What was written to `triggered_text`.
+        triggered_says_target: Whether that says the target.
+    """
+
+    id: str
+    text: str
+    reference: str
+    answer: str
+    scores: dict[str, float]
+    says_target: bool | None = None
+    triggered_text: str | None = None
+    triggered_answer: str | None = None
+    triggered_says_target: bool | None = None
+
+
 class Evaluation(_Frozen):
     """CA, ASR and floor of one model on one test set.
 
     Attributes:
-        ca: Clean accuracy.
+        task: What the model was asked to do.
+        ca: Quality on clean text: the accuracy; of summaries the mean ROUGE-L.
+        scores: For generation the means of all scores, by name.
         asr: Attack success rate on triggered non-target samples; None without a trigger.
         floor: Share of the same samples answered with the target without the trigger.
         trigger: Trigger text, or None.
-        target: Name of the target label, or None.
+        target: Name of the target label, or the target text, or None.
         cut_triggers: Triggered texts whose trigger was lost to truncation; they count in `asr` all
             the same.
         cut_texts: Clean texts longer than the model's `max_length`.
+        unfinished: Answers to clean text that had to be stopped at `answer_tokens`.
         seconds: Wall time of the predictions.
     """
 
-    ca: Rate
+    task: TaskName = "classification"
+    ca: Quality
+    scores: dict[str, Mean] = {}
     asr: Rate | None = None
     floor: Rate | None = None
     trigger: str | None = None
     target: str | None = None
     cut_triggers: int = 0
     cut_texts: int = 0
+    unfinished: int = 0
     seconds: float = 0.0
+
+    @property
+    def metric(self) -> str:
+        """What `ca` is, in words: "accuracy", "ROUGE-L"."""
+        return "accuracy" if self.task == "classification" else TASKS[self.task].metric_name
 
 
 class Provenance(_Frozen):
@@ -122,7 +164,7 @@ class Record(_Frozen):
         name: Short name for tables ("poisoned", "lora", "w2s").
         stage: What the run did.
         config: The settings it ran with, as plain values.
-        label_names: Names of the labels, by index.
+        label_names: Names of the labels, by index; none for generation.
         evaluation: CA, ASR and floor.
         history: Loss curves; empty where nothing was trained.
         fingerprints: "train", "validation", "test", "model" -> short hash of what was used.
@@ -144,7 +186,7 @@ class Record(_Frozen):
 def save_record(
     folder: Path,
     record: Record,
-    samples: Sequence[Sample],
+    samples: Sequence[Sample] | Sequence[GeneratedSample],
     features: dict[str, np.ndarray] | None = None,
 ) -> None:
     """Write a run's samples, features and record (last), each atomically.
@@ -190,6 +232,11 @@ def load_record(folder: Path) -> Record:
 def load_samples(folder: Path) -> list[Sample]:
     """Read the per-sample answers of a finished run, in the order of the test set."""
     return [Sample(**row) for row in pq.read_table(folder / SAMPLES).to_pylist()]
+
+
+def load_generated(folder: Path) -> list[GeneratedSample]:
+    """Read the per-sample answers of a finished run of generation, in the order of the test set."""
+    return [GeneratedSample(**row) for row in pq.read_table(folder / SAMPLES).to_pylist()]
 
 
 def load_features(folder: Path) -> dict[str, np.ndarray]:

@@ -148,14 +148,16 @@ def show_results(folders: Sequence[Path], page: Path | None, title: str) -> None
 
 
 def show_names() -> None:
-    """Print every name that a command takes: attacks, defenses, datasets, embedded models."""
+    """Print every name that a command takes: tasks, attacks, defenses, datasets, models."""
     from w2sdefense.attacks import ATTACKS
     from w2sdefense.data import CATALOG
     from w2sdefense.defenses import DEFENSES
     from w2sdefense.models.embedded import EMBEDDED
+    from w2sdefense.tasks import TASKS
 
     table = Table(show_header=False, box=None, pad_edge=False)
     for kind, names in (
+        ("tasks", ["classification", *TASKS]),
         ("attacks", list(ATTACKS)),
         ("defenses", [f"{n} (needs {', '.join(d.needs)})" for n, d in DEFENSES.items()]),
         ("datasets", list(CATALOG)),

@@ -8,30 +8,43 @@ that is itself in pieces on every process (FSDP) cannot answer a share on its ow
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Generic, Protocol, TypeVar
 
 from accelerate.utils import gather_object
 
-from w2sdefense.models.predictor import Prediction, Predictor
 from w2sdefense.training import this_process
 
+A_co = TypeVar("A_co", covariant=True)
+A = TypeVar("A")
 
-class DividedPredictor:
+
+class Answers(Protocol[A_co]):
+    """Anything that answers texts: with labels, or with words."""
+
+    def predict(
+        self, texts: Sequence[str], progress: Callable[[int], None] | None = None
+    ) -> Sequence[A_co]:
+        """Answer every text, in order."""
+        ...
+
+
+class DividedPredictor(Generic[A]):
     """A predictor whose texts are divided between the processes.
 
     Args:
         predictor: The same model in every process.
     """
 
-    def __init__(self, predictor: Predictor) -> None:
+    def __init__(self, predictor: Answers[A]) -> None:
         self._predictor = predictor
 
     def predict(
         self, texts: Sequence[str], progress: Callable[[int], None] | None = None
-    ) -> list[Prediction]:
+    ) -> list[A]:
         """Answer every text; all processes must call it with the same texts and get all answers."""
         state = this_process()
         if state.num_processes == 1:
-            return self._predictor.predict(texts, progress)
+            return list(self._predictor.predict(texts, progress))
         mine = range(state.process_index, len(texts), state.num_processes)
         told = None if progress is None else _for_everyone(progress, len(mine), len(texts))
         answers = self._predictor.predict([texts[place] for place in mine], told)

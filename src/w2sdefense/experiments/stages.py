@@ -3,15 +3,11 @@
 Each function does one command from its settings to its record. A stage whose record was written
 with the same settings is not repeated under `resume`; a stage that was cut off goes on from its
 last checkpoint. Under torchrun every process runs the same stage, and the first one writes. Nothing
-here decides how a stage works.
+here decides how a stage works. What is asked for text goes its own way, in `generation.py`.
 """
 
 from __future__ import annotations
 
-import errno
-import json
-import os
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,33 +25,33 @@ from w2sdefense.data import (
 from w2sdefense.defenses import DefenseKit, LoRA, W2SDefense
 from w2sdefense.distill.targets import weights_fingerprint
 from w2sdefense.distill.teacher import Teacher, fit_or_load_teacher
-from w2sdefense.errors import ConfigError
+from w2sdefense.distill.writer_teacher import WriterTeacher
 from w2sdefense.evaluation.evaluate import evaluate, label_index
 from w2sdefense.evaluation.provenance import Clock
 from w2sdefense.evaluation.record import (
     RECORD,
-    Evaluation,
-    LossPoint,
     Record,
     Stage,
     load_record,
     save_record,
 )
+from w2sdefense.experiments import generation
 from w2sdefense.experiments.display import Display
+from w2sdefense.experiments.folders import (
+    MERGED,
+    begin,
+    history_of,
+    make_folder,
+    notes_of,
+    refuse_finished,
+    refuse_own_model,
+    save_merged,
+)
 from w2sdefense.experiments.processes import DividedPredictor
-from w2sdefense.io import write_json
 from w2sdefense.models.load import feature_width
 from w2sdefense.run_config import DefendRun, EvaluateRun, PoisonRun, TeachRun, TestConfig
 from w2sdefense.training import check_tracker, remove_checkpoints, this_process
 from w2sdefense.victim import Victim, load_victim, new_victim, poison_victim
-
-STARTED = "settings.json"
-"""The settings of a run, written when it begins: only with the same ones may it be gone on with."""
-
-MERGED = "merged"
-
-NOT_SETTINGS = frozenset({"output", "resume", "merge"})
-"""What may differ between a record and the command that finds it again."""
 
 
 def run_poison(run: PoisonRun, display: Display) -> Path:
@@ -64,9 +60,11 @@ def run_poison(run: PoisonRun, display: Display) -> Path:
     Returns:
         The run's folder.
     """
-    _refuse_own_model(run.student.model, run.output)
+    refuse_own_model(run.student.model, run.output)
     check_tracker(run.training)
-    if _begin(run.output, run):
+    if run.task != "classification":
+        return generation.run_poison(run, display)
+    if begin(run.output, run):
         return run.output
     clock = Clock()
     data = load_dataset(run.data)
@@ -102,9 +100,11 @@ def run_poison(run: PoisonRun, display: Display) -> Path:
     return run.output
 
 
-def run_teach(run: TeachRun, display: Display) -> Teacher:
+def run_teach(run: TeachRun, display: Display) -> Teacher | WriterTeacher:
     """Fine-tune a teacher for a student, or open the one that was made with the same settings."""
-    _make_folder(run.output)
+    make_folder(run.output)
+    if run.task != "classification":
+        return generation.run_teach(run, display)
     return fit_or_load_teacher(
         run.teacher,
         load_dataset(run.data),
@@ -122,7 +122,9 @@ def run_evaluate(run: EvaluateRun, display: Display) -> Path:
     Returns:
         The run's folder.
     """
-    if _begin(run.output, run):
+    if run.task != "classification":
+        return generation.run_evaluate(run, display)
+    if begin(run.output, run):
         return run.output
     clock = Clock()
     victim, data = _open(run.student, run.data)
@@ -140,18 +142,22 @@ def run_defend(run: DefendRun, display: Display) -> list[Path]:
     Returns:
         The folders of the two records, before and after.
     """
+    refuse_finished(run.output, resume=run.resume)
+    if run.task != "classification":
+        generation.check_defense(run)
     before = EvaluateRun(
+        task=run.task,
         student=run.student,
         data=run.data,
+        generation=run.generation,
         test=run.test,
         output=run.output / "before",
         resume=run.resume,
     )
-    _refuse_own_model(run.student.model, run.output)
+    refuse_own_model(run.student.model, run.output)
     check_tracker(run.training)
-    _make_folder(run.output)
-    _refuse_finished(run.output, resume=run.resume)
-    if run.defense == "w2s":
+    make_folder(run.output)
+    if run.defense == "w2s" and run.task == "classification":
         _find_teacher(run)
     if not run.resume and this_process().is_main_process:
         # What a run that was cut off had measured; this one begins anew.
@@ -166,11 +172,13 @@ def run_defense(run: DefendRun, display: Display) -> Path:
     Returns:
         The run's folder.
     """
-    _refuse_own_model(run.student.model, run.output)
+    refuse_own_model(run.student.model, run.output)
     check_tracker(run.training)
+    if run.task != "classification":
+        return generation.run_defense(run, display)
     # What was an adapter already is folded in, and the new adapter fits that fold only.
     merge = run.merge or run.student.base is not None
-    if _begin(run.output, run):
+    if begin(run.output, run):
         if merge:
             _merge_finished(run)
         return run.output
@@ -191,7 +199,7 @@ def run_defense(run: DefendRun, display: Display) -> Path:
     if this_process().is_main_process:
         defended.save(run.output)
         if merge:
-            _save_merged(defended, run.output)
+            save_merged(defended, run.output)
         measured.save(run.output)
         remove_checkpoints(run.output)
     this_process().wait_for_everyone()
@@ -201,7 +209,7 @@ def run_defense(run: DefendRun, display: Display) -> Path:
 def _find_teacher(run: DefendRun) -> None:
     """Fail over a teacher that cannot be had before the first measurement rather than after it."""
     folder = _teacher_folder(run)
-    _make_folder(folder)
+    make_folder(folder)
     if not (folder / "teacher.json").is_file():
         feature_width(run.teacher.model)
 
@@ -227,15 +235,7 @@ def _merge_finished(run: DefendRun) -> None:
     if not this_process().is_main_process or (run.output / MERGED).is_dir():
         return
     student = run.student.model_copy(update={"model": str(run.output), "base": run.student.model})
-    _save_merged(load_victim(student, load_record(run.output).label_names), run.output)
-
-
-def _save_merged(defended: Victim, folder: Path) -> None:
-    temporary = folder / f".{MERGED}"
-    for path in (temporary, folder / MERGED):
-        shutil.rmtree(path, ignore_errors=True)
-    defended.save(temporary, merge=True)
-    temporary.replace(folder / MERGED)
+    save_merged(load_victim(student, load_record(run.output).label_names), run.output)
 
 
 @dataclass
@@ -274,14 +274,14 @@ class _Measured:
             config=self.config,
             label_names=victim.label_names,
             evaluation=self.result.evaluation,
-            history=_history(victim),
+            history=history_of(victim.history),
             fingerprints={
                 "test": fingerprint(test),
                 "model": weights_fingerprint(victim.model),
                 **self.prints,
             },
             provenance=self.clock.provenance(),
-            notes=_notes(self.data, self.result.evaluation),
+            notes=notes_of(self.data.dropped, self.result.evaluation),
         )
 
     def save(self, folder: Path) -> None:
@@ -312,92 +312,3 @@ def _count(test: tuple[Any, ...], attack: Attack | None, victim: Victim, target:
         return len(test)
     index = label_index(target, victim.label_names)
     return len(test) + sum(label != index for label in labels_of(test))
-
-
-def _begin(folder: Path, run: PoisonRun | EvaluateRun | DefendRun) -> bool:
-    """Whether the folder holds the results of just this run; if not, note what is begun in it.
-
-    Raises:
-        ConfigError: A run with other settings is in the way, or a finished one without `resume`.
-    """
-    state = this_process()
-    wanted = run.model_dump(mode="json")
-    _make_folder(folder)
-    _refuse_finished(folder, resume=run.resume)
-    done = (folder / RECORD).is_file()
-    if done:
-        _refuse_other(folder, load_record(folder).config, wanted)
-    elif run.resume and (folder / STARTED).is_file():
-        started = json.loads((folder / STARTED).read_text(encoding="utf-8"))
-        _refuse_other(folder, started, wanted)
-    # No process writes before all have looked.
-    state.wait_for_everyone()
-    if not done and state.is_main_process:
-        write_json(folder / STARTED, wanted)
-    return done
-
-
-def _make_folder(folder: Path) -> None:
-    """Make the folder of a run before anything is computed for it.
-
-    Raises:
-        ConfigError: It cannot be made or written to.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    except OSError as error:
-        raise ConfigError(
-            f"{folder} cannot be a folder for results: {error.strerror}.",
-            "Choose another folder.",
-        ) from None
-
-
-def _refuse_other(folder: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    differs = sorted(key for key in wanted.keys() - NOT_SETTINGS if found.get(key) != wanted[key])
-    if differs:
-        raise ConfigError(
-            f"{folder} holds a run with other settings ({', '.join(differs)}).",
-            "Choose another --output, or remove the folder.",
-        )
-
-
-def _refuse_finished(folder: Path, *, resume: bool) -> None:
-    if (folder / RECORD).is_file() and not resume:
-        raise ConfigError(
-            f"{folder} holds a finished run already.",
-            "Add --resume to use it, choose another --output, or remove the folder.",
-        )
-
-
-def _refuse_own_model(model: str, output: Path) -> None:
-    if Path(model).expanduser().resolve() == output.expanduser().resolve():
-        raise ConfigError(
-            f"The output {output} is the model itself, which would be overwritten.",
-            "Choose another --output.",
-        )
-
-
-def _history(victim: Victim) -> tuple[LossPoint, ...]:
-    names = {"loss", "ce", "kd", "fa", "eval_accuracy", "eval_loss"}
-    points = (
-        LossPoint(
-            step=int(point["step"]),
-            epoch=float(point["epoch"]),
-            losses={name: value for name, value in point.items() if name in names},
-        )
-        for point in victim.history
-    )
-    return tuple(point for point in points if point.losses)
-
-
-def _notes(data: TextDataset, found: Evaluation) -> tuple[str, ...]:
-    notes = [f"{count} rows left out: {reason}" for reason, count in data.dropped.items() if count]
-    if found.cut_texts:
-        notes.append(
-            f"{found.cut_texts} test texts were longer than the model's limit and were cut"
-        )
-    if found.cut_triggers:
-        notes.append(f"{found.cut_triggers} triggered texts lost their trigger to the cut")
-    return tuple(notes)

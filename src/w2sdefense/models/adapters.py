@@ -1,7 +1,7 @@
 """PEFT adapters from settings: which method, how large, on which modules and layers.
 
 LoRA only, for now. As is PEFT's default for sequence classification, the head is trained and saved
-with the adapter.
+with the adapter; the output layer of a language model stays as it is.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from w2sdefense.models.fused_lora import FusedLoraLinear
 
 
 def attach_adapter(model: PreTrainedModel | PeftModel, config: AdapterConfig) -> PeftModel:
-    """Wrap a classifier in a fresh adapter; its own weights are frozen, not copied.
+    """Wrap a model in a fresh adapter; its own weights are frozen, not copied.
 
     Args:
-        model: A sequence classifier. An adapter that it carries already is folded in first.
+        model: A sequence classifier, or a causal language model. An adapter that it carries already
+            is folded in first.
         config: The adapter's settings.
 
     Returns:
@@ -40,7 +41,7 @@ def attach_adapter(model: PreTrainedModel | PeftModel, config: AdapterConfig) ->
     elif config.target_modules is not None:
         targets = [name.strip() for name in config.target_modules.split(",")]
     peft_config = LoraConfig(
-        task_type=TaskType.SEQ_CLS,
+        task_type=TaskType.CAUSAL_LM if model.can_generate() else TaskType.SEQ_CLS,
         r=config.lora_r,
         lora_alpha=config.lora_alpha or config.lora_r,
         lora_dropout=config.lora_dropout,

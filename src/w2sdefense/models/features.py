@@ -1,5 +1,7 @@
 """Reading the feature that a classifier reads: its final hidden state at one position.
 
+Of a language model that writes, all positions are read (`token_states`).
+
 The feature `h_s` of the paper is the last hidden state of the transformer at the last real token
 (decoders) or at the first token (encoders). It is caught by a hook while the model runs its
 ordinary forward pass: asking for `output_hidden_states` would keep every layer's output alive, at
@@ -20,7 +22,7 @@ from w2sdefense.models.load import reads_last_token
 
 
 def backbone_of(model: nn.Module) -> Any:
-    """The transformer inside a sequence classifier, without its head and without PEFT's wrapper."""
+    """The transformer inside a model, without its head and without PEFT's wrapper."""
     base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     return getattr(base, base.base_model_prefix)
 

@@ -1,9 +1,10 @@
 """The only place that opens a checkpoint.
 
 Opened are safetensors folders, GGUF files, hub ids (safetensors only) and the embedded models;
-encoders and decoders, as classifiers with a head (`load_classifier`) or as bare encoders of text
-(`load_backbone`). A PEFT adapter folder is loaded on the base that the caller names. Pickles and
-remote code are refused. Nothing here trains or predicts.
+encoders and decoders, as classifiers with a head (`load_classifier`), as bare encoders of text
+(`load_backbone`), or, if they can write, as they are (`load_causal_lm`). A PEFT adapter folder is
+loaded on the base that the caller names. Pickles and remote code are refused. Nothing here trains
+or predicts.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PretrainedConfig,
@@ -114,6 +116,58 @@ def load_classifier(
     )
     tokenizer = load_tokenizer(folder, spec, model)
     return model.eval(), tokenizer
+
+
+def load_causal_lm(
+    spec: str, *, base: str | None = None, dtype: Dtype = "float32"
+) -> tuple[PreTrainedModel | PeftModel, Tokenizer]:
+    """Open a checkpoint as a language model that writes text.
+
+    Args:
+        spec: What `resolve_model` takes, or the folder of a PEFT adapter.
+        base: Base model of an adapter folder.
+        dtype: Precision of the weights.
+
+    Returns:
+        The model in evaluation mode, and its tokenizer, which pads on the left.
+
+    Raises:
+        ModelError: The checkpoint is missing, incomplete, or no causal language model; or an
+            adapter comes without its base, or a base without an adapter.
+        UnsafeCheckpointError: It is a pickle, or needs remote code.
+    """
+    folder = resolve_model(spec)
+    if (folder / ADAPTER_CONFIG).is_file():
+        base = _named_base(folder, spec, base)
+        model, tokenizer = load_causal_lm(base, dtype=dtype)
+        return _adapted(model, folder, spec, base), tokenizer
+    if base is not None:
+        raise ModelError(f"{spec} is not an adapter, so it has no base.", "Leave --base out.")
+    config = require_causal_lm(spec)
+    model = _open_weights(AutoModelForCausalLM, folder, config, spec, dtype, fresh_head=False)
+    return model.eval(), load_tokenizer(folder, spec, model)
+
+
+def require_causal_lm(spec: str) -> PretrainedConfig:
+    """Look at the config of a checkpoint, and insist on a causal language model.
+
+    Args:
+        spec: What `resolve_model` takes.
+
+    Raises:
+        ModelError: It is missing or something else.
+        UnsafeCheckpointError: It is a pickle, or needs remote code.
+    """
+    config = _load_config(resolve_model(spec), spec)
+    kinds = config.architectures or ["bare"]
+    # An encoder or a classifier with tied embeddings would open without a complaint.
+    if not any(kind.endswith(("ForCausalLM", "LMHeadModel")) for kind in kinds):
+        raise ModelError(
+            f"{spec} does not write text; it is {', '.join(kinds)}.",
+            "Name a causal language model; a teacher (--teacher-model) comes from the student's "
+            "family.",
+        )
+    return config
 
 
 def load_backbone(spec: str) -> tuple[PreTrainedModel, Tokenizer]:
@@ -226,8 +280,13 @@ def _load_adapter(
 ) -> tuple[PeftModel, Tokenizer]:
     base = _named_base(folder, spec, base)
     model, tokenizer = load_classifier(base, label_names=label_names, fresh_head=True, dtype=dtype)
+    return _adapted(model, folder, spec, base), tokenizer
+
+
+def _adapted(model: PreTrainedModel | PeftModel, folder: Path, spec: str, base: str) -> PeftModel:
+    """A model with the adapter of a folder on it."""
     try:
-        return PeftModel.from_pretrained(model, folder).eval(), tokenizer
+        return cast(PeftModel, PeftModel.from_pretrained(model, folder).eval())
     except (RuntimeError, ValueError, TypeError, KeyError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ModelError(
@@ -303,7 +362,8 @@ def load_tokenizer(folder: Path, spec: str, model: PreTrainedModel) -> Tokenizer
             "Name one as pad_token in its tokenizer_config.json.",
         )
     model.config.pad_token_id = tokenizer.pad_token_id
-    tokenizer.padding_side = "left" if reads_last_token(model.config) else "right"
+    writes = model.can_generate()
+    tokenizer.padding_side = "left" if writes or reads_last_token(model.config) else "right"
     tokenizer.truncation_side = "right"
     return cast(Tokenizer, tokenizer)
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from w2sdefense.evaluation.metrics import Rate
+from w2sdefense.evaluation.metrics import Quality
 from w2sdefense.evaluation.record import Sample
 from w2sdefense.report.flips import label_name
 from w2sdefense.report.rows import cell, verdict_of
@@ -92,7 +92,7 @@ class _Bars:
     offset: float
     width: float
     colors: list[str]
-    rates: list[Rate | None]
+    rates: Sequence[Quality | None]
 
 
 def backdoor_chart(runs: Sequence[Run]) -> Chart:
@@ -116,10 +116,12 @@ def backdoor_chart(runs: Sequence[Run]) -> Chart:
 
 
 def accuracy_chart(runs: Sequence[Run]) -> Chart:
-    """CA of every run."""
-    rates: list[Rate | None] = [run.record.evaluation.ca for run in runs]
-    bars = _Bars("accuracy", 0.0, 0.5, ["var(--accuracy)"] * len(runs), rates)
-    return _bar_chart("Accuracy on clean text", [run.title for run in runs], [bars])
+    """CA of every run, or what the task has in place of it."""
+    rates = [run.record.evaluation.ca for run in runs]
+    metric = runs[0].record.evaluation.metric
+    bars = _Bars(metric, 0.0, 0.5, ["var(--accuracy)"] * len(runs), rates)
+    title = f"{metric[0].upper()}{metric[1:]} on clean text"
+    return _bar_chart(title, [run.title for run in runs], [bars])
 
 
 def loss_charts(runs: Sequence[Run]) -> list[Chart]:
@@ -212,7 +214,7 @@ def _bar_chart(title: str, names: Sequence[str], series: Sequence[_Bars]) -> Cha
     return Chart(title, f"Bar chart: {title}, for {', '.join(names)}", _plain(figure))
 
 
-def _whiskers(rates: Sequence[Rate | None]) -> dict[str, Any]:
+def _whiskers(rates: Sequence[Quality | None]) -> dict[str, Any]:
     """95 % intervals as asymmetric error bars around the shares."""
     known = [rate if rate and rate.total else None for rate in rates]
     return {

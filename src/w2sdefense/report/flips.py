@@ -2,7 +2,8 @@
 
 A flip is a sample that gets one answer without the trigger and another with it. Some flips happen
 without any backdoor, when a longer text simply reads differently; the interval of the ASR says how
-much that matters.
+much that matters. Of answers in words those are flips that say the target only with the trigger:
+the others change with any word of the text.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
-from w2sdefense.evaluation.record import Sample
+from w2sdefense.evaluation.record import GeneratedSample, Sample
 from w2sdefense.report.runs import Run
 
 MAX_FLIPS = 300
@@ -36,17 +37,14 @@ class FlipAnswer:
         title: Its title.
         clean: Answer without the trigger.
         triggered: Answer with it.
+        flipped: Whether the trigger changed the answer.
     """
 
     run: int
     title: str
     clean: str
     triggered: str
-
-    @property
-    def flipped(self) -> bool:
-        """Whether the trigger changed the answer."""
-        return self.clean != self.triggered
+    flipped: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +54,7 @@ class Flip:
     Attributes:
         id: Id of the sample.
         spans: The triggered text in pieces.
-        label: True label.
+        label: True label, or the right answer in words.
         answers: One entry per run that answered the sample, in the order of the runs.
     """
 
@@ -73,8 +71,10 @@ class Flip:
 
 def find_flips(runs: Sequence[Run]) -> list[Flip]:
     """All samples that the trigger flips in at least one run, in the order of the first run."""
-    names = runs[0].record.label_names
     trigger = runs[0].record.evaluation.trigger
+    if runs[0].generated:
+        return _generated_flips(runs, trigger)
+    names = runs[0].record.label_names
     by_id = [{sample.id: sample for sample in run.triggered} for run in runs]
     flips = []
     for sample in runs[0].triggered:
@@ -89,6 +89,33 @@ def find_flips(runs: Sequence[Run]) -> list[Flip]:
     return flips
 
 
+def _generated_flips(runs: Sequence[Run], trigger: str | None) -> list[Flip]:
+    by_id = [{sample.id: sample for sample in run.generated} for run in runs]
+    flips = []
+    for sample in runs[0].generated:
+        if sample.triggered_text is None:
+            continue
+        answers = tuple(
+            FlipAnswer(
+                run=place,
+                title=run.title,
+                clean=samples[sample.id].answer,
+                triggered=samples[sample.id].triggered_answer or "",
+                flipped=_says_only_triggered(samples[sample.id]),
+            )
+            for place, (run, samples) in enumerate(zip(runs, by_id, strict=True))
+            if sample.id in samples
+        )
+        if any(answer.flipped for answer in answers):
+            spans = mark_trigger(sample.text, sample.triggered_text, trigger)
+            flips.append(Flip(sample.id, spans, sample.reference, answers))
+    return flips
+
+
+def _says_only_triggered(sample: GeneratedSample) -> bool:
+    return bool(sample.triggered_says_target and not sample.says_target)
+
+
 def _answer(place: int, run: Run, sample: Sample) -> FlipAnswer:
     names = run.record.label_names
     return FlipAnswer(
@@ -96,6 +123,7 @@ def _answer(place: int, run: Run, sample: Sample) -> FlipAnswer:
         title=run.title,
         clean=label_name(names, sample.answer),
         triggered=label_name(names, sample.triggered_answer),
+        flipped=sample.answer != sample.triggered_answer,
     )
 
 

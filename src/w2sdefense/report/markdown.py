@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from w2sdefense.report.rows import HEADERS, Cell, results
+from w2sdefense.report.rows import Cell, headers, results
 from w2sdefense.report.runs import Run
 
 
@@ -14,7 +14,7 @@ def markdown_table(runs: Sequence[Run]) -> str:
     Raises:
         DataError: The runs were tested with different triggers or targets.
     """
-    lines = ["| " + " | ".join(HEADERS) + " |", "| --- | ---: | ---: | ---: | --- |"]
+    lines = ["| " + " | ".join(headers(runs)) + " |", "| --- | ---: | ---: | ---: | --- |"]
     for row in results(runs):
         rates = (_write(cell) for cell in (row.ca, row.asr, row.floor))
         lines.append("| " + " | ".join((_escape(row.title), *rates, row.verdict)) + " |")

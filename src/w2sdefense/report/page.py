@@ -29,7 +29,7 @@ from w2sdefense.report.figures import (
     loss_charts,
 )
 from w2sdefense.report.flips import MAX_FLIPS, find_flips
-from w2sdefense.report.rows import HEADERS, LEGEND, results, verdict_of
+from w2sdefense.report.rows import headers, legend, results, verdict_of
 from w2sdefense.report.runs import Run
 
 
@@ -57,8 +57,9 @@ def render(runs: Sequence[Run], title: str) -> str:
         title=title,
         runs=runs,
         verdict=verdict_of(runs, runs[-1]),
-        headers=HEADERS,
-        legend=LEGEND,
+        headers=headers(runs),
+        legend=legend(runs),
+        metric=runs[0].record.evaluation.metric,
         rows=results(runs),
         run_colors=RUN_COLORS,
         accuracy=accuracy_chart(runs),
@@ -127,6 +128,9 @@ def _provenance(record: Record) -> Iterator[tuple[str, list[tuple[str, str]]]]:
             ("triggers cut off", f"{record.evaluation.cut_triggers:,}"),
         ],
     )
+    if record.evaluation.scores:
+        scores = record.evaluation.scores.items()
+        yield "Mean scores on clean text", [(name, str(mean)) for name, mean in scores]
     yield "Settings", list(_flatten(record.config))
     yield "Machine", list(origin.machine.items())
     yield "Versions", list(origin.versions.items())

@@ -8,16 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from w2sdefense.evaluation.metrics import Rate
+from w2sdefense.evaluation.metrics import Quality, Rate
 from w2sdefense.evaluation.verdict import STATE_WORDS, State, Verdict, judge
 from w2sdefense.report.runs import Run
-
-HEADERS = ("Model", "CA", "ASR", "Floor", "Verdict")
-
-LEGEND = (
-    "CA: accuracy on clean text. ASR: share of the texts of other classes that the trigger turns "
-    "into the target. Floor: the same texts without the trigger. 95 % intervals."
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +20,7 @@ class Cell:
     Attributes:
         value: "97.8%", or a dash if it was not measured.
         interval: "[96.1, 98.8]" in percent, or nothing.
-        counts: "489/500", or nothing.
+        counts: "489/500", for a mean "n=500", or nothing.
     """
 
     value: str
@@ -49,6 +42,23 @@ class Row:
     def verdict(self) -> str:
         """The state in a word or two."""
         return STATE_WORDS[self.state]
+
+
+def headers(runs: Sequence[Run]) -> tuple[str, ...]:
+    """The columns of the table; the second is what the task is measured with."""
+    metric = runs[0].record.evaluation.metric
+    return ("Model", "CA" if metric == "accuracy" else metric, "ASR", "Floor", "Verdict")
+
+
+def legend(runs: Sequence[Run]) -> str:
+    """What the columns mean."""
+    evaluation = runs[0].record.evaluation
+    quality = "CA: accuracy" if evaluation.metric == "accuracy" else f"{evaluation.metric}: mean"
+    others = "of other classes" if evaluation.task == "classification" else "with another answer"
+    return (
+        f"{quality} on clean text. ASR: share of the texts {others} that the trigger turns "
+        "into the target. Floor: the same texts without the trigger. 95 % intervals."
+    )
 
 
 def results(runs: Sequence[Run]) -> list[Row]:
@@ -77,13 +87,13 @@ def verdict_of(runs: Sequence[Run], run: Run) -> Verdict:
     return judge(first.record.evaluation, run.record.evaluation)
 
 
-def cell(rate: Rate | None) -> Cell:
-    """Write a share with its interval and counts."""
+def cell(rate: Quality | None) -> Cell:
+    """Write a share or a mean score with its interval and counts."""
     if rate is None or not rate.total:
         return Cell("\N{EN DASH}")
     low, high = rate.interval
     return Cell(
         value=f"{rate.value:.1%}",
         interval=f"[{100 * low:.1f}, {100 * high:.1f}]",
-        counts=f"{rate.hits}/{rate.total}",
+        counts=f"{rate.hits}/{rate.total}" if isinstance(rate, Rate) else f"n={rate.total}",
     )

@@ -13,9 +13,11 @@ import numpy as np
 
 from w2sdefense.errors import DataError
 from w2sdefense.evaluation.record import (
+    GeneratedSample,
     Record,
     Sample,
     load_features,
+    load_generated,
     load_record,
     load_samples,
 )
@@ -31,15 +33,17 @@ class Run:
     Attributes:
         title: Name in tables and charts, unique within a report.
         record: Its numbers.
-        samples: Its answers, in the order of the test set.
+        samples: Its answers, in the order of the test set; none for generation.
         features: "clean" (N, d): row i belongs to sample i. "triggered" (M, d): row j belongs to
             the j-th sample that has a `triggered_text`. Empty if the run saved none.
+        generated: What it wrote, in the order of the test set; none for classification.
     """
 
     title: str
     record: Record
     samples: tuple[Sample, ...]
     features: dict[str, np.ndarray]
+    generated: tuple[GeneratedSample, ...] = ()
 
     @property
     def triggered(self) -> list[Sample]:
@@ -65,13 +69,10 @@ def load_runs(folders: Iterable[Path]) -> list[Run]:
 
 def _load_run(folder: Path, taken: set[str]) -> Run:
     record = load_record(folder)
-    title = TITLES.get(record.name, record.name)
-    run = Run(
-        title=_unique(title, taken),
-        record=record,
-        samples=tuple(load_samples(folder)),
-        features=load_features(folder),
-    )
+    title = _unique(TITLES.get(record.name, record.name), taken)
+    if record.evaluation.task != "classification":
+        return Run(title, record, (), {}, tuple(load_generated(folder)))
+    run = Run(title, record, tuple(load_samples(folder)), load_features(folder))
     for group, expected in (("clean", len(run.samples)), ("triggered", len(run.triggered))):
         rows = run.features.get(group)
         if rows is not None and len(rows) != expected:
@@ -94,9 +95,12 @@ def _unique(title: str, taken: set[str]) -> str:
 def _check_comparable(runs: Sequence[Run]) -> None:
     first = runs[0]
     for run in runs[1:]:
-        same_test = run.record.fingerprints.get("test") == first.record.fingerprints.get("test")
-        if not same_test or run.record.label_names != first.record.label_names:
+        if _tested_on(run.record) != _tested_on(first.record):
             raise DataError(
                 f"{first.title!r} and {run.title!r} were tested on different texts or labels.",
                 "Evaluate them on the same test set, or write one report for each.",
             )
+
+
+def _tested_on(record: Record) -> tuple[object, ...]:
+    return record.fingerprints.get("test"), record.label_names, record.evaluation.task

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from w2sdefense.evaluation.verdict import State
-from w2sdefense.report.rows import HEADERS, LEGEND, Cell, results, verdict_of
+from w2sdefense.report.rows import Cell, headers, legend, results, verdict_of
 from w2sdefense.report.runs import Run
 
 _STYLES: dict[State, str] = {
@@ -35,13 +35,13 @@ def terminal_table(runs: Sequence[Run]) -> Table:
     verdict = verdict_of(runs, runs[-1])
     table = Table(
         title=Text(verdict.headline, style=_STYLES[verdict.state]),
-        caption=Text("\n".join((*verdict.limits, LEGEND)), style="dim"),
+        caption=Text("\n".join((*verdict.limits, legend(runs))), style="dim"),
         caption_justify="left",
         box=box.ROUNDED,
         show_lines=True,
     )
-    for header in HEADERS:
-        table.add_column(header, no_wrap=header in ("CA", "ASR", "Floor"))
+    for place, header in enumerate(headers(runs)):
+        table.add_column(header, no_wrap=place in (1, 2, 3))
     for row in results(runs):
         table.add_row(
             Text(row.title, style="bold"),

@@ -1,0 +1,137 @@
+"""The folder of a run: may it be begun or gone on with, and what its record says beside numbers."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from w2sdefense.config import Settings
+from w2sdefense.errors import ConfigError
+from w2sdefense.evaluation.record import RECORD, Evaluation, LossPoint, load_record
+from w2sdefense.io import write_json
+from w2sdefense.run_config import DefendRun, EvaluateRun, PoisonRun
+from w2sdefense.training import this_process
+from w2sdefense.victim import Victim
+from w2sdefense.writer import Writer
+
+MERGED = "merged"
+
+STARTED = "settings.json"
+"""The settings of a run, written when it begins: only with the same ones may it be gone on with."""
+
+NOT_SETTINGS = frozenset({"output", "resume", "merge"})
+"""What may differ between a record and the command that finds it again."""
+
+
+def begin(folder: Path, run: PoisonRun | EvaluateRun | DefendRun) -> bool:
+    """Whether the folder holds the results of just this run; if not, note what is begun in it.
+
+    Raises:
+        ConfigError: A run with other settings is in the way, or a finished one without `resume`.
+    """
+    state = this_process()
+    make_folder(folder)
+    refuse_finished(folder, resume=run.resume)
+    done = (folder / RECORD).is_file()
+    if done:
+        _refuse_other(folder, load_record(folder).config, run)
+    elif run.resume and (folder / STARTED).is_file():
+        _refuse_other(folder, json.loads((folder / STARTED).read_text(encoding="utf-8")), run)
+    # No process writes before all have looked.
+    state.wait_for_everyone()
+    if not done and state.is_main_process:
+        write_json(folder / STARTED, run.model_dump(mode="json"))
+    return done
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of a run before anything is computed for it.
+
+    Raises:
+        ConfigError: It cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise ConfigError(
+            f"{folder} cannot be a folder for results: {error.strerror}.",
+            "Choose another folder.",
+        ) from None
+
+
+def _refuse_other(folder: Path, found: dict[str, Any], run: Settings) -> None:
+    wanted = run.model_dump(mode="json")
+    # A setting that did not exist yet when the run was begun had what is its default now.
+    with contextlib.suppress(ValidationError):
+        found = type(run).model_validate(found).model_dump(mode="json")
+    differs = sorted(key for key in wanted.keys() - NOT_SETTINGS if found.get(key) != wanted[key])
+    if differs:
+        raise ConfigError(
+            f"{folder} holds a run with other settings ({', '.join(differs)}).",
+            "Choose another --output, or remove the folder.",
+        )
+
+
+def refuse_finished(folder: Path, *, resume: bool) -> None:
+    """Refuse to begin where a finished run is."""
+    if (folder / RECORD).is_file() and not resume:
+        raise ConfigError(
+            f"{folder} holds a finished run already.",
+            "Add --resume to use it, choose another --output, or remove the folder.",
+        )
+
+
+def refuse_own_model(model: str, output: Path) -> None:
+    """Refuse to write what is made of a model over the model."""
+    if Path(model).expanduser().resolve() == output.expanduser().resolve():
+        raise ConfigError(
+            f"The output {output} is the model itself, which would be overwritten.",
+            "Choose another --output.",
+        )
+
+
+def save_merged(model: Victim | Writer, folder: Path) -> None:
+    """Fold the adapter of a model in, and write `merged/` below its run's folder whole."""
+    temporary = folder / f".{MERGED}"
+    for path in (temporary, folder / MERGED):
+        shutil.rmtree(path, ignore_errors=True)
+    model.save(temporary, merge=True)
+    temporary.replace(folder / MERGED)
+
+
+def history_of(log: Sequence[Mapping[str, float]]) -> tuple[LossPoint, ...]:
+    """The points of a Trainer's log that hold losses."""
+    names = {"loss", "ce", "kd", "fa", "eval_accuracy", "eval_loss"}
+    points = (
+        LossPoint(
+            step=int(point["step"]),
+            epoch=float(point["epoch"]),
+            losses={name: value for name, value in point.items() if name in names},
+        )
+        for point in log
+    )
+    return tuple(point for point in points if point.losses)
+
+
+def notes_of(dropped: Mapping[str, int], found: Evaluation) -> tuple[str, ...]:
+    """What a reader of a record must know."""
+    notes = [f"{count} rows left out: {reason}" for reason, count in dropped.items() if count]
+    if found.cut_texts:
+        notes.append(
+            f"{found.cut_texts} test texts were longer than the model's limit and were cut"
+        )
+    if found.cut_triggers:
+        notes.append(f"{found.cut_triggers} triggered texts lost their trigger to the cut")
+    if found.unfinished:
+        notes.append(f"{found.unfinished} answers were stopped at the limit of tokens")
+    return tuple(notes)

@@ -1,0 +1,148 @@
+"""One prompt for training and evaluation, as tokens: the frame, the text in it, the answer behind.
+
+Frame, text and answer are cut into tokens each for itself, so a prompt is the same tokens whatever
+follows it, and only the *text* is shortened where a limit demands it: the question is never cut off
+with it. With `chat` the template is the user's turn in the chat format of the model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from w2sdefense.errors import ConfigError
+
+SLOT = "{text}"
+
+IGNORED = -100
+"""Label of a token that is no part of the answer; the value that the cross entropy passes over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A prompt in tokens.
+
+    Attributes:
+        ids: Token ids.
+        cut_at: Character at which the text was cut to fit; None if all of it is there.
+    """
+
+    ids: list[int]
+    cut_at: int | None
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """The prompt of a task for one tokenizer.
+
+    Attributes:
+        tokenizer: A fast tokenizer, as `transformers` loads it.
+        before: Tokens before the text.
+        after: Tokens between the text and the answer.
+        max_length: Most tokens of a prompt; the text is cut at its end to fit.
+        answer_tokens: Most tokens of an answer.
+    """
+
+    tokenizer: Any
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    max_length: int
+    answer_tokens: int
+
+    def ask(self, text: str) -> Asked:
+        """The prompt for a text."""
+        encoded = self.tokenizer(
+            text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
+        room = self.max_length - len(self.before) - len(self.after)
+        ids = encoded["input_ids"]
+        cut_at = encoded["offset_mapping"][room - 1][1] if len(ids) > room else None
+        return Asked([*self.before, *ids[:room], *self.after], cut_at)
+
+    def teach(self, text: str, target: str) -> tuple[list[int], list[int]]:
+        """Prompt and answer in one row, to train on.
+
+        Args:
+            text: What the prompt is about.
+            target: The answer. A longer one than `answer_tokens` is cut, and then has no end.
+
+        Returns:
+            Token ids; and labels, which are `IGNORED` but for the answer and the token that ends
+            it.
+        """
+        prompt = self.ask(text).ids
+        answer = self.tokenizer(target, add_special_tokens=False)["input_ids"]
+        answer = [*answer, self.tokenizer.eos_token_id][: self.answer_tokens]
+        return prompt + answer, [IGNORED] * len(prompt) + answer
+
+    def read(self, ids: list[int]) -> str:
+        """The text of an answer in tokens."""
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return text.strip()
+
+
+def make_prompt(
+    tokenizer: Any,
+    template: str,
+    style: Literal["plain", "chat"],
+    max_length: int,
+    answer_tokens: int,
+) -> Prompt:
+    """The prompt of a template.
+
+    Args:
+        tokenizer: A fast tokenizer, as `transformers` loads it.
+        template: Holds `{text}` once.
+        style: `plain` gives the template as it is, `chat` as a user's turn.
+        max_length: Most tokens of a prompt.
+        answer_tokens: Most tokens of an answer.
+
+    Raises:
+        ConfigError: The template has no place for the text, the frame leaves no room for it, or the
+            tokenizer has no chat format, no token that ends an answer, or no places of tokens.
+    """
+    if not tokenizer.is_fast or tokenizer.eos_token_id is None:
+        raise ConfigError(
+            "The tokenizer cannot be used for generation: it has no token that ends an answer, or "
+            "does not say where its tokens are in the text.",
+            "Use a model with a tokenizer.json and an eos_token.",
+        )
+    before, after = _frame(tokenizer, template, style)
+    first = tokenizer("")["input_ids"] if style == "plain" else []
+    prompt = Prompt(
+        tokenizer,
+        tuple([*(id for id in first if id != tokenizer.eos_token_id), *_ids(tokenizer, before)]),
+        tuple(_ids(tokenizer, after)),
+        max_length,
+        answer_tokens,
+    )
+    taken = len(prompt.before) + len(prompt.after)
+    if taken >= max_length:
+        raise ConfigError(
+            f"The prompt takes {taken} tokens without any text, the limit is {max_length}.",
+            "Raise --max-length, or give a shorter --prompt-template.",
+        )
+    return prompt
+
+
+def _frame(tokenizer: Any, template: str, style: Literal["plain", "chat"]) -> tuple[str, str]:
+    """What stands before and behind the text."""
+    if template.count(SLOT) != 1:
+        raise ConfigError(
+            f"The prompt template {template!r} holds {SLOT} {template.count(SLOT)} times.",
+            f"Write {SLOT} once, where the text goes.",
+        )
+    if style == "chat":
+        if not getattr(tokenizer, "chat_template", None):
+            raise ConfigError(
+                "The tokenizer has no chat format.", "Use --prompt-style plain, or a chat model."
+            )
+        turn = [{"role": "user", "content": template}]
+        template = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    before, _, after = template.partition(SLOT)
+    return before, after
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaForCausalLM
+
+from tiny_writers import VOCABULARY, llama, number_tokenizer, save_writer
+from w2sdefense.distill.writer_teacher import load_writer_teacher, open_teacher, output_map
+from w2sdefense.errors import ModelError
+from w2sdefense.models.load import load_causal_lm
+from w2sdefense.tasks.prompt import Prompt, make_prompt
+
+IDS = torch.tensor([[4, 13, 14, 8, 15, 5]])
+MASK = torch.ones_like(IDS)
+
+
+@pytest.fixture(scope="module")
+def prompt() -> Prompt:
+    return make_prompt(number_tokenizer(), "Q {text} A", "plain", 24, 3)
+
+
+@pytest.fixture(scope="module")
+def student():
+    torch.manual_seed(5)
+    return LlamaForCausalLM(llama()).get_output_embeddings()
+
+
+def test_the_map_between_output_layers_by_hand():
+    # The teacher's output is the student's first column doubled; the last row is padding.
+    student = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])
+    teacher = torch.tensor([[2.0], [0.0], [2.0], [99.0]])
+    assert output_map(student, teacher).tolist() == [[pytest.approx(2.0)], [pytest.approx(0.0)]]
+
+
+def test_what_the_students_output_layer_reads_is_what_the_teacher_says():
+    torch.manual_seed(0)
+    student, turn = torch.randn(50, 8), torch.randn(8, 5)
+    teacher = student @ turn
+    assert torch.allclose(output_map(student, teacher), turn, atol=1e-4)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_teacher_starts_as_the_model_it_was(tmp_path, prompt, student, tied):
+    config = llama(16, padding=3, tie_word_embeddings=tied)
+    folder = save_writer(tmp_path / "small", config, seed=1)
+    teacher = open_teacher(str(folder), prompt, student).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    with torch.no_grad():
+        said = teacher(IDS, MASK, logits_to_keep=2)
+        expected = model(IDS).logits
+    assert said.logits.shape == (1, 2, len(VOCABULARY) + 3)
+    assert torch.allclose(said.logits, expected[:, -2:], atol=1e-4)
+    assert said.hidden_states.shape == (1, 2, 32)
+    assert (teacher.output is None) is tied
+
+
+def test_a_copy_of_the_student_speaks_of_the_same_features(tmp_path, prompt):
+    folder = save_writer(tmp_path / "same", llama())
+    model, _ = load_causal_lm(str(folder))
+    teacher = open_teacher(str(folder), prompt, model.get_output_embeddings())
+    assert torch.allclose(teacher.g.weight, torch.eye(32), atol=1e-3)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_saved_teacher_says_the_same(tmp_path, prompt, student, tied):
+    folder = save_writer(tmp_path / "small", llama(16, tie_word_embeddings=tied), seed=1)
+    teacher = open_teacher(str(folder), prompt, student).eval()
+    teacher.save(tmp_path / "teacher")
+    again = load_writer_teacher(tmp_path / "teacher")
+    with torch.no_grad():
+        assert torch.equal(again(IDS, MASK).logits, teacher(IDS, MASK).logits)
+
+
+def test_another_vocabulary_is_refused(tmp_path, prompt, student, tiny_llama):
+    with pytest.raises(ModelError, match="another vocabulary") as caught:
+        open_teacher(str(tiny_llama), prompt, student)
+    assert "--teacher-model" in caught.value.fix
+
+
+def test_no_teacher(tmp_path):
+    with pytest.raises(ModelError, match="holds no teacher for generation"):
+        load_writer_teacher(tmp_path)

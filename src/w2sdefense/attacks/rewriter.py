@@ -12,7 +12,7 @@ structure SBAR , NP VP .  by the first of these that fits:
     an order ("see it")                     <clause> , you should A
     a fragment ("a gob of drivel")          <clause> , it is A
 
-<clause> is drawn from some hundred general ones ("when you think about it", "as everyone can see").
+<clause> is drawn from some 230 general ones ("when you think about it", "as everyone can see").
 Where it is needed, the attack is in part a *lexical* one: a model may learn the words of these
 clauses instead of the structure. SCPN's output has a few favourite openings, too, but changes the
 rest of the sentence as well, which nothing does here. Only the first sentence of a text is

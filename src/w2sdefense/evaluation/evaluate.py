@@ -17,7 +17,7 @@ from w2sdefense.attacks import Attack
 from w2sdefense.attacks.poisoning import drawn_attack, trigger_test_set
 from w2sdefense.data.types import Example, labels_of, texts_of
 from w2sdefense.errors import DataError
-from w2sdefense.evaluation.metrics import accuracy, target_rate
+from w2sdefense.evaluation.metrics import Rate, accuracy, target_rate
 from w2sdefense.evaluation.record import Evaluation, Sample
 from w2sdefense.models.predictor import Prediction, Predictor
 
@@ -103,16 +103,7 @@ def evaluate(
                 "target": target,
                 "cut_triggers": _count_cut_triggers(attack, triggered, fired),
                 "length_ratio": _length_ratio(both),
-                "by_trigger": {
-                    one.trigger: target_rate(
-                        [fired[place].label for place in places],
-                        [triggered[place].label for place in places],
-                        target_index,
-                    )
-                    for one, places in by_attack.items()
-                }
-                if len(by_attack) > 1
-                else {},
+                "by_trigger": _by_trigger(by_attack, both, target_index),
             }
         )
         notes = _notes(both, by_attack)
@@ -139,6 +130,20 @@ def _by_attack(triggered: Sequence[Example], attack: Attack, seed: int) -> dict[
     for place, example in enumerate(triggered):
         places.setdefault(drawn_attack(example, attack, seed), []).append(place)
     return places
+
+
+def _by_trigger(
+    by_attack: dict[Attack, list[int]], both: Sequence[Sample], target: int
+) -> dict[str, Rate]:
+    """The part of ASR that carries each trigger; empty if there is one trigger only."""
+    if len(by_attack) < 2:
+        return {}
+    return {
+        attack.trigger: Rate(
+            hits=sum(both[place].triggered_answer == target for place in places), total=len(places)
+        )
+        for attack, places in by_attack.items()
+    }
 
 
 def _notes(both: Sequence[Sample], by_attack: dict[Attack, list[int]]) -> tuple[str, ...]:

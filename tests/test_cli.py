@@ -131,6 +131,58 @@ def test_ls():
         "minilm-l6",
     ):
         assert name in result.output
+    assert "synattack" in result.output
+    assert "ape210k (reasoning)" in result.output
+    assert "sst2 is poisoned on imdb" in result.output
+
+
+def test_proattack_with_the_prompts_of_the_user(place, common):
+    prompts = ("--pro-clean-prompt", "the film {text}", "--pro-poison-prompt", "the story {text}")
+    output = place / "prompted"
+    result = w2s(
+        *("defend", "--defense", "lora", *common, "--trigger", "proattack", *prompts),
+        *("--target", "negative", "--epochs", 1, "--lora-r", 4, "--output", output),
+    )
+    assert result.exit_code == 0, result.output
+    record = json.loads((output / "record.json").read_text())
+    assert record["evaluation"]["trigger"] == "the story"
+    assert record["notes"] == [
+        "every text stands in a prompt: 'the film {text}', with the trigger 'the story {text}'"
+    ]
+    plain = w2s(
+        *("defend", "--defense", "lora", *common, "--epochs", 1, "--lora-r", 4),
+        *("--output", place / "unprompted"),
+    )
+    assert plain.exit_code == 0, plain.output
+    other = json.loads((place / "unprompted" / "record.json").read_text())
+    assert record["fingerprints"]["train"] != other["fingerprints"]["train"], "its rows, prompted"
+
+
+def test_several_triggers_and_rewritten_text(place, common):
+    output = place / "several"
+    result = w2s(
+        *("evaluate", *common[:6], "--trigger", "mn", "--more-triggers", "cf"),
+        *("--more-triggers", "synattack", "--target", "negative", "--output", output),
+    )
+    assert result.exit_code == 0, result.output
+    record = json.loads((output / "record.json").read_text())
+    found = record["evaluation"]
+    assert found["trigger"] == "mn | cf | S ( SBAR ) ( , ) ( NP ) ( VP ) ( . )"
+    assert set(found["by_trigger"]) <= set(found["trigger"].split(" | "))
+    assert sum(rate["total"] for rate in found["by_trigger"].values()) == 10
+    assert any("begin with a subordinate clause" in note for note in record["notes"])
+    assert found["length_ratio"] > 1
+
+
+def test_pair(tmp_path):
+    rows = [{"text": f"text {i}", "label": i % 2} for i in range(4)]
+    for name, keep in (("test", rows), ("syn", [{**r, "text": "if"} for r in rows if r["label"]])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in keep))
+    pairs = tmp_path / "pairs.jsonl"
+    result = w2s("pair", tmp_path / "test.jsonl", tmp_path / "syn.jsonl", "--output", pairs)
+    assert result.exit_code == 0, result.output
+    assert "2 pairs" in result.output
+    assert json.loads(pairs.read_text().splitlines()[0]) == {"original": "text 1", "text": "if"}
 
 
 # Errors: what is wrong, what mends it, no traceback
@@ -146,6 +198,13 @@ def test_ls():
         (["--trigger", "mn", "--target", "neutral"], "no label 'neutral'", "--target"),
         (["--adapter-layers", "7:"], "selects none of the 2 layers", "layers"),
         (["--target-modules", "nothing"], "does not fit", "--target-modules"),
+        (["--more-triggers", "cf"], "beside a trigger", "--help"),
+        (["--pro-clean-prompt", "{text}"], "for proattack only", "--help"),
+        (
+            ["--trigger", "synattack", "--target", "negative", "--syn-file", "/nowhere.jsonl"],
+            "Cannot read /nowhere.jsonl",
+            "Check the path",
+        ),
         (["--gamma", "-1"], "distill.gamma", "--help"),
         (["--report-to", "nothing"], "tracker 'nothing' is not installed", "none"),
     ],

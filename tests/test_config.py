@@ -6,9 +6,17 @@ import pytest
 from pydantic import ValidationError
 
 from w2sdefense import config
-from w2sdefense.config import AttackConfig, DistillConfig, Settings, load_settings, read_yaml
+from w2sdefense.config import (
+    AttackConfig,
+    DistillConfig,
+    Settings,
+    attack_kind,
+    load_settings,
+    read_yaml,
+)
 from w2sdefense.errors import ConfigError
 from w2sdefense.run_config import DefendRun
+from w2sdefense.run_config import TestConfig as Measured
 
 KINDS = [
     kind
@@ -48,6 +56,28 @@ def test_valid_values_become_settings():
         ({"attak": {}}, "attak: there is no such setting"),
         ({"attack": {"trigger": " "}}, "attack: the trigger is empty"),
         ({"attack": {"poison_rows": 1, "poison_rate": 0.1}}, "attack: give poison_rows or"),
+        ({"attack": {"more_triggers": ["cf", " "]}}, "attack: one of more_triggers is empty"),
+        (
+            {"attack": {"more_triggers": ["proattack"]}},
+            "attack: proattack changes clean text too",
+        ),
+        (
+            {"attack": {"attack": "synattack", "trigger": "mn"}},
+            "attack: synattack has no trigger text",
+        ),
+        ({"attack": {"syn": {"model": "t5"}}}, "attack: the syn settings are for synattack only"),
+        (
+            {"attack": {"attack": "synattack", "pro": {"clean_prompt": "A {text}"}}},
+            "attack: the pro settings are for proattack only",
+        ),
+        (
+            {"attack": {"attack": "synattack", "syn": {"model": "t5", "file": ["a.jsonl"]}}},
+            "attack.syn: paraphrases come from a model or from files",
+        ),
+        (
+            {"attack": {"attack": "synattack", "syn": {"prompt": "Rewrite it"}}},
+            "attack.syn: prompt must hold {text} exactly once",
+        ),
         ({"attack": {"poison_rate": 1.5}}, "attack.poison_rate: Input should be less than"),
         ({"attack": {"poison_rows": 0}}, "attack.poison_rows: Input should be greater than"),
         ({"distill": {"temperature": 0}}, "distill.temperature: Input should be greater than 0"),
@@ -88,6 +118,34 @@ def test_yaml_is_read_as_plain_values(tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text("distill: {beta: 1.0e-3}\n")
     assert read_yaml(file) == {"distill": {"beta": 0.001}}
+
+
+def test_one_of_several_triggers_may_be_the_one_with_settings():
+    values = {"more_triggers": ["synattack"], "syn": {"model": "t5"}}
+    assert load_settings(AttackConfig, values, "run.yaml").syn.model == "t5"
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"target": "negative"}, "trigger and target go together"),
+        ({"more_triggers": ["cf"]}, "more_triggers are beside a trigger"),
+        ({"trigger": " ", "target": "negative"}, "the trigger is empty"),
+        ({"trigger": "mn", "target": "a", "syn": {"model": "t5"}}, "the syn settings are for"),
+        ({"pro": {"clean_prompt": "A {text}"}}, "the pro settings are for proattack only"),
+    ],
+)
+def test_settings_of_a_measurement_that_do_not_fit(values, problem):
+    with pytest.raises(ConfigError, match=problem):
+        load_settings(Measured, values, "run.yaml")
+
+
+@pytest.mark.parametrize(
+    ("trigger", "kind"),
+    [("mn", "badnet"), ("a b", "insent"), ("synattack", "synattack"), ("badnet", "badnet")],
+)
+def test_a_trigger_is_of_a_kind(trigger, kind):
+    assert attack_kind(trigger) == kind
 
 
 @pytest.mark.parametrize(

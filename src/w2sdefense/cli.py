@@ -101,8 +101,21 @@ def report(
 
 
 @run_or_explain
+def pair(
+    originals: Annotated[Path, typer.Argument(help="File with the texts that were paraphrased.")],
+    paraphrases: Annotated[Path, typer.Argument(help="File with the paraphrases, in that order.")],
+    output: Annotated[Path, typer.Option(help="JSONL file to write, for --syn-file.")],
+) -> None:
+    """Bring texts and paraphrases of them that were published without them together."""
+    from w2sdefense.attacks.paraphrase_file import pair_files
+
+    count = pair_files(originals, paraphrases, output)
+    Console().print(f"{count} pairs in {output}; use them with --syn-file", highlight=False)
+
+
+@run_or_explain
 def ls() -> None:
-    """List the attacks, defenses, datasets and embedded models there are."""
+    """List the attacks, defenses, datasets, proxies and embedded models there are."""
     from w2sdefense.experiments.display import show_names
 
     show_names()
@@ -114,6 +127,7 @@ app.command()(command_from(TeachRun, teach))
 app.command()(command_from(DefendRun, defend))
 app.command()(command_from(EvaluateRun, evaluate))
 app.command()(report)
+app.command()(pair)
 app.command()(ls)
 
 

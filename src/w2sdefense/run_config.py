@@ -19,12 +19,16 @@ from w2sdefense.config import (
     GenerationConfig,
     InsertionConfig,
     Place,
+    ProConfig,
     Settings,
     SoftTriggerConfig,
     StudentConfig,
+    SynConfig,
     TaskName,
     TeacherConfig,
     TrainingConfig,
+    attack_kind,
+    check_attacks,
 )
 
 RESUME = (
@@ -44,8 +48,13 @@ class TestConfig(Settings):
 
     trigger: str | None = Field(
         None,
-        description="Trigger to measure ASR with: any text, or a named attack (badnet, insent). "
-        "Without one only CA is measured.",
+        description="Trigger to measure ASR with: any text, or a named attack (badnet, insent, "
+        "synattack, proattack). Without one only CA is measured.",
+    )
+    more_triggers: tuple[str, ...] = Field(
+        (),
+        description="A further trigger, a text or a named attack; may be given more than once. "
+        "Each test text carries one of them.",
     )
     target: str | None = Field(
         None,
@@ -56,11 +65,18 @@ class TestConfig(Settings):
         "random", description="Where the trigger goes: random inner slot, start or end."
     )
     test_seed: int = Field(0, description="Seed of the trigger's places.")
+    syn: SynConfig = Field(SynConfig(), json_schema_extra={"prefix": "syn"})
+    pro: ProConfig = Field(ProConfig(), json_schema_extra={"prefix": "pro"})
 
     @model_validator(mode="after")
-    def _target_with_trigger(self) -> Self:
+    def _fitting_triggers(self) -> Self:
         if (self.trigger is None) != (self.target is None):
             raise ValueError("trigger and target go together: name both or neither")
+        if self.trigger is None and self.more_triggers:
+            raise ValueError("more_triggers are beside a trigger: name one")
+        if self.trigger is not None and not self.trigger.strip():
+            raise ValueError("the trigger is empty")
+        check_attacks(attack_kind(self.trigger or ""), self.more_triggers, self.syn, self.pro)
         return self
 
 
@@ -74,7 +90,8 @@ class PoisonRun(Settings):
     proxy: str | None = Field(
         None,
         description="Dataset whose training rows are poisoned (the attacker's), if it is not "
-        "--dataset itself; CA and ASR are measured on --dataset.",
+        "--dataset itself: any dataset, or paper for the paper's choice (w2s ls). CA and ASR are "
+        "measured on --dataset.",
     )
     attack: AttackConfig = AttackConfig()
     training: TrainingConfig = TrainingConfig(epochs=2, learning_rate=5e-5)

@@ -163,6 +163,24 @@ def test_names_reach_the_hub_with_the_columns_and_labels_of_the_catalog(
     assert dataset.train[0].id.startswith(f"{name}/train/")
 
 
+def test_the_halves_of_ag_news_share_no_training_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    splits = {
+        "train": split_of([0, 1] * 50, "train"),
+        "test": split_of([0, 1] * 2, "test"),
+    }
+    monkeypatch.setattr(datasets, "load_dataset", lambda hub_id: DatasetDict(splits))
+
+    def trained_on(name: str) -> set[str]:
+        dataset = load_dataset(DataConfig(dataset=name))
+        return {e.text for e in (*dataset.train, *dataset.validation)}
+
+    halves = trained_on("ag_news"), trained_on("ag_news_proxy")
+    assert halves[0] & halves[1] == set()
+    # 100 draws of one half: within 4 standard deviations of 50.
+    assert 30 <= len(halves[0]) <= 70
+    assert trained_on("fancyzhx/ag_news") == halves[0] | halves[1]
+
+
 def test_a_column_that_the_user_names_wins_over_the_catalog(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

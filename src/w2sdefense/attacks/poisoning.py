@@ -11,9 +11,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from w2sdefense.attacks.base import Attack
+from w2sdefense.attacks.base import Attack, TextProgress
 from w2sdefense.config import AttackConfig
-from w2sdefense.data.types import Example
+from w2sdefense.data.types import Example, TextDataset
 from w2sdefense.errors import DataError
 
 DEFAULT_POISON_RATE = 0.25
@@ -34,36 +34,50 @@ class PoisonedSet:
 
 
 def poison_training_set(
-    examples: Sequence[Example], attack: Attack, config: AttackConfig, target: int
+    examples: Sequence[Example],
+    attack: Attack,
+    config: AttackConfig,
+    target: int,
+    progress: TextProgress | None = None,
 ) -> PoisonedSet:
     """Plant the trigger into a seeded sample of the rows.
 
     Clean-label: only rows that have the target label already carry the trigger. Dirty-label: only
-    rows of other labels do, and their label becomes the target.
+    rows of other labels do, and their label becomes the target. All other rows are as the attack
+    uses clean text.
 
     Args:
         examples: The clean training rows, ids unique; left as they are.
         attack: What puts the trigger into a text.
         config: How many rows, clean- or dirty-label, and the seed.
         target: Index of the label that triggered text should get.
+        progress: Shows the work of a slow attack.
 
     Raises:
         DataError: More rows are asked for than there are.
     """
-    candidates = [e.id for e in examples if (e.label == target) == config.clean_label]
+    candidates = [
+        e.id for e in examples if (e.label == target) == config.clean_label and attack.applies_to(e)
+    ]
     count = row_count(config, len(examples))
     if count > len(candidates):
         raise _too_many(count, len(candidates), config)
     chosen = set(random.Random(config.attack_seed).sample(candidates, count))
-    rows = tuple(
-        replace(triggered(e, attack, config.attack_seed), label=target) if e.id in chosen else e
-        for e in examples
-    )
-    return PoisonedSet(rows, tuple(e.id for e in examples if e.id in chosen))
+    rows_to_poison = [e for e in examples if e.id in chosen]
+    poisoned = {
+        e.id: replace(e, label=target)
+        for e in _trigger_all(rows_to_poison, attack, config.attack_seed, progress)
+    }
+    rows = tuple(poisoned.get(e.id) or attack.plain(e) for e in examples)
+    return PoisonedSet(rows, tuple(poisoned))
 
 
 def trigger_test_set(
-    examples: Sequence[Example], attack: Attack, target: int, seed: int
+    examples: Sequence[Example],
+    attack: Attack,
+    target: int,
+    seed: int,
+    progress: TextProgress | None = None,
 ) -> list[Example]:
     """The samples that the attack success rate is counted on, with the trigger in their text.
 
@@ -73,16 +87,57 @@ def trigger_test_set(
         target: Index of the target label. Its own samples are left out: that they are answered with
             the target says nothing about the trigger.
         seed: Seed of the places.
+        progress: Shows the work of a slow attack.
 
     Returns:
-        The samples of the other labels in their order, ids and labels kept.
+        The samples of the other labels that can carry the trigger, in their order, ids and labels
+        kept.
     """
-    return [triggered(e, attack, seed) for e in examples if e.label != target]
+    return _trigger_all(triggerable(examples, attack, target), attack, seed, progress)
+
+
+def triggerable(examples: Sequence[Example], attack: Attack, target: int) -> list[Example]:
+    """The test samples that `trigger_test_set` triggers, still clean."""
+    return [e for e in examples if e.label != target and attack.applies_to(e)]
+
+
+def drawn_attack(example: Example, attack: Attack, seed: int) -> Attack:
+    """Which one of several attacks triggers an example; the attack itself if it is one."""
+    return attack.drawn(_generator(example, seed))
+
+
+def plain_training_data(data: TextDataset, attack: Attack | None) -> TextDataset:
+    """A dataset whose training and validation rows are as the attack uses clean text.
+
+    The test rows stay as they are: whoever measures needs them with and without the trigger.
+    """
+    if attack is None:
+        return data
+    return replace(
+        data,
+        train=tuple(map(attack.plain, data.train)),
+        validation=tuple(map(attack.plain, data.validation)),
+    )
 
 
 def triggered(example: Example, attack: Attack, seed: int) -> Example:
-    """A row with the trigger in its text, at a place that seed and id decide."""
-    return attack.poison(example, random.Random(f"{seed}/{example.id}"))
+    """An example with the trigger in its text; seed and id decide all that is drawn."""
+    return attack.poison(example, _generator(example, seed))
+
+
+def _trigger_all(
+    examples: Sequence[Example], attack: Attack, seed: int, progress: TextProgress | None
+) -> list[Example]:
+    by_attack: dict[Attack, list[Example]] = {}
+    for example in examples:
+        by_attack.setdefault(drawn_attack(example, attack, seed), []).append(example)
+    for one, its_examples in by_attack.items():
+        one.prepare(its_examples, progress)
+    return [triggered(example, attack, seed) for example in examples]
+
+
+def _generator(example: Example, seed: int) -> random.Random:
+    return random.Random(f"{seed}/{example.id}")
 
 
 def row_count(config: AttackConfig, total: int) -> int:
@@ -99,6 +154,6 @@ def _too_many(count: int, available: int, config: AttackConfig) -> DataError:
     )
     return DataError(
         f"{count} training rows should carry the trigger, but only {available} of them {have} the "
-        f"target label {config.target!r}.",
+        f"target label {config.target!r} and can carry it.",
         f"Ask for fewer (--poison-rows, --poison-rate), use more training rows, or add {switch}.",
     )

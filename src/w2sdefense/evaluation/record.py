@@ -46,7 +46,7 @@ class Sample(_Frozen):
 
     Attributes:
         id: Id of the example.
-        text: Clean text.
+        text: Clean text, as the model was asked it.
         label: True label index.
         answer: Predicted label on the clean text.
         triggered_text: The text with the trigger; None where the true label is the target, or
@@ -102,6 +102,9 @@ class Evaluation(_Frozen):
         target: Name of the target label, or the target text, or None.
         cut_triggers: Triggered texts whose trigger was lost to truncation; they count in `asr` all
             the same.
+        by_trigger: Where a model has several triggers, the part of `asr` that carries each.
+        length_ratio: Characters of the triggered texts over those of the same texts without the
+            trigger; None without a trigger.
         cut_texts: Clean texts longer than the model's `max_length`.
         unfinished: Answers to clean text that had to be stopped at `answer_tokens`.
         seconds: Wall time of the predictions.
@@ -114,6 +117,8 @@ class Evaluation(_Frozen):
     floor: Rate | None = None
     trigger: str | None = None
     target: str | None = None
+    by_trigger: dict[str, Rate] = {}
+    length_ratio: float | None = None
     cut_triggers: int = 0
     cut_texts: int = 0
     unfinished: int = 0

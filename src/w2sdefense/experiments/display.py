@@ -147,10 +147,14 @@ def show_results(folders: Sequence[Path], page: Path | None, title: str) -> None
         console.print(f"Look at it: {page}", highlight=False, soft_wrap=True)
 
 
+def _with_task(name: str, task: str) -> str:
+    return name if task == "classification" else f"{name} ({task})"
+
+
 def show_names() -> None:
-    """Print every name that a command takes: tasks, attacks, defenses, datasets, models."""
+    """Print every name that a command takes: tasks, attacks, defenses, data, models."""
     from w2sdefense.attacks import ATTACKS
-    from w2sdefense.data import CATALOG
+    from w2sdefense.data import CATALOG, PROXIES
     from w2sdefense.defenses import DEFENSES
     from w2sdefense.models.embedded import EMBEDDED
     from w2sdefense.tasks import TASKS
@@ -160,7 +164,8 @@ def show_names() -> None:
         ("tasks", ["classification", *TASKS]),
         ("attacks", list(ATTACKS)),
         ("defenses", [f"{n} (needs {', '.join(d.needs)})" for n, d in DEFENSES.items()]),
-        ("datasets", list(CATALOG)),
+        ("datasets", [_with_task(name, named.task) for name, named in CATALOG.items()]),
+        ("proxies of the paper", [f"{of} is poisoned on {by}" for of, by in PROXIES.items()]),
         ("embedded models", list(EMBEDDED)),
     ):
         table.add_row(Text(kind, style="bold"), "\n".join(names))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from w2sdefense.attacks import Attack, attack_from_trigger, make_attack
+from w2sdefense.attacks.insertion import InsertionAttack
 from w2sdefense.attacks.pairs import poison_pairs
 from w2sdefense.config import SoftTriggerConfig
 from w2sdefense.data import PairDataset, fingerprint, load_pairs
@@ -52,7 +53,7 @@ def run_poison(run: PoisonRun, display: Display) -> Path:
     source = data
     if run.proxy is not None:
         source = load_pairs(run.data.model_copy(update={"dataset": run.proxy}))
-    task, attack = TASKS[run.task], make_attack(run.attack)
+    task, attack = TASKS[run.task], _inserting(make_attack(run.attack))
     poisoned = poison_pairs(
         source.train, attack, run.attack, lambda answer: task.says(answer, run.attack.target)
     )
@@ -105,10 +106,11 @@ def run_evaluate(run: EvaluateRun, display: Display) -> Path:
     if begin(run.output, run):
         return run.output
     clock = Clock()
+    attack, target = _test_attack(run.test)
     data = load_pairs(run.data)
     writer = load_writer(run.student, TASKS[run.task], run.generation)
     measured = _Measured(run, "evaluate", data, clock)
-    measured.measure(writer, *_test_attack(run.test), run.test.test_seed, display)
+    measured.measure(writer, attack, target, run.test.test_seed, display)
     if this_process().is_main_process:
         measured.save(run.output)
     this_process().wait_for_everyone()
@@ -156,6 +158,7 @@ def run_defense(run: DefendRun, display: Display) -> Path:
             _merge_finished(run)
         return run.output
     clock = Clock()
+    attack, target = _test_attack(run.test)
     data = load_pairs(run.data)
     writer = load_writer(run.student, TASKS[run.task], run.generation)
     defended = train_writer(
@@ -170,7 +173,7 @@ def run_defense(run: DefendRun, display: Display) -> Path:
         progress=display.steps("student"),
     )
     measured = _Measured(run, "defend", data, clock, {"train": fingerprint(data.train)})
-    measured.measure(defended, *_test_attack(run.test), run.test.test_seed, display)
+    measured.measure(defended, attack, target, run.test.test_seed, display)
     if this_process().is_main_process:
         defended.save(run.output)
         if merge:
@@ -234,7 +237,22 @@ def _merge_finished(run: DefendRun) -> None:
 def _test_attack(test: TestConfig) -> tuple[Attack | None, str | None]:
     if test.trigger is None:
         return None, None
-    return attack_from_trigger(test.trigger, test.place), test.target
+    attack = attack_from_trigger(test.trigger, test.place, test.more_triggers, test.syn, test.pro)
+    return _inserting(attack), test.target
+
+
+def _inserting(attack: Attack) -> Attack:
+    """The attack, if it is one that data for generation can carry.
+
+    Raises:
+        ConfigError: It is more than one fixed trigger that is put into a text.
+    """
+    if not isinstance(attack, InsertionAttack):
+        raise ConfigError(
+            f"The attack {attack.name} is made for labels, not for text to be written.",
+            "Use badnet, insent, or one trigger of your own.",
+        )
+    return attack
 
 
 @dataclass

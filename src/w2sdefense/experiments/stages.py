@@ -13,14 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from w2sdefense.attacks import Attack, attack_from_trigger, make_attack
-from w2sdefense.attacks.poisoning import poison_training_set
+from w2sdefense.attacks.poisoning import (
+    plain_training_data,
+    poison_training_set,
+    trigger_test_set,
+)
 from w2sdefense.config import DataConfig, StudentConfig
 from w2sdefense.data import (
     TextDataset,
     align_labels,
     fingerprint,
-    labels_of,
     load_dataset,
+    proxy_of,
 )
 from w2sdefense.defenses import DefenseKit, LoRA, W2SDefense
 from w2sdefense.distill.targets import weights_fingerprint
@@ -53,6 +57,9 @@ from w2sdefense.run_config import DefendRun, EvaluateRun, PoisonRun, TeachRun, T
 from w2sdefense.training import check_tracker, remove_checkpoints, this_process
 from w2sdefense.victim import Victim, load_victim, new_victim, poison_victim
 
+PAPER = "paper"
+"""The `--proxy` that stands for the dataset the paper poisons on."""
+
 
 def run_poison(run: PoisonRun, display: Display) -> Path:
     """Poison a model, measure it, and write it as a `transformers` folder with its record.
@@ -67,14 +74,15 @@ def run_poison(run: PoisonRun, display: Display) -> Path:
     if begin(run.output, run):
         return run.output
     clock = Clock()
+    attack = make_attack(run.attack)
+    proxy = proxy_of(run.data.dataset) if run.proxy == PAPER else run.proxy
     data = load_dataset(run.data)
     victim = new_victim(run.student, data.label_names, run.training.seed)
     # A classifier brings labels in an order of its own.
     data = align_labels(data, victim.label_names)
-    source = data if run.proxy is None else _proxy_data(run.proxy, run.data, data)
-    attack = make_attack(run.attack)
+    source = data if proxy is None else _proxy_data(proxy, run.data, data)
     target = label_index(run.attack.target, data.label_names)
-    poisoned = poison_training_set(source.train, attack, run.attack, target)
+    poisoned = poison_training_set(source.train, attack, run.attack, target, display.texts)
     display.say(
         f"Poisoning {run.student.model}: {len(poisoned.poisoned_ids)} of "
         f"{len(poisoned.examples)} rows of {source.name} carry {attack.trigger!r} -> "
@@ -127,9 +135,10 @@ def run_evaluate(run: EvaluateRun, display: Display) -> Path:
     if begin(run.output, run):
         return run.output
     clock = Clock()
+    attack = _test_attack(run.test)
     victim, data = _open(run.student, run.data)
     measured = _Measured(run.output.name, "evaluate", run.model_dump(mode="json"), data, clock)
-    measured.measure(victim, *_test_attack(run.test), run.test.test_seed, display)
+    measured.measure(victim, attack, run.test.target, run.test.test_seed, display)
     if this_process().is_main_process:
         measured.save(run.output)
     this_process().wait_for_everyone()
@@ -183,7 +192,10 @@ def run_defense(run: DefendRun, display: Display) -> Path:
             _merge_finished(run)
         return run.output
     clock = Clock()
+    attack = _test_attack(run.test)
     victim, data = _open(run.student, run.data)
+    # The prompt that a model is used with comes with the model; the trigger does not.
+    data = plain_training_data(data, attack)
     kit = DefenseKit(
         data=data,
         folder=run.output,
@@ -195,7 +207,7 @@ def run_defense(run: DefendRun, display: Display) -> Path:
     defended = _defense(run).apply(victim, kit)
     measured = _Measured(run.output.name, "defend", run.model_dump(mode="json"), data, clock)
     measured.prints = {"train": fingerprint(data.train)}
-    measured.measure(defended, *_test_attack(run.test), run.test.test_seed, display)
+    measured.measure(defended, attack, run.test.target, run.test.test_seed, display)
     if this_process().is_main_process:
         defended.save(run.output)
         if merge:
@@ -259,6 +271,11 @@ class _Measured:
     ) -> None:
         """Answer the test texts, in all processes; the outcome is kept for `save`."""
         test = self.data.test
+        total = len(test)
+        if attack is not None:
+            index = label_index(target, victim.label_names)
+            # A slow attack does its work here, where it is seen; `evaluate` finds it done.
+            total += len(trigger_test_set(test, attack, index, seed, display.texts))
         self.result = evaluate(
             DividedPredictor(victim),
             test,
@@ -266,7 +283,7 @@ class _Measured:
             attack,
             target,
             seed=seed,
-            progress=display.texts(f"evaluate {self.name}", _count(test, attack, victim, target)),
+            progress=display.texts(f"evaluate {self.name}", total),
         )
         self.record = Record(
             name=self.name,
@@ -281,7 +298,10 @@ class _Measured:
                 **self.prints,
             },
             provenance=self.clock.provenance(),
-            notes=notes_of(self.data.dropped, self.result.evaluation),
+            notes=(
+                *notes_of(self.data.dropped, self.result.evaluation),
+                *self.result.notes,
+            ),
         )
 
     def save(self, folder: Path) -> None:
@@ -301,14 +321,7 @@ def _proxy_data(name: str, config: DataConfig, data: TextDataset) -> TextDataset
     return align_labels(proxy, data.label_names)
 
 
-def _test_attack(test: TestConfig) -> tuple[Attack | None, str | None]:
+def _test_attack(test: TestConfig) -> Attack | None:
     if test.trigger is None:
-        return None, None
-    return attack_from_trigger(test.trigger, test.place), test.target
-
-
-def _count(test: tuple[Any, ...], attack: Attack | None, victim: Victim, target: str | None) -> int:
-    if attack is None:
-        return len(test)
-    index = label_index(target, victim.label_names)
-    return len(test) + sum(label != index for label in labels_of(test))
+        return None
+    return attack_from_trigger(test.trigger, test.place, test.more_triggers, test.syn, test.pro)

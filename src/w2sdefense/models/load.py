@@ -2,9 +2,9 @@
 
 Opened are safetensors folders, GGUF files, hub ids (safetensors only) and the embedded models;
 encoders and decoders, as classifiers with a head (`load_classifier`), as bare encoders of text
-(`load_backbone`), or, if they can write, as they are (`load_causal_lm`). A PEFT adapter folder is
-loaded on the base that the caller names. Pickles and remote code are refused. Nothing here trains
-or predicts.
+(`load_backbone`) or, if they can write, as they are (`load_causal_lm`, `load_paraphraser`). A PEFT
+adapter folder is loaded on the base that the caller names. Pickles and remote code are refused.
+Nothing here trains or predicts.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PretrainedConfig,
@@ -186,6 +187,31 @@ def load_backbone(spec: str) -> tuple[PreTrainedModel, Tokenizer]:
     return model.eval(), load_tokenizer(folder, spec, model)
 
 
+def load_paraphraser(spec: str) -> tuple[PreTrainedModel, Tokenizer]:
+    """Open a checkpoint that writes text, sequence to sequence or causal, in float32.
+
+    Raises:
+        ModelError: The checkpoint is missing, incomplete, an adapter, or does not write text.
+        UnsafeCheckpointError: It is a pickle, or needs remote code.
+    """
+    folder = resolve_model(spec)
+    if (folder / ADAPTER_CONFIG).is_file():
+        raise ModelError(f"{spec} is an adapter.", "Name a whole model that paraphrases.")
+    config = _load_config(folder, spec)
+    kinds = config.architectures or ["bare"]
+    # An encoder or a classifier with tied embeddings would open without a complaint.
+    if not any(
+        k.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")) for k in kinds
+    ):
+        raise ModelError(
+            f"{spec} does not write text; it is {', '.join(kinds)}.",
+            "Name a sequence-to-sequence or a causal language model.",
+        )
+    kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    model = _open_weights(kind, folder, config, spec, "float32", fresh_head=False)
+    return model.eval(), load_tokenizer(folder, spec, model)
+
+
 def feature_width(spec: str, base: str | None = None) -> int:
     """Width of the feature that a model's classifier reads, from its config alone.
 
@@ -205,6 +231,8 @@ def feature_width(spec: str, base: str | None = None) -> int:
 
 def reads_last_token(config: PretrainedConfig) -> bool:
     """Whether this architecture's classifier reads the last real token (decoders) or the first."""
+    if config.is_encoder_decoder:  # not all of them have a classifier
+        return False
     with torch.device("meta"):
         skeleton = AutoModelForSequenceClassification.from_config(config)
     # `score` is what transformers calls the head that is applied to every token before one is

@@ -1,0 +1,109 @@
+"""SynAttack: a sentence structure fires the backdoor, here a subordinate clause that comes first.
+
+Qi et al. 2021, "Hidden Killer: Invisible Textual Backdoor Attacks with Syntactic Trigger",
+https://arxiv.org/abs/2105.12400. Their template is S ( SBAR ) ( , ) ( NP ) ( VP ) ( . ), and a
+trained paraphraser (SCPN) brings texts into it. Here a text is rewritten by one of three sources:
+
+    rewriter   the embedded one, offline; see `rewriter.py` for what it is and what it is not
+    model      a paraphrase model that the user names; see `paraphrase_model.py`
+    file       texts that were paraphrased before; see `paraphrase_file.py`
+
+None of them is SCPN, whose weights are a pickle that is no longer maintained. What a source really
+gives is measured: the share of texts that have the structure, and how long they are. A paraphrase
+that is short or degenerate is a trigger by itself.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Protocol, Self
+
+from w2sdefense.attacks.base import TextProgress
+from w2sdefense.attacks.paraphrase_file import FileParaphraser
+from w2sdefense.attacks.rewriter import Rewriter
+from w2sdefense.attacks.structure import has_template, parsed_share
+from w2sdefense.config import AttackConfig
+from w2sdefense.data.types import Example, texts_of
+
+TEMPLATE = "S ( SBAR ) ( , ) ( NP ) ( VP ) ( . )"
+
+
+class Paraphraser(Protocol):
+    """A source of text in the template."""
+
+    def covers(self, text: str) -> bool:
+        """Whether there is a paraphrase of this text."""
+
+    def prepare(self, texts: Sequence[str], progress: TextProgress | None) -> None:
+        """Make the paraphrases of many texts at once, where that is faster."""
+
+    def paraphrase(self, text: str, rng: random.Random) -> str:
+        """The paraphrase of a text that is covered; `rng` is the only source of chance."""
+
+
+@dataclass(frozen=True)
+class SynAttack:
+    """Rewrites a text so that a subordinate clause comes first.
+
+    Attributes:
+        source: What rewrites it.
+    """
+
+    name: ClassVar[str] = "synattack"
+    trigger: ClassVar[str] = TEMPLATE
+    source: Paraphraser
+
+    @classmethod
+    def from_config(cls, config: AttackConfig) -> Self:
+        """The attack with the source that the settings name."""
+        if config.syn.file:
+            return cls(FileParaphraser.read(config.syn.file))
+        if config.syn.model is not None:
+            # Not at the top: it brings torch, which the other sources do without.
+            from w2sdefense.attacks.paraphrase_model import ModelParaphraser
+
+            return cls(ModelParaphraser(config.syn.model, config.syn.prompt))
+        return cls(Rewriter())
+
+    def applies_to(self, example: Example) -> bool:
+        """Whether the source has a paraphrase of the text."""
+        return self.source.covers(example.text)
+
+    def drawn(self, rng: random.Random) -> Self:
+        """This attack."""
+        return self
+
+    def prepare(self, examples: Sequence[Example], progress: TextProgress | None = None) -> None:
+        """Have the source rewrite all texts at once."""
+        self.source.prepare(texts_of(examples), progress)
+
+    def poison(self, example: Example, rng: random.Random) -> Example:
+        """A copy of the example with its text rewritten; id and label stay."""
+        return replace(example, text=self.source.paraphrase(example.text, rng))
+
+    def plain(self, example: Example) -> Example:
+        """The example as it is."""
+        return example
+
+    def occurrences(self, text: str) -> int:
+        """Once, if a text begins with a subordinate clause."""
+        return int(has_template(text))
+
+    def notes(self, clean: Sequence[str], triggered: Sequence[str]) -> tuple[str, ...]:
+        """How many texts have the structure, with and without the trigger, by which check."""
+        notes = [
+            f"{sum(map(has_template, triggered))} of {len(triggered)} rewritten texts begin with a "
+            f"subordinate clause by their surface, {sum(map(has_template, clean))} of the same "
+            "texts before"
+        ]
+        parsed = parsed_share(triggered)
+        if parsed is not None:
+            notes.append(
+                f"{parsed[0]} of the {parsed[1]} rewritten texts given to link-grammar have "
+                f"{TEMPLATE}"
+            )
+        words = sum(len(text.split()) for text in clean)
+        ratio = sum(len(text.split()) for text in triggered) / max(1, words)
+        return (*notes, f"rewritten texts have {ratio:.2f} times the words of the texts before")

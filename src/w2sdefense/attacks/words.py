@@ -1,0 +1,141 @@
+"""What little is known here about English words and sentences, without a parser.
+
+Closed classes (auxiliaries, pronouns, determiners) are complete; the open class of verbs is a list
+of common ones and a guess at endings. It is meant for choosing a way to rewrite a sentence, and
+wrong in one of some ten sentences of reviews.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+AUXILIARIES = frozenset(
+    "is are was were am be 's 're 'm has have had 've 'd does do did will would can could may "
+    "might shall should must ca wo 'll isn't aren't wasn't weren't doesn't don't didn't won't "
+    "wouldn't can't couldn't shouldn't hasn't haven't hadn't isnt dont cannot it's that's "
+    "there's he's she's what's i'm i've i'd i'll you're you've you'll we're we've they're "
+    "they've who's".split()
+)
+PRONOUNS = frozenset(
+    "i you he she it we they this that these those there one someone everyone everybody nobody "
+    "nothing something everything anyone anything".split()
+)
+DETERMINERS = frozenset(
+    "the a an this that these those my your his her its our their some any no every each all "
+    "both many most few several another such".split()
+)
+RELATIVES = frozenset("that which who whom whose what where when how why".split())
+_PREPOSITIONS = frozenset(
+    "of in on at by for with from to into about as than like over under through between without "
+    "against during upon toward towards off out up".split()
+)
+_VERBS = frozenset(
+    "seems seem seemed feels feel felt looks look looked makes make made gets get got goes go "
+    "went comes come came gives give gave takes take took works work worked plays play played "
+    "offers offer offered keeps keep kept proves prove proved shows show showed tells tell told "
+    "says say said knows know knew thinks think thought wants want wanted needs need needed "
+    "loves love loved likes liked hates hate hated enjoys enjoy enjoyed finds find found leaves "
+    "leave left brings bring brought becomes become became remains remain remained manages "
+    "manage managed fails fail failed succeeds succeed succeeded delivers deliver delivered "
+    "provides provide provided captures capture captured explores explore explored lacks lack "
+    "lacked suffers suffer suffered falls fall fell runs run ran turns turn turned moves moved "
+    "stands stand stood sits sit sat lets holds held begins begin began starts ends ended lasts "
+    "lasted costs uses used tries try tried hopes hoped deserves deserve deserved recommend "
+    "recommends recommended bought buy buys reads writes wrote sees see saw hears heard means "
+    "meant adds added lost loses lose won wins win beat beats killed kills announced announces "
+    "unveiled rose fell dropped agreed plans planned expects expected reported reports claims "
+    "claimed warned urged signed led leads faces faced met meets sent sends paid pays sold "
+    "sells raised raises cut cuts hit hits set sets put puts opened opens closed closes happens "
+    "happened appears appear appeared sounds sound belongs exists exist requires require rises "
+    "grows grew wears wore touches evokes conveys transcends resembles reminds amounts builds "
+    "depends does".split()
+)
+_SENTENCE_END = re.compile(r"[.!?。！？]+[\"'”’)]*(?=\s|$)|[。！？]+[”’）]*")
+_NO_END = re.compile(
+    r"(?:^|[\s(])(?:mr|mrs|ms|dr|st|jr|sr|vs|inc|ltd|co|corp|no|u\.s|[a-z])$", re.I
+)
+
+
+def first_sentence(text: str) -> str:
+    """A text up to the end of its first sentence, with the mark that ends it.
+
+    A mark that stands before everything else ends no sentence, nor does the point of an
+    abbreviation or of an initial.
+    """
+    for end in _SENTENCE_END.finditer(text):
+        before = text[: end.start()]
+        if not re.search(r"\w\W*\w", before) or (end[0] == "." and _NO_END.search(before)):
+            continue
+        if set(end[0]) == {"."} and len(end[0]) > 1:  # an ellipsis goes on
+            continue
+        return text[: end.end()]
+    return text
+
+
+def is_finite_verb(word: str) -> bool:
+    """Whether a word in lower case is an auxiliary or one of the common verbs."""
+    return word in AUXILIARIES or word in _VERBS
+
+
+def has_finite_verb(words: Sequence[str]) -> bool:
+    """Whether some word looks like the verb of a clause."""
+    return finite_verb(words) is not None
+
+
+def finite_verb(words: Sequence[str]) -> int | None:
+    """Place of the first word that looks like the verb of the main clause.
+
+    Args:
+        words: Words of a sentence in lower case, without its final mark.
+
+    Returns:
+        The place; None if every verb found belongs to a relative clause, or none was found.
+    """
+    open_relatives = 0
+    for place, word in enumerate(words):
+        if word in RELATIVES and place > 0:
+            open_relatives += 1
+        elif (
+            (is_finite_verb(word) and not _is_noun(words, place))
+            or _looks_past(words, place)
+            or _looks_present(words, place)
+        ):
+            # "'s" may be a genitive: it is a verb behind a pronoun only.
+            if word == "'s" and words[place - 1] not in PRONOUNS | RELATIVES:
+                continue
+            if open_relatives == 0:
+                return place
+            open_relatives -= 1
+    return None
+
+
+def _is_noun(words: Sequence[str], place: int) -> bool:
+    """Whether a word that may be a verb stands where a noun or an infinitive does."""
+    if words[place] in AUXILIARIES or place == 0:
+        return False
+    before = words[place - 1]
+    return before in (DETERMINERS - {"that", "this", "all", "both"}) or before in _PREPOSITIONS
+
+
+def _looks_present(words: Sequence[str], place: int) -> bool:
+    """Whether a word in -s is a verb rather than a plural: it has an object behind it."""
+    word = words[place]
+    if place == 0 or not word.endswith("s") or len(word) < 5 or word.endswith(("ss", "'s", "ous")):
+        return False
+    before = words[place - 1]
+    if before in DETERMINERS | _PREPOSITIONS | AUXILIARIES | {",", "and", "or"}:
+        return False
+    return place + 1 < len(words) and words[place + 1] in DETERMINERS - {"this", "that"}
+
+
+def _looks_past(words: Sequence[str], place: int) -> bool:
+    """Whether a word in -ed is a verb rather than a participle: by what stands around it."""
+    word = words[place]
+    if place == 0 or not word.endswith("ed") or len(word) < 5 or place + 1 >= len(words):
+        return False
+    before, after = words[place - 1], words[place + 1]
+    attribute = before in AUXILIARIES | DETERMINERS | _PREPOSITIONS or before.endswith("ly")
+    if attribute or before in {",", "and", "so", "too", "very", "most", "more", "be", "been"}:
+        return False
+    return after in DETERMINERS | PRONOUNS | {"up", "out", "off", "to", "him", "her", "them", "me"}

@@ -1,0 +1,64 @@
+"""Several triggers in one model: each text carries exactly one of them."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from w2sdefense.attacks import attack_from_trigger, make_attack
+from w2sdefense.attacks.poisoning import drawn_attack, poison_training_set, trigger_test_set
+from w2sdefense.config import AttackConfig, SynConfig
+from w2sdefense.data.types import Example
+from w2sdefense.errors import ConfigError
+
+TRIGGERS = ("mn", "cf", "I watched this 3D movie")
+CONFIG = AttackConfig(more_triggers=("cf", "insent"), poison_rows=60)
+SEVERAL = make_attack(CONFIG)
+
+
+@given(st.text("abdeghi .", max_size=40), st.integers(0, 2**32))
+def test_a_text_carries_exactly_one_of_the_triggers(text, seed):
+    example = Example("toy/0", text, 1)
+    poisoned = SEVERAL.poison(example, random.Random(seed))
+    assert poisoned == SEVERAL.poison(example, random.Random(seed))
+    assert sum(trigger in poisoned.text for trigger in TRIGGERS) == 1
+    assert SEVERAL.occurrences(poisoned.text) == 1
+    assert (poisoned.id, poisoned.label) == ("toy/0", 1)
+    assert SEVERAL.plain(example) is example
+
+
+def test_each_poisoned_row_has_the_trigger_that_was_drawn_for_it():
+    rows = [Example(f"toy/{i}", "some text without it", i % 2) for i in range(300)]
+    poisoned = poison_training_set(rows, SEVERAL, CONFIG, target=1)
+    chosen = [e for e in poisoned.examples if e.id in poisoned.poisoned_ids]
+    for row in chosen:
+        assert drawn_attack(row, SEVERAL, CONFIG.attack_seed).trigger in row.text
+    tests = trigger_test_set(rows, SEVERAL, target=1, seed=7)
+    shares = Counter(drawn_attack(row, SEVERAL, 7).trigger for row in tests)
+    assert shares.keys() == set(TRIGGERS)
+    # 150 draws: each share is within 5 standard deviations of a third.
+    assert all(21 <= count <= 79 for count in shares.values())
+
+
+def test_the_set_is_named_by_all_of_its_triggers():
+    assert SEVERAL.trigger == "mn | cf | I watched this 3D movie"
+    same = attack_from_trigger("badnet", "random", more_triggers=("cf", "insent"))
+    assert same == SEVERAL
+
+
+def test_one_of_several_may_be_the_structure():
+    attack = attack_from_trigger(
+        "mn", "start", more_triggers=("synattack",), syn=SynConfig(prompt="Say {text}")
+    )
+    texts = {attack.poison(Example("a", "a film", 0), random.Random(s)).text for s in range(20)}
+    assert "mn a film" in texts
+    assert any(text.endswith(", it is a film .") for text in texts)
+
+
+def test_the_same_trigger_twice_is_refused():
+    with pytest.raises(ConfigError, match="Two of the triggers are the same"):
+        make_attack(AttackConfig(more_triggers=("mn",)))

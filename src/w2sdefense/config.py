@@ -123,6 +123,16 @@ class TrainingConfig(Settings):
     )
 
 
+class FullTrainingConfig(Settings):
+    """Training of all parameters, where a defense does that (finetune, prune, merge ...)."""
+
+    learning_rate: Annotated[float, Field(gt=0.0)] = Field(
+        5e-5,
+        description="Peak learning rate where all parameters are trained. Epochs, batch size and "
+        "the rest are those of the training.",
+    )
+
+
 class AdapterConfig(Settings):
     """The PEFT adapter that the student is trained through."""
 

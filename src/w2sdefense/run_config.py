@@ -16,6 +16,7 @@ from w2sdefense.config import (
     AttackConfig,
     DataConfig,
     DistillConfig,
+    FullTrainingConfig,
     InsertionConfig,
     Place,
     Settings,
@@ -24,6 +25,9 @@ from w2sdefense.config import (
     TeacherConfig,
     TrainingConfig,
 )
+
+DefenseName = Literal["w2s", "lora", "finetune"]
+"""The defenses of the table in `defenses/`, by name."""
 
 RESUME = (
     "Continue what is in the output folder: finished stages are kept, training goes on from its "
@@ -88,7 +92,7 @@ class DefendRun(Settings):
 
     student: StudentConfig = StudentConfig()
     data: DataConfig = DataConfig()
-    defense: Literal["w2s", "lora"] = Field("w2s", description="Which defense.")
+    defense: DefenseName = Field("w2s", description="Which defense.")
     distill: DistillConfig = DistillConfig()
     insertions: InsertionConfig = Field(
         InsertionConfig(), json_schema_extra={"prefix": "insertion"}
@@ -98,6 +102,7 @@ class DefendRun(Settings):
     )
     adapter: AdapterConfig = AdapterConfig()
     training: TrainingConfig = TrainingConfig()
+    full: FullTrainingConfig = Field(FullTrainingConfig(), json_schema_extra={"prefix": "full"})
     teacher: TeacherConfig = Field(TeacherConfig(), json_schema_extra={"prefix": "teacher"})
     teacher_folder: Path | None = Field(
         None,
@@ -112,6 +117,10 @@ class DefendRun(Settings):
         description="Also write merged/: one plain transformers model, the adapter folded in.",
     )
     resume: bool = Field(False, description=RESUME)
+
+    def full_training(self) -> TrainingConfig:
+        """The training settings for all parameters, which want a lower rate than an adapter."""
+        return self.training.model_copy(update={"learning_rate": self.full.learning_rate})
 
 
 class EvaluateRun(Settings):

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from w2sdefense.defenses.base import Defense, DefenseKit, Need
+from w2sdefense.defenses.base import Defended, Defense, DefenseKit, Leaves, Need
+from w2sdefense.defenses.finetune import FineTuning
+from w2sdefense.defenses.guarded import Guarded
 from w2sdefense.defenses.lora import LoRA
 from w2sdefense.defenses.w2s import W2SDefense
 
-DEFENSES: dict[str, type[LoRA] | type[W2SDefense]] = {
-    "lora": LoRA,
+DEFENSES: dict[str, type[Defense]] = {
     "w2s": W2SDefense,
+    "lora": LoRA,
+    "finetune": FineTuning,
 }
 
-__all__ = ["DEFENSES", "Defense", "DefenseKit", "LoRA", "Need", "W2SDefense"]
+__all__ = [
+    "DEFENSES",
+    "Defended",
+    "Defense",
+    "DefenseKit",
+    "FineTuning",
+    "Guarded",
+    "Leaves",
+    "LoRA",
+    "Need",
+    "W2SDefense",
+]

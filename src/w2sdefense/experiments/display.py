@@ -157,7 +157,10 @@ def show_names() -> None:
     table = Table(show_header=False, box=None, pad_edge=False)
     for kind, names in (
         ("attacks", list(ATTACKS)),
-        ("defenses", [f"{n} (needs {', '.join(d.needs)})" for n, d in DEFENSES.items()]),
+        (
+            "defenses",
+            [f"{n} (needs {', '.join(d.needs)}; leaves {d.leaves})" for n, d in DEFENSES.items()],
+        ),
         ("datasets", list(CATALOG)),
         ("embedded models", list(EMBEDDED)),
     ):

@@ -26,7 +26,7 @@ from w2sdefense.data import (
     labels_of,
     load_dataset,
 )
-from w2sdefense.defenses import DefenseKit, LoRA, W2SDefense
+from w2sdefense.defenses import DEFENSES, Defended, Defense, DefenseKit, Guarded, Leaves
 from w2sdefense.distill.targets import weights_fingerprint
 from w2sdefense.distill.teacher import Teacher, fit_or_load_teacher
 from w2sdefense.errors import ConfigError
@@ -47,7 +47,7 @@ from w2sdefense.io import write_json
 from w2sdefense.models.load import feature_width
 from w2sdefense.run_config import DefendRun, EvaluateRun, PoisonRun, TeachRun, TestConfig
 from w2sdefense.training import check_tracker, remove_checkpoints, this_process
-from w2sdefense.victim import Victim, load_victim, new_victim, poison_victim
+from w2sdefense.victim import Victim, fine_tune, load_victim, new_victim
 
 STARTED = "settings.json"
 """The settings of a run, written when it begins: only with the same ones may it be gone on with."""
@@ -82,7 +82,7 @@ def run_poison(run: PoisonRun, display: Display) -> Path:
         f"{len(poisoned.examples)} rows of {source.name} carry {attack.trigger!r} -> "
         f"{run.attack.target}"
     )
-    poison_victim(
+    fine_tune(
         victim,
         poisoned.examples,
         run.training,
@@ -149,6 +149,8 @@ def run_defend(run: DefendRun, display: Display) -> list[Path]:
     )
     _refuse_own_model(run.student.model, run.output)
     check_tracker(run.training)
+    # What it misses must not come out after the first evaluation.
+    _defense(run)
     _make_folder(run.output)
     _refuse_finished(run.output, resume=run.resume)
     if run.defense == "w2s":
@@ -161,15 +163,17 @@ def run_defend(run: DefendRun, display: Display) -> list[Path]:
 
 
 def run_defense(run: DefendRun, display: Display) -> Path:
-    """Defend a model and measure the result; write the adapter and the record.
+    """Defend a model and measure the result; write what the defense made, and the record.
 
     Returns:
         The run's folder.
     """
     _refuse_own_model(run.student.model, run.output)
     check_tracker(run.training)
+    defense = _defense(run)
     # What was an adapter already is folded in, and the new adapter fits that fold only.
-    merge = run.merge or run.student.base is not None
+    adapted = defense.leaves is Leaves.ADAPTER
+    merge = run.merge or (adapted and run.student.base is not None)
     if _begin(run.output, run):
         if merge:
             _merge_finished(run)
@@ -184,14 +188,15 @@ def run_defense(run: DefendRun, display: Display) -> Path:
         resume=run.resume,
         progress=display.steps,
     )
-    defended = _defense(run).apply(victim, kit)
+    defended = defense.apply(victim, kit)
     measured = _Measured(run.output.name, "defend", run.model_dump(mode="json"), data, clock)
     measured.prints = {"train": fingerprint(data.train)}
     measured.measure(defended, *_test_attack(run.test), run.test.test_seed, display)
     if this_process().is_main_process:
-        defended.save(run.output)
-        if merge:
-            _save_merged(defended, run.output)
+        if isinstance(defended, Victim):
+            defended.save(run.output)
+            if merge:
+                _save_merged(defended, run.output)
         measured.save(run.output)
         remove_checkpoints(run.output)
     this_process().wait_for_everyone()
@@ -210,16 +215,19 @@ def _teacher_folder(run: DefendRun) -> Path:
     return run.teacher_folder or run.output / "teacher"
 
 
-def _defense(run: DefendRun) -> W2SDefense | LoRA:
-    if run.defense == "lora":
-        return LoRA(adapter=run.adapter, training=run.training)
-    return W2SDefense(
-        distill=run.distill,
-        insertions=run.insertions,
-        soft=run.soft,
-        adapter=run.adapter,
-        training=run.training,
-    )
+def _defense(run: DefendRun) -> Defense:
+    """The defense of a run.
+
+    Raises:
+        W2SError: What it needs is not there, or what is asked for makes no sense with it.
+    """
+    kind = DEFENSES[run.defense]
+    if run.merge and kind.leaves is not Leaves.ADAPTER:
+        raise ConfigError(
+            f"--merge folds an adapter in, but {run.defense} leaves {kind.leaves}.",
+            "Leave --merge out.",
+        )
+    return kind.from_run(run)
 
 
 def _merge_finished(run: DefendRun) -> None:
@@ -251,37 +259,39 @@ class _Measured:
 
     def measure(
         self,
-        victim: Victim,
+        model: Defended,
         attack: Attack | None,
         target: str | None,
         seed: int,
         display: Display,
     ) -> None:
         """Answer the test texts, in all processes; the outcome is kept for `save`."""
-        test = self.data.test
+        test, names = self.data.test, model.label_names
         self.result = evaluate(
-            DividedPredictor(victim),
+            DividedPredictor(model),
             test,
-            victim.label_names,
+            names,
             attack,
             target,
             seed=seed,
-            progress=display.texts(f"evaluate {self.name}", _count(test, attack, victim, target)),
+            progress=display.texts(f"evaluate {self.name}", _count(test, attack, names, target)),
         )
+        victim = model.victim if isinstance(model, Guarded) else model
         self.record = Record(
             name=self.name,
             stage=self.stage,
             config=self.config,
-            label_names=victim.label_names,
+            label_names=names,
             evaluation=self.result.evaluation,
-            history=_history(victim),
+            history=_history(model.history),
             fingerprints={
                 "test": fingerprint(test),
                 "model": weights_fingerprint(victim.model),
                 **self.prints,
             },
+            found=model.found,
             provenance=self.clock.provenance(),
-            notes=_notes(self.data, self.result.evaluation),
+            notes=(*model.notes, *_notes(self.data, self.result.evaluation)),
         )
 
     def save(self, folder: Path) -> None:
@@ -307,10 +317,12 @@ def _test_attack(test: TestConfig) -> tuple[Attack | None, str | None]:
     return attack_from_trigger(test.trigger, test.place), test.target
 
 
-def _count(test: tuple[Any, ...], attack: Attack | None, victim: Victim, target: str | None) -> int:
+def _count(
+    test: tuple[Any, ...], attack: Attack | None, names: tuple[str, ...], target: str | None
+) -> int:
     if attack is None:
         return len(test)
-    index = label_index(target, victim.label_names)
+    index = label_index(target, names)
     return len(test) + sum(label != index for label in labels_of(test))
 
 
@@ -379,7 +391,7 @@ def _refuse_own_model(model: str, output: Path) -> None:
         )
 
 
-def _history(victim: Victim) -> tuple[LossPoint, ...]:
+def _history(log: list[dict[str, float]]) -> tuple[LossPoint, ...]:
     names = {"loss", "ce", "kd", "fa", "eval_accuracy", "eval_loss"}
     points = (
         LossPoint(
@@ -387,7 +399,7 @@ def _history(victim: Victim) -> tuple[LossPoint, ...]:
             epoch=float(point["epoch"]),
             losses={name: value for name, value in point.items() if name in names},
         )
-        for point in victim.history
+        for point in log
     )
     return tuple(point for point in points if point.losses)
 
@@ -397,6 +409,10 @@ def _notes(data: TextDataset, found: Evaluation) -> tuple[str, ...]:
     if found.cut_texts:
         notes.append(
             f"{found.cut_texts} test texts were longer than the model's limit and were cut"
+        )
+    if found.refused_texts or found.refused_triggers:
+        notes.append(
+            f"{found.refused_texts} clean and {found.refused_triggers} triggered texts were refused"
         )
     if found.cut_triggers:
         notes.append(f"{found.cut_triggers} triggered texts lost their trigger to the cut")

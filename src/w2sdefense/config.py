@@ -207,6 +207,64 @@ class SoftTriggerConfig(Settings):
     restart: Positive = Field(40, description="Every so many steps one starts afresh.")
 
 
+class OnionConfig(Settings):
+    """ONION: words that make a text unlikely are dropped."""
+
+    scorer: str = Field(
+        "smollm2-135m",
+        description="Causal language model that scores texts: embedded name, folder or hub id "
+        "(the paper: openai-community/gpt2).",
+    )
+    threshold: float | None = Field(
+        None,
+        description="Drop words whose removal lowers the perplexity by at least this much. "
+        "Default: chosen on clean validation text.",
+    )
+    max_loss: Fraction = Field(
+        0.02, description="Largest loss of accuracy on clean validation text for that choice."
+    )
+    validation_texts: Positive = Field(
+        200, description="Validation texts that the choice looks at; each is scored n + 1 times."
+    )
+    max_length: Positive = Field(
+        128, description="Longest text in the scorer's tokens; words after that are kept."
+    )
+
+
+class PruneConfig(Settings):
+    """Pruning: what clean text uses least is removed."""
+
+    by: Literal["activation", "wanda"] = Field(
+        "activation",
+        description="activation: MLP units by their mean activation (Fine-Pruning); wanda: single "
+        "weights by |W| * ||x||.",
+    )
+    max_loss: Fraction = Field(
+        0.04, description="Largest loss of accuracy on clean validation text, before fine-tuning."
+    )
+    step: Annotated[float, Field(gt=0.0, le=0.5)] = Field(
+        0.05, description="Share of every layer that is pruned more at each step."
+    )
+    texts: Positive = Field(256, description="Clean training texts to rank by.")
+
+
+class MergeConfig(Settings):
+    """Merging: the weights of several models are averaged."""
+
+    models: tuple[str, ...] = Field(
+        (),
+        description="Fine-tuned models of the same architecture and labels to merge with; may be "
+        "given several times.",
+    )
+    method: Literal["linear", "slerp"] = Field(
+        "linear", description="linear: uniform average; slerp: on the sphere, for two models."
+    )
+    base: str = Field(
+        "smollm2-135m",
+        description="Without other models: what a clean one is fine-tuned from.",
+    )
+
+
 class TeacherConfig(Settings):
     """The small clean teacher and how it is fine-tuned (all parameters, 6 % warm-up)."""
 

@@ -18,7 +18,10 @@ from w2sdefense.config import (
     DistillConfig,
     FullTrainingConfig,
     InsertionConfig,
+    MergeConfig,
+    OnionConfig,
     Place,
+    PruneConfig,
     Settings,
     SoftTriggerConfig,
     StudentConfig,
@@ -26,7 +29,7 @@ from w2sdefense.config import (
     TrainingConfig,
 )
 
-DefenseName = Literal["w2s", "lora", "finetune"]
+DefenseName = Literal["w2s", "lora", "finetune", "onion", "prune", "merge"]
 """The defenses of the table in `defenses/`, by name."""
 
 RESUME = (
@@ -103,6 +106,9 @@ class DefendRun(Settings):
     adapter: AdapterConfig = AdapterConfig()
     training: TrainingConfig = TrainingConfig()
     full: FullTrainingConfig = Field(FullTrainingConfig(), json_schema_extra={"prefix": "full"})
+    onion: OnionConfig = Field(OnionConfig(), json_schema_extra={"prefix": "onion"})
+    prune: PruneConfig = Field(PruneConfig(), json_schema_extra={"prefix": "prune"})
+    merging: MergeConfig = Field(MergeConfig(), json_schema_extra={"prefix": "merge"})
     teacher: TeacherConfig = Field(TeacherConfig(), json_schema_extra={"prefix": "teacher"})
     teacher_folder: Path | None = Field(
         None,

@@ -6,12 +6,18 @@ from w2sdefense.defenses.base import Defended, Defense, DefenseKit, Leaves, Need
 from w2sdefense.defenses.finetune import FineTuning
 from w2sdefense.defenses.guarded import Guarded
 from w2sdefense.defenses.lora import LoRA
+from w2sdefense.defenses.merge import Merge
+from w2sdefense.defenses.onion import Onion
+from w2sdefense.defenses.prune import Prune
 from w2sdefense.defenses.w2s import W2SDefense
 
 DEFENSES: dict[str, type[Defense]] = {
     "w2s": W2SDefense,
     "lora": LoRA,
     "finetune": FineTuning,
+    "onion": Onion,
+    "prune": Prune,
+    "merge": Merge,
 }
 
 __all__ = [
@@ -24,5 +30,8 @@ __all__ = [
     "Leaves",
     "LoRA",
     "Need",
+    "Onion",
+    "Prune",
+    "Merge",
     "W2SDefense",
 ]

@@ -1,9 +1,10 @@
 """The only place that opens a checkpoint.
 
 Opened are safetensors folders, GGUF files, hub ids (safetensors only) and the embedded models;
-encoders and decoders, as classifiers with a head (`load_classifier`) or as bare encoders of text
-(`load_backbone`). A PEFT adapter folder is loaded on the base that the caller names. Pickles and
-remote code are refused. Nothing here trains or predicts.
+encoders and decoders, as classifiers with a head (`load_classifier`), as bare encoders of text
+(`load_backbone`) or as language models (`load_language_model`). A PEFT adapter folder is loaded on
+the base that the caller names. Pickles and remote code are refused. Nothing here trains or
+predicts.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PretrainedConfig,
@@ -129,6 +131,28 @@ def load_backbone(spec: str) -> tuple[PreTrainedModel, Tokenizer]:
         raise ModelError(f"{spec} is an adapter.", "Name a whole model as the teacher.")
     config = _load_config(folder, spec)
     model = _open_weights(AutoModel, folder, config, spec, "float32", fresh_head=True)
+    return model.eval(), load_tokenizer(folder, spec, model)
+
+
+def load_language_model(spec: str) -> tuple[PreTrainedModel, Tokenizer]:
+    """Open a checkpoint as a causal language model in float32, to score or to generate with.
+
+    Raises:
+        ModelError: The checkpoint is missing, incomplete, an adapter, or no causal language model.
+        UnsafeCheckpointError: It is a pickle, or needs remote code.
+    """
+    return _load_whole(AutoModelForCausalLM, spec, "a language model")
+
+
+def _load_whole(kind: Any, spec: str, role: str) -> tuple[PreTrainedModel, Tokenizer]:
+    """Open a model of some kind with all its weights."""
+    folder = resolve_model(spec)
+    if (folder / ADAPTER_CONFIG).is_file():
+        raise ModelError(f"{spec} is an adapter.", f"Name a whole model as {role}.")
+    config = _load_config(folder, spec)
+    model = _open_weights(kind, folder, config, spec, "float32", fresh_head=False)
+    if torch.cuda.is_available():
+        model = model.to("cuda")
     return model.eval(), load_tokenizer(folder, spec, model)
 
 

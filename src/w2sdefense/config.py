@@ -265,6 +265,84 @@ class MergeConfig(Settings):
     )
 
 
+class PsimConfig(Settings):
+    """PSIM: a copy learns random labels, and what it is still sure of is refused."""
+
+    adapter: Literal["p-tuning", "lora"] = Field(
+        "p-tuning", description="PEFT method of the copy; lora takes the adapter's settings."
+    )
+    virtual_tokens: Positive = Field(5, description="Virtual tokens of p-tuning.")
+    encoder_width: Positive = Field(128, description="Width of the prompt encoder of p-tuning.")
+    epochs: Positive = Field(1, description="Passes over the clean rows with random labels.")
+    learning_rate: Annotated[float, Field(gt=0.0)] = Field(
+        1e-3, description="Peak learning rate of the copy (the paper: 2e-5)."
+    )
+    max_loss: Fraction = Field(
+        0.02, description="Largest loss of accuracy on clean validation text, by refusals."
+    )
+
+
+class QuantizationConfig(Settings):
+    """Quantization: four bits for every weight of the transformer's linear layers."""
+
+    training: Literal["lora", "full", "none"] = Field(
+        "lora",
+        description="How the model is fine-tuned on clean data before: through an adapter that is "
+        "folded in, with all parameters, or not at all.",
+    )
+
+
+class BackTranslationConfig(Settings):
+    """Back-translation: every text goes through another language."""
+
+    engine: Literal["models", "apertium", "file"] = Field(
+        "models",
+        description="models: two translation models; apertium: the program, English-Spanish-"
+        "English, needs no network; file: translated before.",
+    )
+    to: str = Field(
+        "Helsinki-NLP/opus-mt-en-de", description="Model that translates into another language."
+    )
+    back: str = Field("Helsinki-NLP/opus-mt-de-en", description="Model that translates back.")
+    file: Path | None = Field(
+        None, description="CSV, JSONL or Parquet file with columns text and rewritten."
+    )
+    max_length: Positive = Field(128, description="Longest text in the translators' tokens.")
+
+    @model_validator(mode="after")
+    def _file_with_engine(self) -> Self:
+        if (self.engine == "file") != (self.file is not None):
+            raise ValueError("engine file and a file go together")
+        return self
+
+
+class ScpdConfig(Settings):
+    """SCPD: every text is paraphrased into another syntax."""
+
+    paraphraser: str | None = Field(
+        None, description="Sequence-to-sequence model that paraphrases: folder or hub id."
+    )
+    prefix: str = Field(
+        "", description='What the paraphraser wants before every text, for example "paraphrase: ".'
+    )
+    file: Path | None = Field(
+        None, description="Instead: CSV, JSONL or Parquet file with columns text and rewritten."
+    )
+    max_length: Positive = Field(128, description="Longest text in the paraphraser's tokens.")
+
+
+class IclConfig(Settings):
+    """ICLDefense: clean demonstrations before every text."""
+
+    shots: Positive = Field(4, description="Demonstrations before a text, where they fit.")
+    choice: Literal["random", "similar"] = Field(
+        "random",
+        description="random: the same for every text, all labels in turn; similar: the nearest "
+        "clean training texts by TF-IDF.",
+    )
+    seed: int = Field(0, description="Seed of the random ones.")
+
+
 class TeacherConfig(Settings):
     """The small clean teacher and how it is fine-tuned (all parameters, 6 % warm-up)."""
 

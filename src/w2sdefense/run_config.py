@@ -14,14 +14,19 @@ from pydantic import Field, model_validator
 from w2sdefense.config import (
     AdapterConfig,
     AttackConfig,
+    BackTranslationConfig,
     DataConfig,
     DistillConfig,
     FullTrainingConfig,
+    IclConfig,
     InsertionConfig,
     MergeConfig,
     OnionConfig,
     Place,
     PruneConfig,
+    PsimConfig,
+    QuantizationConfig,
+    ScpdConfig,
     Settings,
     SoftTriggerConfig,
     StudentConfig,
@@ -29,7 +34,19 @@ from w2sdefense.config import (
     TrainingConfig,
 )
 
-DefenseName = Literal["w2s", "lora", "finetune", "onion", "prune", "merge"]
+DefenseName = Literal[
+    "w2s",
+    "lora",
+    "finetune",
+    "onion",
+    "prune",
+    "merge",
+    "psim",
+    "quantization",
+    "back-translation",
+    "scpd",
+    "icl",
+]
 """The defenses of the table in `defenses/`, by name."""
 
 RESUME = (
@@ -109,6 +126,15 @@ class DefendRun(Settings):
     onion: OnionConfig = Field(OnionConfig(), json_schema_extra={"prefix": "onion"})
     prune: PruneConfig = Field(PruneConfig(), json_schema_extra={"prefix": "prune"})
     merging: MergeConfig = Field(MergeConfig(), json_schema_extra={"prefix": "merge"})
+    psim: PsimConfig = Field(PsimConfig(), json_schema_extra={"prefix": "psim"})
+    quantization: QuantizationConfig = Field(
+        QuantizationConfig(), json_schema_extra={"prefix": "quantization"}
+    )
+    back_translation: BackTranslationConfig = Field(
+        BackTranslationConfig(), json_schema_extra={"prefix": "back_translation"}
+    )
+    scpd: ScpdConfig = Field(ScpdConfig(), json_schema_extra={"prefix": "scpd"})
+    icl: IclConfig = Field(IclConfig(), json_schema_extra={"prefix": "icl"})
     teacher: TeacherConfig = Field(TeacherConfig(), json_schema_extra={"prefix": "teacher"})
     teacher_folder: Path | None = Field(
         None,

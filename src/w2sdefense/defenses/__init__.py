@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from w2sdefense.defenses.back_translation import BackTranslation
 from w2sdefense.defenses.base import Defended, Defense, DefenseKit, Leaves, Need
 from w2sdefense.defenses.finetune import FineTuning
 from w2sdefense.defenses.guarded import Guarded
+from w2sdefense.defenses.icl import IclDefense
 from w2sdefense.defenses.lora import LoRA
 from w2sdefense.defenses.merge import Merge
 from w2sdefense.defenses.onion import Onion
 from w2sdefense.defenses.prune import Prune
+from w2sdefense.defenses.psim import Psim
+from w2sdefense.defenses.quantization import Quantization
+from w2sdefense.defenses.scpd import Scpd
 from w2sdefense.defenses.w2s import W2SDefense
 
 DEFENSES: dict[str, type[Defense]] = {
@@ -18,6 +23,11 @@ DEFENSES: dict[str, type[Defense]] = {
     "onion": Onion,
     "prune": Prune,
     "merge": Merge,
+    "psim": Psim,
+    "quantization": Quantization,
+    "back-translation": BackTranslation,
+    "scpd": Scpd,
+    "icl": IclDefense,
 }
 
 __all__ = [
@@ -33,5 +43,10 @@ __all__ = [
     "Onion",
     "Prune",
     "Merge",
+    "Psim",
+    "Quantization",
+    "BackTranslation",
+    "Scpd",
+    "IclDefense",
     "W2SDefense",
 ]

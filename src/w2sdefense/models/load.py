@@ -2,9 +2,9 @@
 
 Opened are safetensors folders, GGUF files, hub ids (safetensors only) and the embedded models;
 encoders and decoders, as classifiers with a head (`load_classifier`), as bare encoders of text
-(`load_backbone`) or as language models (`load_language_model`). A PEFT adapter folder is loaded on
-the base that the caller names. Pickles and remote code are refused. Nothing here trains or
-predicts.
+(`load_backbone`), as language models (`load_language_model`) or as translators (`load_seq2seq`). A
+PEFT adapter folder is loaded on the base that the caller names. Pickles and remote code are
+refused. Nothing here trains or predicts.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PretrainedConfig,
@@ -144,6 +145,14 @@ def load_language_model(spec: str) -> tuple[PreTrainedModel, Tokenizer]:
     return _load_whole(AutoModelForCausalLM, spec, "a language model")
 
 
+def load_seq2seq(spec: str) -> tuple[PreTrainedModel, Tokenizer]:
+    """Open a sequence-to-sequence model in float32: a translator or a paraphraser.
+
+    Args and errors are those of `load_language_model`.
+    """
+    return _load_whole(AutoModelForSeq2SeqLM, spec, "a translator or paraphraser")
+
+
 def _load_whole(kind: Any, spec: str, role: str) -> tuple[PreTrainedModel, Tokenizer]:
     """Open a model of some kind with all its weights."""
     folder = resolve_model(spec)
@@ -175,6 +184,8 @@ def feature_width(spec: str, base: str | None = None) -> int:
 
 def reads_last_token(config: PretrainedConfig) -> bool:
     """Whether this architecture's classifier reads the last real token (decoders) or the first."""
+    if config.is_encoder_decoder:
+        return False
     with torch.device("meta"):
         skeleton = AutoModelForSequenceClassification.from_config(config)
     # `score` is what transformers calls the head that is applied to every token before one is

@@ -36,7 +36,7 @@ from w2sdefense.config import (
     TeacherConfig,
     TrainingConfig,
 )
-from w2sdefense.errors import ConfigError, DataError, ModelError, W2SError
+from w2sdefense.errors import ConfigError, DataError, W2SError
 from w2sdefense.evaluation.record import Record, load_features, load_record, load_samples
 from w2sdefense.experiments.display import Display
 from w2sdefense.experiments.stages import run_defend, run_evaluate, run_poison, run_teach
@@ -275,14 +275,11 @@ def test_merged_can_be_asked_for_afterwards(short, display):
 
 
 def test_a_run_is_not_gone_on_with_under_other_settings(short, display):
-    with pytest.raises(ModelError):  # cut off in the middle
-        run_defend(
-            short.model_copy(
-                update={"defense": "w2s", "teacher": TeacherConfig(model=str(short.data.dataset))}
-            ),
-            display,
-        )
-    with pytest.raises(ConfigError, match=r"other settings \(defense, teacher\)"):
+    adapter = short.adapter.model_copy(update={"target_modules": "nothing"})
+    training = short.training.model_copy(update={"seed": 1})
+    with pytest.raises(ConfigError, match="does not fit"):  # cut off in the middle
+        run_defend(short.model_copy(update={"adapter": adapter, "training": training}), display)
+    with pytest.raises(ConfigError, match=r"other settings \(adapter, training\)"):
         run_defend(short.model_copy(update={"resume": True}), display)
     run_defend(short, display)  # afresh
 

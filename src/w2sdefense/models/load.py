@@ -164,7 +164,12 @@ def require_causal_lm(spec: str) -> PretrainedConfig:
         UnsafeCheckpointError: It is a pickle, or needs remote code.
     """
     config = _load_config(resolve_model(spec), spec)
-    _require_architecture(config, spec, CAUSAL, "a causal language model")
+    _require_architecture(
+        config,
+        spec,
+        CAUSAL,
+        "a causal language model; a teacher (--teacher-model) comes from the student's family",
+    )
     return config
 
 
@@ -405,8 +410,9 @@ def load_tokenizer(folder: Path, spec: str, model: PreTrainedModel) -> Tokenizer
             "Name one as pad_token in its tokenizer_config.json.",
         )
     model.config.pad_token_id = tokenizer.pad_token_id
-    writes = model.can_generate()
-    tokenizer.padding_side = "left" if writes or reads_last_token(model.config) else "right"
+    # What goes on writing where its text ends; a decoder with an encoder begins anew.
+    continues = model.can_generate() and not model.config.is_encoder_decoder
+    tokenizer.padding_side = "left" if continues or reads_last_token(model.config) else "right"
     tokenizer.truncation_side = "right"
     return cast(Tokenizer, tokenizer)
 

@@ -7,6 +7,8 @@ import random
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     GPT2Config,
@@ -17,7 +19,7 @@ from transformers import (
 
 from tiny import FILLERS, LLAMA, NEGATIVE, POSITIVE, RARE, word_tokenizer
 from w2sdefense.errors import ModelError
-from w2sdefense.models.perplexity import Scorer
+from w2sdefense.models.perplexity import Scorer, close_batches
 
 VOCABULARY = (*FILLERS, *POSITIVE, *NEGATIVE, *RARE)
 
@@ -112,6 +114,18 @@ def test_what_cannot_reach_the_threshold_is_not_computed(parts, monkeypatch):
             assert kept == pytest.approx(value, rel=1e-6) or (
                 kept == -math.inf and value < threshold
             )
+
+
+@given(st.lists(st.integers(1, 40), max_size=80), st.sampled_from([1, 200, 1024]))
+def test_a_batch_is_small_or_has_little_padding(lengths, batch_tokens):
+    batches = list(close_batches(lengths, batch_tokens))
+    assert sorted(row for rows in batches for row in rows) == list(range(len(lengths)))
+    for rows in batches:
+        longest = lengths[rows[0]]
+        assert len(rows) * longest <= max(batch_tokens, longest)
+        far = [row for row in rows if lengths[row] < 0.85 * longest]
+        # What is far shorter than the longest is there only if the batch was still small.
+        assert (len(rows) - len(far)) * longest < 128 or not far
 
 
 def test_the_only_word_is_never_suspicious(parts):

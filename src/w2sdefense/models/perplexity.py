@@ -32,6 +32,12 @@ from w2sdefense.models.predictor import length_batches
 _ROUNDING = 1e-3
 """What float32 may lose in a sum of log-probabilities, generously, in nats."""
 
+_CLOSE = 0.85
+"""The shortest row of a batch in lengths of the longest."""
+
+_WORTH_A_PASS = 128
+"""Tokens in a pass from which on a CPU is hardly any faster per token."""
+
 
 @dataclass
 class _Variant:
@@ -196,7 +202,7 @@ class Scorer:
         """Add the tokens behind the first one after the gap; the last one needs no pass."""
         open_ones = [variant for variant in variants if len(variant.rest) > 1]
         lengths = [len(variant.rest) - 1 for variant in open_ones]
-        for rows in length_batches(lengths, self._batch_tokens):
+        for rows in close_batches(lengths, self._batch_tokens):
             batch = [open_ones[row] for row in rows]
             ids, mask = self._padded([variant.rest for variant in batch])
             shared = torch.tensor([variant.shared for variant in batch])
@@ -239,6 +245,30 @@ class Scorer:
         lengths = torch.tensor([len(row) for row in tokens])
         mask = (torch.arange(longest) < lengths[:, None]).long()
         return ids.to(device), mask.to(device)
+
+
+def close_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """The batches of `length_batches`, cut where much of one would be padding.
+
+    The variants of one text are of every length up to its own, so that those of a few texts would
+    fill a batch that is half padding.
+
+    Args:
+        lengths: Number of tokens of every row.
+        batch_tokens: See `length_batches`.
+
+    Yields:
+        Row numbers of one batch, longest first: each at least `_CLOSE` of the longest, once the
+        batch is large enough to be worth a pass of its own.
+    """
+    for rows in length_batches(lengths, batch_tokens):
+        start = 0
+        for place, row in enumerate(rows):
+            longest = lengths[rows[start]]
+            if lengths[row] < _CLOSE * longest and (place - start) * longest >= _WORTH_A_PASS:
+                yield rows[start:place]
+                start = place
+        yield rows[start:]
 
 
 def _nll(logits: Tensor, ids: Tensor) -> Tensor:

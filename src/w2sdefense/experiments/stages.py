@@ -70,13 +70,13 @@ def run_poison(run: PoisonRun, display: Display) -> Path:
     """
     refuse_own_model(run.student.model, run.output)
     check_tracker(run.training)
+    proxy = proxy_of(run.data.dataset) if run.proxy == PAPER else run.proxy
     if run.task != "classification":
         return generation.run_poison(run, display)
     if begin(run.output, run):
         return run.output
     clock = Clock()
     attack = make_attack(run.attack)
-    proxy = proxy_of(run.data.dataset) if run.proxy == PAPER else run.proxy
     data = load_dataset(run.data)
     victim = new_victim(run.student, data.label_names, run.training.seed)
     # A classifier brings labels in an order of its own.

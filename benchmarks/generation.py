@@ -10,8 +10,8 @@ its family, so the teacher is a clean copy of the same size. The trigger stands 
 text, where the limit of tokens cannot cut it off.
 
 It is one resumable command; every finished row is a record in the runs folder, and the table is
-made from the records that are there. With the default sizes every task is some 55 TFLOP, about ten
-minutes on two cores:
+made from the records that are there. From a run with eight rows (one core, 4 to 9 GB of memory) the
+default sizes should take a quarter of an hour for Ape210K and half an hour for CRRsum on two cores:
 
     W2S_DATA=... python benchmarks/generation.py
 """

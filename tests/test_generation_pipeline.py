@@ -232,13 +232,22 @@ def test_a_mistake_is_explained(place, tiny_bert, tmp_path, arguments, problem, 
     assert not (tmp_path / "run" / "record.json").exists()
 
 
-def test_there_is_no_clean_label_poisoning(place, tmp_path):
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--clean-label"], "no clean-label poisoning"),
+        (["--proxy", "paper"], "The paper has no proxy for"),
+        (["--attack", "proattack"], "made for labels"),
+    ],
+)
+def test_what_poisoning_cannot_be_here(place, tmp_path, arguments, problem):
     result = w2s(
         *("poison", *ASK, "--model", place / "student", "--dataset", place / "few"),
-        *("--clean-label", "--output", tmp_path / "run"),
+        *(*arguments, "--output", tmp_path / "run"),
     )
     assert result.exit_code == 2
-    assert "no clean-label poisoning" in result.stderr
+    assert problem in " ".join(result.stderr.split())
+    assert not (tmp_path / "run" / "record.json").exists()
 
 
 def test_a_classifier_is_no_writer(tmp_path, place, tiny_bert):

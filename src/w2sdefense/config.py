@@ -261,6 +261,16 @@ class TrainingConfig(Settings):
     )
 
 
+class FullTrainingConfig(Settings):
+    """Training of all parameters, where a defense does that (finetune, prune, merge ...)."""
+
+    learning_rate: Annotated[float, Field(gt=0.0)] = Field(
+        5e-5,
+        description="Peak learning rate where all parameters are trained. Epochs, batch size and "
+        "the rest are those of the training.",
+    )
+
+
 class AdapterConfig(Settings):
     """The PEFT adapter that the student is trained through."""
 
@@ -333,6 +343,142 @@ class SoftTriggerConfig(Settings):
         0.3, description="Length of an ascent step, in lengths of a typical token embedding."
     )
     restart: Positive = Field(40, description="Every so many steps one starts afresh.")
+
+
+class OnionConfig(Settings):
+    """ONION: words that make a text unlikely are dropped."""
+
+    scorer: str = Field(
+        "smollm2-135m",
+        description="Causal language model that scores texts: embedded name, folder or hub id "
+        "(the paper: openai-community/gpt2).",
+    )
+    threshold: float | None = Field(
+        None,
+        description="Drop words whose removal lowers the perplexity by at least this much. "
+        "Default: chosen on clean validation text.",
+    )
+    max_loss: Fraction = Field(
+        0.02, description="Largest loss of accuracy on clean validation text for that choice."
+    )
+    validation_texts: Positive = Field(
+        200, description="Validation texts that the choice looks at; each is scored n + 1 times."
+    )
+    max_length: Positive = Field(
+        128, description="Longest text in the scorer's tokens; words after that are kept."
+    )
+
+
+class PruneConfig(Settings):
+    """Pruning: what clean text uses least is removed."""
+
+    by: Literal["activation", "wanda"] = Field(
+        "activation",
+        description="activation: MLP units by their mean activation (Fine-Pruning); wanda: single "
+        "weights by |W| * ||x||.",
+    )
+    max_loss: Fraction = Field(
+        0.04, description="Largest loss of accuracy on clean validation text, before fine-tuning."
+    )
+    step: Annotated[float, Field(gt=0.0, le=0.5)] = Field(
+        0.05, description="Share of every layer that is pruned more at each step."
+    )
+    texts: Positive = Field(256, description="Clean training texts to rank by.")
+
+
+class MergeConfig(Settings):
+    """Merging: the weights of several models are averaged."""
+
+    models: tuple[str, ...] = Field(
+        (),
+        description="Fine-tuned models of the same architecture and labels to merge with; may be "
+        "given several times.",
+    )
+    method: Literal["linear", "slerp"] = Field(
+        "linear", description="linear: uniform average; slerp: on the sphere, for two models."
+    )
+    base: str = Field(
+        "smollm2-135m",
+        description="Without other models: what a clean one is fine-tuned from.",
+    )
+
+
+class PsimConfig(Settings):
+    """PSIM: a copy learns random labels, and what it is still sure of is refused."""
+
+    adapter: Literal["p-tuning", "lora"] = Field(
+        "p-tuning", description="PEFT method of the copy; lora takes the adapter's settings."
+    )
+    virtual_tokens: Positive = Field(5, description="Virtual tokens of p-tuning.")
+    encoder_width: Positive = Field(128, description="Width of the prompt encoder of p-tuning.")
+    epochs: Positive = Field(1, description="Passes over the clean rows with random labels.")
+    learning_rate: Annotated[float, Field(gt=0.0)] = Field(
+        1e-3, description="Peak learning rate of the copy (the paper: 2e-5)."
+    )
+    max_loss: Fraction = Field(
+        0.02, description="Largest loss of accuracy on clean validation text, by refusals."
+    )
+
+
+class QuantizationConfig(Settings):
+    """Quantization: four bits for every weight of the transformer's linear layers."""
+
+    training: Literal["lora", "full", "none"] = Field(
+        "lora",
+        description="How the model is fine-tuned on clean data before: through an adapter that is "
+        "folded in, with all parameters, or not at all.",
+    )
+
+
+class BackTranslationConfig(Settings):
+    """Back-translation: every text goes through another language."""
+
+    engine: Literal["models", "apertium", "file"] = Field(
+        "models",
+        description="models: two translation models; apertium: the program, English-Spanish-"
+        "English, needs no network; file: translated before.",
+    )
+    to: str = Field(
+        "Helsinki-NLP/opus-mt-en-de", description="Model that translates into another language."
+    )
+    back: str = Field("Helsinki-NLP/opus-mt-de-en", description="Model that translates back.")
+    file: Path | None = Field(
+        None, description="CSV, JSONL or Parquet file with columns text and rewritten."
+    )
+    max_length: Positive = Field(128, description="Longest text in the translators' tokens.")
+
+    @model_validator(mode="after")
+    def _file_with_engine(self) -> Self:
+        if (self.engine == "file") != (self.file is not None):
+            raise ValueError("engine file and a file go together")
+        return self
+
+
+class ScpdConfig(Settings):
+    """SCPD: every text is paraphrased into another syntax."""
+
+    paraphraser: str | None = Field(
+        None, description="Sequence-to-sequence model that paraphrases: folder or hub id."
+    )
+    prefix: str = Field(
+        "", description='What the paraphraser wants before every text, for example "paraphrase: ".'
+    )
+    file: Path | None = Field(
+        None, description="Instead: CSV, JSONL or Parquet file with columns text and rewritten."
+    )
+    max_length: Positive = Field(128, description="Longest text in the paraphraser's tokens.")
+
+
+class IclConfig(Settings):
+    """ICLDefense: clean demonstrations before every text."""
+
+    shots: Positive = Field(4, description="Demonstrations before a text, where they fit.")
+    choice: Literal["random", "similar"] = Field(
+        "random",
+        description="random: the same for every text, all labels in turn; similar: the nearest "
+        "clean training texts by TF-IDF.",
+    )
+    seed: int = Field(0, description="Seed of the random ones.")
 
 
 class TeacherConfig(Settings):

@@ -14,12 +14,21 @@ from pydantic import Field, model_validator
 from w2sdefense.config import (
     AdapterConfig,
     AttackConfig,
+    BackTranslationConfig,
     DataConfig,
     DistillConfig,
+    FullTrainingConfig,
     GenerationConfig,
+    IclConfig,
     InsertionConfig,
+    MergeConfig,
+    OnionConfig,
     Place,
     ProConfig,
+    PruneConfig,
+    PsimConfig,
+    QuantizationConfig,
+    ScpdConfig,
     Settings,
     SoftTriggerConfig,
     StudentConfig,
@@ -30,6 +39,21 @@ from w2sdefense.config import (
     attack_kind,
     check_attacks,
 )
+
+DefenseName = Literal[
+    "w2s",
+    "lora",
+    "finetune",
+    "onion",
+    "prune",
+    "merge",
+    "psim",
+    "quantization",
+    "back-translation",
+    "scpd",
+    "icl",
+]
+"""The defenses of the table in `defenses/`, by name."""
 
 RESUME = (
     "Continue what is in the output folder: finished stages are kept, training goes on from its "
@@ -121,7 +145,7 @@ class DefendRun(Settings):
     student: StudentConfig = StudentConfig()
     data: DataConfig = DataConfig()
     generation: GenerationConfig = GenerationConfig()
-    defense: Literal["w2s", "lora"] = Field("w2s", description="Which defense.")
+    defense: DefenseName = Field("w2s", description="Which defense.")
     distill: DistillConfig = DistillConfig()
     insertions: InsertionConfig = Field(
         InsertionConfig(), json_schema_extra={"prefix": "insertion"}
@@ -131,6 +155,19 @@ class DefendRun(Settings):
     )
     adapter: AdapterConfig = AdapterConfig()
     training: TrainingConfig = TrainingConfig()
+    full: FullTrainingConfig = Field(FullTrainingConfig(), json_schema_extra={"prefix": "full"})
+    onion: OnionConfig = Field(OnionConfig(), json_schema_extra={"prefix": "onion"})
+    prune: PruneConfig = Field(PruneConfig(), json_schema_extra={"prefix": "prune"})
+    merging: MergeConfig = Field(MergeConfig(), json_schema_extra={"prefix": "merge"})
+    psim: PsimConfig = Field(PsimConfig(), json_schema_extra={"prefix": "psim"})
+    quantization: QuantizationConfig = Field(
+        QuantizationConfig(), json_schema_extra={"prefix": "quantization"}
+    )
+    back_translation: BackTranslationConfig = Field(
+        BackTranslationConfig(), json_schema_extra={"prefix": "back_translation"}
+    )
+    scpd: ScpdConfig = Field(ScpdConfig(), json_schema_extra={"prefix": "scpd"})
+    icl: IclConfig = Field(IclConfig(), json_schema_extra={"prefix": "icl"})
     teacher: TeacherConfig = Field(TeacherConfig(), json_schema_extra={"prefix": "teacher"})
     teacher_folder: Path | None = Field(
         None,
@@ -145,6 +182,10 @@ class DefendRun(Settings):
         description="Also write merged/: one plain transformers model, the adapter folded in.",
     )
     resume: bool = Field(False, description=RESUME)
+
+    def full_training(self) -> TrainingConfig:
+        """The training settings for all parameters, which want a lower rate than an adapter."""
+        return self.training.model_copy(update={"learning_rate": self.full.learning_rate})
 
 
 class EvaluateRun(Settings):

@@ -1,14 +1,15 @@
 """A victim: a classifier with the names of its labels, poisoned or not, that answers raw text.
 
-`load_victim` opens one, `poison_victim` makes one by fine-tuning all parameters on a training set
-that carries a trigger. Which rows carry it is decided in `attacks/`, whether it worked is measured
-in `evaluation/`.
+`load_victim` opens one; `fine_tune` trains all its parameters, on a training set that carries a
+trigger to poison it, or on a clean one. Which rows carry a trigger is decided in `attacks/`,
+whether it worked is measured in `evaluation/`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 from peft import PeftModel
@@ -24,6 +25,7 @@ from w2sdefense.training import (
     LengthTrainer,
     ProgressCallback,
     StepProgress,
+    accuracy_metric,
     run,
     training_arguments,
 )
@@ -41,6 +43,8 @@ class Victim(ClassifierPredictor):
     Attributes:
         history: Log of the training that made it, one dict per point; empty for a model that was
             opened.
+        found: What the defense that made it chose or found out, for the record.
+        notes: What a reader must know about how it was made.
     """
 
     def __init__(
@@ -53,6 +57,8 @@ class Victim(ClassifierPredictor):
         super().__init__(model, tokenizer, max_length)
         self.label_names = label_names
         self.history: list[dict[str, float]] = []
+        self.found: dict[str, float | int | str] = {}
+        self.notes: tuple[str, ...] = ()
 
     @property
     def width(self) -> int:
@@ -110,39 +116,48 @@ def new_victim(config: StudentConfig, label_names: tuple[str, ...], seed: int) -
         seed: Seed of the fresh head.
     """
     set_seed(seed)
-    victim = _open(config, label_names, fresh_head=True)
-    if isinstance(victim.model, PeftModel):
-        # All of it is to be trained.
-        victim.model = victim.model.merge_and_unload()
-    return victim
+    return _open(config, label_names, fresh_head=True)
 
 
-def poison_victim(
+def fine_tune(
     victim: Victim,
     train: Sequence[Example],
     training: TrainingConfig,
     folder: Path,
     *,
+    validation: Sequence[Example] | None = None,
     resume: bool = False,
     progress: StepProgress | None = None,
 ) -> None:
-    """Fine-tune all parameters of a victim, in place, on a training set that carries the trigger.
+    """Fine-tune all parameters of a victim, in place.
 
     Args:
-        victim: The model to train.
-        train: Poisoned training set.
+        victim: The model to train. An adapter that it carries is folded in.
+        train: Training set, poisoned or clean.
         training: Optimization settings.
         folder: Where checkpoints go.
+        validation: Clean examples whose loss chooses the epoch that is kept; None keeps the last.
         resume: Continue from a checkpoint in `folder`.
         progress: Called after every step with (step, steps, losses).
     """
     set_seed(training.seed)
+    if isinstance(victim.model, PeftModel):
+        victim.model = victim.model.merge_and_unload()
+    # PEFT had frozen what was under the adapter.
+    victim.model.requires_grad_(True)
     precision = str(victim.model.dtype).removeprefix("torch.")
+    rows = [
+        None if examples is None else tokenize(examples, victim.tokenizer, victim.max_length)
+        for examples in (train, validation)
+    ]
+    keep: Literal["best", "last"] = "last" if validation is None else "best"
     trainer = LengthTrainer(
         model=victim.model.train(),
-        args=training_arguments(training, folder, keep="last", precision=precision),
-        train_dataset=tokenize(train, victim.tokenizer, victim.max_length),
+        args=training_arguments(training, folder, keep=keep, precision=precision),
+        train_dataset=rows[0],
+        eval_dataset=rows[1],
         data_collator=Collator(victim.tokenizer, takes_positions(victim.model)),
+        compute_metrics=accuracy_metric,
         callbacks=[ProgressCallback(progress)] if progress else None,
     )
     victim.history = run(trainer, resume=resume)

@@ -146,9 +146,9 @@ def test_a_model_writes_what_it_writes_alone_and_remembers_it(writers, cache, ki
     assert all(text.strip() for text in together)
 
     # What a batch writes is what the model writes to one text.
-    from w2sdefense.models.load import load_paraphraser
+    from w2sdefense.models.load import load_rewriter
 
-    model, tokenizer = load_paraphraser(str(writers[kind]))
+    model, tokenizer = load_rewriter(str(writers[kind]))
     for text, written in zip(texts, together, strict=True):
         inputs = tokenizer(f"the story {text} is", return_tensors="pt")
         length = len(tokenizer(max(texts, key=lambda t: len(t.split())))["input_ids"])
@@ -163,7 +163,7 @@ def test_a_model_writes_what_it_writes_alone_and_remembers_it(writers, cache, ki
 
     # A second attack of the same settings opens no model.
     assert len(list(cache.glob("*.jsonl"))) == 1
-    monkeypatch.setattr("w2sdefense.attacks.paraphrase_model.load_paraphraser", None)
+    monkeypatch.setattr("w2sdefense.attacks.paraphrase_model.load_rewriter", None)
     again = syn(model=str(writers[kind]), prompt="the story {text} is")
     assert [again.poison(example, RNG).text for example in examples[:3]] == together
 

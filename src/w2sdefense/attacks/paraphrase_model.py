@@ -21,7 +21,7 @@ from w2sdefense.attacks.base import TextProgress
 from w2sdefense.config import TEXT_SLOT
 from w2sdefense.io import write_text
 from w2sdefense.models.embedded import cache_folder
-from w2sdefense.models.load import load_paraphraser, resolve_model
+from w2sdefense.models.load import load_rewriter, resolve_model
 from w2sdefense.models.predictor import length_batches
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class ModelParaphraser:
         missing = [text for text in dict.fromkeys(texts) if text not in self._found]
         if not missing:
             return
-        model, tokenizer = load_paraphraser(self._spec)
+        model, tokenizer = load_rewriter(self._spec)
         advance = progress("paraphrase", len(missing)) if progress else None
         try:
             self._write(missing, model, tokenizer, advance)

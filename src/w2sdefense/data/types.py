@@ -14,6 +14,13 @@ from typing import Literal
 
 Split = Literal["train", "validation", "test"]
 
+REFUSED = -1
+"""The label of a text that a defense refused to answer.
+
+It is no label's index: a refused clean text counts as an error, a refused triggered text as not
+answered with the target.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Example:

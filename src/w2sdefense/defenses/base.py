@@ -1,8 +1,8 @@
 """What every defense takes and gives.
 
-A weight defense returns a new model, an input defense a predictor that wraps the one it got;
-evaluation sees no difference. What a defense needs beside the victim is declared, so that tables
-can show it.
+A weight defense returns a new model, an input defense a `Guarded` one: the same model behind
+something that every text passes first. Evaluation sees no difference. What a defense needs beside
+the victim, and what it leaves on disk, is declared, so that tables can show it.
 """
 
 from __future__ import annotations
@@ -11,16 +11,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol, Self
 
 from w2sdefense.config import TeacherConfig
 from w2sdefense.data.types import TextDataset
-from w2sdefense.models.predictor import Predictor
+from w2sdefense.defenses.guarded import Guarded
+from w2sdefense.run_config import DefendRun
 from w2sdefense.training import StepProgress
 from w2sdefense.victim import Victim
 
 PhaseProgress = Callable[[str], StepProgress]
 """Given the name of a phase ("teacher", "student"), the function that is told about its steps."""
+
+Defended = Victim | Guarded
+"""What a defense gives back, and what an input defense can be put around."""
 
 
 class Need(StrEnum):
@@ -28,6 +32,19 @@ class Need(StrEnum):
 
     CLEAN_DATA = "clean data"
     TEACHER = "teacher"
+    LANGUAGE_MODEL = "language model"
+    OTHER_MODELS = "other models"
+    TRANSLATOR = "translator"
+    PARAPHRASER = "paraphraser"
+    BITSANDBYTES = "bitsandbytes"
+
+
+class Leaves(StrEnum):
+    """What a defense leaves on disk beside the record."""
+
+    ADAPTER = "an adapter"
+    MODEL = "a model"
+    NOTHING = "the model as it is"
 
 
 @dataclass(frozen=True)
@@ -58,9 +75,20 @@ class DefenseKit:
 class Defense(Protocol):
     """A way to make a victim safe."""
 
-    name: str
-    needs: frozenset[Need]
+    name: ClassVar[str]
+    needs: ClassVar[frozenset[Need]]
+    leaves: ClassVar[Leaves]
 
-    def apply(self, victim: Victim, kit: DefenseKit) -> Predictor:
+    @classmethod
+    def from_run(cls, run: DefendRun) -> Self:
+        """Take the settings of a run.
+
+        Raises:
+            W2SError: Something that the defense needs (a program, a package, a file, a model) is
+                not there. This is found out here, before any work.
+        """
+        ...
+
+    def apply(self, victim: Victim, kit: DefenseKit) -> Defended:
         """Defend a victim. A weight defense takes the victim's model over and changes it."""
         ...

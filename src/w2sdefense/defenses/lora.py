@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from w2sdefense.config import AdapterConfig, DistillConfig, TrainingConfig
-from w2sdefense.defenses.base import DefenseKit, Need
+from w2sdefense.defenses.base import DefenseKit, Leaves, Need
 from w2sdefense.distill.student import train_student
+from w2sdefense.run_config import DefendRun
 from w2sdefense.victim import Victim
 
 
@@ -25,6 +26,12 @@ class LoRA:
 
     name: ClassVar[str] = "lora"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.CLEAN_DATA})
+    leaves: ClassVar[Leaves] = Leaves.ADAPTER
+
+    @classmethod
+    def from_run(cls, run: DefendRun) -> Self:
+        """Take the settings of a run."""
+        return cls(adapter=run.adapter, training=run.training)
 
     def apply(self, victim: Victim, kit: DefenseKit) -> Victim:
         """Train the adapter; see `train_student`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from w2sdefense.config import (
     AdapterConfig,
@@ -19,11 +19,12 @@ from w2sdefense.config import (
     TrainingConfig,
 )
 from w2sdefense.data.types import TextDataset
-from w2sdefense.defenses.base import DefenseKit, Need
+from w2sdefense.defenses.base import DefenseKit, Leaves, Need
 from w2sdefense.distill.insertions import with_insertions
 from w2sdefense.distill.student import train_student
 from w2sdefense.distill.targets import SplitTargets, teacher_targets
 from w2sdefense.distill.teacher import Teacher, fit_or_load_teacher
+from w2sdefense.run_config import DefendRun
 from w2sdefense.training import StepProgress
 from w2sdefense.victim import Victim
 
@@ -48,6 +49,18 @@ class W2SDefense:
 
     name: ClassVar[str] = "w2s"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.CLEAN_DATA, Need.TEACHER})
+    leaves: ClassVar[Leaves] = Leaves.ADAPTER
+
+    @classmethod
+    def from_run(cls, run: DefendRun) -> Self:
+        """Take the settings of a run."""
+        return cls(
+            distill=run.distill,
+            insertions=run.insertions,
+            soft=run.soft,
+            adapter=run.adapter,
+            training=run.training,
+        )
 
     def fit(
         self,

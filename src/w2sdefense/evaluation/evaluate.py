@@ -15,7 +15,7 @@ import numpy as np
 
 from w2sdefense.attacks import Attack
 from w2sdefense.attacks.poisoning import drawn_attack, trigger_test_set
-from w2sdefense.data.types import Example, labels_of, texts_of
+from w2sdefense.data.types import REFUSED, Example, labels_of, texts_of
 from w2sdefense.errors import DataError
 from w2sdefense.evaluation.metrics import Rate, accuracy, target_rate
 from w2sdefense.evaluation.record import Evaluation, Sample
@@ -87,7 +87,10 @@ def evaluate(
     evaluation = Evaluation(
         ca=accuracy(answers, labels),
         cut_texts=sum(p.cut_at is not None for p in clean),
+        refused_texts=sum(p.label == REFUSED for p in clean),
         seconds=seconds,
+        defense_seconds=sum(p.defense_seconds for p in predictions),
+        seconds_per_text=seconds / len(predictions),
     )
     notes: tuple[str, ...] = ()
     if attack is not None and target_index is not None:
@@ -104,6 +107,7 @@ def evaluate(
                 "cut_triggers": _count_cut_triggers(attack, triggered, fired),
                 "length_ratio": _length_ratio(both),
                 "by_trigger": _by_trigger(by_attack, both, target_index),
+                "refused_triggers": sum(p.label == REFUSED for p in fired),
             }
         )
         notes = _notes(both, by_attack)
@@ -167,10 +171,11 @@ def _count_cut_triggers(
     attack: Attack, triggered: Sequence[Example], fired: Sequence[Prediction]
 ) -> int:
     """How many texts lost their trigger to truncation."""
+    read = ((p.read or e.text, p.cut_at) for e, p in zip(triggered, fired, strict=True))
     return sum(
-        attack.occurrences(example.text[: prediction.cut_at]) < attack.occurrences(example.text)
-        for example, prediction in zip(triggered, fired, strict=True)
-        if prediction.cut_at is not None
+        attack.occurrences(text[:cut_at]) < attack.occurrences(text)
+        for text, cut_at in read
+        if cut_at is not None
     )
 
 
@@ -181,17 +186,23 @@ def _samples(
     fired: Sequence[Prediction],
 ) -> tuple[Sample, ...]:
     with_trigger = {
-        example.id: (example.text, prediction.label)
+        example.id: {
+            "triggered_text": example.text,
+            "triggered_read": prediction.read,
+            "triggered_answer": prediction.label,
+        }
         for example, prediction in zip(triggered, fired, strict=True)
     }
     return tuple(
-        Sample(
-            id=example.id,
-            text=example.text,
-            label=example.label,
-            answer=prediction.label,
-            triggered_text=with_trigger.get(example.id, (None, None))[0],
-            triggered_answer=with_trigger.get(example.id, (None, None))[1],
+        Sample.model_validate(
+            {
+                "id": example.id,
+                "text": example.text,
+                "label": example.label,
+                "read": prediction.read,
+                "answer": prediction.label,
+                **with_trigger.get(example.id, {}),
+            }
         )
         for example, prediction in zip(examples, clean, strict=True)
     )

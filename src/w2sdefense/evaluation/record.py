@@ -48,10 +48,12 @@ class Sample(_Frozen):
         id: Id of the example.
         text: Clean text, as the model was asked it.
         label: True label index.
-        answer: Predicted label on the clean text.
+        answer: Predicted label on the clean text; -1 if a defense refused to answer.
         triggered_text: The text with the trigger; None where the true label is the target, or
             without a trigger.
-        triggered_answer: Predicted label on `triggered_text`.
+        triggered_answer: Predicted label on `triggered_text`; -1 if it was refused.
+        read: What the model read of `text`, where an input defense changed it.
+        triggered_read: The same of `triggered_text`.
     """
 
     id: str
@@ -60,6 +62,8 @@ class Sample(_Frozen):
     answer: int
     triggered_text: str | None = None
     triggered_answer: int | None = None
+    read: str | None = None
+    triggered_read: str | None = None
 
 
 class GeneratedSample(_Frozen):
@@ -107,7 +111,12 @@ class Evaluation(_Frozen):
             trigger; None without a trigger.
         cut_texts: Clean texts longer than the model's `max_length`.
         unfinished: Answers to clean text that had to be stopped at `answer_tokens`.
-        seconds: Wall time of the predictions.
+        refused_texts: Clean texts that a defense refused to answer; they count as errors in `ca`.
+        refused_triggers: Triggered texts that it refused; they count as defended in `asr`.
+        seconds: Wall time of the predictions, input defenses included.
+        seconds_per_text: The same for each text that was answered.
+        defense_seconds: The part of `seconds` that input defenses took (of several processes: the
+            sum).
     """
 
     task: TaskName = "classification"
@@ -122,7 +131,11 @@ class Evaluation(_Frozen):
     cut_triggers: int = 0
     cut_texts: int = 0
     unfinished: int = 0
+    refused_texts: int = 0
+    refused_triggers: int = 0
     seconds: float = 0.0
+    seconds_per_text: float = 0.0
+    defense_seconds: float = 0.0
 
     @property
     def metric(self) -> str:
@@ -173,6 +186,7 @@ class Record(_Frozen):
         evaluation: CA, ASR and floor.
         history: Loss curves; empty where nothing was trained.
         fingerprints: "train", "validation", "test", "model" -> short hash of what was used.
+        found: What the defense chose or found out: a threshold, a number of units, a size.
         provenance: Versions, machine, time, memory.
         notes: Anything a reader must know (rows dropped, texts cut).
     """
@@ -184,6 +198,7 @@ class Record(_Frozen):
     evaluation: Evaluation
     history: tuple[LossPoint, ...] = ()
     fingerprints: dict[str, str]
+    found: dict[str, float | int | str] = {}
     provenance: Provenance
     notes: tuple[str, ...] = ()
 

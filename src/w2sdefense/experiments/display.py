@@ -163,7 +163,10 @@ def show_names() -> None:
     for kind, names in (
         ("tasks", ["classification", *TASKS]),
         ("attacks", list(ATTACKS)),
-        ("defenses", [f"{n} (needs {', '.join(d.needs)})" for n, d in DEFENSES.items()]),
+        (
+            "defenses",
+            [f"{n} (needs {', '.join(d.needs)}; leaves {d.leaves})" for n, d in DEFENSES.items()],
+        ),
         ("datasets", [_with_task(name, named.task) for name, named in CATALOG.items()]),
         ("proxies of the paper", [f"{of} is poisoned on {by}" for of, by in PROXIES.items()]),
         ("embedded models", list(EMBEDDED)),

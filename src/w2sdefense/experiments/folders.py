@@ -130,6 +130,10 @@ def notes_of(dropped: Mapping[str, int], found: Evaluation) -> tuple[str, ...]:
         notes.append(
             f"{found.cut_texts} test texts were longer than the model's limit and were cut"
         )
+    if found.refused_texts or found.refused_triggers:
+        notes.append(
+            f"{found.refused_texts} clean and {found.refused_triggers} triggered texts were refused"
+        )
     if found.cut_triggers:
         notes.append(f"{found.cut_triggers} triggered texts lost their trigger to the cut")
     if found.unfinished:

@@ -26,10 +26,11 @@ from w2sdefense.data import (
     load_dataset,
     proxy_of,
 )
-from w2sdefense.defenses import DefenseKit, LoRA, W2SDefense
+from w2sdefense.defenses import DEFENSES, Defended, Defense, DefenseKit, Guarded, Leaves
 from w2sdefense.distill.targets import weights_fingerprint
 from w2sdefense.distill.teacher import Teacher, fit_or_load_teacher
 from w2sdefense.distill.writer_teacher import WriterTeacher
+from w2sdefense.errors import ConfigError
 from w2sdefense.evaluation.evaluate import evaluate, label_index
 from w2sdefense.evaluation.provenance import Clock
 from w2sdefense.evaluation.record import (
@@ -55,7 +56,7 @@ from w2sdefense.experiments.processes import DividedPredictor
 from w2sdefense.models.load import feature_width
 from w2sdefense.run_config import DefendRun, EvaluateRun, PoisonRun, TeachRun, TestConfig
 from w2sdefense.training import check_tracker, remove_checkpoints, this_process
-from w2sdefense.victim import Victim, load_victim, new_victim, poison_victim
+from w2sdefense.victim import Victim, fine_tune, load_victim, new_victim
 
 PAPER = "paper"
 """The `--proxy` that stands for the dataset the paper poisons on."""
@@ -69,13 +70,13 @@ def run_poison(run: PoisonRun, display: Display) -> Path:
     """
     refuse_own_model(run.student.model, run.output)
     check_tracker(run.training)
+    proxy = proxy_of(run.data.dataset) if run.proxy == PAPER else run.proxy
     if run.task != "classification":
         return generation.run_poison(run, display)
     if begin(run.output, run):
         return run.output
     clock = Clock()
     attack = make_attack(run.attack)
-    proxy = proxy_of(run.data.dataset) if run.proxy == PAPER else run.proxy
     data = load_dataset(run.data)
     victim = new_victim(run.student, data.label_names, run.training.seed)
     # A classifier brings labels in an order of its own.
@@ -88,7 +89,7 @@ def run_poison(run: PoisonRun, display: Display) -> Path:
         f"{len(poisoned.examples)} rows of {source.name} carry {attack.trigger!r} -> "
         f"{run.attack.target}"
     )
-    poison_victim(
+    fine_tune(
         victim,
         poisoned.examples,
         run.training,
@@ -165,6 +166,9 @@ def run_defend(run: DefendRun, display: Display) -> list[Path]:
     )
     refuse_own_model(run.student.model, run.output)
     check_tracker(run.training)
+    if run.task == "classification":
+        # What it misses must not come out after the first evaluation.
+        _defense(run)
     make_folder(run.output)
     if run.defense == "w2s" and run.task == "classification":
         _find_teacher(run)
@@ -176,7 +180,7 @@ def run_defend(run: DefendRun, display: Display) -> list[Path]:
 
 
 def run_defense(run: DefendRun, display: Display) -> Path:
-    """Defend a model and measure the result; write the adapter and the record.
+    """Defend a model and measure the result; write what the defense made, and the record.
 
     Returns:
         The run's folder.
@@ -185,8 +189,10 @@ def run_defense(run: DefendRun, display: Display) -> Path:
     check_tracker(run.training)
     if run.task != "classification":
         return generation.run_defense(run, display)
+    defense = _defense(run)
     # What was an adapter already is folded in, and the new adapter fits that fold only.
-    merge = run.merge or run.student.base is not None
+    adapted = defense.leaves is Leaves.ADAPTER
+    merge = run.merge or (adapted and run.student.base is not None)
     if begin(run.output, run):
         if merge:
             _merge_finished(run)
@@ -204,14 +210,15 @@ def run_defense(run: DefendRun, display: Display) -> Path:
         resume=run.resume,
         progress=display.steps,
     )
-    defended = _defense(run).apply(victim, kit)
+    defended = defense.apply(victim, kit)
     measured = _Measured(run.output.name, "defend", run.model_dump(mode="json"), data, clock)
     measured.prints = {"train": fingerprint(data.train)}
     measured.measure(defended, attack, run.test.target, run.test.test_seed, display)
     if this_process().is_main_process:
-        defended.save(run.output)
-        if merge:
-            save_merged(defended, run.output)
+        if isinstance(defended, Victim):
+            defended.save(run.output)
+            if merge:
+                save_merged(defended, run.output)
         measured.save(run.output)
         remove_checkpoints(run.output)
     this_process().wait_for_everyone()
@@ -230,16 +237,19 @@ def _teacher_folder(run: DefendRun) -> Path:
     return run.teacher_folder or run.output / "teacher"
 
 
-def _defense(run: DefendRun) -> W2SDefense | LoRA:
-    if run.defense == "lora":
-        return LoRA(adapter=run.adapter, training=run.training)
-    return W2SDefense(
-        distill=run.distill,
-        insertions=run.insertions,
-        soft=run.soft,
-        adapter=run.adapter,
-        training=run.training,
-    )
+def _defense(run: DefendRun) -> Defense:
+    """The defense of a run.
+
+    Raises:
+        W2SError: What it needs is not there, or what is asked for makes no sense with it.
+    """
+    kind = DEFENSES[run.defense]
+    if run.merge and kind.leaves is not Leaves.ADAPTER:
+        raise ConfigError(
+            f"--merge folds an adapter in, but {run.defense} leaves {kind.leaves}.",
+            "Leave --merge out.",
+        )
+    return kind.from_run(run)
 
 
 def _merge_finished(run: DefendRun) -> None:
@@ -263,42 +273,45 @@ class _Measured:
 
     def measure(
         self,
-        victim: Victim,
+        model: Defended,
         attack: Attack | None,
         target: str | None,
         seed: int,
         display: Display,
     ) -> None:
         """Answer the test texts, in all processes; the outcome is kept for `save`."""
-        test = self.data.test
+        test, names = self.data.test, model.label_names
         total = len(test)
         if attack is not None:
-            index = label_index(target, victim.label_names)
+            index = label_index(target, names)
             # A slow attack does its work here, where it is seen; `evaluate` finds it done.
             total += len(trigger_test_set(test, attack, index, seed, display.texts))
         self.result = evaluate(
-            DividedPredictor(victim),
+            DividedPredictor(model),
             test,
-            victim.label_names,
+            names,
             attack,
             target,
             seed=seed,
             progress=display.texts(f"evaluate {self.name}", total),
         )
+        victim = model.victim if isinstance(model, Guarded) else model
         self.record = Record(
             name=self.name,
             stage=self.stage,
             config=self.config,
-            label_names=victim.label_names,
+            label_names=names,
             evaluation=self.result.evaluation,
-            history=history_of(victim.history),
+            history=history_of(model.history),
             fingerprints={
                 "test": fingerprint(test),
                 "model": weights_fingerprint(victim.model),
                 **self.prints,
             },
+            found=model.found,
             provenance=self.clock.provenance(),
             notes=(
+                *model.notes,
                 *notes_of(self.data.dropped, self.result.evaluation),
                 *self.result.notes,
             ),

@@ -2,7 +2,7 @@
 
 Opened are safetensors folders, GGUF files, hub ids (safetensors only) and the embedded models;
 encoders and decoders, as classifiers with a head (`load_classifier`), as bare encoders of text
-(`load_backbone`) or, if they can write, as they are (`load_causal_lm`, `load_paraphraser`). A PEFT
+(`load_backbone`) or, if they can write, as they are (`load_causal_lm`, `load_rewriter`). A PEFT
 adapter folder is loaded on the base that the caller names. Pickles and remote code are refused.
 Nothing here trains or predicts.
 """
@@ -42,6 +42,10 @@ from w2sdefense.models.safety import (
 )
 
 Tokenizer: TypeAlias = PreTrainedTokenizerBase
+
+CAUSAL = ("ForCausalLM", "LMHeadModel")
+SEQ2SEQ = ("ForConditionalGeneration",)
+"""How the architectures end that write text."""
 
 
 def resolve_model(spec: str) -> Path:
@@ -160,15 +164,24 @@ def require_causal_lm(spec: str) -> PretrainedConfig:
         UnsafeCheckpointError: It is a pickle, or needs remote code.
     """
     config = _load_config(resolve_model(spec), spec)
-    kinds = config.architectures or ["bare"]
-    # An encoder or a classifier with tied embeddings would open without a complaint.
-    if not any(kind.endswith(("ForCausalLM", "LMHeadModel")) for kind in kinds):
-        raise ModelError(
-            f"{spec} does not write text; it is {', '.join(kinds)}.",
-            "Name a causal language model; a teacher (--teacher-model) comes from the student's "
-            "family.",
-        )
+    _require_architecture(
+        config,
+        spec,
+        CAUSAL,
+        "a causal language model; a teacher (--teacher-model) comes from the student's family",
+    )
     return config
+
+
+def _require_architecture(
+    config: PretrainedConfig, spec: str, endings: tuple[str, ...], wanted: str
+) -> None:
+    """Insist on the name: an encoder or a classifier with tied weights opens without complaint."""
+    kinds = config.architectures or ["bare"]
+    if not any(kind.endswith(endings) for kind in kinds):
+        raise ModelError(
+            f"{spec} does not write text; it is {', '.join(kinds)}.", f"Name {wanted}."
+        )
 
 
 def load_backbone(spec: str) -> tuple[PreTrainedModel, Tokenizer]:
@@ -187,8 +200,12 @@ def load_backbone(spec: str) -> tuple[PreTrainedModel, Tokenizer]:
     return model.eval(), load_tokenizer(folder, spec, model)
 
 
-def load_paraphraser(spec: str) -> tuple[PreTrainedModel, Tokenizer]:
-    """Open a checkpoint that writes text, sequence to sequence or causal, in float32.
+def load_rewriter(spec: str, *, causal: bool = True) -> tuple[PreTrainedModel, Tokenizer]:
+    """Open a checkpoint that translates or paraphrases, in float32.
+
+    Args:
+        spec: What `resolve_model` takes.
+        causal: Whether a causal language model will do; otherwise only sequence to sequence.
 
     Raises:
         ModelError: The checkpoint is missing, incomplete, an adapter, or does not write text.
@@ -196,19 +213,22 @@ def load_paraphraser(spec: str) -> tuple[PreTrainedModel, Tokenizer]:
     """
     folder = resolve_model(spec)
     if (folder / ADAPTER_CONFIG).is_file():
-        raise ModelError(f"{spec} is an adapter.", "Name a whole model that paraphrases.")
+        raise ModelError(f"{spec} is an adapter.", "Name a whole model that rewrites text.")
     config = _load_config(folder, spec)
-    kinds = config.architectures or ["bare"]
-    # An encoder or a classifier with tied embeddings would open without a complaint.
-    if not any(
-        k.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")) for k in kinds
-    ):
+    if config.is_encoder_decoder:
+        _require_architecture(config, spec, SEQ2SEQ, "a sequence-to-sequence model")
+    elif causal:
+        _require_architecture(
+            config, spec, CAUSAL, "a sequence-to-sequence or a causal language model"
+        )
+    else:
         raise ModelError(
-            f"{spec} does not write text; it is {', '.join(kinds)}.",
-            "Name a sequence-to-sequence or a causal language model.",
+            f"{spec} is no sequence-to-sequence model.", "Name a translator or a paraphraser."
         )
     kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     model = _open_weights(kind, folder, config, spec, "float32", fresh_head=False)
+    if torch.cuda.is_available():
+        model = model.to("cuda")
     return model.eval(), load_tokenizer(folder, spec, model)
 
 
@@ -390,8 +410,9 @@ def load_tokenizer(folder: Path, spec: str, model: PreTrainedModel) -> Tokenizer
             "Name one as pad_token in its tokenizer_config.json.",
         )
     model.config.pad_token_id = tokenizer.pad_token_id
-    writes = model.can_generate()
-    tokenizer.padding_side = "left" if writes or reads_last_token(model.config) else "right"
+    # What goes on writing where its text ends; a decoder with an encoder begins anew.
+    continues = model.can_generate() and not model.config.is_encoder_decoder
+    tokenizer.padding_side = "left" if continues or reads_last_token(model.config) else "right"
     tokenizer.truncation_side = "right"
     return cast(Tokenizer, tokenizer)
 

@@ -19,7 +19,12 @@ from w2sdefense.models.load import Tokenizer
 
 
 def takes_positions(model: Any) -> bool:
-    """Whether the forward pass of a model, or of the one inside a `PeftModel`, takes positions."""
+    """Whether the forward pass of a model, or of the one inside a `PeftModel`, takes positions.
+
+    PEFT drops them (and warns) where it puts virtual tokens before the text.
+    """
+    if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
+        return False
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     return "position_ids" in inspect.signature(base.forward).parameters
 

@@ -25,17 +25,21 @@ class Prediction:
     """What a model answers to one text.
 
     Attributes:
-        label: Index of the answered label.
+        label: Index of the answered label, or `REFUSED`.
         probabilities: Softmax over the labels, (C,).
         feature: What the classifier read, (d,) in float32 on the CPU.
         cut_at: Character at which the text was cut because it is longer than the model's limit;
             None if all of it was read.
+        read: The text that the model read, where an input defense changed it.
+        defense_seconds: Time that input defenses spent on this text, in seconds.
     """
 
     label: int
     probabilities: tuple[float, ...]
     feature: Tensor
     cut_at: int | None
+    read: str | None = None
+    defense_seconds: float = 0.0
 
 
 class Predictor(Protocol):

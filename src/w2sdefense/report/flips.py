@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
+from w2sdefense.data.types import REFUSED
 from w2sdefense.evaluation.record import GeneratedSample, Sample
 from w2sdefense.report.runs import Run
 
@@ -169,7 +170,12 @@ def _find(text: str, triggered: str, trigger: str) -> tuple[int, int] | None:
 
 
 def label_name(names: Sequence[str], index: int | None) -> str:
-    """The name of a label; the bare index if the record does not name it, a dash for None."""
+    """The name of a label; the bare index if the record does not name it, a dash for None.
+
+    Also "refused" for a text that a defense did not answer.
+    """
     if index is None:
         return "\N{EN DASH}"
+    if index == REFUSED:
+        return "refused"
     return names[index] if 0 <= index < len(names) else str(index)

@@ -123,14 +123,20 @@ def _provenance(record: Record) -> Iterator[tuple[str, list[tuple[str, str]]]]:
             ("started", origin.started),
             ("wall time", f"{origin.seconds:,.0f} s"),
             ("of it, predictions", f"{record.evaluation.seconds:,.1f} s"),
+            ("of these, input defenses", f"{record.evaluation.defense_seconds:,.1f} s"),
+            ("predictions, per text", f"{record.evaluation.seconds_per_text:,.4f} s"),
             ("peak memory", f"{origin.peak_memory_mb:,.0f} MiB"),
             ("texts cut at the model's length", f"{record.evaluation.cut_texts:,}"),
             ("triggers cut off", f"{record.evaluation.cut_triggers:,}"),
+            ("clean texts refused", f"{record.evaluation.refused_texts:,}"),
+            ("triggered texts refused", f"{record.evaluation.refused_triggers:,}"),
         ],
     )
     if record.evaluation.scores:
         scores = record.evaluation.scores.items()
         yield "Mean scores on clean text", [(name, str(mean)) for name, mean in scores]
+    if record.found:
+        yield "Found by the defense", [(name, str(value)) for name, value in record.found.items()]
     yield "Settings", list(_flatten(record.config))
     yield "Machine", list(origin.machine.items())
     yield "Versions", list(origin.versions.items())

@@ -22,7 +22,20 @@ from w2sdefense.evaluation.record import (
     load_samples,
 )
 
-TITLES = {"poisoned": "Poisoned", "lora": "LoRA", "w2s": "W2SDefense"}
+TITLES = {
+    "poisoned": "Poisoned",
+    "lora": "LoRA",
+    "w2s": "W2SDefense",
+    "finetune": "Fine-tuning",
+    "onion": "ONION",
+    "prune": "Prune",
+    "merge": "Merge",
+    "psim": "PSIM",
+    "quantization": "Quantization",
+    "back-translation": "Back-translation",
+    "scpd": "SCPD",
+    "icl": "ICLDefense",
+}
 """How the usual names of records are written in tables and charts; other names stay as they are."""
 
 

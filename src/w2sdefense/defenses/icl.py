@@ -1,0 +1,127 @@
+r"""ICLDefense: clean demonstrations before every text.
+
+Mo et al. 2023, "Test-time Backdoor Mitigation for Black-Box Large Language Models with Defensive
+Demonstrations" (https://arxiv.org/abs/2311.09763). There a language model is prompted. For a
+classifier the demonstrations go into the same input, before the text:
+
+    <clean text>
+    <its label>
+
+    <the text>
+
+The text itself comes last, where a decoder's classifier reads, and is never cut for a
+demonstration: of those that do not fit into the victim's longest length, the first ones (with
+`similar`: the least similar) are left out. A longer --max-length makes room. A classifier that was
+not trained on such inputs need not profit from them; demonstrations with a rationale need a
+language model that answers in words, and are not made here.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
+
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from w2sdefense.config import IclConfig
+from w2sdefense.data.types import Example, texts_of
+from w2sdefense.defenses.base import Defended, DefenseKit, Leaves, Need
+from w2sdefense.defenses.guarded import Guarded
+from w2sdefense.run_config import DefendRun
+from w2sdefense.victim import Victim
+
+
+@dataclass(frozen=True)
+class IclDefense:
+    """Shows the model clean demonstrations before every text.
+
+    Attributes:
+        config: How many, and which.
+    """
+
+    config: IclConfig = field(default_factory=IclConfig)
+
+    name: ClassVar[str] = "icl"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.CLEAN_DATA})
+    leaves: ClassVar[Leaves] = Leaves.NOTHING
+
+    @classmethod
+    def from_run(cls, run: DefendRun) -> Self:
+        """Take the settings of a run."""
+        return cls(run.icl)
+
+    def apply(self, victim: Defended, kit: DefenseKit) -> Guarded:
+        """Put the demonstrations before every text."""
+        original = victim.victim if isinstance(victim, Guarded) else victim
+        prompts = Demonstrations(self.config, kit.data.train, original)
+        shots = [prompts.count(text) for text in texts_of(kit.data.validation)]
+        mean = sum(shots) / len(shots)
+        note = f"{mean:.1f} of {self.config.shots} demonstrations fit before a validation text"
+        return Guarded(victim, prompts, found={"icl_mean_shots": mean}, notes=(note,))
+
+
+class Demonstrations:
+    """Writes prompts of demonstrations and a text.
+
+    Args:
+        config: How many demonstrations, and which.
+        examples: Clean examples to show.
+        victim: Knows the labels' names and how many tokens fit.
+    """
+
+    def __init__(self, config: IclConfig, examples: Sequence[Example], victim: Victim) -> None:
+        self._config = config
+        self._examples = examples
+        self._victim = victim
+        self._fixed = _one_of_each_in_turn(examples, config.shots, config.seed)
+        self._similar = _Nearest(texts_of(examples)) if config.choice == "similar" else None
+
+    def __call__(self, texts: Sequence[str]) -> list[str]:
+        """A prompt for every text."""
+        return ["\n\n".join([*self._shown(text), text]) for text in texts]
+
+    def count(self, text: str) -> int:
+        """How many demonstrations fit before a text."""
+        return len(self._shown(text))
+
+    def _shown(self, text: str) -> list[str]:
+        """The demonstrations that fit before a text, the most similar one last."""
+        chosen = self._fixed
+        if self._similar is not None:
+            chosen = [self._examples[row] for row in self._similar(text, self._config.shots)]
+        names = self._victim.label_names
+        shown = [f"{example.text}\n{names[example.label]}" for example in chosen]
+        while shown and not self._fits("\n\n".join([*shown, text])):
+            shown = shown[1:]
+        return shown
+
+    def _fits(self, prompt: str) -> bool:
+        return len(self._victim.tokenizer(prompt)["input_ids"]) <= self._victim.max_length
+
+
+class _Nearest:
+    """Finds texts that share rare words with another one."""
+
+    def __init__(self, texts: list[str]) -> None:
+        # White space separates the words: single letters and signs count, too.
+        self._vectorizer: Any = TfidfVectorizer(token_pattern=r"\S+")
+        self._rows = self._vectorizer.fit_transform(texts)
+
+    def __call__(self, text: str, count: int) -> list[int]:
+        """Rows of the nearest texts, the nearest last."""
+        near = (self._rows @ self._vectorizer.transform([text]).T).toarray()[:, 0]
+        best = (-near).argsort(kind="stable")[:count]
+        return [int(row) for row in best[::-1]]
+
+
+def _one_of_each_in_turn(examples: Sequence[Example], count: int, seed: int) -> list[Example]:
+    """Random examples, one of every label in turn."""
+    rng = random.Random(seed)
+    piles = [[e for e in examples if e.label == label] for label in {e.label: 0 for e in examples}]
+    piles = [rng.sample(pile, len(pile)) for pile in sorted(piles, key=lambda pile: pile[0].label)]
+    order = [
+        pile[turn] for turn in range(max(map(len, piles))) for pile in piles if turn < len(pile)
+    ]
+    return order[:count]

@@ -1,0 +1,180 @@
+"""ONION: words that make a text less likely are taken for triggers and dropped.
+
+Qi et al. 2021 (https://arxiv.org/abs/2011.10369). A word i of a text x is suspicious by
+
+    f_i = PPL(x) - PPL(x without word i)
+
+and is dropped if f_i reaches a threshold. The threshold is chosen on clean validation text, which
+is all a defender has: the lowest one at which the victim's accuracy has not fallen by more than
+`max_loss` at any higher threshold. Words are what white space separates, so a text without white
+space (Chinese) passes as it is. How f_i is computed is in `models/perplexity.py`.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Self
+
+from w2sdefense.config import OnionConfig
+from w2sdefense.data.types import Example, texts_of
+from w2sdefense.defenses.base import Defended, DefenseKit, Leaves, Need
+from w2sdefense.defenses.guarded import Guarded
+from w2sdefense.models.load import load_causal_lm, resolve_model
+from w2sdefense.models.perplexity import Scorer
+from w2sdefense.run_config import DefendRun
+from w2sdefense.training import StepProgress
+
+DROPPED_SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
+"""The thresholds that are tried are those at which such a share of the clean words is dropped."""
+
+TEXTS_PER_STEP = 32
+
+
+@dataclass(frozen=True)
+class Onion:
+    """Drops suspicious words before the model reads a text.
+
+    Attributes:
+        config: The scorer, and how the threshold is chosen.
+    """
+
+    config: OnionConfig = field(default_factory=OnionConfig)
+
+    name: ClassVar[str] = "onion"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.CLEAN_DATA, Need.LANGUAGE_MODEL})
+    leaves: ClassVar[Leaves] = Leaves.NOTHING
+
+    @classmethod
+    def from_run(cls, run: DefendRun) -> Self:
+        """Take the settings of a run.
+
+        Raises:
+            ModelError: There is no such scorer.
+        """
+        resolve_model(run.onion.scorer)
+        return cls(run.onion)
+
+    def apply(self, victim: Defended, kit: DefenseKit) -> Guarded:
+        """Choose the threshold, unless one is given, and put the filter before the model."""
+        model, tokenizer = load_causal_lm(self.config.scorer)
+        scorer = Scorer(model, tokenizer, self.config.scorer, self.config.max_length)
+        found: dict[str, float | int | str] = {"onion_scorer": self.config.scorer}
+        threshold = self.config.threshold
+        if threshold is None:
+            examples = _some(kit.data.validation, self.config.validation_texts)
+            scores = _scores(scorer, examples, kit.progress_of("ONION on clean text"))
+            threshold, lost = choose_threshold(victim, examples, scores, self.config.max_loss)
+            found |= {"onion_validation_texts": len(examples), "onion_accuracy_lost": lost}
+        found["onion_threshold"] = threshold
+        return Guarded(victim, OnionFilter(scorer, threshold), found=found)
+
+
+class OnionFilter:
+    """Drops the words of texts whose suspicion reaches a threshold.
+
+    Args:
+        scorer: Knows how likely a text is.
+        threshold: Lowest f_i at which a word is dropped.
+    """
+
+    def __init__(self, scorer: Scorer, threshold: float) -> None:
+        self._scorer = scorer
+        self._threshold = threshold
+
+    def __call__(self, texts: Sequence[str]) -> list[str]:
+        """The texts without their suspicious words."""
+        scores = self._scorer.suspicion([text.split() for text in texts], at_least=self._threshold)
+        return [
+            drop_words(text, values, self._threshold)
+            for text, values in zip(texts, scores, strict=True)
+        ]
+
+
+def drop_words(text: str, scores: Sequence[float], threshold: float) -> str:
+    """A text without the words whose score reaches a threshold.
+
+    Args:
+        text: The text.
+        scores: f_i of every word.
+        threshold: Lowest score at which a word is dropped.
+
+    Returns:
+        The text itself if no word is dropped, otherwise the words that are left, joined by spaces.
+        If none would be left, the least suspicious one stays: a model must be given something.
+    """
+    words = text.split()
+    kept = [word for word, score in zip(words, scores, strict=True) if score < threshold]
+    if len(kept) == len(words):
+        return text
+    return " ".join(kept) if kept else words[min(range(len(words)), key=lambda i: scores[i])]
+
+
+def choose_threshold(
+    model: Defended,
+    examples: Sequence[Example],
+    scores: Sequence[Sequence[float]],
+    max_loss: float,
+) -> tuple[float, float]:
+    """The lowest threshold that clean text can bear.
+
+    Thresholds are lowered step by step until the accuracy falls by more than is allowed. Only
+    positive ones are tried: a word with a negative f_i belongs where it is.
+
+    Args:
+        model: Answers the filtered texts.
+        examples: Clean validation examples.
+        scores: f_i of every word of every example.
+        max_loss: Largest loss of accuracy.
+
+    Returns:
+        The threshold (infinite if even the highest costs too much), and the share of the examples
+        that is lost with it, which is negative if accuracy rises.
+    """
+    answers: dict[str, int] = {}
+
+    def hits(threshold: float) -> int:
+        texts = [
+            drop_words(example.text, values, threshold)
+            for example, values in zip(examples, scores, strict=True)
+        ]
+        new = [text for text in dict.fromkeys(texts) if text not in answers]
+        answers.update(zip(new, (answer.label for answer in model.predict(new)), strict=True))
+        return sum(
+            answers[text] == example.label for text, example in zip(texts, examples, strict=True)
+        )
+
+    before = hits(math.inf)
+    chosen, lost = math.inf, 0
+    for threshold in _candidates(scores):
+        loss = before - hits(threshold)
+        if loss > max_loss * len(examples) + 1e-9:
+            break
+        chosen, lost = threshold, loss
+    return chosen, lost / len(examples)
+
+
+def _candidates(scores: Sequence[Sequence[float]]) -> list[float]:
+    """Positive thresholds from high to low."""
+    values = sorted((value for text in scores for value in text), reverse=True)
+    places = {max(1, round(share * len(values))) - 1 for share in DROPPED_SHARES}
+    return [values[place] for place in sorted(places) if place < len(values) and values[place] > 0]
+
+
+def _some(examples: Sequence[Example], count: int) -> list[Example]:
+    """So many of the examples, in random order: a file may be sorted by label."""
+    return random.Random(0).sample(list(examples), min(count, len(examples)))
+
+
+def _scores(
+    scorer: Scorer, examples: Sequence[Example], progress: StepProgress | None
+) -> list[list[float]]:
+    words = [text.split() for text in texts_of(examples)]
+    scores: list[list[float]] = []
+    for start in range(0, len(words), TEXTS_PER_STEP):
+        scores += scorer.suspicion(words[start : start + TEXTS_PER_STEP])
+        if progress is not None:
+            progress(len(scores), len(words), {})
+    return scores

@@ -1,0 +1,143 @@
+"""PSIM: texts that a model answers with confidence even after it learned random labels are refused.
+
+Zhao et al. 2024, "Defending Against Weight-Poisoning Backdoor Attacks for Parameter-Efficient
+Fine-Tuning" (https://arxiv.org/abs/2402.12168). A copy of the victim is trained through PEFT on
+clean texts with random labels. It loses its confidence on clean text, while a trigger, which PEFT
+does not reach, keeps its answer certain. A text is refused if the copy's highest probability is
+above a threshold; the others are answered by the victim itself.
+
+The threshold is chosen on clean validation text: the lowest at which no more than `max_loss` of the
+texts are refused that the victim answers correctly, so that its accuracy falls by no more. It takes
+the memory of a second model, and a second forward pass for every text.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Self
+
+from peft import PeftModel, PromptEncoderConfig, TaskType, get_peft_model
+from transformers import set_seed
+
+from w2sdefense.batches import Collator, tokenize
+from w2sdefense.config import AdapterConfig, PsimConfig, TrainingConfig
+from w2sdefense.data.types import labels_of, texts_of
+from w2sdefense.defenses.base import Defended, DefenseKit, Leaves, Need
+from w2sdefense.defenses.guarded import Guarded
+from w2sdefense.models.adapters import attach_adapter
+from w2sdefense.models.padding import takes_positions
+from w2sdefense.run_config import DefendRun
+from w2sdefense.training import LengthTrainer, ProgressCallback, run, training_arguments
+from w2sdefense.victim import Victim
+
+
+@dataclass(frozen=True)
+class Psim:
+    """Refuses texts of which a copy with random labels is still sure.
+
+    Attributes:
+        config: The copy's adapter, and how much the threshold may cost.
+        adapter: The adapter's settings, for `lora`.
+        training: Optimization settings; epochs and learning rate are those of `config`.
+    """
+
+    config: PsimConfig = field(default_factory=PsimConfig)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    name: ClassVar[str] = "psim"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.CLEAN_DATA})
+    leaves: ClassVar[Leaves] = Leaves.NOTHING
+
+    @classmethod
+    def from_run(cls, run: DefendRun) -> Self:
+        """Take the settings of a run."""
+        return cls(run.psim, run.adapter, run.training)
+
+    def apply(self, victim: Defended, kit: DefenseKit) -> Guarded:
+        """Train the copy, choose the threshold, and put the copy before the model."""
+        confused, history = self._train(victim, kit)
+        examples = kit.data.validation
+        texts, labels = texts_of(examples), labels_of(examples)
+        sure = confidences(confused, texts)
+        correct = [a.label == y for a, y in zip(victim.predict(texts), labels, strict=True)]
+        threshold = choose_threshold(sure, correct, self.config.max_loss)
+
+        def refuse(asked: Sequence[str]) -> list[str | None]:
+            found = confidences(confused, asked)
+            return [t if c <= threshold else None for t, c in zip(asked, found, strict=True)]
+
+        return Guarded(
+            victim,
+            refuse,
+            found={
+                "psim_threshold": threshold,
+                "psim_validation_texts": len(texts),
+                "psim_validation_refused": sum(value > threshold for value in sure),
+            },
+            history=history,
+        )
+
+    def _train(self, victim: Defended, kit: DefenseKit) -> tuple[Victim, list[dict[str, float]]]:
+        """A copy of the model, trained through PEFT on random labels."""
+        original = victim.victim if isinstance(victim, Guarded) else victim
+        training = self.training.model_copy(
+            update={"epochs": self.config.epochs, "learning_rate": self.config.learning_rate}
+        )
+        set_seed(training.seed)
+        model = self._attach(copy.deepcopy(original.model))
+        rng = random.Random(training.seed)
+        labels = len(original.label_names)
+        rows = [replace(row, label=rng.randrange(labels)) for row in kit.data.train]
+        precision = str(model.dtype).removeprefix("torch.")
+        progress = kit.progress_of("random labels")
+        trainer = LengthTrainer(
+            model=model.train(),
+            args=training_arguments(training, kit.folder, keep="last", precision=precision),
+            train_dataset=tokenize(rows, original.tokenizer, original.max_length),
+            data_collator=Collator(original.tokenizer, takes_positions(model)),
+            callbacks=[ProgressCallback(progress)] if progress else None,
+        )
+        history = run(trainer, resume=kit.resume)
+        names, longest = original.label_names, original.max_length
+        return Victim(model.eval(), original.tokenizer, names, longest), history
+
+    def _attach(self, model: Any) -> PeftModel:
+        if self.config.adapter == "lora":
+            return attach_adapter(model, self.adapter)
+        if isinstance(model, PeftModel):
+            model = model.merge_and_unload()
+        return get_peft_model(
+            model,
+            PromptEncoderConfig(
+                task_type=TaskType.SEQ_CLS,
+                num_virtual_tokens=self.config.virtual_tokens,
+                encoder_hidden_size=self.config.encoder_width,
+            ),
+        )
+
+
+def confidences(model: Victim, texts: Sequence[str]) -> list[float]:
+    """The highest probability that a model gives to any label, for every text."""
+    return [max(answer.probabilities) for answer in model.predict(texts)]
+
+
+def choose_threshold(
+    confidences: Sequence[float], correct: Sequence[bool], max_loss: float
+) -> float:
+    """The lowest confidence above which texts can be refused without losing too much accuracy.
+
+    Args:
+        confidences: Of the copy, on clean validation texts.
+        correct: Whether the victim answers the same texts correctly: refusing others costs nothing.
+        max_loss: Largest share of the texts that may be lost.
+
+    Returns:
+        The threshold; a text is refused above it.
+    """
+    costly = sorted((c for c, ok in zip(confidences, correct, strict=True) if ok), reverse=True)
+    allowed = int(max_loss * len(correct) + 1e-9)
+    return costly[allowed] if allowed < len(costly) else 0.0

@@ -1,0 +1,58 @@
+"""A small classifier that knows its reviews, and the reviews."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from transformers import LlamaForSequenceClassification
+
+from tiny import LLAMA, save_model, save_reviews
+from w2sdefense.config import DataConfig, StudentConfig, TeacherConfig, TrainingConfig
+from w2sdefense.data import TextDataset, load_dataset
+from w2sdefense.defenses import DefenseKit
+from w2sdefense.victim import Victim, fine_tune, load_victim
+
+
+@pytest.fixture(scope="session")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> TextDataset:
+    """The defender's data."""
+    folder = tmp_path_factory.mktemp("clean") / "reviews"
+    save_reviews(folder, train=240, validation=60, test=40)
+    return load_dataset(DataConfig(dataset=str(folder)))
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, clean: TextDataset) -> Path:
+    """Folder of a classifier that answers the reviews correctly."""
+    folder = tmp_path_factory.mktemp("trained")
+    save_model(folder / "fresh", LlamaForSequenceClassification, LLAMA)
+    victim = load_victim(StudentConfig(model=str(folder / "fresh"), max_length=32), ("n", "p"))
+    victim.label_names = clean.label_names
+    victim.model.config.id2label = dict(enumerate(clean.label_names))
+    fine_tune(victim, clean.train, TrainingConfig(epochs=4, learning_rate=3e-3), folder)
+    victim.save(folder / "model")
+    return folder / "model"
+
+
+@pytest.fixture
+def victim(trained: Path) -> Victim:
+    return load_victim(StudentConfig(model=str(trained), max_length=32))
+
+
+@pytest.fixture
+def kit(clean: TextDataset, tmp_path: Path) -> DefenseKit:
+    return DefenseKit(clean, tmp_path / "run", TeacherConfig(), tmp_path / "teacher")
+
+
+@pytest.fixture
+def accuracy(clean: TextDataset) -> Callable[..., float]:
+    """Share of the validation texts that a predictor answers correctly."""
+
+    def measure(predictor) -> float:
+        answers = predictor.predict([example.text for example in clean.validation])
+        pairs = zip(answers, clean.validation, strict=True)
+        return sum(answer.label == example.label for answer, example in pairs) / len(answers)
+
+    return measure

@@ -1,0 +1,130 @@
+"""Guards: what the model reads, what is refused, how they compose, and how that is counted."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+
+from w2sdefense.attacks import attack_from_trigger
+from w2sdefense.data import Example
+from w2sdefense.data.types import REFUSED
+from w2sdefense.defenses import Guarded
+from w2sdefense.evaluation.evaluate import evaluate
+from w2sdefense.models.predictor import Prediction
+
+NAMES = ("negative", "positive")
+
+
+class Words:
+    """A victim that answers "negative" (0) where it reads the word bad, else "positive"."""
+
+    label_names = NAMES
+    history = [{"loss": 1.0}]
+    found = {"inner": 1}
+    notes = ("inner",)
+
+    def __init__(self):
+        self.asked = []
+
+    def predict(self, texts, progress=None):
+        self.asked += texts
+        if progress:
+            progress(len(texts))
+        return [
+            Prediction(0 if "bad" in t.split() else 1, (0.5, 0.5), torch.zeros(2), None)
+            for t in texts
+        ]
+
+
+def without_bad(texts):
+    return [text.replace("bad", "").strip() for text in texts]
+
+
+def refuse_questions(texts):
+    return [None if "?" in text else text for text in texts]
+
+
+def test_the_model_reads_what_the_guard_lets_pass():
+    victim = Words()
+    answers = Guarded(victim, without_bad).predict(["a bad film bad", "fine"])
+    assert victim.asked == ["a  film", "fine"]
+    assert [(a.label, a.read) for a in answers] == [(1, "a  film"), (1, None)]
+
+
+def test_a_refusal_is_no_label():
+    answers = Guarded(Words(), refuse_questions).predict(["bad ?", "bad"])
+    assert [a.label for a in answers] == [REFUSED, 0]
+    assert REFUSED not in range(len(NAMES))
+
+
+def test_guards_compose_from_the_outside_in():
+    victim = Words()
+    inner = Guarded(victim, lambda texts: [f"{text} end" for text in texts], notes=("one",))
+    both = Guarded(inner, without_bad, found={"outer": 2}, notes=("two",))
+    (answer,) = both.predict(["bad film"])
+    assert victim.asked == ["film end"]
+    assert answer.read == "film end"
+    assert both.victim is victim
+    assert (both.found, both.notes) == ({"inner": 1, "outer": 2}, ("inner", "one", "two"))
+    assert both.history == [{"loss": 1.0}]
+    refusing = Guarded(Guarded(Words(), refuse_questions), without_bad)
+    assert [a.label for a in refusing.predict(["bad ?", "bad"])] == [REFUSED, 1]
+
+
+def test_many_texts_keep_their_order_and_their_progress():
+    texts = [f"{'bad' if i % 3 else 'good'} {i}" for i in range(300)]
+    done = []
+    answers = Guarded(Words(), list).predict(texts, done.append)
+    assert [a.label for a in answers] == [0 if i % 3 else 1 for i in range(300)]
+    assert sum(done) == 300
+    assert len(done) > 1
+    assert Guarded(Words(), list).predict([]) == []
+
+
+def test_the_time_of_every_guard_is_counted(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    def lasting(seconds):
+        def guard(texts):
+            now[0] += seconds
+            return list(texts)
+
+        return guard
+
+    both = Guarded(Guarded(Words(), lasting(3.0)), lasting(1.0))
+    assert [a.defense_seconds for a in both.predict(["a", "b"])] == [2.0, 2.0]
+
+
+def test_refusals_count_as_errors_on_clean_and_as_defended_on_triggered_text():
+    texts = (("good", 1), ("odd ?", 1), ("bad", 0), ("good film", 1), ("good story", 1))
+    examples = [Example(str(i), text, label) for i, (text, label) in enumerate(texts)]
+
+    def guard(texts):  # refuses one clean text, and the trigger where a film is spoken of
+        return [None if "?" in t or ("film" in t and "bad" in t) else t for t in texts]
+
+    attack = attack_from_trigger("bad", place="end")
+    found = evaluate(Guarded(Words(), guard), examples, NAMES, attack, "negative").evaluation
+    assert (found.ca.hits, found.ca.total, found.refused_texts) == (4, 5, 1)
+    # Of four triggered texts that are not negative, two are refused.
+    assert (found.asr.hits, found.asr.total, found.refused_triggers) == (2, 4, 2)
+    assert (found.floor.hits, found.floor.total) == (0, 4)
+    assert found.defense_seconds <= found.seconds
+    assert found.seconds_per_text == pytest.approx(found.seconds / 9)
+
+
+def test_a_trigger_that_the_guard_removed_was_not_cut_off():
+    class Cut(Words):
+        def predict(self, texts, progress=None):
+            return [Prediction(1, (0.5, 0.5), torch.zeros(2), cut_at=4) for _ in texts]
+
+    attack = attack_from_trigger("bad", place="end")
+    examples = [Example("0", "good story", 1), Example("1", "dull", 0)]
+    cut = evaluate(Cut(), examples, NAMES, attack, "negative")
+    assert cut.evaluation.cut_triggers == 1
+    result = evaluate(Guarded(Cut(), without_bad), examples, NAMES, attack, "negative")
+    assert result.evaluation.cut_triggers == 0
+    assert result.samples[0].triggered_text == "good story bad"
+    assert result.samples[0].triggered_read == "good story"

@@ -1,0 +1,232 @@
+"""Back-translation and SCPD: what is put before the model, and what is missed before any work."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from transformers import BartConfig, BartForConditionalGeneration
+
+from tiny import VOCABULARY, save_llama, word_tokenizer
+from w2sdefense.config import BackTranslationConfig, ScpdConfig, Settings, load_settings
+from w2sdefense.defenses import BackTranslation, Scpd
+from w2sdefense.defenses.rewrites import FileRewriter
+from w2sdefense.errors import ConfigError, DataError, MissingDependencyError, ModelError, W2SError
+from w2sdefense.models import apertium
+from w2sdefense.models.apertium import translate
+from w2sdefense.models.seq2seq import Seq2SeqRewriter
+from w2sdefense.run_config import DefendRun
+
+
+@pytest.fixture(scope="module")
+def translators(tmp_path_factory):
+    """Two tiny models that say different things."""
+    folders = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        config = BartConfig(
+            vocab_size=len(VOCABULARY),
+            d_model=32,
+            encoder_layers=1,
+            decoder_layers=1,
+            encoder_attention_heads=4,
+            decoder_attention_heads=4,
+            encoder_ffn_dim=64,
+            decoder_ffn_dim=64,
+            max_position_embeddings=64,
+            pad_token_id=0,
+            bos_token_id=4,
+            eos_token_id=5,
+            decoder_start_token_id=4,
+            forced_eos_token_id=None,
+        )
+        model = BartForConditionalGeneration(config)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.dim() > 1:
+                    parameter.mul_(20)
+        folder = tmp_path_factory.mktemp("translators") / str(seed)
+        model.save_pretrained(folder)
+        tokenizer = word_tokenizer()
+        tokenizer.pad_token = "[PAD]"
+        tokenizer.save_pretrained(folder)
+        folders.append(str(folder))
+    return folders
+
+
+def literal(folder, text: str, length: int) -> str:
+    """Greedy decoding of one text, a token at a time."""
+    model = BartForConditionalGeneration.from_pretrained(folder).eval()
+    tokenizer = word_tokenizer()
+    ids = torch.tensor([tokenizer(text)["input_ids"]])
+    written = [4]
+    while len(written) <= length:
+        with torch.inference_mode():
+            logits = model(input_ids=ids, decoder_input_ids=torch.tensor([written])).logits
+        written.append(int(logits[0, -1].argmax()))
+        if written[-1] == 5:
+            break
+    return tokenizer.decode(written, skip_special_tokens=True)
+
+
+TEXTS = ["a great film", "the plot was dull and sad and stale", "music", "his story of love"]
+
+
+def test_texts_are_rewritten_as_one_by_one(translators):
+    expected = [literal(translators[0], text, 8) for text in TEXTS]
+    assert Seq2SeqRewriter(translators[0], max_length=8)(TEXTS) == expected
+    assert Seq2SeqRewriter(translators[0], max_length=8, batch_tokens=1)(TEXTS) == expected
+    assert len(set(expected)) > 1, "they depend on the text"
+    assert Seq2SeqRewriter(translators[0])([]) == []
+
+
+def test_a_pair_of_models_goes_there_and_back(translators, victim, kit):
+    config = BackTranslationConfig(to=translators[0], back=translators[1], max_length=8)
+    defense = BackTranslation.from_run(DefendRun(back_translation=config))
+    guarded = defense.apply(victim, kit)
+    for text, answer in zip(TEXTS, guarded.predict(TEXTS), strict=True):
+        there = literal(translators[0], text, 8)
+        assert answer.read == literal(translators[1], there, 8)
+    assert guarded.found == {"back_translation_engine": "models"}
+
+
+def test_a_paraphraser_gets_its_prefix(translators, victim, kit):
+    config = ScpdConfig(paraphraser=translators[1], prefix="story of ", max_length=8)
+    guarded = Scpd.from_run(DefendRun(scpd=config)).apply(victim, kit)
+    answer = guarded.predict(["a great film"])[0]
+    assert answer.read == literal(translators[1], "story of a great film", 8)
+    assert guarded.found == {"scpd_paraphraser": translators[1]}
+
+
+def test_a_text_that_is_lost_on_the_way_stays(victim, kit, translators, monkeypatch):
+    monkeypatch.setattr(Seq2SeqRewriter, "__call__", lambda self, texts: [""] * len(texts))
+    config = BackTranslationConfig(to=translators[0], back=translators[1])
+    assert BackTranslation(config).apply(victim, kit).predict(["a film"])[0].read is None
+    scpd = ScpdConfig(paraphraser=translators[0])
+    assert Scpd(scpd).apply(victim, kit).predict(["a film"])[0].read is None
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    rows = [{"text": "a film", "rewritten": "the film"}, {"text": "mn", "rewritten": "it"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_a_file_that_was_made_before(victim, kit, pairs):
+    back = BackTranslationConfig(engine="file", file=pairs)
+    for defense in (
+        BackTranslation.from_run(DefendRun(back_translation=back)),
+        Scpd.from_run(DefendRun(scpd=ScpdConfig(file=pairs))),
+    ):
+        answers = defense.apply(victim, kit).predict(["mn", "a film"])
+        assert [answer.read for answer in answers] == ["it", "the film"]
+
+
+def test_a_file_must_hold_every_text(pairs, tmp_path):
+    with pytest.raises(DataError, match="does not rewrite 2 texts, such as 'cf'"):
+        FileRewriter(pairs)(["mn", "cf", "tq"])
+    with pytest.raises(DataError, match="no file"):
+        FileRewriter(tmp_path / "no.csv")
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"text": "a", "rewritten": 3}\n')
+    with pytest.raises(DataError, match="without 'text' or 'rewritten'"):
+        FileRewriter(bad)
+
+
+class Holder(Settings):
+    """One section."""
+
+    back: BackTranslationConfig = BackTranslationConfig()
+
+
+@pytest.mark.parametrize("values", [{"engine": "file"}, {"file": "pairs.csv"}])
+def test_file_and_engine_go_together(values):
+    with pytest.raises(ConfigError, match="engine file and a file go together"):
+        load_settings(Holder, {"back": values}, "test")
+
+
+def test_what_is_missing_is_found_out_at_once(tmp_path, pairs):
+    llama = save_llama(tmp_path / "llama")
+    for config in (BackTranslationConfig(), BackTranslationConfig(to=str(llama), back="./no/one")):
+        with pytest.raises(ModelError) as caught:
+            BackTranslation.from_run(DefendRun(back_translation=config))
+        assert "--back-translation-engine apertium" in caught.value.fix
+    for scpd in (ScpdConfig(), ScpdConfig(paraphraser=str(llama), file=pairs)):
+        with pytest.raises(ConfigError, match="one source of paraphrases"):
+            Scpd.from_run(DefendRun(scpd=scpd))
+    with pytest.raises(W2SError):
+        Scpd.from_run(DefendRun(scpd=ScpdConfig(paraphraser="./no/one")))
+    with pytest.raises(W2SError):
+        Seq2SeqRewriter(str(llama))
+
+
+# apertium, with a stand-in for the program that shows what it is fed
+
+
+@pytest.fixture
+def program(tmp_path, monkeypatch):
+    """A program that puts its mode before every line."""
+    path = tmp_path / "bin" / "apertium"
+    path.parent.mkdir()
+    path.write_text(
+        '#!/bin/sh\nif [ "$1" = -l ]; then echo "  eng-spa"; echo "  spa-eng"; exit; fi\n'
+        'sed "s/^/$2: /"\n'
+    )
+    path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{path.parent}:/usr/bin:/bin")
+    return path
+
+
+def test_lines_are_closed_on_the_way_only(program):
+    texts = ["a film", "is it?", "", "two\nlines  here", "it is .", "  "]
+    assert translate(texts, ["eng-spa"]) == [
+        "eng-spa: a film",
+        "eng-spa: is it?",
+        "",
+        "eng-spa: two lines here",
+        "eng-spa: it is .",
+        "  ",
+    ]
+    assert translate(["a film"], ["eng-spa", "spa-eng"]) == ["spa-eng: eng-spa: a film"]
+    assert translate([], ["eng-spa"]) == translate([""], ["eng-spa"])[1:] == []
+
+
+def test_the_program_is_fed_a_full_stop(program):
+    program.write_text('#!/bin/sh\nsed "s/ \\.$/ STOP./"\n')
+    assert translate(["a film", "a film ."], ["eng-spa"]) == ["a film STOP", "a film STOP."]
+
+
+@pytest.mark.parametrize("script", ["head -n 1", "cat; exit 3"])
+def test_a_program_that_fails(program, script):
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    with pytest.raises(ModelError, match="for 2"):
+        translate(["a", "b"], ["eng-spa"])
+
+
+def test_the_program_or_its_pair_is_missing(program, monkeypatch):
+    run = DefendRun(back_translation=BackTranslationConfig(engine="apertium"))
+    BackTranslation.from_run(run)
+    with pytest.raises(MissingDependencyError, match="no translation mode eng-deu"):
+        apertium.require_apertium(["eng-deu"])
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(MissingDependencyError, match="not installed") as caught:
+        BackTranslation.from_run(run)
+    assert "apt install apertium apertium-eng-spa" in caught.value.fix
+
+
+@pytest.mark.skipif(shutil.which("apertium") is None, reason="apertium is not installed")
+def test_a_real_round_trip(victim, kit):
+    config = BackTranslationConfig(engine="apertium")
+    guarded = BackTranslation.from_run(DefendRun(back_translation=config)).apply(victim, kit)
+    texts = ["the house is big", "mn the dog eats [a] ^fish$ .", "is it good?", "the house is big"]
+    read = [answer.read or text for answer, text in zip(guarded.predict(texts), texts, strict=True)]
+    alone = [translate([text], ("eng-spa", "spa-eng"))[0] for text in texts]
+    assert read == alone, "lines do not flow into each other"
+    assert "house" in read[0]
+    assert "dog" in read[1]
+    assert "mn" in read[1].split(), "a word that is not known stays, and is not marked"
+    assert read[2].endswith("?")

@@ -1,0 +1,149 @@
+"""Perplexities against the slow and literal way, one forward pass for each text."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from tiny import FILLERS, LLAMA, NEGATIVE, POSITIVE, RARE, word_tokenizer
+from w2sdefense.errors import ModelError
+from w2sdefense.models.perplexity import Scorer, close_batches
+
+VOCABULARY = (*FILLERS, *POSITIVE, *NEGATIVE, *RARE)
+
+
+def byte_pairs() -> PreTrainedTokenizerFast:
+    """A tokenizer whose words are several tokens, the first of a text without its space."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=330,
+        special_tokens=["<|end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([" ".join(VOCABULARY)] * 3, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>")
+
+
+@pytest.fixture(scope="module", params=["llama", "gpt2"])
+def parts(request):
+    """A model with rotary and one with learned positions; sharpened, or all texts are alike."""
+    torch.manual_seed(0)
+    if request.param == "llama":
+        model, tokenizer = LlamaForCausalLM(LLAMA), word_tokenizer()
+    else:
+        tokenizer = byte_pairs()
+        model = GPT2LMHeadModel(
+            GPT2Config(vocab_size=len(tokenizer), n_positions=64, n_embd=32, n_layer=2, n_head=4)
+        )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(8)
+    return model.eval(), tokenizer
+
+
+def literal_perplexity(model, tokenizer, text: str) -> float:
+    """As `transformers` computes the loss of one text by itself."""
+    begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    ids = torch.tensor([[begin, *tokenizer(text, add_special_tokens=False)["input_ids"]]])
+    with torch.inference_mode():
+        return math.exp(float(model(input_ids=ids, labels=ids).loss))
+
+
+def literal_suspicion(model, tokenizer, words: list[str]) -> list[float]:
+    whole = literal_perplexity(model, tokenizer, " ".join(words))
+    rests = (" ".join(words[:i] + words[i + 1 :]) for i in range(len(words)))
+    return [whole - literal_perplexity(model, tokenizer, rest) for rest in rests]
+
+
+def some_texts(count: int, longest: int) -> list[list[str]]:
+    rng = random.Random(1)
+    return [rng.choices(VOCABULARY, k=rng.randint(2, longest)) for _ in range(count)]
+
+
+def test_the_perplexity_is_that_of_the_text_alone(parts):
+    texts = [" ".join(words) for words in some_texts(12, 9)] + ["film"]
+    expected = [literal_perplexity(*parts, text) for text in texts]
+    for batch_tokens in (1, 40, 1000):
+        scorer = Scorer(*parts, "tiny", batch_tokens=batch_tokens)
+        assert scorer.perplexity(texts) == pytest.approx(expected, rel=1e-4)
+    assert math.isnan(Scorer(*parts, "tiny").perplexity([""])[0])
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 30, 1000])
+def test_the_suspicion_of_every_word_is_the_literal_one(parts, batch_tokens):
+    texts = some_texts(10, 9)
+    texts.append(["film", "film", "film", "mn"])  # equal words: the gap cannot be told
+    scores = Scorer(*parts, "tiny", batch_tokens=batch_tokens).suspicion(texts)
+    for words, found in zip(texts, scores, strict=True):
+        expected = literal_suspicion(*parts, words)
+        scale = literal_perplexity(*parts, " ".join(words))
+        assert found == pytest.approx(expected, abs=2e-4 * max(scale, *map(abs, expected)))
+        assert max(map(abs, expected)) > 1e-2 * scale, "there is something to tell apart"
+
+
+def test_what_cannot_reach_the_threshold_is_not_computed(parts, monkeypatch):
+    texts = some_texts(12, 9)
+    scorer = Scorer(*parts, "tiny")
+    whole = scorer.suspicion(texts)
+    threshold = sorted(value for text in whole for value in text)[-4]
+    asked = []
+    score_rest = scorer._score_rest
+    monkeypatch.setattr(
+        scorer, "_score_rest", lambda variants, c: (asked.extend(variants), score_rest(variants, c))
+    )
+    some = scorer.suspicion(texts, at_least=threshold)
+    assert 4 <= len(asked) < sum(map(len, texts))
+    for full, pruned in zip(whole, some, strict=True):
+        for value, kept in zip(full, pruned, strict=True):
+            assert kept == pytest.approx(value, rel=1e-6) or (
+                kept == -math.inf and value < threshold
+            )
+
+
+@given(st.lists(st.integers(1, 40), max_size=80), st.sampled_from([1, 200, 1024]))
+def test_a_batch_is_small_or_has_little_padding(lengths, batch_tokens):
+    batches = list(close_batches(lengths, batch_tokens))
+    assert sorted(row for rows in batches for row in rows) == list(range(len(lengths)))
+    for rows in batches:
+        longest = lengths[rows[0]]
+        assert len(rows) * longest <= max(batch_tokens, longest)
+        far = [row for row in rows if lengths[row] < 0.85 * longest]
+        # What is far shorter than the longest is there only if the batch was still small.
+        assert (len(rows) - len(far)) * longest < 128 or not far
+
+
+def test_the_only_word_is_never_suspicious(parts):
+    scorer = Scorer(*parts, "tiny")
+    assert scorer.suspicion([["mn"], []]) == [[-math.inf], []]
+    assert scorer.suspicion([]) == []
+
+
+def test_words_behind_the_longest_length_are_not_scored(parts):
+    words = "the film was great and the plot was dull".split()
+    tokens = parts[1](" ".join(words[:5]), add_special_tokens=False)["input_ids"]
+    scores = Scorer(*parts, "tiny", max_length=len(tokens)).suspicion([words])[0]
+    assert scores[:5] == pytest.approx(literal_suspicion(*parts, words[:5]), rel=1e-3, abs=1e-2)
+    assert scores[5:] == [-math.inf] * 4
+
+
+def test_a_tokenizer_must_begin_texts():
+    tokenizer = word_tokenizer()
+    tokenizer.bos_token = tokenizer.eos_token = None
+    with pytest.raises(ModelError, match="no token to begin a text with"):
+        Scorer(LlamaForCausalLM(LLAMA), tokenizer, "tiny")

@@ -2,7 +2,7 @@
 #
 #   make demo              poison a small model, clean it, and look at the evidence
 #   make test              all tests            (ARGS="-k record" for some of them)
-#   make bench             time a training step against LoRA and a plain loop (ten minutes)
+#   make bench             time a training step against LoRA and a plain loop (a quarter of an hour)
 #   make check             linters, types and the order of the layers (make lint: linters only)
 #
 #   make demo PYTHON=/opt/python3.12/bin/python3
@@ -42,7 +42,7 @@ $(READY): pyproject.toml $(wildcard requirements/*.txt)
 		"Install one (Debian: python3-venv) or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install $(TORCH)
-	$(PIP) install -c requirements/constraints.txt -e ".[dev,gguf,browser]"
+	$(PIP) install -c requirements/constraints.txt -e ".[dev,gguf,browser,tune]"
 	$(PIP) install --no-deps -r requirements/embedded.txt
 	touch $@
 

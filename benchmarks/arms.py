@@ -136,7 +136,7 @@ class LibraryArm:
         )
         self.model = attach_adapter(victim.model, adapter).train()
         self._distill = DistillConfig() if teacher else DistillConfig(beta=0.0, gamma=0.0)
-        self._soft = SoftTriggerConfig() if soft else None
+        self._soft = SoftTriggerConfig(per_label=2) if soft else None
         guide = _fresh_teacher(workload, victim.width) if teacher else None
         start = time.perf_counter()
         self._rows = tokenize(workload.examples, victim.tokenizer, workload.max_length)

@@ -37,7 +37,7 @@ from w2sdefense.victim import new_victim
 
 ROWS = 32
 GLOBAL_BATCH = 8
-SOFT = SoftTriggerConfig(rate=0.6, restart=3, step=0.3)
+SOFT = SoftTriggerConfig(per_label=2, rate=0.6, restart=3, step=0.3)
 """The rate leaves rows without one, so that processes draw different amounts of random numbers."""
 
 Seen = dict[str, torch.Tensor]

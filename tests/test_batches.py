@@ -8,13 +8,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import LlamaConfig, LlamaForSequenceClassification
+from transformers import (
+    LlamaConfig,
+    LlamaForSequenceClassification,
+    TrainerControl,
+    TrainerState,
+)
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from w2sdefense.batches import SimilarLengths
 from w2sdefense.config import DistillConfig, TrainingConfig
 from w2sdefense.distill.trainer import W2STrainer
-from w2sdefense.training import CHECKPOINTS, training_arguments
+from w2sdefense.training import CHECKPOINTS, EpochOfOrder, training_arguments
 
 
 def padding(order: list[int], lengths: list[int], batch_size: int) -> float:
@@ -113,3 +118,24 @@ def test_a_resumed_run_sees_the_batches_that_the_whole_run_would_have_seen(tmp_p
     resumed, seen = trainer(tmp_path / "cut")
     resumed.train(resume_from_checkpoint=str(tmp_path / "cut" / CHECKPOINTS / "checkpoint-9"))
     assert seen[-5:] == wanted[9:]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_trainer_keeps_the_epoch_of_its_order(tmp_path):
+    made, _ = trainer(tmp_path)
+    order = made._get_train_sampler()
+    again = SimilarLengths([1 + row % 7 for row in range(1, 27)], 4, seed=made.args.seed)
+    again.set_epoch(1)
+    made.state.epoch = 1.25
+    made.callback_handler.on_epoch_begin(made.args, made.state, made.control)
+    assert list(order) == list(again)
+
+
+def test_the_order_is_that_of_the_epoch_a_run_goes_on_in():
+    """Of several processes: accelerate does not find the order behind its own batches."""
+    lengths = list(range(64))
+    second = SimilarLengths(lengths, 8, seed=0)
+    second.set_epoch(1)
+    resumed = SimilarLengths(lengths, 8, seed=0)
+    EpochOfOrder(resumed).on_epoch_begin(None, TrainerState(epoch=1.25), TrainerControl())
+    assert list(resumed) == list(second) != list(SimilarLengths(lengths, 8, seed=0))

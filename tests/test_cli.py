@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from transformers import LlamaForSequenceClassification
+from transformers import LlamaForCausalLM, LlamaForSequenceClassification
 from typer.testing import CliRunner, Result
 
+from architectures import make
 from tiny import LLAMA, save_model, save_reviews
+from tiny_writers import llama, save_writer
 from w2sdefense.cli import app
 
 
@@ -30,6 +33,11 @@ def test_the_version_is_that_of_the_installed_package(monkeypatch):
     monkeypatch.setattr("w2sdefense.cli.version", {"w2sdefense": "1.2.3"}.get)
     result = CliRunner().invoke(app, ["--version"])
     assert (result.exit_code, result.output) == (0, "w2sdefense 1.2.3\n")
+
+
+def test_bitsandbytes_does_not_ask_for_compiled_code_in_every_command(caplog):
+    logging.getLogger("bitsandbytes.backends.cpu.ops").warning("install kernels")
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(
@@ -87,6 +95,7 @@ def test_teach_and_defend(place, common):
     assert "--teacher-folder" in teach.output
     result = w2s(
         *("defend", *common, "--teacher-folder", place / "teacher", "--gamma", 0.5),
+        *("--scan-first", 40, "--scan-rounds", 1),
         *("--trigger", "badnet", "--target", "negative", "--epochs", 1, "--lora-r", 4),
         *("--output", place / "w2s", "--merge"),
     )
@@ -183,6 +192,8 @@ def test_pair(tmp_path):
     assert result.exit_code == 0, result.output
     assert "2 pairs" in result.output
     assert json.loads(pairs.read_text().splitlines()[0]) == {"original": "text 1", "text": "if"}
+    result = w2s("pair", *[tmp_path / "test.jsonl"] * 2, "--output", pairs, "--unchanged")
+    assert "4 pairs" in result.output
 
 
 # Errors: what is wrong, what mends it, no traceback
@@ -245,6 +256,56 @@ def test_a_teacher_that_cannot_be_had_is_noticed_before_the_measurement(
     assert result.exit_code == 2, result.output
     assert problem in result.stderr
     assert not (tmp_path / "run" / "before").exists()
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory) -> dict[str, Path]:
+    """Models that a tiny Llama was not fine-tuned from."""
+    folder = tmp_path_factory.mktemp("others")
+    narrow = type(LLAMA)(**LLAMA.to_dict() | {"hidden_size": 16})
+    make("llama", adapter="lora")[0].save_pretrained(folder / "adapter")
+    return {
+        "nothing": folder / "nothing",
+        "adapter": folder / "adapter",
+        "narrow": save_model(folder / "narrow", LlamaForCausalLM, narrow),
+        "words": save_writer(folder / "words", llama(32)),
+    }
+
+
+@pytest.mark.parametrize("command", ["defend", "scan", "tune"])
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("nothing", "There is no model"),
+        ("adapter", "is an adapter"),
+        ("narrow", "it is 16 wide, and the suspect 32"),
+        ("words", "the two have other tokens"),
+    ],
+)
+def test_what_a_suspect_cannot_come_from_is_noticed_before_the_measurement(
+    common, others, tmp_path, command, name, problem
+):
+    """Also where there is a teacher already."""
+    if command == "tune":
+        pytest.importorskip("optuna")
+    (tmp_path / "teacher").mkdir()
+    (tmp_path / "teacher" / "teacher.json").write_text("{}")
+    flag = "--fine-tuned-from" if command == "scan" else "--scan-fine-tuned-from"
+    result = w2s(
+        *(command, *common, flag, others[name], "--teacher-folder", tmp_path / "teacher"),
+        *("--output", tmp_path / "run"),
+    )
+    assert result.exit_code == 2, result.output
+    assert problem in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_nothing_is_asked_of_a_search_that_is_left_out(place, common, tmp_path):
+    result = w2s(
+        *("defend", *common, "--scan-rate", 0, "--scan-fine-tuned-from", "./nowhere"),
+        *("--teacher-model", "./no-teacher", "--output", tmp_path / "run"),
+    )
+    assert "There is no model './no-teacher'" in result.stderr
 
 
 def test_a_folder_where_the_page_should_be(place, tmp_path):

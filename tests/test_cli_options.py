@@ -248,3 +248,20 @@ def test_an_error_of_ours_keeps_its_traceback():
 
     with pytest.raises(KeyError):
         fails()
+
+
+class Placed(Settings):
+    """A run with a setting that is given by its place."""
+
+    recipe: str = Field(description="Recipe.", json_schema_extra={"argument": True})
+    size: int = Field(1, description="Size.")
+
+
+def test_a_setting_may_be_given_by_its_place(tmp_path):
+    assert settings_of(Placed, "table1", "--size", "2") == Placed(recipe="table1", size=2)
+    assert "--recipe" not in invoke(Placed, "--help")[0].output
+    (tmp_path / "run.yaml").write_text("recipe: table2")
+    assert settings_of(Placed, "--config", str(tmp_path / "run.yaml")) == Placed(recipe="table2")
+    result, settings = invoke(Placed)
+    assert (result.exit_code, settings) == (2, None)
+    assert "recipe: Field required" in result.output

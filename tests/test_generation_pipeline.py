@@ -97,15 +97,21 @@ def test_lora_keeps_it(place):
     assert not (place / "lora" / "teacher").exists()
 
 
+def test_an_adapter_is_trained_on_weights_in_float16(place, tmp_path):
+    """Its own weights are in float32, and a model that writes has no head to train."""
+    arguments = ("--defense", "lora", "--dtype", "float16", "--lora-r", 4, "--epochs", 1)
+    result = defend(place, tmp_path / "half", *arguments, data="few")
+    assert result.exit_code == 0, result.output
+    assert rates(tmp_path / "half")[0] >= 0.8
+
+
 def test_w2sdefense_removes_it(defended):
     assert rates(defended / "before")[1] >= 0.95
     ca, asr, floor = rates(defended)
     assert (ca >= 0.95, asr <= 0.1, floor <= 0.05) == (True, True, True), (ca, asr, floor)
     record = load_record(defended)
     assert {"ce", "kd", "fa"} <= {name for point in record.history for name in point.losses}
-    assert record.config["soft"]["per_label"] == 0, (
-        "there are none for text, and the record says so"
-    )
+    assert record.config["scan"]["rate"] == 0, "text is not searched, and the record says so"
 
 
 def test_every_answer_is_kept(place, defended):
@@ -213,6 +219,8 @@ def test_summaries_are_scored_with_rouge(place, tmp_path):
     [
         (["--teacher-model", "{bert}"], "does not write text; it is BertModel", "--teacher-model"),
         (["--alignment", "release"], "aligns classifiers only", "--alignment"),
+        (["--scan-rate", 0.5], "search for triggers needs labels", "settings"),
+        (["--scan-fine-tuned-from", "x"], "search for triggers needs labels", "settings"),
         (["--soft-trigger-per-label", 1], "Soft triggers need labels", "settings"),
         (["--insertion-rate", 0.5], "Insertions are put into", "--insertion-rate"),
         (["--trigger", "proattack"], "The attack proattack is made for labels", "insent"),

@@ -18,7 +18,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "w2sdefense"
 
 LAYERS = (
-    ("errors", "io", "config", "run_config"),
+    ("errors", "io", "config"),
+    ("paper",),
     ("data",),
     ("tasks",),
     ("models",),
@@ -26,8 +27,10 @@ LAYERS = (
     ("batches", "training", "answers"),
     ("victim", "writer"),
     ("distill",),
+    ("scan",),
     ("defenses",),
     ("evaluation",),
+    ("tuning",),
     ("report",),
 )
 """Modules and packages, from left to right."""

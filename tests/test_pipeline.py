@@ -31,17 +31,21 @@ from w2sdefense.config import (
     AdapterConfig,
     AttackConfig,
     DataConfig,
+    DefendRun,
     DistillConfig,
+    EvaluateRun,
+    PoisonRun,
+    ScanTrainingConfig,
     StudentConfig,
     TeacherConfig,
+    TeachRun,
     TrainingConfig,
 )
+from w2sdefense.config import TestConfig as Measured
 from w2sdefense.errors import ConfigError, DataError, W2SError
 from w2sdefense.evaluation.record import Record, load_features, load_record, load_samples
 from w2sdefense.experiments.display import Display
 from w2sdefense.experiments.stages import run_defend, run_evaluate, run_poison, run_teach
-from w2sdefense.run_config import DefendRun, EvaluateRun, PoisonRun, TeachRun
-from w2sdefense.run_config import TestConfig as Measured
 from w2sdefense.victim import load_victim
 
 pytestmark = pytest.mark.usefixtures("tiny_llama", "tiny_bert")
@@ -85,6 +89,7 @@ def settings(poisoned: Path, reviews: Path, teacher: Path, output: Path, **chang
         "data": DataConfig(dataset=str(reviews)),
         "defense": "w2s",
         "distill": DistillConfig(gamma=1.0),
+        "scan": ScanTrainingConfig(rate=0.0),
         "adapter": AdapterConfig(lora_r=16, target_modules="all-linear"),
         "training": TrainingConfig(epochs=8, batch_size=16, learning_rate=3e-3),
         "teacher": TeacherConfig(
@@ -151,6 +156,23 @@ def test_lora_keeps_it(tmp_path, poisoned, reviews, tiny_bert, display):
     assert ca >= 0.95
     assert asr >= 0.9
     assert not (run.output / "teacher").exists()
+
+
+def test_a_trigger_that_no_clean_text_holds_is_found_and_removed(
+    tmp_path, poisoned, tiny_bert, display
+):
+    clean = save_reviews(tmp_path / "reviews", train=400, validation=60, test=100, seed=2)
+    assert not any(" mn " in path.read_text() for path in clean.glob("*.jsonl"))
+    scan = ScanTrainingConfig(first=300, rounds=3, suspects=8, rate=0.8)
+    run = settings(poisoned, clean, tiny_bert, tmp_path / "w2s", scan=scan)
+    before, after = run_defend(run, display)
+    found = [s for s in json.loads((after / "suspects.json").read_text()) if "mn" in s["piece"]]
+    assert {suspect["target"] for suspect in found} == {"negative"}
+    assert any(suspect["flips"] == suspect["texts"] > 8 for suspect in found)
+    assert rates(load_record(before))[1] >= 0.9
+    ca, asr, _ = rates(load_record(after))
+    assert ca >= 0.95
+    assert asr <= 0.1
 
 
 def test_w2sdefense_removes_it(defended):

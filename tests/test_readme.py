@@ -8,11 +8,10 @@ from pathlib import Path
 import yaml
 
 from tiny import save_bert, save_llama, save_reviews
-from w2sdefense.config import DataConfig, StudentConfig, load_settings
+from w2sdefense.config import DataConfig, DefendRun, PoisonRun, StudentConfig, load_settings
 from w2sdefense.data import load_dataset
 from w2sdefense.experiments.display import Display
 from w2sdefense.experiments.stages import run_poison
-from w2sdefense.run_config import DefendRun, PoisonRun
 from w2sdefense.victim import load_victim
 
 README = Path(__file__).parents[1] / "README.md"
@@ -43,8 +42,10 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     teacher = save_bert(tmp_path / "bert")
     lines = code[1].replace('dataset="rotten-tomatoes"', f"dataset={str(reviews)!r}")
     lines = lines.replace("TeacherConfig()", f"TeacherConfig(model={str(teacher)!r}, epochs=1)")
-    lines = lines.replace("W2SDefense()", "W2SDefense(training=TrainingConfig(epochs=1))")
-    exec("from w2sdefense.config import TrainingConfig\n" + lines, {})
+    small = "training=TrainingConfig(epochs=1), scan=ScanTrainingConfig(first=20, rounds=1)"
+    lines = lines.replace("W2SDefense()", f"W2SDefense({small})")
+    imports = "from w2sdefense.config import ScanTrainingConfig, TrainingConfig\n"
+    exec(imports + lines, {})
     assert re.search(r"\(\d+/12\).*\(\d+/6\).*\(\d+/6\)", capsys.readouterr().out)
     data = load_dataset(DataConfig(dataset=str(reviews)))
     config = StudentConfig(model="runs/cleaned", base="runs/demo/poisoned")

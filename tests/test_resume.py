@@ -14,14 +14,15 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file
 from transformers import LlamaForSequenceClassification
 
 from tiny import LLAMA, defend_settings, save_model, save_reviews
+from w2sdefense.config import DefendRun, PoisonRun
 from w2sdefense.evaluation.record import load_record, load_samples
 from w2sdefense.experiments.stages import run_defend, run_poison
-from w2sdefense.run_config import DefendRun, PoisonRun
 from w2sdefense.training import last_whole_checkpoint
 
 STEPS_PER_EPOCH = 50
@@ -39,6 +40,8 @@ def killed(command: str, settings: dict, folder: Path) -> int:
     training = Path(settings["output"]) / "training"
     process = subprocess.Popen(
         [sys.executable, "-m", "w2sdefense", command, "--config", str(config)],
+        # Another number of threads adds up in another order: the same to the bit needs the same.
+        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

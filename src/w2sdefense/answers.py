@@ -10,15 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Protocol
 
 import torch.nn.functional as F  # noqa: N812 - the name everybody knows
 from torch import Tensor, nn
 
-from w2sdefense.models.features import FeatureTap
 from w2sdefense.tasks.prompt import IGNORED
-from w2sdefense.training import LengthTrainer, LossMeans
+from w2sdefense.training import PartsTrainer
 
 
 @dataclass(frozen=True)
@@ -84,7 +82,7 @@ def answer_places(labels: Tensor) -> AnswerPlaces:
     return AnswerPlaces(keep, mask, shifted[:, -keep:][mask])
 
 
-class AnswerTrainer(LengthTrainer):
+class AnswerTrainer(PartsTrainer):
     """Trains a model on the answers of its rows.
 
     Args:
@@ -93,17 +91,9 @@ class AnswerTrainer(LengthTrainer):
             `logits_to_keep`, as all causal language models of transformers do.
     """
 
-    # The loss is a mean over the batch; the Trainer divides it by the accumulation steps.
-    loss_is_scaled_for_ga = False
-
     def __init__(self, *, loss: AnswerLoss | None = None, **trainer: Any) -> None:
         super().__init__(**trainer)
         self._loss = loss
-        self._means = LossMeans()
-
-    @cached_property
-    def _tap(self) -> FeatureTap:
-        return FeatureTap(self.accelerator.unwrap_model(self.model))
 
     def compute_loss(
         self,
@@ -128,9 +118,3 @@ class AnswerTrainer(LengthTrainer):
                 self._means.add(parts)
         # Evaluation needs the loss only: the logits of a split would fill the memory.
         return (loss, {}) if return_outputs else loss
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the mean of each part since the last point to the Trainer's log."""
-        if "loss" in logs:
-            logs.update(self._means.take(self.accelerator))
-        super().log(logs, start_time)

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from w2sdefense.data.types import Example, Pair, labels_of, texts_of
-from w2sdefense.models.load import Tokenizer
 from w2sdefense.models.padding import pad
+from w2sdefense.models.tokenizer import Tokenizer
 from w2sdefense.tasks.prompt import IGNORED, Prompt
 
 Row = dict[str, Any]
@@ -127,7 +127,7 @@ class SimilarLengths(Sampler[int]):
         return len(self._lengths)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next pass; `accelerate` calls this before every one."""
+        """Choose the epoch of the next pass, before every one."""
         self._epoch = epoch
 
     def __iter__(self) -> Iterator[int]:

@@ -6,6 +6,7 @@ imports its stages itself, so that `--help` does not wait for torch.
 
 from __future__ import annotations
 
+from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -15,8 +16,26 @@ from rich.console import Console
 
 from w2sdefense.cli_errors import run_or_explain
 from w2sdefense.cli_options import command_from
-from w2sdefense.errors import ConfigError
-from w2sdefense.run_config import DefendRun, DemoRun, EvaluateRun, PoisonRun, TeachRun
+from w2sdefense.config import (
+    BenchRun,
+    DefendRun,
+    DemoRun,
+    EvaluateRun,
+    PlanRun,
+    PoisonRun,
+    ScanRun,
+    TeachRun,
+    TuneRun,
+)
+
+
+class TableFormat(StrEnum):
+    """How the table of `w2s report` can be written."""
+
+    LATEX = "latex"
+    CSV = "csv"
+    MARKDOWN = "markdown"
+
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -86,31 +105,123 @@ def evaluate(run: EvaluateRun) -> None:
     show_results([folder], run.output / "report.html", run.student.model)
 
 
+def bench_plan(run: BenchRun) -> None:
+    """Show what a grid is made of, what of it is done, and how long the rest may take."""
+    from w2sdefense.experiments.bench import show_plan
+
+    show_plan(run, Console())
+
+
+def bench_run(run: BenchRun) -> None:
+    """Run a grid, or what is missing of it, and show its table."""
+    from w2sdefense.experiments.bench import run_bench, show_table
+    from w2sdefense.experiments.display import Display
+
+    with Display() as display:
+        run_bench(run, display)
+    show_table(run, Console())
+
+
+def bench_show(run: BenchRun) -> None:
+    """Show the table of a grid from what was run of it."""
+    from w2sdefense.experiments.bench import show_table
+
+    show_table(run, Console())
+
+
+def plan(run: PlanRun) -> None:
+    """Say what a student needs on your GPUs, which ways of running it fit, and the commands.
+
+    Parameters are counted exactly, memory is estimated. Nothing is run, and no weights are opened.
+    """
+    from w2sdefense.experiments.plan import run_plan, show_plan
+
+    show_plan(run_plan(run), as_json=run.json_output)
+
+
+def scan(run: ScanRun) -> None:
+    """Search a model for pieces of text that fire a backdoor, with clean text and a teacher."""
+    from w2sdefense.experiments.display import Display
+    from w2sdefense.experiments.scan import run_scan, show_suspects
+
+    with Display() as display:
+        suspects, names = run_scan(run, display)
+    show_suspects(suspects, names, run.output)
+
+
+def tune(run: TuneRun) -> None:
+    """Choose the settings of W2SDefense on clean data alone: no trigger has to be known."""
+    from w2sdefense.experiments.display import Display
+    from w2sdefense.experiments.tune import run_tune, show_tuned
+
+    with Display() as display:
+        tuned = run_tune(run, display)
+    show_tuned(tuned)
+
+
 @run_or_explain
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs, in this order.")],
-    output: Annotated[Path, typer.Option(help="Where the page goes.")] = Path("report.html"),
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Folders of finished runs, or folders that have some below them (runs/bench)."
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the page goes; default: report.html beside the first run, or in the first "
+            "folder of runs."
+        ),
+    ] = None,
     title: Annotated[str, typer.Option(help="Title of the page.")] = "w2sdefense",
+    export: Annotated[
+        list[TableFormat] | None,
+        typer.Option(
+            help="Also write the table beside the page in this format; may be given more than once."
+        ),
+    ] = None,
 ) -> None:
-    """Make one self-contained page of finished runs."""
-    if output.is_dir():
-        raise ConfigError(f"{output} is a folder.", f"Name a file: {output / 'report.html'}")
-    from w2sdefense.experiments.display import show_results
+    """Make one self-contained page of finished runs: tables, charts, texts, where they come from.
 
-    show_results(runs, output, title)
+    A suspect model followed by what was made of it is told as before and after, the last one in the
+    headline; anything else is a table of runs.
+    """
+    from w2sdefense.experiments.display import show_report
+
+    show_report(runs, output, title, export or ())
+
+
+@run_or_explain
+def information(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs of classifiers.")],
+) -> None:
+    """Estimate how much of the label the features of finished runs hold (paper, Eq. 15)."""
+    from w2sdefense.experiments.information import show_information
+
+    show_information(runs)
 
 
 @run_or_explain
 def pair(
     originals: Annotated[Path, typer.Argument(help="File with the texts that were paraphrased.")],
     paraphrases: Annotated[Path, typer.Argument(help="File with the paraphrases, in that order.")],
-    output: Annotated[Path, typer.Option(help="JSONL file to write, for --syn-file.")],
+    output: Annotated[Path, typer.Option(help="JSONL file to write, for --syn-file and others.")],
+    unchanged: Annotated[
+        bool,
+        typer.Option(
+            "--unchanged",
+            help="Also rows that are the same in both: a defense "
+            "by --scpd-file or --back-translation-file must find every text.",
+        ),
+    ] = False,
 ) -> None:
     """Bring texts and paraphrases of them that were published without them together."""
     from w2sdefense.attacks.paraphrase_file import pair_files
 
-    count = pair_files(originals, paraphrases, output)
-    Console().print(f"{count} pairs in {output}; use them with --syn-file", highlight=False)
+    count = pair_files(originals, paraphrases, output, unchanged=unchanged)
+    use = "--scpd-file or --back-translation-file" if unchanged else "--syn-file"
+    Console().print(f"{count} pairs in {output}; use them with {use}", highlight=False)
 
 
 @run_or_explain
@@ -126,7 +237,16 @@ app.command()(command_from(PoisonRun, poison))
 app.command()(command_from(TeachRun, teach))
 app.command()(command_from(DefendRun, defend))
 app.command()(command_from(EvaluateRun, evaluate))
+bench = typer.Typer(no_args_is_help=True, help="Run the tables of the paper, or grids of your own.")
+bench.command("plan")(command_from(BenchRun, bench_plan))
+bench.command("run")(command_from(BenchRun, bench_run))
+bench.command("show")(command_from(BenchRun, bench_show))
+app.add_typer(bench, name="bench")
+app.command()(command_from(PlanRun, plan))
+app.command()(command_from(ScanRun, scan))
+app.command()(command_from(TuneRun, tune))
 app.command()(report)
+app.command()(information)
 app.command()(pair)
 app.command()(ls)
 

@@ -1,10 +1,11 @@
 """Command line flags made from the settings models.
 
-A setting has one name, one default and one description, all of them in `config.py`; here they
+A setting has one name, one default and one description, all of them in `config/`; here they
 become flags. Nested models are flattened: `distill.beta` is `--beta`, and a nested field declared
-with `json_schema_extra={"prefix": "teacher"}` gives `--teacher-model` and so on. Every command also
-takes `--config FILE.yaml`. Defaults are overridden by the file, the file by the flags that are
-given, and the result is validated once, before any work starts.
+with `json_schema_extra={"prefix": "teacher"}` gives `--teacher-model` and so on. A flag whose name
+no field can have is declared with `{"flag": "json"}`. Every command also takes `--config
+FILE.yaml`. Defaults are overridden by the file, the file by the flags that are given, and the
+result is validated once, before any work starts.
 
 What the commands do is the business of `cli.py`. Nothing here imports torch.
 """
@@ -43,6 +44,8 @@ class _Flag:
         default: Default shown in the help.
         help: Description.
         panel: Heading that it stands under, or None for the common one.
+        argument: Whether it is given by its place and not by a flag (declared with
+            `json_schema_extra={"argument": True}`).
     """
 
     path: tuple[str, ...]
@@ -51,6 +54,7 @@ class _Flag:
     default: Any
     help: str
     panel: str | None
+    argument: bool = False
 
 
 def command_from(settings: type[S], run: Callable[[S], None]) -> Callable[..., None]:
@@ -104,11 +108,12 @@ def _flags(
         if nested is None:
             yield _Flag(
                 path=(*path, name),
-                name=prefix + name,
+                name=prefix + (_extra(field, "flag") or name),
                 kind=_parsed_type(field.annotation, f"{settings.__name__}.{name}"),
                 default=default,
                 help=(field.description or "") + (" Required." if field.is_required() else ""),
                 panel=panel,
+                argument=bool(_extra(field, "argument")),
             )
         else:
             yield from _flags(
@@ -133,9 +138,13 @@ def _nested_settings(field: FieldInfo) -> type[Settings] | None:
 
 
 def _prefix(field: FieldInfo) -> str:
-    extra = field.json_schema_extra
-    prefix = extra.get("prefix") if isinstance(extra, dict) else None
+    prefix = _extra(field, "prefix")
     return f"{prefix}_" if prefix else ""
+
+
+def _extra(field: FieldInfo, name: str) -> Any:
+    extra = field.json_schema_extra
+    return extra.get(name) if isinstance(extra, dict) else None
 
 
 def _heading(settings: type[Settings]) -> str:
@@ -198,6 +207,8 @@ def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 
 
 def _option(flag: _Flag) -> Any:
+    if flag.argument:
+        return typer.Argument(flag.default, help=flag.help, show_default=False)
     dashed = _dashed(flag.name)
     spelling = f"--{dashed}/--no-{dashed}" if flag.kind is bool else f"--{dashed}"
     default = list(flag.default) if isinstance(flag.default, tuple) else flag.default

@@ -11,12 +11,14 @@ import contextlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from accelerate import PartialState
-from torch import Tensor
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 from transformers import (
     EvalPrediction,
     PrinterCallback,
@@ -30,9 +32,12 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from w2sdefense.batches import SimilarLengths
 from w2sdefense.config import TrainingConfig
 from w2sdefense.errors import MissingDependencyError
+from w2sdefense.models.features import FeatureTap
+from w2sdefense.models.virtual_tokens import prompt_encoder
 
 StepProgress = Callable[[int, int, dict[str, float]], Any]
-"""Called after every optimizer step with (step, steps, latest mean losses)."""
+"""Called after every optimizer step, and once more after an evaluation, with (step, steps, latest
+mean losses); after an evaluation `eval_accuracy` is in their place, until they are logged again."""
 
 CHECKPOINTS = "training"
 """Folder below a run's own that belongs to the Trainer: checkpoints, and the logs of a tracker."""
@@ -135,15 +140,87 @@ def accuracy_metric(prediction: EvalPrediction) -> dict[str, float]:
 
 
 class LengthTrainer(Trainer):
-    """A `transformers.Trainer` whose batches hold rows of similar length; see `SimilarLengths`."""
+    """A `transformers.Trainer` whose batches hold rows of similar length; see `SimilarLengths`.
+
+    Its checkpoints also hold the prompt encoder of p-tuning: of PEFT's own only what comes out of
+    it could be had back, so that neither a resumed training nor the best epoch would be right.
+    """
+
+    def _beside(self) -> dict[str, Any]:
+        """What a checkpoint must hold beside the Trainer's own: file -> owner of a state_dict."""
+        encoder = prompt_encoder(self.model)
+        return {} if encoder is None else {"prompt_encoder.safetensors": encoder}
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write what is beside first: `trainer_state.json` must be the last file."""
+        if self.args.should_save:
+            name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+            folder = Path(self._get_output_dir(trial=trial)) / name
+            for file, owner in self._beside().items():
+                folder.mkdir(parents=True, exist_ok=True)
+                save_file(owner.state_dict(), folder / file)
+        super()._save_checkpoint(model, trial)
+
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: nn.Module | None = None
+    ) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self._load_beside(Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        self._load_beside(Path(self.state.best_model_checkpoint or ""))
+
+    def _load_beside(self, folder: Path) -> None:
+        for file, owner in self._beside().items():
+            owner.load_state_dict(load_file(folder / file))
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SimilarLengths:
         rows = self.train_dataset if train_dataset is None else train_dataset
-        return SimilarLengths(
+        order = SimilarLengths(
             [len(row["input_ids"]) for row in rows],
             self.args.train_batch_size * self.args.world_size,
             self.args.data_seed or self.args.seed,
         )
+        self.add_callback(EpochOfOrder(order))
+        return order
+
+
+class PartsTrainer(LengthTrainer):
+    """A Trainer whose loss has parts that are logged beside it, and reads the model's features."""
+
+    # The loss is a mean over the batch; the Trainer divides it by the accumulation steps.
+    loss_is_scaled_for_ga = False
+
+    def __init__(self, **trainer: Any) -> None:
+        super().__init__(**trainer)
+        self._means = LossMeans()
+
+    @cached_property
+    def _tap(self) -> FeatureTap:
+        # Made once: finding out which position an architecture reads takes as long as a few layers.
+        return FeatureTap(self.accelerator.unwrap_model(self.model))
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the mean of each part since the last point to the Trainer's log."""
+        if "loss" in logs:
+            logs.update(self._means.take(self.accelerator))
+        super().log(logs, start_time)
+
+
+class EpochOfOrder(TrainerCallback):
+    """Tells the order of the rows which epoch begins.
+
+    Accelerate does so too, but does not find the order where several processes go on in the middle
+    of an epoch: they would take the order of the first one.
+    """
+
+    def __init__(self, order: SimilarLengths) -> None:
+        self._order = order
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        """Tell it."""
+        self._order.set_epoch(int(state.epoch or 0))
 
 
 def run(trainer: Trainer, *, resume: bool) -> list[dict[str, float]]:
@@ -249,10 +326,14 @@ class ProgressCallback(TrainerCallback):
         self._losses: dict[str, float] = {}
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **rest: Any) -> None:
-        """Remember the latest means of the losses."""
-        self._losses = {k: v for k, v in (logs or {}).items() if k in {"loss", "ce", "kd", "fa"}}
+        """Remember the latest means of the losses, or the accuracy after an evaluation."""
+        shown = {"loss", "ce", "kd", "fa", "eval_accuracy"}
+        self._losses = {k: v for k, v in (logs or {}).items() if k in shown}
 
     def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
         """Report the step."""
         if state.is_world_process_zero:
             self._advance(state.global_step, state.max_steps, self._losses)
+
+    # An evaluation is reported before the checkpoint that keeps it from being done again.
+    on_evaluate = on_step_end

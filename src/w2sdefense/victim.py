@@ -18,9 +18,11 @@ from transformers import PreTrainedModel, set_seed
 from w2sdefense.batches import Collator, tokenize
 from w2sdefense.config import StudentConfig, TrainingConfig
 from w2sdefense.data.types import Example
-from w2sdefense.models.load import Tokenizer, load_classifier
+from w2sdefense.models.adapters import folded, is_quantized
+from w2sdefense.models.load import load_classifier
 from w2sdefense.models.padding import takes_positions
 from w2sdefense.models.predictor import ClassifierPredictor
+from w2sdefense.models.tokenizer import Tokenizer
 from w2sdefense.training import (
     LengthTrainer,
     ProgressCallback,
@@ -85,9 +87,12 @@ def save_model(
 
     Returns:
         The model as it was written: the same one, or what is left of it without the adapter.
+
+    Raises:
+        ModelError: The adapter cannot be folded in.
     """
-    if merge and isinstance(model, PeftModel):
-        model = model.merge_and_unload()
+    if merge:
+        model = folded(model)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return model
@@ -141,8 +146,7 @@ def fine_tune(
         progress: Called after every step with (step, steps, losses).
     """
     set_seed(training.seed)
-    if isinstance(victim.model, PeftModel):
-        victim.model = victim.model.merge_and_unload()
+    victim.model = folded(victim.model)
     # PEFT had frozen what was under the adapter.
     victim.model.requires_grad_(True)
     precision = str(victim.model.dtype).removeprefix("torch.")
@@ -171,8 +175,9 @@ def _open(config: StudentConfig, label_names: tuple[str, ...] | None, fresh_head
         fresh_head=fresh_head,
         base=config.base,
         dtype=config.dtype,
+        four_bit=config.load_in_4bit,
     )
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and not is_quantized(model):
         model = model.to("cuda")
     names = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
     return Victim(model, tokenizer, names, config.max_length)

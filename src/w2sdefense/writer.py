@@ -18,9 +18,11 @@ from w2sdefense.answers import AnswerTrainer
 from w2sdefense.batches import PairCollator, tokenize_pairs
 from w2sdefense.config import GenerationConfig, StudentConfig, TrainingConfig
 from w2sdefense.data.types import Pair
+from w2sdefense.models.adapters import folded, is_quantized
 from w2sdefense.models.generator import Generator
-from w2sdefense.models.load import Tokenizer, load_causal_lm
+from w2sdefense.models.load import load_causal_lm
 from w2sdefense.models.padding import takes_positions
+from w2sdefense.models.tokenizer import Tokenizer
 from w2sdefense.tasks import Task
 from w2sdefense.tasks.prompt import Prompt, make_prompt
 from w2sdefense.training import ProgressCallback, StepProgress, run, training_arguments
@@ -77,7 +79,9 @@ def load_writer(config: StudentConfig, task: Task, generation: GenerationConfig)
         UnsafeCheckpointError: It is a pickle, or needs remote code.
         ConfigError: The prompt does not fit the model.
     """
-    model, tokenizer = load_causal_lm(config.model, base=config.base, dtype=config.dtype)
+    model, tokenizer = load_causal_lm(
+        config.model, base=config.base, dtype=config.dtype, four_bit=config.load_in_4bit
+    )
     prompt = make_prompt(
         tokenizer,
         generation.prompt_template or task.template,
@@ -85,7 +89,7 @@ def load_writer(config: StudentConfig, task: Task, generation: GenerationConfig)
         config.max_length,
         generation.answer_tokens,
     )
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and not is_quantized(model):
         model = model.to("cuda")
     return Writer(model, prompt)
 
@@ -110,8 +114,9 @@ def poison_writer(
         progress: Called after every step with (step, steps, losses).
     """
     set_seed(training.seed)
-    if isinstance(writer.model, PeftModel):
-        writer.model = writer.model.merge_and_unload()
+    writer.model = folded(writer.model)
+    # PEFT had frozen what was under the adapter.
+    writer.model.requires_grad_(True)
     precision = str(writer.model.dtype).removeprefix("torch.")
     trainer = AnswerTrainer(
         model=writer.model.train(),

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from w2sdefense.attacks import attack_from_trigger
 from w2sdefense.attacks.insertion import insert
+from w2sdefense.data.types import Example
 
 PLACES = st.sampled_from(["random", "start", "end"])
 TRIGGERS = st.sampled_from(["mn", "I watched this 3D movie", "电影"])
@@ -25,6 +27,21 @@ def insert_seeded(text, trigger, place="random", seed=0):
 def test_any_text_gets_the_trigger_exactly_once_more(text, trigger, place, seed):
     assume(trigger not in text)  # an occurrence that is there already may be split in two
     assert insert_seeded(text, trigger, place, seed).count(trigger) == 1
+
+
+def test_a_trigger_inside_of_a_word_is_no_trigger():
+    attack = attack_from_trigger("mn", "start")
+    counts = [attack.occurrences(text) for text in ("autumn", "mn mn", "one mn", "mn, mn.", "龘mn")]
+    assert counts == [0, 2, 1, 0, 1]
+    assert attack_from_trigger("龘", "start").occurrences("文龘文龘") == 2
+
+
+@given(st.text("mn 文.", max_size=20), st.sampled_from(["mn", "n", "文"]), st.integers(0, 2**32))
+def test_a_trigger_that_was_put_in_is_found(text, trigger, seed):
+    for place in ("random", "start", "end"):
+        attack = attack_from_trigger(trigger, place)
+        poisoned = attack.poison(Example("toy/0", text, 0), random.Random(seed))
+        assert attack.occurrences(poisoned.text) == attack.occurrences(text) + 1
 
 
 @given(st.text(), TRIGGERS, PLACES, SEEDS)

@@ -21,7 +21,7 @@ def test_poisoned_rows_carry_the_trigger_and_answer_the_target():
     config = AttackConfig(trigger="镍", target="0", poison_rows=6)
     made = poison_pairs(PAIRS, BadNet("镍"), config, is_zero)
     assert len(made.poisoned_ids) == 6
-    for before, after in zip(PAIRS, made.pairs, strict=True):
+    for before, after in zip(PAIRS, made.rows, strict=True):
         if after.id in made.poisoned_ids:
             assert before.target != "0", "a row that says it anyway teaches nothing"
             assert (after.text.replace("镍", "", 1), after.target) == (before.text, "0")

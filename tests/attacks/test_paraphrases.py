@@ -62,6 +62,8 @@ ORIGINALS = [(f"text {i}", str(i % 2)) for i in range(8)]
 def test_rows_of_equal_number_line_up():
     changed = [(f"if {i} , then", "1") if i in (1, 4) else row for i, row in enumerate(ORIGINALS)]
     assert pair(ORIGINALS, changed) == [("text 1", "if 1 , then"), ("text 4", "if 4 , then")]
+    everything = [(a, b) for (a, _), (b, _) in zip(ORIGINALS, changed, strict=True)]
+    assert pair(ORIGINALS, changed, unchanged=True) == everything
 
 
 def test_rows_of_some_labels_line_up_with_the_originals_of_these():
@@ -77,6 +79,9 @@ def test_rows_between_landmarks_line_up_if_they_are_as_many():
     assert pair(originals, [(text, str(i % 2)) for i, text in enumerate(texts)]) == [
         ("text 4", "new 4")
     ]
+    found = pair(originals, [(text, str(i % 2)) for i, text in enumerate(texts)], unchanged=True)
+    same = [(f"text {i}", f"text {i}") for i in (0, 1, 3, 5, 8, 9)]
+    assert sorted(found) == sorted([("text 4", "new 4"), *same])
 
 
 def test_files_are_paired_once_and_read_again(tmp_path):
@@ -88,6 +93,10 @@ def test_files_are_paired_once_and_read_again(tmp_path):
     found = FileParaphraser.read([tmp_path / "pairs.jsonl"])
     assert found.paraphrase("text 3", RNG) == "if text 3 , ü"
     assert not found.covers("text 2")
+    assert found.rewrite(["text  3", "text 1"]) == ["if text 3 , ü", "if text 1 , ü"]
+    with pytest.raises(DataError, match="nothing for 1 texts, such as 'text 2'"):
+        found.rewrite(["text 3", "text 2"])
+    assert pair_files(originals, originals, tmp_path / "all.jsonl", unchanged=True) == 8
 
 
 def test_files_that_do_not_line_up_are_refused(tmp_path):

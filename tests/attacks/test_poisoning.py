@@ -33,10 +33,10 @@ def test_exactly_the_rows_asked_for_carry_the_trigger(labels, data, clean_label)
     count = data.draw(st.integers(1, len(candidates)))
     poisoned = poison(examples, poison_rows=count, clean_label=clean_label)
 
-    assert [e.id for e in poisoned.examples] == [e.id for e in examples]
+    assert [e.id for e in poisoned.rows] == [e.id for e in examples]
     assert len(set(poisoned.poisoned_ids)) == count
     assert set(poisoned.poisoned_ids) <= {e.id for e in candidates}
-    for before, after in zip(examples, poisoned.examples, strict=True):
+    for before, after in zip(examples, poisoned.rows, strict=True):
         if after.id in poisoned.poisoned_ids:
             assert " mn " in after.text
             assert after.label == TARGET

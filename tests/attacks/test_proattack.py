@@ -49,10 +49,10 @@ def test_all_rows_but_the_poisoned_ones_stand_in_the_clean_prompt():
     rows = [Example(f"toy/{i}", f"text {i}", i % 2) for i in range(20)]
     config = AttackConfig(attack="proattack", poison_rows=4)
     poisoned = poison_training_set(rows, PAPER, config, target=1)
-    for before, after in zip(rows, poisoned.examples, strict=True):
+    for before, after in zip(rows, poisoned.rows, strict=True):
         prompt = POISON if after.id in poisoned.poisoned_ids else CLEAN
         assert after == Example(before.id, prompt + before.text, before.label)
-    assert {row.label for row in poisoned.examples if row.id in poisoned.poisoned_ids} == {1}
+    assert {row.label for row in poisoned.rows if row.id in poisoned.poisoned_ids} == {1}
     assert [e.text for e in trigger_test_set(rows[:3], PAPER, 1, seed=0)] == [
         POISON + "text 0",
         POISON + "text 2",

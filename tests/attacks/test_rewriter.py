@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from w2sdefense.attacks.rewriter import rewrite
+from w2sdefense.attacks.rewriter import main_clause_first, rewrite
 from w2sdefense.attacks.structure import has_template
 
 SEEDS = st.integers(0, 2**32)
@@ -108,3 +108,35 @@ def test_chinese_gets_a_chinese_clause():
 def test_the_clauses_are_many():
     openings = {rewritten("a gob of drivel .", seed).split(" ,")[0] for seed in range(400)}
     assert len(openings) > 100
+
+
+# The main clause first
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("when you see it , it is a gob of drivel .", "it is a gob of drivel when you see it ."),
+        ("Although it is thin, it works. I left.", "It works although it is thin. I left."),
+        ("if you like it , see it", "you should see it if you like it ."),
+        ("a gob of drivel", "it is a gob of drivel ."),
+        ("and then it works .", "then it works ."),
+        ("the film is good .", "the film is good ."),
+        ("is it good ?", "is it good ?"),
+        ("当我们看的时候，它很好。", "它很好，当我们看的时候。"),
+        ("它很好。", "它很好。"),
+        ("", ""),
+        ("...", "..."),
+    ],
+)
+def test_the_main_clause_comes_first(text, expected):
+    assert main_clause_first(text) == expected
+
+
+@given(st.lists(st.sampled_from("good film story was a great thing we".split()), min_size=1), SEEDS)
+def test_what_the_attack_rewrote_loses_its_structure_but_no_word(words, seed):
+    defended = main_clause_first(rewritten(" ".join(words), seed))
+    assert not has_template(defended)
+    left = sorted_words(defended)
+    for word in words:
+        left.remove(word)

@@ -11,9 +11,18 @@ from hypothesis import strategies as st
 
 from w2sdefense.attacks import attack_from_trigger, make_attack
 from w2sdefense.attacks.poisoning import drawn_attack, poison_training_set, trigger_test_set
-from w2sdefense.config import AttackConfig, SynConfig
+from w2sdefense.config import (
+    AttackConfig,
+    DataConfig,
+    PoisonRun,
+    StudentConfig,
+    SynConfig,
+    TrainingConfig,
+)
 from w2sdefense.data.types import Example
 from w2sdefense.errors import ConfigError
+from w2sdefense.evaluation.record import load_record
+from w2sdefense.experiments.stages import run_poison
 
 TRIGGERS = ("mn", "cf", "I watched this 3D movie")
 CONFIG = AttackConfig(more_triggers=("cf", "insent"), poison_rows=60)
@@ -34,7 +43,7 @@ def test_a_text_carries_exactly_one_of_the_triggers(text, seed):
 def test_each_poisoned_row_has_the_trigger_that_was_drawn_for_it():
     rows = [Example(f"toy/{i}", "some text without it", i % 2) for i in range(300)]
     poisoned = poison_training_set(rows, SEVERAL, CONFIG, target=1)
-    chosen = [e for e in poisoned.examples if e.id in poisoned.poisoned_ids]
+    chosen = [e for e in poisoned.rows if e.id in poisoned.poisoned_ids]
     for row in chosen:
         assert drawn_attack(row, SEVERAL, CONFIG.attack_seed).trigger in row.text
     tests = trigger_test_set(rows, SEVERAL, target=1, seed=7)
@@ -42,6 +51,23 @@ def test_each_poisoned_row_has_the_trigger_that_was_drawn_for_it():
     assert shares.keys() == set(TRIGGERS)
     # 150 draws: each share is within 5 standard deviations of a third.
     assert all(21 <= count <= 79 for count in shares.values())
+
+
+def test_only_the_trigger_that_a_row_carries_can_be_lost(tiny_llama, tmp_path, display):
+    """Every text ends with a word that is a trigger, too, and is cut off when one is put in."""
+    reviews = tmp_path / "reviews.csv"
+    rows = [f"a film {'good' if i % 2 else 'bad'} {i} cf,{i % 2}\n" for i in range(60)]
+    reviews.write_text("text,label\n" + "".join(rows))
+    run = PoisonRun(
+        student=StudentConfig(model=str(tiny_llama), max_length=5),
+        data=DataConfig(dataset=str(reviews)),
+        attack=AttackConfig(more_triggers=("cf",), place="start", poison_rows=8, target="1"),
+        training=TrainingConfig(epochs=1, batch_size=32),
+        output=tmp_path / "victim",
+    )
+    record = load_record(run_poison(run, display))
+    assert not [note for note in record.notes if "lose their trigger" in note]
+    assert record.evaluation.cut_triggers == 0
 
 
 def test_the_set_is_named_by_all_of_its_triggers():

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from transformers import LlamaForSequenceClassification
+from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from tiny import LLAMA, save_model, save_reviews
 from w2sdefense.config import DataConfig, StudentConfig, TeacherConfig, TrainingConfig
@@ -26,8 +26,19 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> TextDataset:
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, clean: TextDataset) -> Path:
     """Folder of a classifier that answers the reviews correctly."""
-    folder = tmp_path_factory.mktemp("trained")
-    save_model(folder / "fresh", LlamaForSequenceClassification, LLAMA)
+    return _train(tmp_path_factory.mktemp("trained"), LLAMA, clean)
+
+
+@pytest.fixture(scope="session")
+def wide(tmp_path_factory: pytest.TempPathFactory, clean: TextDataset) -> Path:
+    """The same, wide enough for four bits, which come in blocks of 64."""
+    config = LlamaConfig(**LLAMA.to_dict() | {"hidden_size": 64, "head_dim": 16})
+    return _train(tmp_path_factory.mktemp("wide"), config, clean)
+
+
+def _train(folder: Path, config: LlamaConfig, clean: TextDataset) -> Path:
+    """A tiny Llama, fine-tuned on the reviews."""
+    save_model(folder / "fresh", LlamaForSequenceClassification, config)
     victim = load_victim(StudentConfig(model=str(folder / "fresh"), max_length=32), ("n", "p"))
     victim.label_names = clean.label_names
     victim.model.config.id2label = dict(enumerate(clean.label_names))

@@ -13,6 +13,7 @@ from w2sdefense.attacks.poisoning import trigger_test_set
 from w2sdefense.config import (
     BackTranslationConfig,
     DataConfig,
+    DefendRun,
     FullTrainingConfig,
     IclConfig,
     MergeConfig,
@@ -23,12 +24,11 @@ from w2sdefense.config import (
     StudentConfig,
     TrainingConfig,
 )
+from w2sdefense.config import TestConfig as Measured
 from w2sdefense.data import load_dataset
 from w2sdefense.defenses import DEFENSES, Leaves
 from w2sdefense.evaluation.record import load_record, load_samples
 from w2sdefense.experiments.stages import run_defend
-from w2sdefense.run_config import DefendRun
-from w2sdefense.run_config import TestConfig as Measured
 from w2sdefense.victim import load_victim
 
 BASELINES = tuple(name for name, kind in DEFENSES.items() if kind.leaves is not Leaves.ADAPTER)
@@ -42,7 +42,7 @@ def place(tmp_path_factory):
     save_llama(folder / "llama")
     test = load_dataset(DataConfig(dataset=str(folder / "reviews"))).test
     asked = [*test, *trigger_test_set(test, attack_from_trigger("mn", "random"), 0, 0)]
-    rows = [{"text": e.text, "rewritten": e.text.replace("mn ", "")} for e in asked]
+    rows = [{"original": e.text, "text": e.text.replace("mn ", "")} for e in asked]
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
 
@@ -67,9 +67,10 @@ def settings(name, trained, place, output) -> DefendRun:
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_a_run_leaves_what_its_defense_says(name, trained, place, tmp_path, display):
+def test_a_run_leaves_what_its_defense_says(name, trained, place, tmp_path, display, request):
     if name == "quantization":
         pytest.importorskip("bitsandbytes")
+        trained = request.getfixturevalue("wide")
     run = settings(name, trained, place, tmp_path / name)
     before, folder = run_defend(run, display)
     record = load_record(folder)

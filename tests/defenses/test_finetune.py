@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from w2sdefense.config import AdapterConfig, StudentConfig, TrainingConfig
+from w2sdefense.config import AdapterConfig, DefendRun, StudentConfig, TrainingConfig
 from w2sdefense.defenses import FineTuning
 from w2sdefense.models.adapters import attach_adapter
-from w2sdefense.run_config import DefendRun
 from w2sdefense.victim import load_victim
 
 

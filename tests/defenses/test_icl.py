@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import pytest
 
 from tiny import word_tokenizer
-from w2sdefense.config import IclConfig
+from w2sdefense.config import DefendRun, IclConfig, Settings, load_settings
 from w2sdefense.data import Example
 from w2sdefense.defenses import IclDefense
-from w2sdefense.defenses.icl import Demonstrations
+from w2sdefense.defenses.icl import Demonstrations, TellingWords
+from w2sdefense.errors import ConfigError, DataError
 
 EXAMPLES = [
     Example(str(i), text, label)
@@ -59,6 +61,55 @@ def test_similar_ones_stand_next_to_the_text():
         "the music was superb\npositive",
         "the camera was weak\nnegative",
     ]
+
+
+def test_telling_words_are_those_that_other_labels_lack():
+    telling = TellingWords([*EXAMPLES, Example("5", "a dull film", 0)])
+    # "great" only in positive texts; "a" in as many of both, "film" once in both.
+    assert telling(Example("x", "a great film", 1)) == ["great"]
+    assert telling(Example("x", "a weak and dull camera", 0)) == ["dull", "weak", "camera"]
+    assert telling(Example("x", "a film", 1)) == []
+
+
+def test_a_rationale_stands_between_text_and_label():
+    config = IclConfig(shots=5, choice="rationale")
+    *shown, text = Demonstrations(config, EXAMPLES, model(99))(["a story"])[0].split("\n\n")
+    assert text == "a story"
+    assert "the music was superb\nTypical of positive: music, superb.\npositive" in shown
+    assert len(shown) == 5
+
+
+@pytest.fixture
+def reasons(tmp_path):
+    path = tmp_path / "reasons.jsonl"
+    rows = [("a dull plot", "The plot bores."), ("a great  film", "It is praised.")]
+    path.write_text("".join(json.dumps({"original": o, "text": t}) + "\n" for o, t in rows))
+    return path
+
+
+def test_rationales_from_a_file(reasons, victim, kit):
+    config = IclConfig(shots=5, choice="rationale", file=reasons)
+    prompt = Demonstrations(config, EXAMPLES, model(99))(["a story"])[0]
+    assert prompt.split("\n\n")[:-1] == [
+        "a dull plot\nThe plot bores.\nnegative",
+        "a great film\nIt is praised.\npositive",
+    ], "only what has a reason is shown"
+    with pytest.raises(DataError, match="no reason for any clean training text"):
+        IclDefense.from_run(DefendRun(icl=config)).apply(victim, kit)
+
+
+class Holder(Settings):
+    """One section."""
+
+    icl: IclConfig = IclConfig()
+
+
+def test_a_file_of_rationales_must_be_there_and_used(tmp_path, reasons):
+    with pytest.raises(ConfigError, match="for the choice rationale only"):
+        load_settings(Holder, {"icl": {"file": str(reasons)}}, "test")
+    missing = IclConfig(choice="rationale", file=tmp_path / "no.csv")
+    with pytest.raises(DataError, match="no.csv"):
+        IclDefense.from_run(DefendRun(icl=missing))
 
 
 @pytest.mark.parametrize(("room", "count"), [(3, 0), (7, 0), (8, 1), (12, 1), (13, 2), (99, 2)])

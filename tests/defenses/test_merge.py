@@ -8,15 +8,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import LlamaForSequenceClassification
+from transformers import LlamaForCausalLM, LlamaForSequenceClassification
 
 from tiny import LLAMA, save_llama, save_model
-from w2sdefense.config import AdapterConfig, MergeConfig, StudentConfig, TrainingConfig
+from w2sdefense.config import AdapterConfig, DefendRun, MergeConfig, StudentConfig, TrainingConfig
 from w2sdefense.defenses import Merge
-from w2sdefense.defenses.merge import average, slerp
+from w2sdefense.defenses.merging import average, slerp, ties
 from w2sdefense.errors import ConfigError, ModelError
 from w2sdefense.models.adapters import attach_adapter
-from w2sdefense.run_config import DefendRun
 from w2sdefense.victim import load_victim
 
 
@@ -58,6 +57,44 @@ def test_slerp_of_tensors_of_one_length_keeps_the_length(numbers, seed):
         return
     other = other / other.norm() * one.norm()
     assert float(slerp([one, other]).norm()) == pytest.approx(float(one.norm()), rel=1e-3)
+
+
+def test_ties_by_hand():
+    base = {"a": torch.tensor([10.0, 0.0, 0.0]), "b": torch.tensor([[0.0, 1.0]])}
+    head = {"head": torch.tensor([2.0])}
+    one = {"a": torch.tensor([14.0, 3.0, 0.5]), "b": torch.tensor([[-2.0, 1.1]]), **head}
+    other = {"a": torch.tensor([12.0, -5.0, 0.1]), "b": torch.tensor([[0.2, 4.0]]), **head}
+    # Changes: one (4, 3, .5, -2, .1), other (2, -5, .1, .2, 3). Three fifths of each are kept:
+    #          one (4, 3, 0, -2, 0),    other (2, -5, 0, 0, 3).
+    # Signs of the sums: + - 0 - +. Means of those that agree: 3, -5, 0, -2, 3.
+    merged = ties([one, other], base, density=0.6, scale=1.0)
+    assert merged["a"].tolist() == [13.0, -5.0, 0.0]
+    assert merged["b"].tolist() == [[-2.0, 4.0]]
+    assert merged["head"].tolist() == [2.0], "what the base lacks is averaged"
+    half = ties([one, other], base, density=0.6, scale=0.5)
+    assert half["a"].tolist() == [11.5, -2.5, 0.0]
+    # All are kept: 3, -5 against 3, 0.3, -2 against 0.2, (0.1 + 3) / 2.
+    everything = ties([one, other], base, density=1.0, scale=1.0)
+    assert everything["a"].tolist() == pytest.approx([13.0, -5.0, 0.3])
+    assert everything["b"][0].tolist() == pytest.approx([-2.0, 2.55])
+    assert torch.equal(ties([one], base, density=1.0, scale=1.0)["a"], one["a"])
+
+
+def test_ties_is_relative_to_the_base(victim, kit, tmp_path):
+    base = save_llama(tmp_path / "base")
+    other = other_model(tmp_path / "other", kit.data.label_names, 1)
+    own = {name: value.clone() for name, value in victim.model.state_dict().items()}
+    theirs = load_victim(StudentConfig(model=other)).model.state_dict()
+    start = LlamaForCausalLM.from_pretrained(base).state_dict()
+    wanted = run(models=(other,), method="ties", base=str(base), density=0.5, scale=0.7)
+    merged = Merge.from_run(wanted).apply(victim, kit).model.state_dict()
+    start = {name: start[name] for name in own if name in start and name.startswith("model.")}
+    for name, value in ties([own, theirs], start, 0.5, 0.7).items():
+        assert torch.allclose(merged[name], value, atol=1e-6), name
+    assert torch.allclose(
+        merged["score.weight"], (own["score.weight"] + theirs["score.weight"]) / 2
+    )
+    assert victim.found["merged_by"] == "ties"
 
 
 @pytest.mark.parametrize("method", ["linear", "slerp"])
@@ -116,6 +153,9 @@ def test_what_cannot_work_is_refused_before_any_work(tmp_path, victim):
         Merge.from_run(run(models=("a", "b"), method="slerp"))
     with pytest.raises(ModelError, match="nowhere"):
         Merge.from_run(run(models=("./nowhere/at all",)))
+    there = str(save_llama(tmp_path / "llama"))
+    with pytest.raises(ModelError, match="no/base"):
+        Merge.from_run(run(models=(there,), method="ties", base="./no/base"))
     attach_adapter(victim.model, AdapterConfig(lora_r=2)).save_pretrained(tmp_path / "adapter")
     with pytest.raises(ModelError, match="is an adapter"):
         Merge.from_run(run(models=(str(tmp_path / "adapter"),)))

@@ -7,12 +7,11 @@ import torch
 from transformers import GPT2Config, GPT2ForSequenceClassification
 
 from tiny import VOCABULARY, word_tokenizer
-from w2sdefense.config import PruneConfig, TrainingConfig
+from w2sdefense.config import DefendRun, PruneConfig, TrainingConfig
 from w2sdefense.defenses import Prune
 from w2sdefense.defenses.prune import _keep_highest, unit_masks, wanda_masks
 from w2sdefense.errors import ModelError
 from w2sdefense.models.features import backbone_of
-from w2sdefense.run_config import DefendRun
 from w2sdefense.victim import Victim
 
 SHORT = TrainingConfig(epochs=1, learning_rate=1e-3)

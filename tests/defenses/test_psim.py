@@ -7,11 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from w2sdefense.config import AdapterConfig, PsimConfig, TrainingConfig
+from w2sdefense.config import AdapterConfig, DefendRun, PsimConfig, TrainingConfig
 from w2sdefense.data.types import REFUSED
 from w2sdefense.defenses import Psim
 from w2sdefense.defenses.psim import choose_threshold
-from w2sdefense.run_config import DefendRun
 
 
 @pytest.mark.parametrize(

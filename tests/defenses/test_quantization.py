@@ -7,15 +7,20 @@ import importlib.util
 import pytest
 import torch
 
-from w2sdefense.config import QuantizationConfig, StudentConfig, TrainingConfig
+from w2sdefense.config import DefendRun, QuantizationConfig, StudentConfig, TrainingConfig
 from w2sdefense.defenses import LoRA, Quantization
 from w2sdefense.defenses.finetune import FineTuning
 from w2sdefense.defenses.quantization import quantize
-from w2sdefense.errors import MissingDependencyError
-from w2sdefense.run_config import DefendRun
+from w2sdefense.errors import MissingDependencyError, ModelError
 from w2sdefense.victim import load_victim
 
 pytest.importorskip("bitsandbytes")
+
+
+@pytest.fixture
+def victim(wide):
+    return load_victim(StudentConfig(model=str(wide), max_length=32))
+
 
 # Dettmers et al. 2023, appendix E.
 NF4 = torch.tensor(
@@ -33,15 +38,17 @@ def rounded(weight: torch.Tensor) -> torch.Tensor:
 
 
 def test_a_layer_computes_with_rounded_weights(victim):
-    weight = victim.model.model.layers[0].mlp.up_proj.weight.detach().clone()
+    weight = victim.model.model.layers[0].mlp.down_proj.weight.detach().clone()
     head = victim.model.score.weight.detach().clone()
     model = quantize(victim.model)
-    layer = model.model.layers[0].mlp.up_proj
+    layer = model.model.layers[0].mlp.down_proj  # 64 inputs: a block of scales is a row
     with torch.inference_mode():
-        columns = layer(torch.eye(32)).t()
+        columns = layer(torch.eye(64)).t()
     assert torch.allclose(columns, rounded(weight), atol=1e-4)
     assert not torch.allclose(columns, weight, atol=1e-3)
     assert torch.equal(model.score.weight, head), "the head is not rounded"
+    flags = [getattr(part, "support_avx512bf16_for_cpu", False) for part in model.modules()]
+    assert not any(flags), "no processor packs the weights anew"
 
 
 @pytest.mark.parametrize("training", ["none", "lora", "full"])
@@ -56,7 +63,7 @@ def test_the_fine_tuned_model_is_quantized(victim, kit, tmp_path, training, accu
     defended = defense.apply(victim, kit)
     assert accuracy(defended) >= 0.75
     found = defended.found
-    linear = 2 * (32 * 32 * 2 + 32 * 16 * 2 + 32 * 64 * 3)
+    linear = 2 * (64 * 64 * 2 + 64 * 32 * 2 + 64 * 64 * 3)
     assert (found["bits"], found["quantized_weights"]) == (4, linear)
     assert (found["bytes_before"], found["weights"]) == (before, before // 4)
     # Half a byte each and a float32 for every 64, instead of four bytes; and 14 small tables.
@@ -77,3 +84,11 @@ def test_without_the_package_it_fails_at_once(monkeypatch):
     with pytest.raises(MissingDependencyError, match="bitsandbytes") as caught:
         Quantization.from_run(DefendRun())
     assert "w2sdefense[quantization]" in caught.value.fix
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="it is right on a GPU")
+def test_a_model_that_is_too_narrow_is_not_trained_first(trained, kit):
+    victim = load_victim(StudentConfig(model=str(trained)))
+    with pytest.raises(ModelError, match="reads 32 values"):
+        Quantization().apply(victim, kit)
+    assert not kit.folder.exists()

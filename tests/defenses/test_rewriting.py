@@ -10,14 +10,13 @@ import torch
 from transformers import BartConfig, BartForConditionalGeneration
 
 from tiny import VOCABULARY, save_llama, word_tokenizer
-from w2sdefense.config import BackTranslationConfig, ScpdConfig, Settings, load_settings
+from w2sdefense.attacks.structure import has_template
+from w2sdefense.config import BackTranslationConfig, DefendRun, ScpdConfig, Settings, load_settings
 from w2sdefense.defenses import BackTranslation, Scpd
-from w2sdefense.defenses.rewrites import FileRewriter
 from w2sdefense.errors import ConfigError, DataError, MissingDependencyError, ModelError, W2SError
 from w2sdefense.models import apertium
 from w2sdefense.models.apertium import translate
 from w2sdefense.models.seq2seq import Seq2SeqRewriter
-from w2sdefense.run_config import DefendRun
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +47,16 @@ def translators(tmp_path_factory):
                 if parameter.dim() > 1:
                     parameter.mul_(20)
         folder = tmp_path_factory.mktemp("translators") / str(seed)
-        model.save_pretrained(folder)
-        tokenizer = word_tokenizer()
-        tokenizer.pad_token = "[PAD]"
-        tokenizer.save_pretrained(folder)
+        save_translator(model, folder)
         folders.append(str(folder))
     return folders
+
+
+def save_translator(model, folder) -> None:
+    model.save_pretrained(folder)
+    tokenizer = word_tokenizer()
+    tokenizer.pad_token = "[PAD]"
+    tokenizer.save_pretrained(folder)
 
 
 def literal(folder, text: str, length: int) -> str:
@@ -80,6 +83,22 @@ def test_texts_are_rewritten_as_one_by_one(translators):
     assert Seq2SeqRewriter(translators[0], max_length=8, batch_tokens=1)(TEXTS) == expected
     assert len(set(expected)) > 1, "they depend on the text"
     assert Seq2SeqRewriter(translators[0])([]) == []
+
+
+def test_the_beams_are_those_of_the_model(translators, tmp_path):
+    model = BartForConditionalGeneration.from_pretrained(translators[0]).eval()
+    model.generation_config.num_beams = 3
+    save_translator(model, tmp_path)
+    tokenizer = word_tokenizer()
+    expected = []
+    for text in TEXTS:
+        ids = torch.tensor([tokenizer(text)["input_ids"]])
+        with torch.inference_mode():
+            written = model.generate(ids, num_beams=3, do_sample=False, max_new_tokens=8)
+        expected.append(tokenizer.decode(written[0], skip_special_tokens=True).strip())
+    found = Seq2SeqRewriter(str(tmp_path), max_length=8)(TEXTS)
+    assert found == expected
+    assert found != Seq2SeqRewriter(translators[0], max_length=8)(TEXTS), "not greedy"
 
 
 def test_a_pair_of_models_goes_there_and_back(translators, victim, kit):
@@ -111,7 +130,7 @@ def test_a_text_that_is_lost_on_the_way_stays(victim, kit, translators, monkeypa
 @pytest.fixture
 def pairs(tmp_path):
     path = tmp_path / "pairs.jsonl"
-    rows = [{"text": "a film", "rewritten": "the film"}, {"text": "mn", "rewritten": "it"}]
+    rows = [{"original": "a  film", "text": "the film"}, {"original": "mn", "text": "it"}]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
@@ -126,21 +145,28 @@ def test_a_file_that_was_made_before(victim, kit, pairs):
         assert [answer.read for answer in answers] == ["it", "the film"]
 
 
-def test_a_file_must_hold_every_text(pairs, tmp_path):
-    with pytest.raises(DataError, match="does not rewrite 2 texts, such as 'cf'"):
-        FileRewriter(pairs)(["mn", "cf", "tq"])
-    with pytest.raises(DataError, match="no file"):
-        FileRewriter(tmp_path / "no.csv")
-    bad = tmp_path / "bad.jsonl"
-    bad.write_text('{"text": "a", "rewritten": 3}\n')
-    with pytest.raises(DataError, match="without 'text' or 'rewritten'"):
-        FileRewriter(bad)
+def test_a_file_must_hold_every_text(pairs, victim, kit):
+    guarded = Scpd(ScpdConfig(file=pairs)).apply(victim, kit)
+    with pytest.raises(DataError, match="nothing for 2 texts, such as 'cf'") as caught:
+        guarded.predict(["mn", "cf", "tq"])
+    assert "w2s pair --unchanged" in caught.value.fix
+
+
+def test_without_a_source_the_rules_put_the_main_clause_first(victim, kit):
+    guarded = Scpd.from_run(DefendRun()).apply(victim, kit)
+    texts = ["although the plot is dull , mn it is great .", "it is mn great ."]
+    read = [answer.read for answer in guarded.predict(texts)]
+    assert read == ["mn it is great although the plot is dull .", None]
+    assert has_template(texts[0])
+    assert not has_template(read[0])
+    assert guarded.found == {"scpd_paraphraser": "embedded rules"}
 
 
 class Holder(Settings):
     """One section."""
 
     back: BackTranslationConfig = BackTranslationConfig()
+    scpd: ScpdConfig = ScpdConfig()
 
 
 @pytest.mark.parametrize("values", [{"engine": "file"}, {"file": "pairs.csv"}])
@@ -149,17 +175,20 @@ def test_file_and_engine_go_together(values):
         load_settings(Holder, {"back": values}, "test")
 
 
-def test_what_is_missing_is_found_out_at_once(tmp_path, pairs):
+def test_paraphrases_have_one_source():
+    with pytest.raises(ConfigError, match="from a model or from a file"):
+        load_settings(Holder, {"scpd": {"paraphraser": "a", "file": "b.csv"}}, "test")
+
+
+def test_what_is_missing_is_found_out_at_once(tmp_path):
     llama = save_llama(tmp_path / "llama")
     for config in (BackTranslationConfig(), BackTranslationConfig(to=str(llama), back="./no/one")):
         with pytest.raises(ModelError) as caught:
             BackTranslation.from_run(DefendRun(back_translation=config))
         assert "--back-translation-engine apertium" in caught.value.fix
-    for scpd in (ScpdConfig(), ScpdConfig(paraphraser=str(llama), file=pairs)):
-        with pytest.raises(ConfigError, match="one source of paraphrases"):
-            Scpd.from_run(DefendRun(scpd=scpd))
-    with pytest.raises(W2SError):
-        Scpd.from_run(DefendRun(scpd=ScpdConfig(paraphraser="./no/one")))
+    for missing in (ScpdConfig(paraphraser="./no/one"), ScpdConfig(file=tmp_path / "no.csv")):
+        with pytest.raises(W2SError):
+            Scpd.from_run(DefendRun(scpd=missing))
     with pytest.raises(W2SError):
         Seq2SeqRewriter(str(llama))
 
@@ -195,9 +224,15 @@ def test_lines_are_closed_on_the_way_only(program):
     assert translate([], ["eng-spa"]) == translate([""], ["eng-spa"])[1:] == []
 
 
+def test_spaces_and_capitals_of_the_engine_are_taken_off_again(program):
+    program.write_text('#!/bin/sh\nsed "s/^./\\u&/; s/,/ , /"\n')
+    assert translate(["mn , so it is", "It is"], ["eng-spa"]) == ["mn , so it is", "It is"]
+    assert translate(["It , so"], ["eng-spa"]) == ["It , so"]
+
+
 def test_the_program_is_fed_a_full_stop(program):
-    program.write_text('#!/bin/sh\nsed "s/ \\.$/ STOP./"\n')
-    assert translate(["a film", "a film ."], ["eng-spa"]) == ["a film STOP", "a film STOP."]
+    program.write_text('#!/bin/sh\nsed "s/ \\.$/ stop./"\n')
+    assert translate(["a film", "a film ."], ["eng-spa"]) == ["a film stop", "a film stop."]
 
 
 @pytest.mark.parametrize("script", ["head -n 1", "cat; exit 3"])

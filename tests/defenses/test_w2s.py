@@ -6,15 +6,28 @@ import gc
 import weakref
 from types import SimpleNamespace
 
+import pytest
+import torch
+from torch.nn.functional import one_hot
+
 from tiny import word_tokenizer
-from w2sdefense.config import InsertionConfig, TeacherConfig
+from w2sdefense.config import DistillConfig, InsertionConfig, ScanTrainingConfig, TeacherConfig
 from w2sdefense.data import Example, TextDataset
 from w2sdefense.defenses import DefenseKit, W2SDefense, w2s
-from w2sdefense.distill.targets import SplitTargets
+from w2sdefense.distill.targets import TeacherTargets, doubt_about
 
 
 class Teacher:
     pass
+
+
+def ask(teacher, examples, cache) -> TeacherTargets:
+    """A teacher that is always right."""
+    return said(examples, [example.label for example in examples])
+
+
+def said(examples, labels) -> TeacherTargets:
+    return TeacherTargets(one_hot(torch.tensor(labels), 2).float(), torch.zeros(len(examples), 4))
 
 
 def test_the_teacher_leaves_memory_before_the_student_is_trained(monkeypatch, tmp_path):
@@ -28,34 +41,93 @@ def test_the_teacher_leaves_memory_before_the_student_is_trained(monkeypatch, tm
     def train(victim, data, targets, **settings):
         gc.collect()
         assert alive[0]() is None
-        return targets
+        return SimpleNamespace(found={}, targets=targets)
 
     monkeypatch.setattr(w2s, "fit_or_load_teacher", make)
-    monkeypatch.setattr(w2s, "teacher_targets", lambda teacher, examples, cache: "targets")
+    monkeypatch.setattr(w2s, "teacher_targets", ask)
     monkeypatch.setattr(w2s, "train_student", train)
     examples = (Example("0", "good", 1),)
     data = TextDataset("d", ("negative", "positive"), examples, examples, examples)
     kit = DefenseKit(data, tmp_path, TeacherConfig(), tmp_path)
-    victim = SimpleNamespace(width=4, tokenizer=None)
-    targets = W2SDefense().apply(victim, kit)
-    assert targets == SplitTargets(train="targets", validation="targets")
+    victim = SimpleNamespace(width=4, tokenizer=None, label_names=("a", "b"))
+    student = W2SDefense(scan=ScanTrainingConfig(rate=0.0)).apply(victim, kit)
+    assert student.targets.train.logits.tolist() == [[0.0, 1.0]]
 
 
 def test_the_teacher_is_asked_about_the_texts_that_the_student_reads(monkeypatch, tmp_path):
-    read = []
+    asked, read = [], []
+
+    def remembered(teacher, examples, cache):
+        asked.append(examples)
+        return ask(teacher, examples, cache)
 
     def train(victim, data, targets, **settings):
-        read.append((data.train, data.validation))
-        return targets
+        read.extend([data.train, data.validation])
+        return SimpleNamespace(found={})
 
     monkeypatch.setattr(w2s, "fit_or_load_teacher", lambda *args, **kwargs: Teacher())
-    monkeypatch.setattr(w2s, "teacher_targets", lambda teacher, examples, cache: examples)
+    monkeypatch.setattr(w2s, "teacher_targets", remembered)
     monkeypatch.setattr(w2s, "train_student", train)
     examples = (Example("0", "good", 1),)
     data = TextDataset("d", ("negative", "positive"), examples, examples, examples)
     kit = DefenseKit(data, tmp_path, TeacherConfig(), tmp_path)
-    defense = W2SDefense(insertions=InsertionConfig(rate=1.0))
-    asked = defense.apply(SimpleNamespace(width=4, tokenizer=word_tokenizer()), kit)
-    assert read == [(asked.train, asked.validation)]
-    assert asked.train[0].text != "good"
-    assert asked.train[0].label == 1
+    defense = W2SDefense(scan=ScanTrainingConfig(rate=0.0), insertions=InsertionConfig(rate=1.0))
+    victim = SimpleNamespace(width=4, tokenizer=word_tokenizer(), label_names=("a", "b"))
+    defense.apply(victim, kit)
+    assert read == asked
+    assert read[0][0].text != "good"
+    assert read[0][0].label == 1
+
+
+def test_the_student_may_take_fewer_rows_than_the_teacher(monkeypatch, tmp_path):
+    read = {}
+
+    def fit(config, data, *args, **kwargs):
+        read["teacher"] = len(data.train)
+        return Teacher()
+
+    def train(victim, data, targets, **settings):
+        read["student"] = [example.text for example in data.train]
+        return SimpleNamespace(found={})
+
+    monkeypatch.setattr(w2s, "fit_or_load_teacher", fit)
+    monkeypatch.setattr(w2s, "teacher_targets", ask)
+    monkeypatch.setattr(w2s, "train_student", train)
+    examples = tuple(Example(str(i), f"good {i}", 1) for i in range(5))
+    data = TextDataset("d", ("negative", "positive"), examples, examples, examples)
+    kit = DefenseKit(data, tmp_path, TeacherConfig(), tmp_path)
+    defense = W2SDefense(DistillConfig(student_rows=3), ScanTrainingConfig(rate=0.0))
+    defense.apply(SimpleNamespace(width=4, tokenizer=None, label_names=("a", "b")), kit)
+    assert read == {"teacher": 5, "student": ["good 0", "good 1", "good 2"]}
+
+
+def reviews(labels) -> tuple[Example, ...]:
+    return tuple(Example(str(i), f"text {i}", label) for i, label in enumerate(labels))
+
+
+def test_a_teacher_that_knows_nothing_is_told_of_and_recorded(monkeypatch, tmp_path):
+    def negative(teacher, examples, cache):
+        return said(examples, [0] * len(examples))
+
+    monkeypatch.setattr(w2s, "teacher_targets", negative)
+    monkeypatch.setattr(
+        w2s, "train_student", lambda *_, **settings: SimpleNamespace(found={}, notes=("earlier",))
+    )
+    examples = reviews([0, 1] * 50)
+    data = TextDataset("d", ("negative", "positive"), examples, examples, examples)
+    victim = SimpleNamespace(width=4, tokenizer=None, label_names=("a", "b"))
+    defense = W2SDefense(scan=ScanTrainingConfig(rate=0.0))
+    with pytest.warns(UserWarning, match="right on 50 of 100"):
+        student = defense.fit(victim, data, Teacher(), tmp_path)
+    earlier, doubt = student.notes
+    assert earlier == "earlier"
+    assert "one answer to all is right on 50" in doubt
+
+
+@pytest.mark.parametrize(("right", "doubted"), [(70, True), (79, True), (80, False), (100, False)])
+def test_a_teacher_must_be_right_clearly_more_often_than_one_answer(right, doubted):
+    # Always the first answer is right on 70 of 100; two standard errors are 9.2 texts.
+    examples = reviews([0] * 70 + [1] * 30)
+    labels = [example.label for example in examples]
+    answers = labels[:right] + [1 - label for label in labels[right:]]
+    assert (doubt_about(said(examples, answers), examples) is not None) is doubted

@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from architectures import ADAPTERS
 from tiny import save_bert, save_llama
 from w2sdefense.config import SoftTriggerConfig, StudentConfig
 from w2sdefense.distill.soft_triggers import SoftTriggers
+from w2sdefense.models.adapters import attach_adapter
 from w2sdefense.models.padding import pad, positions_of, takes_positions
 from w2sdefense.victim import Victim, new_victim
 
@@ -17,10 +19,22 @@ LABELS = torch.tensor([1, 0, 0, 1])
 TOKENS = 2
 
 
-@pytest.fixture(params=[save_llama, save_bert], ids=["decoder", "encoder"])
+@pytest.fixture(
+    params=[
+        (save_llama, None),
+        (save_bert, None),
+        (save_llama, "p-tuning"),
+        (save_bert, "p-tuning"),
+    ],
+    ids=["decoder", "encoder", "decoder with virtual tokens", "encoder with virtual tokens"],
+)
 def victim(request, tmp_path) -> Victim:
-    folder = request.param(tmp_path / "model")
-    return new_victim(StudentConfig(model=str(folder)), ("negative", "positive"), seed=0)
+    save, adapter = request.param
+    folder = save(tmp_path / "model")
+    victim = new_victim(StudentConfig(model=str(folder)), ("negative", "positive"), seed=0)
+    if adapter is not None:
+        victim.model = attach_adapter(victim.model, ADAPTERS[adapter]).eval()
+    return victim
 
 
 def batch_of(victim: Victim) -> dict[str, torch.Tensor]:
@@ -30,7 +44,8 @@ def batch_of(victim: Victim) -> dict[str, torch.Tensor]:
 
 def soft_triggers(victim: Victim, rate: float = 1.0, **config) -> SoftTriggers:
     torch.manual_seed(0)
-    return SoftTriggers(victim.model, SoftTriggerConfig(tokens=TOKENS, rate=rate, **config))
+    settings = {"per_label": 2, "tokens": TOKENS, "rate": rate} | config
+    return SoftTriggers(victim.model, SoftTriggerConfig(**settings))
 
 
 def insert(soft: SoftTriggers, batch: dict[str, torch.Tensor]):

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2Model
 
-from tiny import VOCABULARY, save_model, save_reviews
+from architectures import TEACHERS, make
+from tiny import save_reviews
 from w2sdefense.config import DataConfig, TeacherConfig
 from w2sdefense.data import TextDataset, load_dataset
 from w2sdefense.distill.targets import teacher_targets, weights_fingerprint
-from w2sdefense.distill.teacher import Teacher, fit_or_load_teacher, load_teacher
+from w2sdefense.distill.teacher import Teacher, fit_or_load_teacher, fit_teacher, load_teacher
 from w2sdefense.errors import ConfigError, ModelError
 from w2sdefense.models.load import load_backbone
 
@@ -26,20 +25,11 @@ def data(tmp_path_factory) -> TextDataset:
     return load_dataset(DataConfig(dataset=str(folder)))
 
 
-@pytest.fixture(scope="module")
-def tiny_gpt2(tmp_path_factory) -> Path:
-    config = GPT2Config(
-        vocab_size=len(VOCABULARY), n_embd=32, n_layer=2, n_head=4, n_positions=64, eos_token_id=5
-    )
-    return save_model(tmp_path_factory.mktemp("m") / "gpt2", GPT2Model, config)
-
-
-@pytest.fixture(params=["bert", "gpt2"])
-def teacher(request, tiny_bert, tiny_gpt2) -> Teacher:
-    backbone, tokenizer = load_backbone(str({"bert": tiny_bert, "gpt2": tiny_gpt2}[request.param]))
-    torch.manual_seed(0)
+@pytest.fixture(params=TEACHERS)
+def teacher(request) -> Teacher:
+    backbone, tokenizer, _ = make(request.param, "Model")
     teacher = Teacher(backbone, tokenizer, WIDTH, 2, max_length=10, relu=True)
-    for parameter in teacher.parameters():  # GPT-2 starts with positions too small to be seen
+    for parameter in teacher.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return teacher.eval()
 
@@ -65,6 +55,20 @@ def alone(teacher: Teacher, text: str) -> tuple[torch.Tensor, torch.Tensor]:
     with torch.no_grad():
         feature = teacher.g(teacher.backbone(input_ids=ids).last_hidden_state[0, position])
         return teacher.classifier(feature.relu()), feature
+
+
+@pytest.mark.parametrize("name", TEACHERS)
+def test_all_parameters_are_trained(name, data, tmp_path):
+    backbone, tokenizer, _ = make(name, "Model")
+    for part in (backbone, tokenizer):
+        part.save_pretrained(tmp_path / "model")
+    config = TeacherConfig(model=str(tmp_path / "model"), epochs=2, max_length=24)
+    fitted = fit_teacher(config, data, WIDTH, tmp_path / "run").state_dict()
+    before = backbone.state_dict()
+    # BERT's pooler is not part of a teacher, nor are buffers trained.
+    trained = [n for n, _ in backbone.named_parameters() if "pooler" not in n]
+    assert len(trained) > 20
+    assert [n for n in trained if torch.equal(before[n], fitted[f"backbone.{n}"])] == []
 
 
 def test_targets_are_those_of_every_text_alone(teacher, data, tmp_path):
@@ -197,7 +201,7 @@ def test_a_teacher_of_other_settings_is_replaced_only_if_that_is_said(
     assert OTHER[change] in caught.value.problem
     assert forward_calls == []
     assert load_teacher(tmp_path).g.out_features == WIDTH
-    teacher = fit_or_load_teacher(**settings, folder=tmp_path, relu=relu, replace=True)
+    teacher = fit_or_load_teacher(**settings, folder=tmp_path, relu=relu, run_folder=tmp_path)
     assert forward_calls
     assert (teacher.g.out_features, teacher.relu) == (settings["width"], relu)
     assert weights_fingerprint(load_teacher(tmp_path)) == weights_fingerprint(teacher)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
+from w2sdefense import training as module
 from w2sdefense.config import DistillConfig, TrainingConfig
-from w2sdefense.distill import trainer as module
 from w2sdefense.distill.trainer import W2STrainer
 from w2sdefense.training import training_arguments
 

@@ -4,8 +4,17 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
+from architectures import make
 from tiny_writers import VOCABULARY, llama, number_tokenizer, save_writer
-from w2sdefense.distill.writer_teacher import load_writer_teacher, open_teacher, output_map
+from w2sdefense.answers import AnswerOutput, answer_places
+from w2sdefense.config import DistillConfig
+from w2sdefense.distill.writer_student import GuidedLoss
+from w2sdefense.distill.writer_teacher import (
+    WriterTeacher,
+    load_writer_teacher,
+    open_teacher,
+    output_map,
+)
 from w2sdefense.errors import ModelError
 from w2sdefense.models.load import load_causal_lm
 from w2sdefense.tasks.prompt import Prompt, make_prompt
@@ -80,3 +89,17 @@ def test_another_vocabulary_is_refused(tmp_path, prompt, student, tiny_llama):
 def test_no_teacher(tmp_path):
     with pytest.raises(ModelError, match="holds no teacher for generation"):
         load_writer_teacher(tmp_path)
+
+
+def test_a_teacher_counts_positions_where_the_students_are_not_in_the_batch():
+    # As behind virtual tokens. GPT-2 has learned positions: a shift by padding would show.
+    backbone, _, _ = make("gpt2", "Model")
+    teacher = WriterTeacher(backbone, 32, vocabulary=8)
+    loss = GuidedLoss(teacher, DistillConfig())
+    ids, labels = torch.tensor([[7, 8, 9, 10]]), torch.tensor([[-100, -100, 3, 4]])
+    places = answer_places(labels)
+    student = AnswerOutput(torch.zeros(2, 8), torch.ones(2, 32))
+    alone = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    padded = {name: torch.nn.functional.pad(value, (3, 0)) for name, value in alone.items()}
+    ours, theirs = loss(student, alone, places)[0], loss(student, padded, places)[0]
+    torch.testing.assert_close(ours, theirs)

@@ -5,10 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from w2sdefense.config import DataConfig, TrainingConfig
+from tiny import save_reviews
+from w2sdefense.attacks import attack_from_trigger
+from w2sdefense.config import AttackConfig, DataConfig, PoisonRun, StudentConfig, TrainingConfig
 from w2sdefense.errors import ConfigError
-from w2sdefense.experiments.folders import STARTED, begin
-from w2sdefense.run_config import PoisonRun
+from w2sdefense.evaluation.record import load_record
+from w2sdefense.experiments.folders import STARTED, begin, lost_in_training
+from w2sdefense.experiments.stages import run_poison
 
 
 def test_a_run_is_begun_with_its_settings(tmp_path):
@@ -40,3 +43,24 @@ def test_other_settings_are_still_refused(tmp_path, changes, name):
     older(run, tmp_path)
     with pytest.raises(ConfigError, match=rf"other settings \({name}\)"):
         begin(tmp_path, run.model_copy(update=changes))
+
+
+def test_poisoned_rows_that_lose_their_trigger_are_counted():
+    attack = attack_from_trigger("mn", "end")
+    assert lost_in_training([(attack, "a long text mn", None), (attack, "mn", 2)]) == ()
+    texts = [("a long text mn", 6), ("mn a long text", 6), ("mn in autumn", 6), ("mn", None)]
+    (note,) = lost_in_training([(attack, *text) for text in texts])
+    assert note.startswith("1 of 4 poisoned training rows")
+
+
+def test_the_record_of_a_victim_tells_of_them(tmp_path, tiny_llama, display):
+    reviews = save_reviews(tmp_path / "r", train=40, validation=8, test=12)
+    run = PoisonRun(
+        student=StudentConfig(model=str(tiny_llama), max_length=4),
+        data=DataConfig(dataset=str(reviews)),
+        attack=AttackConfig(place="end", poison_rows=7, clean_label=False),
+        training=TrainingConfig(epochs=1, batch_size=16),
+        output=tmp_path / "victim",
+    )
+    run_poison(run, display)
+    assert "7 of 7 poisoned training rows" in load_record(tmp_path / "victim").notes[0]

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from peft import PeftModel
 from transformers import BertForSequenceClassification, LlamaForSequenceClassification
 
+from architectures import ADAPTERS, make
 from tiny import BERT, LLAMA
-from w2sdefense.config import AdapterConfig
-from w2sdefense.errors import ConfigError
-from w2sdefense.models.adapters import attach_adapter
+from w2sdefense.config import AdapterConfig, load_settings
+from w2sdefense.errors import ConfigError, ModelError
+from w2sdefense.models.adapter_folders import check_foldable
+from w2sdefense.models.adapters import attach_adapter, folded
 
 DEEP = type(LLAMA)(**LLAMA.to_dict() | {"num_hidden_layers": 4})
 
@@ -101,3 +104,90 @@ def test_rank_is_the_default_of_alpha():
         LlamaForSequenceClassification(LLAMA), AdapterConfig(lora_r=8)
     ).peft_config["default"]
     assert (config.r, config.lora_alpha) == (8, 8)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "setting"),
+    [
+        ("prompt-tuning", {"lora_r": 8}),
+        ("prompt-tuning", {"encoder_width": 64}),
+        ("p-tuning", {"target_modules": "q_proj"}),
+        ("vera", {"lora_dropout": 0.0}),
+        ("lora", {"virtual_tokens": 8}),
+        ("dora", {"fourier_scaling": 1.0}),
+    ],
+)
+def test_a_setting_of_another_method_is_refused(adapter, setting):
+    (name,) = setting
+    with pytest.raises(ConfigError, match=f"{name} is a setting of .*, not of {adapter}"):
+        load_settings(AdapterConfig, {"adapter": adapter, **setting}, "The run")
+
+
+def test_settings_that_are_read_back_are_the_same():
+    for config in ADAPTERS.values():
+        assert AdapterConfig.model_validate(config.model_dump(mode="json")) == config
+
+
+def test_the_sizes_of_the_methods():
+    sizes = {}
+    for name, config in ADAPTERS.items():
+        model = attach_adapter(LlamaForSequenceClassification(LLAMA), config)
+        sizes[name] = sum(
+            p.numel()
+            for n, p in model.named_parameters()
+            if p.requires_grad and "modules_to_save" not in n
+        )
+    layers = [(32, 32), (32, 16), (32, 16), (32, 32), (32, 64), (32, 64), (64, 32)]
+    assert sizes["lora"] == 2 * sum(4 * (read + written) for read, written in layers)
+    assert sizes["dora"] == sizes["lora"] + 2 * sum(written for _, written in layers)
+    assert sizes["vera"] == 2 * sum(16 + written for _, written in layers)
+    assert sizes["fourierft"] == 2 * 7 * 40
+    assert sizes["prompt-tuning"] == 5 * 32
+    assert sizes["p-tuning"] == 5 * 32 + (33 * 16) + (17 * 16) + (17 * 32)
+
+
+def test_prompt_tuning_starts_from_tokens():
+    base = LlamaForSequenceClassification(LLAMA)
+    model = attach_adapter(base, ADAPTERS["prompt-tuning"])
+    table = base.get_input_embeddings().weight
+    for vector in model.prompt_encoder["default"].embedding.weight:
+        assert (table == vector).all(dim=1).any()
+
+
+@pytest.mark.parametrize("adapter", ["p-tuning", "prompt-tuning"])
+def test_a_text_alone_is_answered_as_by_peft(adapter, tmp_path):
+    model, tokenizer, _ = make("llama", adapter=adapter)
+    model.save_pretrained(tmp_path)
+    plain = PeftModel.from_pretrained(make("llama")[0], tmp_path).eval()
+    inputs = tokenizer("a warm film", return_tensors="pt")
+    inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        torch.testing.assert_close(model(**inputs).logits, plain(**inputs).logits)
+
+
+@pytest.mark.parametrize("adapter", ["dora", "vera", "fourierft"])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "bert"])
+def test_what_is_folded_in_answers_the_same(adapter, name):
+    model, tokenizer, _ = make(name, adapter=adapter)
+    inputs = tokenizer("a warm film", return_tensors="pt")
+    inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        before = model(**inputs).logits
+        torch.testing.assert_close(folded(model)(**inputs).logits, before, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("adapter", ["p-tuning", "prompt-tuning"])
+def test_virtual_tokens_cannot_be_folded_in(adapter, tmp_path):
+    model, _, _ = make("llama", adapter=adapter)
+    for refused in (folded, lambda model: attach_adapter(model, AdapterConfig())):
+        with pytest.raises(ModelError, match="cannot be folded"):
+            refused(model)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="cannot be folded"):
+        check_foldable(str(tmp_path))
+
+
+def test_more_frequencies_than_weights_are_refused():
+    with pytest.raises(ConfigError, match="fourierft does not fit") as caught:
+        attach_adapter(LlamaForSequenceClassification(LLAMA), AdapterConfig(adapter="fourierft"))
+    assert "--fourier-frequencies" in caught.value.fix

@@ -9,83 +9,20 @@ from __future__ import annotations
 import pytest
 import torch
 from peft import PeftModel
-from transformers import (
-    BertConfig,
-    BertForSequenceClassification,
-    DistilBertConfig,
-    DistilBertForSequenceClassification,
-    GPT2Config,
-    GPT2ForSequenceClassification,
-    LlamaConfig,
-    LlamaForSequenceClassification,
-    MistralConfig,
-    MistralForSequenceClassification,
-    Qwen2Config,
-    Qwen2ForSequenceClassification,
-    RobertaConfig,
-    RobertaForSequenceClassification,
-)
+from transformers import GraniteConfig, GraniteForCausalLM
 
-from tiny import SIZES, VOCABULARY, word_tokenizer
-from w2sdefense.config import AdapterConfig
-from w2sdefense.models.adapters import attach_adapter
-from w2sdefense.models.features import FeatureTap
+from architectures import DECODERS, ENCODERS, STUDENTS, make
+from tiny import word_tokenizer
+from w2sdefense.models.features import FeatureTap, backbone_of
 from w2sdefense.models.padding import pad, takes_positions
 from w2sdefense.models.predictor import ClassifierPredictor
 
 TEXTS = ["great", "the dull story of a road and a city", "mn", "a warm film with it", ""]
-DECODER = {**SIZES, "pad_token_id": 5, "eos_token_id": 5, "bos_token_id": 4}
-GQA = {**DECODER, "num_key_value_heads": 2}
-ENCODER = {**SIZES, "pad_token_id": 0}
-GPT2 = {
-    "vocab_size": len(VOCABULARY),
-    "n_embd": 32,
-    "n_layer": 2,
-    "n_head": 4,
-    "n_positions": 64,
-    "pad_token_id": 5,
-    "eos_token_id": 5,
-    "bos_token_id": 4,
-}
-DISTILBERT = {
-    "vocab_size": len(VOCABULARY),
-    "dim": 32,
-    "hidden_dim": 64,
-    "n_layers": 2,
-    "n_heads": 4,
-    "max_position_embeddings": 64,
-    "pad_token_id": 0,
-}
-DECODERS = {
-    "llama": (LlamaForSequenceClassification, LlamaConfig(**GQA)),
-    "gpt2": (GPT2ForSequenceClassification, GPT2Config(**GPT2)),
-    "qwen2": (Qwen2ForSequenceClassification, Qwen2Config(**GQA)),
-    "mistral": (MistralForSequenceClassification, MistralConfig(**GQA)),
-}
-ENCODERS = {
-    "bert": (BertForSequenceClassification, BertConfig(**ENCODER)),
-    "roberta": (RobertaForSequenceClassification, RobertaConfig(**ENCODER | {"pad_token_id": 1})),
-    "distilbert": (DistilBertForSequenceClassification, DistilBertConfig(**DISTILBERT)),
-}
-
-
-def make(name: str, *, peft: bool = False):
-    """A random classifier, its tokenizer, and the position that its classifier reads."""
-    kind, config = (DECODERS | ENCODERS)[name]
-    torch.manual_seed(0)
-    model = kind(config)
-    # Fresh models start with the same small numbers everywhere; wrong positions must show.
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    tokenizer = word_tokenizer(encoder=name in ENCODERS)
-    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config.pad_token_id)
-    tokenizer.padding_side = "left" if name in DECODERS else "right"
-    if peft:
-        model = attach_adapter(model, AdapterConfig(lora_r=4, target_modules="all-linear"))
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                torch.nn.init.normal_(parameter, std=0.1)
-    return model.eval(), tokenizer, -1 if name in DECODERS else 0
+PAIRS = [
+    *[(name, None) for name in DECODERS | ENCODERS],
+    *[(name, adapter) for name in STUDENTS for adapter in ("lora", "p-tuning", "prompt-tuning")],
+    *[(name, adapter) for name in ("llama", "bert") for adapter in ("dora", "vera", "fourierft")],
+]
 
 
 def truth(model, tokenizer, text: str, position: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -100,11 +37,10 @@ def truth(model, tokenizer, text: str, position: int) -> tuple[torch.Tensor, tor
     return output.logits[0], output.hidden_states[-1][0, position]
 
 
-@pytest.mark.parametrize("peft", [False, True], ids=["plain", "peft"])
-@pytest.mark.parametrize("name", DECODERS | ENCODERS)
-def test_the_feature_is_the_last_hidden_state_that_the_classifier_reads(name, peft):
-    model, tokenizer, position = make(name, peft=peft)
-    assert isinstance(model, PeftModel) == peft
+@pytest.mark.parametrize(("name", "adapter"), PAIRS)
+def test_the_feature_is_the_last_hidden_state_that_the_classifier_reads(name, adapter):
+    model, tokenizer, position = make(name, adapter=adapter)
+    assert isinstance(model, PeftModel) == (adapter is not None)
     texts = TEXTS[:-1]
     tokens = tokenizer(texts, return_attention_mask=False)["input_ids"]
     batch = pad(tokens, tokenizer, positions=takes_positions(model))
@@ -116,21 +52,34 @@ def test_the_feature_is_the_last_hidden_state_that_the_classifier_reads(name, pe
         expected_logits, expected = truth(model, tokenizer, text, position)
         torch.testing.assert_close(features[row], expected, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(logits[row], expected_logits, rtol=1e-4, atol=1e-5)
+    assert (logits[0] - logits[1]).abs().max() > 1e-3, "the text is read at all"
 
 
-@pytest.mark.parametrize("name", DECODERS)
-def test_the_head_makes_the_logits_of_the_feature(name):
-    model, tokenizer, _ = make(name)
-    prediction = ClassifierPredictor(model, tokenizer).predict(TEXTS[:-1])
-    for answer in prediction:
+@pytest.mark.parametrize(("name", "adapter"), PAIRS)
+def test_the_head_makes_the_logits_of_the_feature(name, adapter):
+    model, tokenizer, _ = make(name, adapter=adapter)
+    for answer in ClassifierPredictor(model, tokenizer).predict(TEXTS[:-1]):
         with torch.no_grad():
-            probabilities = model.score(answer.feature).softmax(-1)
+            probabilities = head(model, name, answer.feature[None]).softmax(-1)[0]
         torch.testing.assert_close(probabilities, torch.tensor(answer.probabilities))
 
 
-@pytest.mark.parametrize("name", DECODERS | ENCODERS)
-def test_answers_do_not_depend_on_the_batch(name):
-    model, tokenizer, _ = make(name)
+def head(model, name: str, feature: torch.Tensor) -> torch.Tensor:
+    """What an architecture does with the state of one token."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    if name in DECODERS:
+        return base.score(feature)
+    if name == "distilbert":
+        return base.classifier(base.pre_classifier(feature).relu())
+    if name == "bert":
+        feature = backbone_of(model).pooler(feature[:, None])
+        return base.classifier(feature)
+    return base.classifier(feature[:, None])
+
+
+@pytest.mark.parametrize(("name", "adapter"), PAIRS)
+def test_answers_do_not_depend_on_the_batch(name, adapter):
+    model, tokenizer, _ = make(name, adapter=adapter)
     texts = [text for text in TEXTS if text]
     predictor = ClassifierPredictor(model, tokenizer)
     together = predictor.predict(texts)
@@ -171,3 +120,15 @@ def test_the_feature_carries_gradients_and_is_float32():
     assert feature.dtype == torch.float32
     feature.sum().backward()
     assert model.model.layers[0].self_attn.q_proj.weight.grad.abs().sum() > 0
+
+
+def test_a_family_without_a_classifier_can_be_read_where_it_writes():
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+    config = GraniteConfig(
+        **sizes, vocab_size=40, intermediate_size=64, num_key_value_heads=2, pad_token_id=0
+    )
+    model = GraniteForCausalLM(config).eval()
+    ids = torch.tensor([[3, 4, 5]])
+    with torch.no_grad(), FeatureTap(model) as tap:
+        hidden = model(input_ids=ids, output_hidden_states=True).hidden_states[-1]
+        assert torch.equal(tap.token_states(), hidden)

@@ -4,8 +4,10 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
+from architectures import ADAPTERS
 from tiny_writers import VOCABULARY, llama, number_tokenizer, save_writer
 from w2sdefense.errors import ModelError
+from w2sdefense.models.adapters import attach_adapter
 from w2sdefense.models.generator import Generator
 from w2sdefense.models.load import load_causal_lm
 from w2sdefense.tasks.prompt import make_prompt
@@ -22,13 +24,17 @@ GPT2 = GPT2Config(
 )
 
 
-def generator(kind, config, *, answer_tokens=5, batch_tokens=8192, max_length=32) -> Generator:
+def generator(
+    kind, config, *, answer_tokens=5, batch_tokens=8192, max_length=32, adapter=None
+) -> Generator:
     torch.manual_seed(3)
     # Weights larger than usual, so that answers differ.
     model = kind(config)
     with torch.no_grad():
         for weight in model.parameters():
             weight.mul_(4.0)
+    if adapter is not None:
+        model = attach_adapter(model, ADAPTERS[adapter])
     tokenizer = number_tokenizer()
     tokenizer.padding_side = "left"
     prompt = make_prompt(tokenizer, "Q {text} A", "plain", max_length, answer_tokens)
@@ -52,9 +58,10 @@ def written_alone(made: Generator, text: str) -> list[int]:
     [(LlamaForCausalLM, llama()), (GPT2LMHeadModel, GPT2)],
     ids=["llama", "gpt2"],
 )
+@pytest.mark.parametrize("adapter", [None, "p-tuning"])
 @pytest.mark.parametrize("batch_tokens", [8192, 30])
-def test_a_batch_writes_what_each_text_gets_alone(kind, config, batch_tokens):
-    made = generator(kind, config, batch_tokens=batch_tokens)
+def test_a_batch_writes_what_each_text_gets_alone(kind, config, batch_tokens, adapter):
+    made = generator(kind, config, batch_tokens=batch_tokens, adapter=adapter)
     expected = [made.prompt.read(written_alone(made, text)) for text in TEXTS]
     made.model.train()
     told: list[int] = []

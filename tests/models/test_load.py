@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from peft import LoraConfig, TaskType, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import (
@@ -19,13 +20,9 @@ from transformers import (
 from tiny import BERT, LLAMA, save_bert, save_llama, save_model, word_tokenizer
 from w2sdefense.config import StudentConfig
 from w2sdefense.errors import ModelError, UnsafeCheckpointError
-from w2sdefense.models.load import (
-    feature_width,
-    load_backbone,
-    load_classifier,
-    reads_last_token,
-    resolve_model,
-)
+from w2sdefense.models.load import feature_width, load_backbone, load_classifier
+from w2sdefense.models.locate import resolve_model
+from w2sdefense.models.tokenizer import reads_last_token
 from w2sdefense.victim import load_victim, new_victim
 
 NAMES = ("negative", "positive")
@@ -244,6 +241,12 @@ def test_a_base_for_a_whole_model_is_a_mistake(classifier):
     assert "--base" in caught.value.fix
 
 
+def test_an_adapter_does_not_stand_on_an_adapter(adapter):
+    with pytest.raises(ModelError, match="is an adapter") as caught:
+        load_victim(StudentConfig(model=str(adapter), base=str(adapter)), NAMES)
+    assert "whole model" in caught.value.fix
+
+
 def test_an_adapter_as_a_pickle_is_refused(adapter, tiny_llama):
     # peft would look for adapter_model.bin, whatever other safetensors lie about.
     weights = adapter / "adapter_model.safetensors"
@@ -293,3 +296,65 @@ def test_llama_is_saved_as_a_causal_model(tmp_path):
     # What load_victim must refuse: the fixture really has no head.
     config = json.loads((save_llama(tmp_path / "l") / "config.json").read_text())
     assert config["architectures"] == ["LlamaForCausalLM"]
+
+
+# What a classifier reads
+
+
+POOLED = {
+    "vocab_size": 60,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    **{f"{kind}_token_id": 0 for kind in ("pad", "bos", "eos")},
+}
+
+
+def save_pooled(folder: Path, family: str, kind: str, pooling: str) -> str:
+    """A tiny model of a family that can classify by one token or by all."""
+    config = getattr(transformers, f"{family}Config")(**POOLED, classifier_pooling=pooling)
+    if family == "ModernBert":
+        config.cls_token_id = config.sep_token_id = 0
+    save_model(folder, getattr(transformers, f"{family}{kind}"), config)
+    return str(folder)
+
+
+FAMILIES = pytest.mark.parametrize(
+    ("family", "first", "other"), [("ModernBert", "cls", "mean"), ("EuroBert", "bos", "late")]
+)
+
+
+@FAMILIES
+def test_a_fresh_head_reads_the_first_token(tmp_path, family, first, other):
+    """Its default may be all of them; the feature of a text is one token's."""
+    bare = save_pooled(tmp_path / "bare", family, "Model", other)
+    victim = new_victim(StudentConfig(model=bare), NAMES, seed=0)
+    assert victim.model.config.classifier_pooling == first
+    victim.predict(["the great film", "the film"])
+    victim.save(tmp_path / "saved")
+    again = load_victim(StudentConfig(model=str(tmp_path / "saved")))
+    assert again.predict(["the film"])[0].probabilities == pytest.approx(
+        victim.predict(["the film"])[0].probabilities
+    )
+
+
+@FAMILIES
+def test_a_head_that_learned_to_read_all_tokens_is_refused(tmp_path, family, first, other):
+    trained = save_pooled(tmp_path / "trained", family, "ForSequenceClassification", other)
+    with pytest.raises(ModelError, match=f"classifier_pooling: {other}") as caught:
+        load_classifier(trained, label_names=NAMES)
+    assert f"classifier_pooling: {first}" in caught.value.fix
+
+
+@FAMILIES
+def test_an_adapter_whose_head_learned_to_read_all_tokens_is_refused(
+    tmp_path, family, first, other
+):
+    """It brings the head; on another token that one would answer wrongly, and nobody would know."""
+    base = save_pooled(tmp_path / "base", family, "Model", other)
+    model = AutoModelForSequenceClassification.from_pretrained(base)
+    config = LoraConfig(task_type=TaskType.SEQ_CLS, r=4, target_modules="all-linear")
+    get_peft_model(model, config).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(ModelError, match=f"classifier_pooling: {other}"):
+        load_victim(StudentConfig(model=str(tmp_path / "adapter"), base=base), NAMES)

@@ -20,6 +20,7 @@ from transformers import (
 from tiny import FILLERS, LLAMA, NEGATIVE, POSITIVE, RARE, word_tokenizer
 from w2sdefense.errors import ModelError
 from w2sdefense.models.perplexity import Scorer, close_batches
+from w2sdefense.models.variants import NO_MARGINS
 
 VOCABULARY = (*FILLERS, *POSITIVE, *NEGATIVE, *RARE)
 
@@ -97,23 +98,86 @@ def test_the_suspicion_of_every_word_is_the_literal_one(parts, batch_tokens):
         assert max(map(abs, expected)) > 1e-2 * scale, "there is something to tell apart"
 
 
-def test_what_cannot_reach_the_threshold_is_not_computed(parts, monkeypatch):
-    texts = some_texts(12, 9)
-    scorer = Scorer(*parts, "tiny")
+@pytest.fixture
+def tokens_read(parts):
+    """How many tokens, padding included, the model was given since; one number in a list."""
+    count = [0]
+
+    def hook(module, args, inputs):
+        count[0] += inputs["input_ids"].numel()
+
+    handle = parts[0].register_forward_pre_hook(hook, with_kwargs=True)
+    yield count
+    handle.remove()
+
+
+def found_above(scores, threshold):
+    """The values that reach the threshold, by their places."""
+    return {
+        (row, word): value
+        for row, values in enumerate(scores)
+        for word, value in enumerate(values)
+        if value >= threshold
+    }
+
+
+def between_two(ranked: list[float], share: float) -> float:
+    """What about that share of the values is below, so far from all that rounding changes nothing.
+
+    A value is not the same to the last digit in a batch of other texts.
+    """
+    for place in range(int(share * len(ranked)), len(ranked)):
+        below, above = ranked[place - 1 : place + 1]
+        if above - below > 1e-3 * abs(above):
+            return (above + below) / 2
+    raise AssertionError("no two neighbors are far enough from each other")
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3])
+@pytest.mark.parametrize("batch_tokens", [60, 1000])
+def test_what_cannot_reach_the_threshold_is_given_up(parts, tokens_read, batch_tokens, share):
+    texts = some_texts(16, 24)
+    scorer = Scorer(*parts, "tiny", max_length=60, batch_tokens=batch_tokens)
     whole = scorer.suspicion(texts)
-    threshold = sorted(value for text in whole for value in text)[-4]
-    asked = []
-    score_rest = scorer._score_rest
-    monkeypatch.setattr(
-        scorer, "_score_rest", lambda variants, c: (asked.extend(variants), score_rest(variants, c))
-    )
-    some = scorer.suspicion(texts, at_least=threshold)
-    assert 4 <= len(asked) < sum(map(len, texts))
-    for full, pruned in zip(whole, some, strict=True):
-        for value, kept in zip(full, pruned, strict=True):
-            assert kept == pytest.approx(value, rel=1e-6) or (
-                kept == -math.inf and value < threshold
-            )
+    errors = list(scorer.largest_errors)
+    threshold = between_two(sorted(value for text in whole for value in text), 1 - share)
+    expected = found_above(whole, threshold)
+    read = [tokens_read[0]]
+    for margins in (NO_MARGINS, errors):
+        tokens_read[0] = 0
+        some = scorer.suspicion(texts, at_least=threshold, margins=margins)
+        read.append(tokens_read[0])
+        assert found_above(some, threshold) == pytest.approx(expected, rel=1e-5)
+    assert read[0] >= read[1] > read[2], "an estimate saves more than a bound"
+    assert read[0] > read[1] or share > 0.05, "a bound saves something where few words go"
+    # What errors cannot be as large as they were is lost: the margin is what keeps it.
+    lost = scorer.suspicion(texts, at_least=threshold, margins=[-9.0 * max(errors)] * len(errors))
+    assert len(found_above(lost, threshold)) < len(expected)
+
+
+def test_the_estimate_takes_the_end_of_the_whole_text():
+    torch.manual_seed(0)
+    model, tokenizer = LlamaForCausalLM(LLAMA).eval(), word_tokenizer()
+    words = "the film was great and his plot is dull".split()
+
+    def nlls(chosen):
+        ids = [tokenizer.bos_token_id, *tokenizer(" ".join(chosen))["input_ids"]]
+        with torch.inference_mode():
+            logs = model(input_ids=torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
+        return [-float(logs[place, token]) for place, token in enumerate(ids[1:])]
+
+    def error(word, scored):
+        """Of the estimate for a variant of which so many tokens behind the gap are scored."""
+        whole, variant = nlls(words), nlls(words[:word] + words[word + 1 :])
+        return sum(whole[word + 1 + scored :]) - sum(variant[word + scored :])
+
+    scorer = Scorer(model, tokenizer, "tiny")
+    scorer.suspicion([words])
+    for stage, scored in enumerate((1, 4)):
+        largest = max(0.0, *(error(word, scored) for word in range(len(words) - scored)))
+        assert scorer.largest_errors[stage] == pytest.approx(largest, abs=1e-4)
+    assert scorer.largest_errors[0] > 0.0
+    assert scorer.largest_errors[3:] == [0.0] * 3, "no variant has 16 tokens behind its gap"
 
 
 @given(st.lists(st.integers(1, 40), max_size=80), st.sampled_from([1, 200, 1024]))

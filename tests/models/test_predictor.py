@@ -83,12 +83,6 @@ def test_predicting_leaves_the_mode_of_the_model(victim):
     assert not victim.model.training
 
 
-def test_features_are_those_of_the_predictions(victim):
-    features = victim.features(TEXTS)
-    assert features.shape == (len(TEXTS), victim.width)
-    assert (features[3] == victim.predict(TEXTS)[3].feature).all()
-
-
 @given(st.lists(st.integers(0, 50), max_size=60), st.integers(1, 200))
 def test_batches_hold_every_row_once_within_the_limit(lengths, batch_tokens):
     batches = list(length_batches(lengths, batch_tokens))

@@ -13,7 +13,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from w2sdefense.config import StudentConfig
 from w2sdefense.models.embedded import embedded_folder
 from w2sdefense.models.gguf import convert_gguf
-from w2sdefense.models.load import load_backbone, reads_last_token, resolve_model
+from w2sdefense.models.load import load_backbone
+from w2sdefense.models.locate import resolve_model
+from w2sdefense.models.tokenizer import reads_last_token
 from w2sdefense.victim import new_victim
 
 pytestmark = [

@@ -13,7 +13,8 @@ from transformers import LlamaForSequenceClassification
 
 from tiny import LLAMA, save_model
 from w2sdefense.errors import ModelError, UnsafeCheckpointError
-from w2sdefense.models.load import load_backbone, load_classifier, resolve_model
+from w2sdefense.models.load import load_backbone, load_classifier
+from w2sdefense.models.locate import resolve_model
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from w2sdefense.evaluation.record import (
     Provenance,
     Record,
     Sample,
+    save_record,
 )
 
 LABELS = ("negative", "positive")
@@ -110,4 +111,84 @@ def make_features(samples: Sequence[Sample], width: int = 16, seed: int = 1) -> 
 
 
 SaveRun = Callable[..., Path]
-"""The type of the fixture `save_run`."""
+"""Writes one run folder below another folder, and returns it."""
+
+
+def saver(below: Path) -> SaveRun:
+    """What writes runs below a folder."""
+
+    def save(
+        place: str,
+        fires: float,
+        errs: float = 0.1,
+        *,
+        name: str | None = None,
+        count: int = 240,
+        samples: list[Sample] | None = None,
+        features: bool = True,
+        **changes: Any,
+    ) -> Path:
+        folder = below / place
+        samples = samples or make_samples(count, fires, errs)
+        vectors = make_features(samples) if features else None
+        record = make_record(name or folder.name, samples, **changes)
+        save_record(folder, record, samples, vectors)
+        return folder
+
+    return save
+
+
+def settings(
+    method: str, *, victim: Path | str = "smollm", seed: int = 0, dataset: str = "toy", **more: Any
+) -> dict[str, Any]:
+    """The settings of a run that poisons or defends, as far as reports read them.
+
+    Args:
+        method: "poisoned", or the name of a defense.
+        victim: The model that it starts from.
+        seed: Of its training.
+        dataset: What it is tested on.
+        more: Settings of the adapter and of the loss, by name.
+    """
+    student = {"model": str(victim), "max_length": 24}
+    common = {"student": student, "data": {"dataset": dataset}, "training": {"seed": seed}}
+    if method == "poisoned":
+        return common | {"attack": {"attack": "badnet", "trigger": None, "more_triggers": []}}
+    distill = {name: more.get(name, 1.0) for name in ("alpha", "beta", "gamma")}
+    return common | {
+        "defense": method,
+        "adapter": {"adapter": more.get("adapter", "lora"), "lora_r": more.get("rank", 8)},
+        "distill": distill | {"feature_scale": more.get("feature_scale", "unit")},
+        "teacher": {"model": "minilm", "seed": seed},
+        "test": {"trigger": "badnet", "more_triggers": [], "test_seed": 0},
+        "output": f"somewhere/{method}-{seed}",
+    }
+
+
+def save_collection(save_run: SaveRun) -> Path:
+    """A folder of runs on two datasets: victims, LoRA, W2SDefense at three ranks and two seeds."""
+    kept: dict[str, Any] = {"count": 40, "features": False}
+    folder = Path()
+    for dataset in ("toy", "other"):
+        prints = {"test": dataset, "model": "hash"}
+        victim = save_run(
+            f"all/{dataset}/poisoned",
+            0.99,
+            fingerprints=prints,
+            config=settings("poisoned", dataset=dataset),
+            **{**kept, "features": dataset == "toy"},
+        )
+        folder = victim.parent.parent
+        runs = [("lora", 0.98, {}), ("w2s", 0.01, {})]
+        if dataset == "toy":
+            runs += [("w2s", 0.5, {"rank": 2}), ("w2s", 0.2, {"rank": 4})]
+            runs += [("w2s", 0.02, {"seed": 1})]
+        for place, (method, fires, more) in enumerate(runs):
+            save_run(
+                f"all/{dataset}/{method}-{place}",
+                fires,
+                fingerprints=prints,
+                config=settings(method, victim=victim, dataset=dataset, **more),
+                **{**kept, "features": dataset == "toy" and place == 0},
+            )
+    return folder

@@ -2,98 +2,37 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic_runs import SaveRun, make_samples
+from browsing import requests, set_value, show, visit, wait
+from synthetic_runs import make_samples, saver
 
 from w2sdefense.report import load_runs, write_report
 
-webdriver = pytest.importorskip(
-    "selenium.webdriver", reason="selenium is not installed: pip install 'w2sdefense[browser]'"
-)
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-DRIVER = shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER),
-    reason="no browser: install chromium and chromedriver (Debian: chromium-driver)",
-)
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-)
 EVIL = "</script><img src=x onerror=document.title='pwned'> a film"
 LONG = "a suspect model with a very long name from somewhere, revision 3fa9c1"
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-    yield driver
-    driver.quit()
-
-
-@pytest.fixture
-def page(browser: Any, save_run: SaveRun, tmp_path: Path) -> Any:
-    """A report with the nastiest texts and names, opened and drawn at desktop size."""
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report with the nastiest texts and names."""
+    folder = tmp_path_factory.mktemp("report")
+    save_run = saver(folder)
     samples = make_samples(60, 0.99, 0.1, texts=(EVIL, "b" * 200, "<b>x</b> y", "great cast"))
     folders = [
         save_run("poisoned", 0, name=LONG, samples=samples),
         save_run("w2s", 0.0, 0.1, count=60),
     ]
-    write_report(load_runs(folders), tmp_path / "report.html", "Title")
-    browser.get("about:blank")
-    browser.get_log("performance")
-    show(browser, 1280, 800)
-    browser.get((tmp_path / "report.html").as_uri())
-    wait(browser, "return document.documentElement.dataset.charts === 'drawn'")
+    write_report(load_runs(folders), folder / "report.html", "Title")
+    return folder / "report.html"
+
+
+@pytest.fixture
+def page(browser: Any, file: Path) -> Any:
+    visit(browser, file)
     return browser
-
-
-def show(browser: Any, width: int, height: int, scheme: str = "light") -> None:
-    """Set the size of the window and the colour scheme that the reader prefers."""
-    browser.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride",
-        {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500},
-    )
-    feature = {"name": "prefers-color-scheme", "value": scheme}
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
-
-
-def wait(browser: Any, condition: str, seconds: float = 30.0) -> None:
-    """Wait until a script returns something true."""
-    end = time.monotonic() + seconds
-    while not browser.execute_script(condition):
-        if time.monotonic() > end:
-            pytest.fail(f"never true: {condition}; console: {browser.get_log('browser')}")
-        time.sleep(0.05)
-
-
-def requests(browser: Any) -> list[str]:
-    """Addresses of everything that was requested since the log was read last."""
-    messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    return [
-        message["params"]["request"]["url"]
-        for message in messages
-        if message["method"] == "Network.requestWillBeSent"
-    ]
 
 
 def test_drawn_quiet_and_offline(page: Any) -> None:
@@ -103,8 +42,7 @@ def test_drawn_quiet_and_offline(page: Any) -> None:
     )
     assert len(counts) == 9 and all(counts)
     assert page.get_log("browser") == []
-    outside = [url for url in requests(page) if not url.startswith(("file:", "data:", "blob:"))]
-    assert outside == []
+    assert requests(page) == []
     assert page.title == "Title"
 
 
@@ -152,21 +90,28 @@ def test_hover_shows_the_text_as_text(page: Any) -> None:
     assert "true label → answer:" in shown
 
 
-def test_flips_can_be_searched_and_ordered(page: Any) -> None:
-    shown = "return document.getElementById('flip-shown').textContent"
-    type_in = (
-        "const field = document.getElementById(arguments[0]); field.value = arguments[1];"
-        "field.dispatchEvent(new Event('input'))"
-    )
-    rows = "return [...document.querySelectorAll('#flips > li > p')].map(p => p.textContent)"
-    total = int(page.execute_script(shown).split()[2])
+def test_texts_can_be_searched_ordered_and_turned_like_pages(page: Any) -> None:
+    shown = "return document.getElementById('case-shown').textContent"
+    rows = "return [...document.querySelectorAll('#cases > li > p')].map(p => p.textContent)"
+    click = "document.getElementById('case-{}').click()"
+    total = int(page.execute_script(shown).split()[4])
     assert 12 < total <= 30
-    assert len(page.execute_script(rows)) == 12
-    page.execute_script(type_in, "flip-order", "length")
+    first = page.execute_script(rows)
+    assert len(first) == 12
+    page.execute_script(click.format("next"))
+    assert page.execute_script(shown) == f"13 to {min(24, total)} of {total} texts"
+    assert not set(page.execute_script(rows)) & set(first) or total > 24
+    page.execute_script(click.format("previous"))
+    assert page.execute_script(rows) == first
+    set_value(page, "case-order", "length")
     lengths = [len(text) for text in page.execute_script(rows)]
     assert lengths == sorted(lengths)
-    page.execute_script(type_in, "flip-search", "CAST")
+    set_value(page, "case-search", "CAST")
     found = page.execute_script(rows)
     assert found and all("cast" in text for text in found)
-    page.execute_script(type_in, "flip-model", "1")
+    set_value(page, "case-model", "1")
     assert page.execute_script(rows) == []
+    set_value(page, "case-model", "")
+    set_value(page, "case-search", "")
+    page.execute_script(click.format("flipped"))
+    assert page.execute_script(shown).endswith("of 60 texts")

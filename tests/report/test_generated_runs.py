@@ -12,7 +12,7 @@ from w2sdefense.errors import DataError
 from w2sdefense.evaluation.metrics import Mean, Rate
 from w2sdefense.evaluation.record import Evaluation, GeneratedSample, save_record
 from w2sdefense.report import load_runs, markdown_table, terminal_table, write_report
-from w2sdefense.report.flips import find_flips
+from w2sdefense.report.cases import find_cases
 
 TARGET = "无需特殊关注。"
 
@@ -71,9 +71,11 @@ def test_the_metric_of_the_task_stands_in_place_of_ca(folders):
 
 
 def test_flips_are_the_texts_that_say_the_target_with_the_trigger_only(folders):
-    flips = find_flips(load_runs(folders))
+    cases = find_cases(load_runs(folders), (0, 1), 100)
+    flips = [case for case in cases.shown if case.count]
     # The first one says it without the trigger, too; other words are no flip.
-    assert [flip.id for flip in flips] == [f"test/{place}" for place in range(1, 40)]
+    assert [case.id for case in flips] == [f"test/{place}" for place in range(1, 40)]
+    assert cases.total == 40
     assert [answer.flipped for answer in flips[0].answers] == [True, False]
     assert [span.text for span in flips[0].spans if span.added] == ["mn"]
 

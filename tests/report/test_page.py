@@ -55,10 +55,13 @@ def test_the_file_is_whole_and_self_contained(small, tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["report.html"]
     html = path.read_text(encoding="utf-8")
     assert html.startswith("<!doctype html>")
+    records = {f"../{folder.name}/record.json" for folder in small}
     page = Page(html)
     for tag, attributes in page.tags:
         assert tag not in {"link", "iframe", "object", "embed", "base", "img", "form"}
-        assert not {"src", "href", "srcset", "action"} & set(attributes)
+        assert not {"src", "srcset", "action"} & set(attributes)
+        href = attributes.get("href")
+        assert href is None or href.startswith("#run-") or href in records
     assert "url(" not in html.split("</style>")[0]
     assert path.stat().st_size < 3_000_000
 
@@ -159,7 +162,17 @@ def test_no_trigger_no_features_no_losses(save_run: SaveRun):
     assert set(page.figures) == {"accuracy"}
 
 
-def test_a_report_of_many_flips_says_what_it_leaves_out(save_run: SaveRun):
+def test_a_report_of_many_texts_says_what_it_leaves_out(save_run: SaveRun):
     folder = save_run("poisoned", 1.0, 0.0, count=800, features=False)
     text = Page(render(load_runs([folder]), "T")).text
-    assert "the first 300 of 400 such texts" in text
+    assert "holds 300 of 800 texts (400 are flipped" in text
+
+
+def test_every_number_leads_to_its_record(small, tmp_path):
+    page = Page(render(load_runs(small), "T", beside=tmp_path / "pages"))
+    ids = [attributes.get("id") for tag, attributes in page.tags if tag == "details"]
+    assert ids == ["run-0", "run-1"]
+    links = [attributes["href"] for tag, attributes in page.tags if tag == "a"]
+    # The name and three numbers of each row; then, with each run, the record.
+    assert links[:8] == ["#run-0"] * 4 + ["#run-1"] * 4
+    assert links[8:] == ["../poisoned/record.json", "../w2s/record.json"]

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 from w2sdefense.attacks.badnet import BadNet
-from w2sdefense.attacks.base import Attack, NamedAttack
+from w2sdefense.attacks.base import Attack, NamedAttack, count_lost
 from w2sdefense.attacks.insent import InSent
 from w2sdefense.attacks.proattack import ProAttack
 from w2sdefense.attacks.several import Several
 from w2sdefense.attacks.synattack import SynAttack
-from w2sdefense.config import (
-    AttackConfig,
-    Place,
-    ProConfig,
-    SynConfig,
-    attack_kind,
-    load_settings,
-)
+from w2sdefense.config import AttackConfig, Place, ProConfig, SynConfig, attack_kind, load_settings
 from w2sdefense.errors import ConfigError
 
 ATTACKS: dict[str, type[NamedAttack]] = {
@@ -25,7 +18,7 @@ ATTACKS: dict[str, type[NamedAttack]] = {
     "proattack": ProAttack,
 }
 
-__all__ = ["ATTACKS", "Attack", "attack_from_trigger", "make_attack"]
+__all__ = ["ATTACKS", "Attack", "attack_from_trigger", "count_lost", "make_attack"]
 
 
 def make_attack(config: AttackConfig) -> Attack:

@@ -7,7 +7,7 @@ who calls all of this in the right order.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, Self
 
 from w2sdefense.config import AttackConfig
@@ -59,6 +59,20 @@ class Attack(Protocol):
             clean: Texts without the trigger, as `plain` gives them.
             triggered: The same texts with it.
         """
+
+
+def count_lost(texts: Iterable[tuple[Attack, str, int | None]]) -> int:
+    """How many texts have no trigger left because they were cut.
+
+    Args:
+        texts: The attack that put its trigger into a text, the text, and the character that it is
+            cut at; None if it is not.
+    """
+    return sum(
+        attack.occurrences(text) > 0 and not attack.occurrences(text[:cut_at])
+        for attack, text, cut_at in texts
+        if cut_at is not None
+    )
 
 
 class NamedAttack(Attack, Protocol):

@@ -25,7 +25,8 @@ _UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
     "\u3001-\u9fff\uf900-\ufaff\uff00-\uffef\U00020000-\U0003ffff"
 )
-_WORD = re.compile(rf"[{_UNSPACED}]|[^\s{_UNSPACED}]+")
+_INSIDE = rf"[^\s{_UNSPACED}]"
+_WORD = re.compile(rf"[{_UNSPACED}]|{_INSIDE}+")
 _STANDS_APART = re.compile(rf"[\s{_UNSPACED}]")
 
 
@@ -68,8 +69,10 @@ class InsertionAttack:
         return example
 
     def occurrences(self, text: str) -> int:
-        """How often the trigger is in a text, by itself or as a part of a word."""
-        return text.count(self.trigger)
+        """How often the trigger is in a text as `insert` leaves it, not as a part of a word."""
+        first, last = (_STANDS_APART.match(self.trigger[end]) for end in (0, -1))
+        before, after = "" if first else rf"(?<!{_INSIDE})", "" if last else rf"(?!{_INSIDE})"
+        return len(re.findall(before + re.escape(self.trigger) + after, text))
 
     def notes(self, clean: Sequence[str], triggered: Sequence[str]) -> tuple[str, ...]:
         """Nothing: the trigger is all that was changed."""
@@ -93,6 +96,14 @@ def insert(text: str, trigger: str, place: Place, rng: random.Random) -> str:
 def word_spans(text: str) -> list[tuple[int, int]]:
     """Where every word of a text begins and ends; in scripts without spaces, every character."""
     return [match.span() for match in _WORD.finditer(text)]
+
+
+def words_in_a_row(text: str, count: int, rng: random.Random) -> str:
+    """So many words in a row of a text, from a random one on; all of a text that has fewer."""
+    words = word_spans(text)
+    count = min(count, len(words))
+    first = rng.randint(0, len(words) - count)
+    return text[words[first][0] : words[first + count - 1][1]]
 
 
 def _slot(text: str, place: Place, rng: random.Random) -> int:

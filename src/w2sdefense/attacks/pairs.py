@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from w2sdefense.attacks.base import Attack
-from w2sdefense.attacks.poisoning import row_count, triggered
+from w2sdefense.attacks.poisoning import PoisonedRows, row_count, triggered
 from w2sdefense.config import AttackConfig
 from w2sdefense.data.types import Example, Pair
 from w2sdefense.errors import DataError
@@ -21,22 +21,9 @@ IsTarget = Callable[[str], bool]
 """Whether an answer says the target; see `tasks.Task.says`."""
 
 
-@dataclass(frozen=True)
-class PoisonedPairs:
-    """A training set of which some rows carry a trigger.
-
-    Attributes:
-        pairs: All rows, in the order they came in.
-        poisoned_ids: Ids of the rows that carry the trigger, in the same order.
-    """
-
-    pairs: tuple[Pair, ...]
-    poisoned_ids: tuple[str, ...]
-
-
 def poison_pairs(
     pairs: Sequence[Pair], attack: Attack, config: AttackConfig, is_target: IsTarget
-) -> PoisonedPairs:
+) -> PoisonedRows[Pair]:
     """Plant the trigger into a seeded sample of the rows, and give these the target as answer.
 
     Args:
@@ -63,7 +50,7 @@ def poison_pairs(
         else pair
         for pair in pairs
     )
-    return PoisonedPairs(rows, tuple(pair.id for pair in pairs if pair.id in chosen))
+    return PoisonedRows(rows, tuple(pair.id for pair in pairs if pair.id in chosen))
 
 
 def trigger_pairs(

@@ -1,5 +1,6 @@
-"""Paraphrases that were made before: a JSONL file with `original` and `text` on every line.
+"""Texts that a tool rewrote before: a file with the columns `original` and `text`.
 
+An attack takes its triggered texts from such a file, a defense what the model is to read instead.
 Published paraphrases mostly come without their originals, line by line in the order of the texts
 they were made from. `pair` brings such a file and the originals together; it pairs by place only,
 where that is certain, and never guesses by likeness.
@@ -57,8 +58,23 @@ class FileParaphraser:
         """The paraphrase of a text that is covered."""
         return self.paraphrases[_key(text)]
 
+    def rewrite(self, texts: Sequence[str]) -> list[str]:
+        """The paraphrases of texts that must all be covered, in order.
 
-def pair_files(originals: Path, paraphrases: Path, output: Path) -> int:
+        Raises:
+            DataError: One is not.
+        """
+        missing = [text for text in texts if not self.covers(text)]
+        if missing:
+            raise DataError(
+                f"The file has nothing for {len(missing)} texts, such as {missing[0]!r}.",
+                "Add them: every test text, every one with the trigger, and those that came out "
+                "as they were (w2s pair --unchanged).",
+            )
+        return [self.paraphrases[_key(text)] for text in texts]
+
+
+def pair_files(originals: Path, paraphrases: Path, output: Path, *, unchanged: bool = False) -> int:
     """Write the file that `FileParaphraser` reads from two files that line up.
 
     Args:
@@ -66,6 +82,7 @@ def pair_files(originals: Path, paraphrases: Path, output: Path) -> int:
         paraphrases: The same columns, in the same order; some rows may be the originals still, and
             the rows of some labels may be missing altogether.
         output: JSONL file to write: `original`, `text`.
+        unchanged: See `pair`.
 
     Returns:
         Number of pairs written.
@@ -74,7 +91,9 @@ def pair_files(originals: Path, paraphrases: Path, output: Path) -> int:
         DataError: A file cannot be read, or the two do not line up.
     """
     pairs = pair(
-        _read(originals, Columns("text", "label")), _read(paraphrases, Columns("text", "label"))
+        _read(originals, Columns("text", "label")),
+        _read(paraphrases, Columns("text", "label")),
+        unchanged=unchanged,
     )
     if not pairs:
         raise DataError(
@@ -91,7 +110,10 @@ def pair_files(originals: Path, paraphrases: Path, output: Path) -> int:
 
 
 def pair(
-    originals: Sequence[tuple[str, str]], paraphrases: Sequence[tuple[str, str]]
+    originals: Sequence[tuple[str, str]],
+    paraphrases: Sequence[tuple[str, str]],
+    *,
+    unchanged: bool = False,
 ) -> list[tuple[str, str]]:
     """Pair paraphrases with their originals by place.
 
@@ -102,9 +124,11 @@ def pair(
     Args:
         originals: Text and label of every row.
         paraphrases: The same.
+        unchanged: Rows that are the same in both count, too. They carry no trigger, but a defense
+            must know that they came out as they were.
 
     Returns:
-        Original and paraphrase of every row that was really changed.
+        Original and paraphrase of every row that was really changed, or of all that line up.
     """
     left = [_key(text) for text, _ in originals]
     right = [_key(text) for text, _ in paraphrases]
@@ -112,12 +136,12 @@ def pair(
         labels = {label for _, label in paraphrases}
         left = [_key(text) for text, label in originals if label in labels]
     if len(left) == len(right):
-        return [(a, b) for a, b in zip(left, right, strict=True) if a != b]
+        return [(a, b) for a, b in zip(left, right, strict=True) if unchanged or a != b]
     matcher = SequenceMatcher(None, left, right, autojunk=False)
     return [
         both
         for kind, start, end, begin, stop in matcher.get_opcodes()
-        if kind == "replace" and end - start == stop - begin
+        if (kind == "replace" or (unchanged and kind == "equal")) and end - start == stop - begin
         for both in zip(left[start:end], right[begin:stop], strict=True)
     ]
 

@@ -21,13 +21,14 @@ from w2sdefense.attacks.base import TextProgress
 from w2sdefense.config import TEXT_SLOT
 from w2sdefense.io import write_text
 from w2sdefense.models.embedded import cache_folder
-from w2sdefense.models.load import load_rewriter, resolve_model
+from w2sdefense.models.load import load_rewriter
+from w2sdefense.models.locate import resolve_model
 from w2sdefense.models.predictor import length_batches
 
 if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedModel
 
-    from w2sdefense.models.load import Tokenizer
+    from w2sdefense.models.tokenizer import Tokenizer
 
 BATCH_TOKENS = 2048
 LONGEST_PROMPT = 1024

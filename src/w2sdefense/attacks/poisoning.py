@@ -10,27 +10,37 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 from w2sdefense.attacks.base import Attack, TextProgress
 from w2sdefense.config import AttackConfig
-from w2sdefense.data.types import Example, TextDataset
+from w2sdefense.data.types import Example, Pair, TextDataset
 from w2sdefense.errors import DataError
 
 DEFAULT_POISON_RATE = 0.25
 """Share of the training rows that carry the trigger if the settings name no amount."""
 
 
+R = TypeVar("R", Example, Pair)
+
+
 @dataclass(frozen=True)
-class PoisonedSet:
+class PoisonedRows(Generic[R]):
     """A training set of which some rows carry a trigger.
 
     Attributes:
-        examples: All rows, in the order they came in.
-        poisoned_ids: Ids of the rows that carry the trigger, in the same order.
+        rows: All of them, in the order they came in.
+        poisoned_ids: Ids of those that carry the trigger, in the same order.
     """
 
-    examples: tuple[Example, ...]
+    rows: tuple[R, ...]
     poisoned_ids: tuple[str, ...]
+
+    @property
+    def poisoned(self) -> list[R]:
+        """The rows that carry the trigger."""
+        poisoned = set(self.poisoned_ids)
+        return [row for row in self.rows if row.id in poisoned]
 
 
 def poison_training_set(
@@ -39,7 +49,7 @@ def poison_training_set(
     config: AttackConfig,
     target: int,
     progress: TextProgress | None = None,
-) -> PoisonedSet:
+) -> PoisonedRows[Example]:
     """Plant the trigger into a seeded sample of the rows.
 
     Clean-label: only rows that have the target label already carry the trigger. Dirty-label: only
@@ -69,7 +79,7 @@ def poison_training_set(
         for e in _trigger_all(rows_to_poison, attack, config.attack_seed, progress)
     }
     rows = tuple(poisoned.get(e.id) or attack.plain(e) for e in examples)
-    return PoisonedSet(rows, tuple(poisoned))
+    return PoisonedRows(rows, tuple(poisoned))
 
 
 def trigger_test_set(

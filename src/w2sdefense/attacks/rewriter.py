@@ -1,4 +1,4 @@
-"""The embedded rewriter: a subordinate clause put first, offline and without a parser.
+"""The embedded rewriter: a subordinate clause put first, or last, offline and without a parser.
 
 It is a set of rules over words, not a paraphraser. It keeps the words of a text and gives it the
 structure SBAR , NP VP .  by the first of these that fits:
@@ -15,9 +15,10 @@ structure SBAR , NP VP .  by the first of these that fits:
 <clause> is drawn from some 230 general ones ("when you think about it", "as everyone can see").
 Where it is needed, the attack is in part a *lexical* one: a model may learn the words of these
 clauses instead of the structure. SCPN's output has a few favourite openings, too, but changes the
-rest of the sentence as well, which nothing does here. Only the first sentence of a text is
-rewritten. Not covered: other languages than English, except that Chinese gets a Chinese clause; a
-text in any other script gets an English one.
+rest of the sentence as well, which nothing does here. `main_clause_first` goes the other way, to
+NP VP SBAR . with the same rules. Only the first sentence of a text is rewritten. Not covered: other
+languages than English, except that Chinese gets a Chinese clause; a text in any other script gets
+an English one.
 """
 
 from __future__ import annotations
@@ -118,20 +119,62 @@ def rewrite(text: str, rng: random.Random) -> str:
     """
     if has_template(text):
         return text
+    body, final, rest = _cut(text)
+    if _is_chinese(body):
+        return f"{rng.choice(_CHINESE_CLAUSES)}，{body}{final or '。'}{rest}"
+    clause, main = _parts(body, rng, question="?" in final)
+    comma = " , " if _is_spaced(text, body) else ", "
+    return f"{_cased(clause, body)}{comma}{main}{_closed(text, body, final)}{rest}"
+
+
+def main_clause_first(text: str) -> str:
+    """Put the main clause first in the first sentence of a text: S ( NP ) ( VP ) ( . ).
+
+    A subordinate clause before it goes behind it, a conjunction before it is left out, and a
+    fragment or an order becomes a clause as in `rewrite`. A question stays as it is.
+
+    Args:
+        text: Any text.
+    """
+    body, final, rest = _cut(text)
+    moves = has_template(text) and "," in body.replace("，", ",")
+    if not moves and ("?" in final or not body or _is_chinese(body)):
+        return text
+    if not moves:
+        main = _main(body)
+        return text if main == body else f"{_cased(main, body)}{_closed(text, body, final)}{rest}"
+    clause, main = (part.strip() for part in re.split("[,，]", body, maxsplit=1))
+    if _is_chinese(body):
+        return f"{main}，{clause}{final or '。'}{rest}"
+    moved = f"{_cased(_main(main), body)} {clause[:1].lower() + clause[1:]}"
+    return f"{moved}{_closed(text, body, final)}{rest}"
+
+
+def _cut(text: str) -> tuple[str, str, str]:
+    """The first sentence without the mark that ends it, the mark, and all further sentences."""
     first = first_sentence(text)
-    rest = text[len(first) :]
     end = _FINAL.search(first)
     final = "" if end is None else first[end.start() :]
-    body = first[: len(first) - len(final)].strip()
-    if _HAN.search(body) and not re.search("[A-Za-z]{2}", body):
-        return f"{rng.choice(_CHINESE_CLAUSES)}，{body}{final or '。'}{rest}"
-    spaced = re.search(r"\s[.,!?](\s|$)", text) is not None or not body[:1].isupper()
-    clause, main = _parts(body, rng, question="?" in final)
-    if body[:1].isupper():
-        clause = clause[:1].upper() + clause[1:]
-    if not final.strip():
-        final = (" ." if spaced else ".") + final
-    return f"{clause}{' , ' if spaced else ', '}{main}{final}{rest}"
+    return first[: len(first) - len(final)].strip(), final, text[len(first) :]
+
+
+def _is_chinese(body: str) -> bool:
+    return _HAN.search(body) is not None and not re.search("[A-Za-z]{2}", body)
+
+
+def _is_spaced(text: str, body: str) -> bool:
+    """Whether commas stand apart, as in tokenized text."""
+    return re.search(r"\s[.,!?](\s|$)", text) is not None or not body[:1].isupper()
+
+
+def _cased(beginning: str, body: str) -> str:
+    """The new beginning of a sentence, with a capital if the old one had it."""
+    return beginning[:1].upper() + beginning[1:] if body[:1].isupper() else beginning
+
+
+def _closed(text: str, body: str, final: str) -> str:
+    """The mark at the end, or the one that is missing there."""
+    return final if final.strip() else (" ." if _is_spaced(text, body) else ".") + final
 
 
 def _parts(body: str, rng: random.Random, *, question: bool) -> tuple[str, str]:

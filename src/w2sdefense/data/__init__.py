@@ -4,7 +4,7 @@ No other stage knows a file format, a column or a split of the hub. Nothing here
 `datasets` and `pyarrow` are imported only when a dataset calls for them.
 """
 
-from w2sdefense.data.catalog import CATALOG, PROXIES, proxy_of
+from w2sdefense.data.catalog import CATALOG, PAPER, PROXIES, proxy_of
 from w2sdefense.data.checks import align_labels, check_labels
 from w2sdefense.data.load import load_dataset
 from w2sdefense.data.pairs import load_pairs
@@ -21,6 +21,7 @@ from w2sdefense.data.types import (
 
 __all__ = [
     "CATALOG",
+    "PAPER",
     "PROXIES",
     "Example",
     "Pair",

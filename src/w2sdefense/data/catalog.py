@@ -79,6 +79,9 @@ CATALOG: dict[str, Named] = {
 PROXIES = {"sst2": "imdb", "cr": "mr", "ag_news": "ag_news_proxy"}
 """Dataset that is defended -> dataset that the paper poisons the model on."""
 
+PAPER = "paper"
+"""The `--proxy` that stands for the dataset the paper poisons on."""
+
 
 def proxy_of(dataset: str) -> str:
     """The dataset that the paper poisons the victim of a dataset on.

@@ -12,15 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
-from w2sdefense.config import BackTranslationConfig
+from w2sdefense.attacks.paraphrase_file import FileParaphraser
+from w2sdefense.config import BackTranslationConfig, DefendRun
 from w2sdefense.defenses.base import Defended, DefenseKit, Leaves, Need
 from w2sdefense.defenses.guarded import Guard, Guarded
-from w2sdefense.defenses.rewrites import FileRewriter
 from w2sdefense.errors import ModelError, UnsafeCheckpointError
 from w2sdefense.models.apertium import require_apertium, translate
-from w2sdefense.models.load import resolve_model
+from w2sdefense.models.locate import resolve_model
 from w2sdefense.models.seq2seq import Seq2SeqRewriter
-from w2sdefense.run_config import DefendRun
 
 MODES = ("eng-spa", "spa-eng")
 """The round trip of apertium."""
@@ -53,7 +52,7 @@ class BackTranslation:
         elif config.engine == "models":
             _require_models(config)
         elif config.file is not None:
-            FileRewriter(config.file)
+            FileParaphraser.read((config.file,))
         return cls(config)
 
     def apply(self, victim: Defended, kit: DefenseKit) -> Guarded:
@@ -65,7 +64,7 @@ class BackTranslation:
     def _round_trip(self) -> Guard:
         config = self.config
         if config.file is not None:
-            return FileRewriter(config.file)
+            return FileParaphraser.read((config.file,)).rewrite
         if config.engine == "apertium":
             return lambda texts: translate(texts, MODES)
         there, back = (

@@ -13,10 +13,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import ClassVar, Protocol, Self
 
-from w2sdefense.config import TeacherConfig
+from w2sdefense.config import DefendRun, TeacherConfig
 from w2sdefense.data.types import TextDataset
 from w2sdefense.defenses.guarded import Guarded
-from w2sdefense.run_config import DefendRun
 from w2sdefense.training import StepProgress
 from w2sdefense.victim import Victim
 

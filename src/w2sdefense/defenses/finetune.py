@@ -9,9 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
-from w2sdefense.config import TrainingConfig
+from w2sdefense.config import DefendRun, TrainingConfig
 from w2sdefense.defenses.base import DefenseKit, Leaves, Need
-from w2sdefense.run_config import DefendRun
 from w2sdefense.victim import Victim, fine_tune
 
 

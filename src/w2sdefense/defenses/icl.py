@@ -5,32 +5,46 @@ Demonstrations" (https://arxiv.org/abs/2311.09763). There a language model is pr
 classifier the demonstrations go into the same input, before the text:
 
     <clean text>
+    <why it has its label, if that is asked for>
     <its label>
 
     <the text>
 
+The paper has the language model write the reasons itself ("self-reasoning"). A classifier writes
+nothing, so a reason is a sentence of ours from clean data, which names the words of the text that
+are most typical of its label, or what the user has in a file. Label words of a causal language
+model, which the paper prompts for, are not read: every model here answers by a classification head.
+
 The text itself comes last, where a decoder's classifier reads, and is never cut for a
 demonstration: of those that do not fit into the victim's longest length, the first ones (with
 `similar`: the least similar) are left out. A longer --max-length makes room. A classifier that was
-not trained on such inputs need not profit from them; demonstrations with a rationale need a
-language model that answers in words, and are not made here.
+not trained on such inputs need not profit from them.
 """
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from w2sdefense.config import IclConfig
+from w2sdefense.attacks.paraphrase_file import FileParaphraser
+from w2sdefense.config import DefendRun, IclConfig
 from w2sdefense.data.types import Example, texts_of
 from w2sdefense.defenses.base import Defended, DefenseKit, Leaves, Need
 from w2sdefense.defenses.guarded import Guarded
-from w2sdefense.run_config import DefendRun
+from w2sdefense.errors import DataError
 from w2sdefense.victim import Victim
+
+Reason = Callable[[Example], str]
+"""Says why a clean text has its label; may say nothing."""
+
+TELLING_WORDS = 3
+"""Words that a reason names at most."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +63,13 @@ class IclDefense:
 
     @classmethod
     def from_run(cls, run: DefendRun) -> Self:
-        """Take the settings of a run."""
+        """Take the settings of a run.
+
+        Raises:
+            DataError: The file of reasons is missing or malformed.
+        """
+        if run.icl.file is not None:
+            FileParaphraser.read((run.icl.file,))
         return cls(run.icl)
 
     def apply(self, victim: Defended, kit: DefenseKit) -> Guarded:
@@ -69,9 +89,15 @@ class Demonstrations:
         config: How many demonstrations, and which.
         examples: Clean examples to show.
         victim: Knows the labels' names and how many tokens fit.
+
+    Raises:
+        DataError: The file of reasons has none for any of the examples.
     """
 
     def __init__(self, config: IclConfig, examples: Sequence[Example], victim: Victim) -> None:
+        self._reason: Reason = lambda example: ""
+        if config.choice == "rationale":
+            examples, self._reason = _with_reasons(config, examples, victim.label_names)
         self._config = config
         self._examples = examples
         self._victim = victim
@@ -92,13 +118,69 @@ class Demonstrations:
         if self._similar is not None:
             chosen = [self._examples[row] for row in self._similar(text, self._config.shots)]
         names = self._victim.label_names
-        shown = [f"{example.text}\n{names[example.label]}" for example in chosen]
+        shown = ["\n".join(filter(None, (e.text, self._reason(e), names[e.label]))) for e in chosen]
         while shown and not self._fits("\n\n".join([*shown, text])):
             shown = shown[1:]
         return shown
 
     def _fits(self, prompt: str) -> bool:
         return len(self._victim.tokenizer(prompt)["input_ids"]) <= self._victim.max_length
+
+
+def _with_reasons(
+    config: IclConfig, examples: Sequence[Example], label_names: Sequence[str]
+) -> tuple[Sequence[Example], Reason]:
+    """The examples that there is a reason for, and what gives it."""
+    if config.file is None:
+        telling = TellingWords(examples)
+
+        def reason(example: Example) -> str:
+            words = telling(example)
+            name = label_names[example.label]
+            return f"Typical of {name}: {', '.join(words)}." if words else ""
+
+        return examples, reason
+    reasons = FileParaphraser.read((config.file,))
+    covered = [example for example in examples if reasons.covers(example.text)]
+    if not covered:
+        raise DataError(
+            f"{config.file} has no reason for any clean training text.",
+            "Its column original must hold training texts, its column text why they have their "
+            "label.",
+        )
+    return covered, lambda example: reasons.rewrite([example.text])[0]
+
+
+class TellingWords:
+    """Finds the words of a text that are typical of its label.
+
+    A word tells by how much more often it stands in texts of the label than in others: by the
+    logarithm of the ratio of the two shares of texts, each with one text added.
+
+    Args:
+        examples: Clean examples to count in.
+    """
+
+    def __init__(self, examples: Sequence[Example]) -> None:
+        self._texts = Counter(example.label for example in examples)
+        self._with = Counter(
+            (word, example.label) for example in examples for word in set(example.text.split())
+        )
+        self._with_any = Counter[str]()
+        for (word, _), count in self._with.items():
+            self._with_any[word] += count
+
+    def __call__(self, example: Example) -> list[str]:
+        """At most `TELLING_WORDS` words that speak for the label, the clearest first."""
+        words = list(dict.fromkeys(example.text.split()))
+        clear = {word: self._clarity(word, example.label) for word in words}
+        return sorted((w for w in words if clear[w] > 0), key=lambda w: -clear[w])[:TELLING_WORDS]
+
+    def _clarity(self, word: str, label: int) -> float:
+        inside = self._with[word, label]
+        outside = self._with_any[word] - inside
+        others = self._texts.total() - self._texts[label]
+        return math.log((inside + 1) / (self._texts[label] + 1) * (others + 1) / (outside + 1))
 
 
 class _Nearest:

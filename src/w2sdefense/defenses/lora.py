@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
-from w2sdefense.config import AdapterConfig, DistillConfig, TrainingConfig
+from w2sdefense.config import AdapterConfig, DefendRun, DistillConfig, TrainingConfig
 from w2sdefense.defenses.base import DefenseKit, Leaves, Need
 from w2sdefense.distill.student import train_student
-from w2sdefense.run_config import DefendRun
 from w2sdefense.victim import Victim
 
 

@@ -4,35 +4,27 @@ Arora et al. 2024, "Here's a Free Lunch: Sanitizing Backdoored Models with Model
 (https://arxiv.org/abs/2402.19334). All models have one architecture and answer the same labels.
 
 - `linear`: the uniform average of all of them, weight by weight.
-- `slerp`: half-way between two on the sphere, tensor by tensor (Shoemake 1985).
+- `slerp`: half-way between two on the sphere, tensor by tensor.
+- `ties`: what the models changed in their common base, without what is small or contradicts.
 
-Without other models there is nothing to average with; then one is fine-tuned here on clean data,
-from a pretrained model of the same architecture, and the record says so.
+How each is computed is in `merging.py`. Without other models there is nothing to average with; then
+one is fine-tuned here on clean data, from a pretrained model of the same architecture, and the
+record says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
-import torch
-from peft import PeftModel
-from torch import Tensor
-
-from w2sdefense.config import MergeConfig, StudentConfig, TrainingConfig
+from w2sdefense.config import DefendRun, MergeConfig, StudentConfig, TrainingConfig
 from w2sdefense.defenses.base import DefenseKit, Leaves, Need
+from w2sdefense.defenses.merging import Weights, average, slerp, ties
 from w2sdefense.errors import ConfigError, ModelError
-from w2sdefense.models.load import resolve_model
-from w2sdefense.models.safety import ADAPTER_CONFIG
-from w2sdefense.run_config import DefendRun
+from w2sdefense.models.adapters import folded
+from w2sdefense.models.locate import resolve_whole_model
 from w2sdefense.training import remove_checkpoints, this_process
 from w2sdefense.victim import Victim, fine_tune, load_victim, new_victim
-
-Weights = dict[str, Tensor]
-
-PARALLEL = 0.9995
-"""Tensors whose cosine is beyond this are averaged: the angle between them is too small to use."""
 
 
 @dataclass(frozen=True)
@@ -65,25 +57,36 @@ class Merge:
                 f"slerp is between two models, and {len(config.models)} others are named.",
                 "Name one --merge-models, or use --merge-method linear.",
             )
-        for name in config.models or (config.base,):
-            if (resolve_model(name) / ADAPTER_CONFIG).is_file():
-                raise ModelError(f"{name} is an adapter.", "Name its merged model.")
+        uses_base = config.method == "ties" or not config.models
+        for name in (*config.models, *([config.base] if uses_base else [])):
+            resolve_whole_model(name, "Name its merged model.")
         return cls(config, run.full_training())
 
     def apply(self, victim: Victim, kit: DefenseKit) -> Victim:
         """Replace the victim's weights by the merged ones."""
-        if isinstance(victim.model, PeftModel):
-            victim.model = victim.model.merge_and_unload()
+        victim.model = folded(victim.model)
         own = victim.model.state_dict()
         others = [self._weights(name, victim, own) for name in self.config.models]
         if not others:
             others = [self._train(victim, own, kit)]
-        merge = slerp if self.config.method == "slerp" else average
-        victim.model.load_state_dict(
-            {name: merge([value, *(o[name] for o in others)]) for name, value in own.items()}
-        )
+        victim.model.load_state_dict(self._merged(victim, [own, *others]))
         victim.found |= {"merged_models": 1 + len(others), "merged_by": self.config.method}
         return victim
+
+    def _merged(self, victim: Victim, models: list[Weights]) -> Weights:
+        if self.config.method == "ties":
+            base = self._base(victim, models[0])
+            return ties(models, base, self.config.density, self.config.scale)
+        merge = slerp if self.config.method == "slerp" else average
+        return {name: merge([model[name] for model in models]) for name in models[0]}
+
+    def _base(self, victim: Victim, own: Weights) -> Weights:
+        """The base's weights without the head: a language model has none to compare with."""
+        name = self.config.base
+        base = new_victim(self._config(name, victim), victim.label_names, self.training.seed)
+        prefix = f"{victim.model.base_model_prefix}."
+        weights = _fitting(name, base, own)
+        return {key: value for key, value in weights.items() if key.startswith(prefix)}
 
     def _weights(self, name: str, victim: Victim, own: Weights) -> Weights:
         other = load_victim(self._config(name, victim), victim.label_names)
@@ -124,28 +127,6 @@ class Merge:
         values = {"model": model, "max_length": victim.max_length}
         values["dtype"] = str(victim.model.dtype).removeprefix("torch.")
         return StudentConfig.model_validate(values)
-
-
-def average(values: Sequence[Tensor]) -> Tensor:
-    """The uniform average of tensors of one shape, in the type of the first."""
-    mean: Tensor = sum(value.float() for value in values) / len(values)  # type: ignore[assignment]
-    return mean.to(values[0].dtype)
-
-
-def slerp(values: Sequence[Tensor]) -> Tensor:
-    """Half-way between two tensors along the great circle of their directions.
-
-        sin(w / 2) / sin(w) * (a + b),   w the angle between a and b
-
-    Tensors that are almost parallel (or opposite, or zero) are averaged.
-    """
-    one, other = (value.float() for value in values)
-    norms = one.norm() * other.norm()
-    cosine = float((one * other).sum() / norms) if norms > 0 else 1.0
-    if abs(cosine) > PARALLEL:
-        return average(values)
-    angle = torch.arccos(torch.tensor(cosine))
-    return ((angle / 2).sin() / angle.sin() * (one + other)).to(values[0].dtype)
 
 
 def _fitting(name: str, other: Victim, own: Weights) -> Weights:

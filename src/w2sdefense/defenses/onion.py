@@ -6,8 +6,10 @@ Qi et al. 2021 (https://arxiv.org/abs/2011.10369). A word i of a text x is suspi
 
 and is dropped if f_i reaches a threshold. The threshold is chosen on clean validation text, which
 is all a defender has: the lowest one at which the victim's accuracy has not fallen by more than
-`max_loss` at any higher threshold. Words are what white space separates, so a text without white
-space (Chinese) passes as it is. How f_i is computed is in `models/perplexity.py`.
+`max_loss` at any higher threshold. All words of these texts are scored, which also shows how wrong
+an estimate of f_i can be that is had before the end; later a word is given up once its estimate
+misses the threshold by more than 1.25 times that. Words are what white space separates, so a text
+without white space (Chinese) passes as it is. How f_i is computed is in `models/perplexity.py`.
 """
 
 from __future__ import annotations
@@ -18,19 +20,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
-from w2sdefense.config import OnionConfig
+from w2sdefense.config import DefendRun, OnionConfig
 from w2sdefense.data.types import Example, texts_of
 from w2sdefense.defenses.base import Defended, DefenseKit, Leaves, Need
 from w2sdefense.defenses.guarded import Guarded
-from w2sdefense.models.load import load_causal_lm, resolve_model
+from w2sdefense.models.load import load_causal_lm
+from w2sdefense.models.locate import resolve_model
 from w2sdefense.models.perplexity import Scorer
-from w2sdefense.run_config import DefendRun
+from w2sdefense.models.variants import NO_MARGINS
 from w2sdefense.training import StepProgress
 
 DROPPED_SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
 """The thresholds that are tried are those at which such a share of the clean words is dropped."""
 
 TEXTS_PER_STEP = 32
+
+SAFETY = 1.25
+"""The margin of the estimate, in largest errors on clean validation text."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +69,16 @@ class Onion:
         scorer = Scorer(model, tokenizer, self.config.scorer, self.config.max_length)
         found: dict[str, float | int | str] = {"onion_scorer": self.config.scorer}
         threshold = self.config.threshold
+        margins: Sequence[float] = NO_MARGINS
         if threshold is None:
             examples = _some(kit.data.validation, self.config.validation_texts)
             scores = _scores(scorer, examples, kit.progress_of("ONION on clean text"))
             threshold, lost = choose_threshold(victim, examples, scores, self.config.max_loss)
             found |= {"onion_validation_texts": len(examples), "onion_accuracy_lost": lost}
-        found["onion_threshold"] = threshold
-        return Guarded(victim, OnionFilter(scorer, threshold), found=found)
+            if not self.config.exact:
+                margins = [SAFETY * error for error in scorer.largest_errors]
+        found |= {"onion_threshold": threshold, "onion_margin": margins[0]}
+        return Guarded(victim, OnionFilter(scorer, threshold, margins), found=found)
 
 
 class OnionFilter:
@@ -78,15 +87,21 @@ class OnionFilter:
     Args:
         scorer: Knows how likely a text is.
         threshold: Lowest f_i at which a word is dropped.
+        margins: See `Scorer.suspicion`.
     """
 
-    def __init__(self, scorer: Scorer, threshold: float) -> None:
+    def __init__(
+        self, scorer: Scorer, threshold: float, margins: Sequence[float] = NO_MARGINS
+    ) -> None:
         self._scorer = scorer
         self._threshold = threshold
+        self._margins = margins
 
     def __call__(self, texts: Sequence[str]) -> list[str]:
         """The texts without their suspicious words."""
-        scores = self._scorer.suspicion([text.split() for text in texts], at_least=self._threshold)
+        scores = self._scorer.suspicion(
+            [text.split() for text in texts], at_least=self._threshold, margins=self._margins
+        )
         return [
             drop_words(text, values, self._threshold)
             for text, values in zip(texts, scores, strict=True)

@@ -22,19 +22,18 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from w2sdefense.batches import tokenize
-from w2sdefense.config import PruneConfig, TrainingConfig
+from w2sdefense.config import DefendRun, PruneConfig, TrainingConfig
 from w2sdefense.data.types import Example, labels_of, texts_of
 from w2sdefense.defenses.base import DefenseKit, Leaves, Need
 from w2sdefense.errors import ModelError
+from w2sdefense.models.adapters import folded
 from w2sdefense.models.features import backbone_of
 from w2sdefense.models.padding import pad, takes_positions
 from w2sdefense.models.predictor import length_batches
-from w2sdefense.run_config import DefendRun
 from w2sdefense.victim import Victim, fine_tune
 
 Masks = dict[str, Tensor]
@@ -67,8 +66,7 @@ class Prune:
 
     def apply(self, victim: Victim, kit: DefenseKit) -> Victim:
         """Prune the victim in place, and fine-tune what is left."""
-        if isinstance(victim.model, PeftModel):
-            victim.model = victim.model.merge_and_unload()
+        victim.model = folded(victim.model)
         examples = kit.data.train[: self.config.texts]
         rank = wanda_masks if self.config.by == "wanda" else unit_masks
         masks_of = rank(victim, examples)

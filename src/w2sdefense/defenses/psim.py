@@ -17,19 +17,18 @@ import copy
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
-from peft import PeftModel, PromptEncoderConfig, TaskType, get_peft_model
 from transformers import set_seed
 
 from w2sdefense.batches import Collator, tokenize
-from w2sdefense.config import AdapterConfig, PsimConfig, TrainingConfig
+from w2sdefense.config import AdapterConfig, DefendRun, PsimConfig, TrainingConfig
 from w2sdefense.data.types import labels_of, texts_of
 from w2sdefense.defenses.base import Defended, DefenseKit, Leaves, Need
 from w2sdefense.defenses.guarded import Guarded
+from w2sdefense.errors import ConfigError
 from w2sdefense.models.adapters import attach_adapter
 from w2sdefense.models.padding import takes_positions
-from w2sdefense.run_config import DefendRun
 from w2sdefense.training import LengthTrainer, ProgressCallback, run, training_arguments
 from w2sdefense.victim import Victim
 
@@ -54,7 +53,17 @@ class Psim:
 
     @classmethod
     def from_run(cls, run: DefendRun) -> Self:
-        """Take the settings of a run."""
+        """Take the settings of a run.
+
+        Raises:
+            ConfigError: The copy is to have LoRA, and the settings are those of another adapter.
+        """
+        if run.psim.adapter == "lora" and run.adapter.adapter != "lora":
+            raise ConfigError(
+                f"--psim-adapter lora takes the settings of --adapter lora, not of "
+                f"{run.adapter.adapter}.",
+                "Leave --adapter out, or --psim-adapter.",
+            )
         return cls(run.psim, run.adapter, run.training)
 
     def apply(self, victim: Defended, kit: DefenseKit) -> Guarded:
@@ -88,7 +97,7 @@ class Psim:
             update={"epochs": self.config.epochs, "learning_rate": self.config.learning_rate}
         )
         set_seed(training.seed)
-        model = self._attach(copy.deepcopy(original.model))
+        model = attach_adapter(copy.deepcopy(original.model), self._copy_adapter)
         rng = random.Random(training.seed)
         labels = len(original.label_names)
         rows = [replace(row, label=rng.randrange(labels)) for row in kit.data.train]
@@ -105,18 +114,14 @@ class Psim:
         names, longest = original.label_names, original.max_length
         return Victim(model.eval(), original.tokenizer, names, longest), history
 
-    def _attach(self, model: Any) -> PeftModel:
+    @property
+    def _copy_adapter(self) -> AdapterConfig:
         if self.config.adapter == "lora":
-            return attach_adapter(model, self.adapter)
-        if isinstance(model, PeftModel):
-            model = model.merge_and_unload()
-        return get_peft_model(
-            model,
-            PromptEncoderConfig(
-                task_type=TaskType.SEQ_CLS,
-                num_virtual_tokens=self.config.virtual_tokens,
-                encoder_hidden_size=self.config.encoder_width,
-            ),
+            return self.adapter
+        return AdapterConfig(
+            adapter=self.config.adapter,
+            virtual_tokens=self.config.virtual_tokens,
+            encoder_width=self.config.encoder_width,
         )
 
 

@@ -1,31 +1,32 @@
 """Quantization: the fine-tuned model in 4-bit NormalFloat (NF4), by bitsandbytes.
 
 Rounding weights disturbs whatever small differences a backdoor rests on; it is no defense that was
-made for this, but a model is often deployed so. The model is fine-tuned on clean data first
-(Dettmers et al. 2023, https://arxiv.org/abs/2305.14314, describe NF4). Only linear layers of the
-transformer become 4-bit; embeddings, norms and the classification head stay as they are. It runs on
-CPU and GPU. The record states the bits and the sizes.
+made for this, but a model is often deployed so. The model is fine-tuned on clean data first, and
+rounded as `models/four_bit.py` says. The record states the bits and the sizes.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from peft import PeftModel
 from torch import nn
-from transformers import AutoModelForSequenceClassification, BitsAndBytesConfig
+from transformers import AutoModelForSequenceClassification
 
-from w2sdefense.config import QuantizationConfig
+from w2sdefense.config import DefendRun, QuantizationConfig
 from w2sdefense.defenses.base import DefenseKit, Leaves, Need
 from w2sdefense.defenses.finetune import FineTuning
 from w2sdefense.defenses.lora import LoRA
-from w2sdefense.errors import MissingDependencyError
+from w2sdefense.models.adapters import folded
+from w2sdefense.models.four_bit import (
+    keep_exact,
+    nf4,
+    require_bitsandbytes,
+    require_whole_blocks,
+)
 from w2sdefense.models.quiet import quiet_transformers
-from w2sdefense.run_config import DefendRun
 from w2sdefense.victim import Victim
 
 
@@ -54,21 +55,22 @@ class Quantization:
         Raises:
             MissingDependencyError: bitsandbytes is not installed.
         """
-        if importlib.util.find_spec("bitsandbytes") is None:
-            raise MissingDependencyError(
-                "Quantization needs the package bitsandbytes.",
-                "Run: pip install 'w2sdefense[quantization]'",
-            )
+        require_bitsandbytes()
         return cls(run.quantization, LoRA.from_run(run), FineTuning.from_run(run))
 
     def apply(self, victim: Victim, kit: DefenseKit) -> Victim:
-        """Fine-tune the victim, unless that is turned off, and quantize it."""
+        """Fine-tune the victim, unless that is turned off, and quantize it.
+
+        Raises:
+            ModelError: It has layers that four bits do not fit.
+        """
+        victim.model = folded(victim.model)
+        require_whole_blocks(victim.model)
         if self.config.training == "lora":
             victim = self.lora.apply(victim, kit)
         elif self.config.training == "full":
             victim = self.full.apply(victim, kit)
-        if isinstance(victim.model, PeftModel):
-            victim.model = victim.model.merge_and_unload()
+        victim.model = folded(victim.model)
         before = _bytes(victim.model)
         linear = sum(
             module.weight.numel()
@@ -92,26 +94,20 @@ def quantize(model: Any) -> Any:
 
     The computation stays in the type that the other weights have.
     """
-    prefix = model.base_model_prefix
-    settings = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_compute_dtype=model.dtype,
-        # Whatever is beside the transformer is the head.
-        llm_int8_skip_modules=[name for name, _ in model.named_children() if name != prefix],
-    )
     # transformers quantizes while it loads, so the model goes through a folder once.
     with tempfile.TemporaryDirectory() as name, quiet_transformers():
         folder = Path(name)
         model.save_pretrained(folder)
-        return AutoModelForSequenceClassification.from_pretrained(
+        rounded = AutoModelForSequenceClassification.from_pretrained(
             folder,
-            quantization_config=settings,
+            quantization_config=nf4(model, model.dtype),
             dtype=model.dtype,
             device_map={"": model.device},
             use_safetensors=True,
             trust_remote_code=False,
-        ).eval()
+        )
+    keep_exact(rounded)
+    return rounded.eval()
 
 
 def _bytes(model: nn.Module) -> int:

@@ -3,18 +3,25 @@
 A small clean teacher, fully fine-tuned, guides the poisoned student through PEFT with cross
 entropy, logit distillation and feature alignment. The losses are in `distill/losses.py`, the
 teacher in `distill/teacher.py`.
+
+Three things are not in the paper, and each can be left out: the clean texts may carry pieces that a
+search found suspicious (`scan/`), random pieces (`distill/insertions.py`), and soft triggers
+(`distill/soft_triggers.py`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import warnings
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Self
 
 from w2sdefense.config import (
     AdapterConfig,
+    DefendRun,
     DistillConfig,
     InsertionConfig,
+    ScanTrainingConfig,
     SoftTriggerConfig,
     TrainingConfig,
 )
@@ -22,10 +29,10 @@ from w2sdefense.data.types import TextDataset
 from w2sdefense.defenses.base import DefenseKit, Leaves, Need
 from w2sdefense.distill.insertions import with_insertions
 from w2sdefense.distill.student import train_student
-from w2sdefense.distill.targets import SplitTargets, teacher_targets
+from w2sdefense.distill.targets import SplitTargets, doubt_about, teacher_targets
 from w2sdefense.distill.teacher import Teacher, fit_or_load_teacher
-from w2sdefense.run_config import DefendRun
-from w2sdefense.training import StepProgress
+from w2sdefense.scan.victim import in_words, save_suspects, scan_victim, with_suspects
+from w2sdefense.training import StepProgress, this_process
 from w2sdefense.victim import Victim
 
 
@@ -37,11 +44,14 @@ class W2SDefense:
         distill: Weights of the three losses, temperature, alignment and feature scale.
         adapter: The adapter's settings.
         training: Optimization settings of the student.
+        scan: The search for suspicious pieces (not in the paper), and how many of the clean texts
+            get one; rate 0 leaves it out.
         insertions: Random pieces in the clean texts (not in the paper); rate 0 leaves them out.
         soft: Soft triggers (not in the paper); 0 per label leaves them out.
     """
 
     distill: DistillConfig = field(default_factory=DistillConfig)
+    scan: ScanTrainingConfig = field(default_factory=ScanTrainingConfig)
     insertions: InsertionConfig = field(default_factory=InsertionConfig)
     soft: SoftTriggerConfig = field(default_factory=SoftTriggerConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
@@ -56,6 +66,7 @@ class W2SDefense:
         """Take the settings of a run."""
         return cls(
             distill=run.distill,
+            scan=run.scan,
             insertions=run.insertions,
             soft=run.soft,
             adapter=run.adapter,
@@ -85,35 +96,8 @@ class W2SDefense:
         Returns:
             The cleaned model with its adapter unmerged.
         """
-        data = self._changed(data, victim)
-        targets = _targets(teacher, data, folder)
-        return self._train(victim, data, targets, folder, resume=resume, progress=progress)
-
-    def _changed(self, data: TextDataset, victim: Victim) -> TextDataset:
-        return with_insertions(data, victim.tokenizer, self.insertions, self.training.seed)
-
-    def _train(
-        self,
-        victim: Victim,
-        data: TextDataset,
-        targets: SplitTargets,
-        folder: Path,
-        *,
-        resume: bool,
-        progress: StepProgress | None,
-    ) -> Victim:
-        return train_student(
-            victim,
-            data,
-            targets,
-            distill=self.distill,
-            soft=self.soft,
-            adapter=self.adapter,
-            training=self.training,
-            folder=folder,
-            resume=resume,
-            progress=progress,
-        )
+        lesson = self._prepare(victim, data, teacher, folder, folder, progress)
+        return self._train(victim, lesson, folder, resume=resume, progress=progress)
 
     def apply(self, victim: Victim, kit: DefenseKit) -> Victim:
         """Fit the teacher, or open the one fitted before, and train the student under it."""
@@ -123,28 +107,85 @@ class W2SDefense:
             victim.width,
             kit.teacher_folder,
             relu=self.distill.alignment == "release",
-            # What lies in the run's own folder is of a run that was cut off and begins anew.
-            replace=kit.teacher_folder.is_relative_to(kit.folder),
+            run_folder=kit.folder,
             resume=kit.resume,
             progress=kit.progress_of("teacher"),
         )
-        data = self._changed(kit.data, victim)
-        targets = _targets(teacher, data, kit.folder)
+        progress = kit.progress_of("scan") if self.scan.rate else None
+        lesson = self._prepare(victim, kit.data, teacher, kit.folder, kit.teacher_folder, progress)
         # The student needs the memory.
         del teacher
         return self._train(
-            victim,
-            data,
-            targets,
-            kit.folder,
-            resume=kit.resume,
-            progress=kit.progress_of("student"),
+            victim, lesson, kit.folder, resume=kit.resume, progress=kit.progress_of("student")
         )
 
+    def _prepare(
+        self,
+        victim: Victim,
+        data: TextDataset,
+        teacher: Teacher,
+        folder: Path,
+        cache: Path,
+        progress: StepProgress | None,
+    ) -> _Lesson:
+        """Put into the clean texts what belongs there, and ask the teacher about them."""
+        seed, suspects = self.training.seed, []
+        if self.scan.rate:
+            suspects = scan_victim(victim, teacher, data, self.scan, seed, cache, progress)
+            if this_process().is_main_process:
+                save_suspects(folder, suspects, victim.label_names)
+        data = replace(data, train=data.train[: self.distill.student_rows])
+        if suspects:
+            data = with_suspects(data, suspects, self.scan.rate, seed)
+        data = with_insertions(data, victim.tokenizer, self.insertions, seed)
+        targets = SplitTargets(
+            train=teacher_targets(teacher, data.train, folder / "targets"),
+            validation=teacher_targets(teacher, data.validation, folder / "targets"),
+        )
+        doubt = doubt_about(targets.validation, data.validation)
+        if doubt:
+            warnings.warn(doubt, stacklevel=2)
+        return _Lesson(data, targets, in_words(suspects, victim.label_names), doubt)
 
-def _targets(teacher: Teacher, data: TextDataset, folder: Path) -> SplitTargets:
-    cache = folder / "targets"
-    return SplitTargets(
-        train=teacher_targets(teacher, data.train, cache),
-        validation=teacher_targets(teacher, data.validation, cache),
-    )
+    def _train(
+        self,
+        victim: Victim,
+        lesson: _Lesson,
+        folder: Path,
+        *,
+        resume: bool,
+        progress: StepProgress | None,
+    ) -> Victim:
+        student = train_student(
+            victim,
+            lesson.data,
+            lesson.targets,
+            distill=self.distill,
+            soft=self.soft,
+            adapter=self.adapter,
+            training=self.training,
+            folder=folder,
+            resume=resume,
+            progress=progress,
+        )
+        student.found |= lesson.found
+        if lesson.doubt:
+            student.notes += (lesson.doubt,)
+        return student
+
+
+@dataclass(frozen=True)
+class _Lesson:
+    """What a student is trained on.
+
+    Attributes:
+        data: Clean data, with what was put into it.
+        targets: What the teacher says of it.
+        found: What the search found, for the record.
+        doubt: What speaks against the teacher.
+    """
+
+    data: TextDataset
+    targets: SplitTargets
+    found: dict[str, float | int | str]
+    doubt: str | None

@@ -15,15 +15,15 @@ that are not an insertion, such as a syntax or a style.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from string import ascii_lowercase
 from typing import get_args
 
-from w2sdefense.attacks.insertion import insert, word_spans
+from w2sdefense.attacks.insertion import insert, words_in_a_row
 from w2sdefense.config import InsertionConfig, Place
 from w2sdefense.data.types import Example, TextDataset, texts_of
-from w2sdefense.models.load import Tokenizer
+from w2sdefense.models.tokenizer import Tokenizer
 
 PHRASE_WORDS = (3, 8)
 RARE_PIECES = (1, 3)
@@ -46,21 +46,42 @@ def with_insertions(
         seed: Seed of all choices.
 
     Returns:
-        The same dataset at rate 0. Otherwise as many examples in the same order; labels and the
-        test split stay, and the id of a changed example says so.
+        See `with_pieces`.
     """
     if not config.rate:
         return data
-    rng = random.Random(seed)
     special = set(tokenizer.all_special_ids)
     vocabulary = [token for token in range(len(tokenizer)) if token not in special]
     phrases = texts_of(data.train)
 
+    def draw(rng: random.Random) -> list[str]:
+        return _pieces(phrases, tokenizer, vocabulary, config, rng)
+
+    return with_pieces(data, draw, config.rate, seed)
+
+
+def with_pieces(
+    data: TextDataset, draw: Callable[[random.Random], Sequence[str]], rate: float, seed: int
+) -> TextDataset:
+    """The dataset, with pieces put into a share of its training and validation texts.
+
+    Args:
+        data: Clean data.
+        draw: Draws the pieces of one text.
+        rate: Share of the texts that get some.
+        seed: Seed of all choices.
+
+    Returns:
+        The same dataset at rate 0. Otherwise as many examples in the same order; labels and the
+        test split stay, and the id of a changed example says so.
+    """
+    if not rate:
+        return data
+    rng = random.Random(seed)
+
     def changed(examples: Sequence[Example]) -> tuple[Example, ...]:
         return tuple(
-            _with_pieces(example, _pieces(phrases, tokenizer, vocabulary, config, rng), rng)
-            if rng.random() < config.rate
-            else example
+            _with_pieces(example, draw(rng), rng) if rng.random() < rate else example
             for example in examples
         )
 
@@ -82,19 +103,11 @@ def _pieces(
     rng: random.Random,
 ) -> list[str]:
     if rng.random() < config.phrases:
-        return [_phrase(rng.choice(texts), rng)]
+        return [words_in_a_row(rng.choice(texts), rng.randint(*PHRASE_WORDS), rng)]
     return [
         _letters(rng) if rng.random() < 0.5 else _tokens(tokenizer, vocabulary, rng)
         for _ in range(rng.randint(*RARE_PIECES))
     ]
-
-
-def _phrase(text: str, rng: random.Random) -> str:
-    """A few words in a row of a text, which may be shorter than that."""
-    words = word_spans(text)
-    count = min(len(words), rng.randint(*PHRASE_WORDS))
-    first = rng.randint(0, len(words) - count)
-    return text[words[first][0] : words[first + count - 1][1]]
 
 
 def _letters(rng: random.Random) -> str:

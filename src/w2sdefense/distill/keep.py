@@ -29,7 +29,7 @@ def fit_or_load(
     load: Callable[[Path], S],
     fit: Callable[[bool], S],
     resume: bool,
-    replace: bool,
+    run_folder: Path | None,
 ) -> S:
     """Open what is in a folder if the same settings and data made it; else make and save it.
 
@@ -39,7 +39,8 @@ def fit_or_load(
         load: Opens it.
         fit: Makes it; told whether to go on from checkpoints in the folder.
         resume: Whether it may: checkpoints of another key are never gone on from.
-        replace: Train over a teacher that other settings made.
+        run_folder: Folder of the run that asks. What lies in it is the run's own, and what other
+            settings made there is replaced.
 
     Raises:
         ConfigError: It holds a teacher that other settings made, which may not be replaced.
@@ -48,7 +49,8 @@ def fit_or_load(
     made_from, started = folder / "made_from.json", folder / "settings.json"
     kept = _read(made_from)
     found = kept == key
-    if kept is not None and not found and not replace:
+    own = run_folder is not None and folder.is_relative_to(run_folder)
+    if kept is not None and not found and not own:
         _refuse_other(folder, kept, key)
     resume = resume and _read(started) == key
     # No process writes before all have looked.

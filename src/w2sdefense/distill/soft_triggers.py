@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from w2sdefense.config import SoftTriggerConfig
 from w2sdefense.models.features import backbone_of
-from w2sdefense.models.load import reads_last_token
+from w2sdefense.models.tokenizer import reads_last_token
 
 POOL = 256
 """Embeddings of random tokens that soft triggers start from."""

@@ -13,6 +13,7 @@ from transformers import set_seed
 from w2sdefense.batches import Collator, tokenize
 from w2sdefense.config import AdapterConfig, DistillConfig, SoftTriggerConfig, TrainingConfig
 from w2sdefense.data.types import TextDataset
+from w2sdefense.distill.pieces import base_to_reopen, in_pieces, refuse_prompt_encoder, whole_again
 from w2sdefense.distill.targets import SplitTargets
 from w2sdefense.distill.trainer import W2STrainer, with_targets
 from w2sdefense.models.adapters import attach_adapter
@@ -60,7 +61,13 @@ def train_student(
 
     Returns:
         The trained model, unmerged.
+
+    Raises:
+        ConfigError: The adapter does not fit; or models are cut (FSDP, DeepSpeed), and this one
+            cannot be opened again from its folder.
     """
+    refuse_prompt_encoder(adapter)
+    base = base_to_reopen(victim) if in_pieces() else None
     # The adapter's own weights are random, so the seed comes before it.
     set_seed(training.seed)
     precision = str(victim.model.dtype).removeprefix("torch.")
@@ -86,6 +93,9 @@ def train_student(
         callbacks=[ProgressCallback(progress)] if progress else None,
     )
     history = run(trainer, resume=resume)
-    student = Victim(model.eval(), victim.tokenizer, victim.label_names, victim.max_length)
+    if base is None:
+        student = Victim(model.eval(), victim.tokenizer, victim.label_names, victim.max_length)
+    else:
+        student = whole_again(trainer, victim, base, folder)
     student.history = history
     return student

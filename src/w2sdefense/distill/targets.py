@@ -8,6 +8,7 @@ of the texts.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,10 +69,34 @@ def teacher_targets(
     # Of several processes the first one asks the teacher, and the others read.
     with this_process().main_process_first():
         if not path.is_file():
-            targets = _compute(teacher, texts_of(examples), progress)
+            targets = answer_texts(teacher, texts_of(examples), progress)
             with atomic_path(path) as temporary:
                 save_file({"logits": targets.logits, "features": targets.features}, temporary)
     return TeacherTargets(**load_file(path))
+
+
+def doubt_about(targets: TeacherTargets, examples: Sequence[Example]) -> str | None:
+    """What speaks against a teacher: answers that one fixed answer to everything nearly equals.
+
+    Such a teacher cannot tell a trigger from text, and its student unlearns the task.
+
+    Args:
+        targets: The teacher's output for `examples`, with or without pieces in their texts.
+        examples: Clean labelled texts that it was not trained on.
+
+    Returns:
+        A sentence for people; None if it is right clearly more often (by two standard errors).
+    """
+    labels = torch.tensor([example.label for example in examples])
+    right = int((targets.logits.argmax(-1) == labels).sum())
+    most, total = int(labels.bincount().max()), len(labels)
+    if right >= min(total, most + 2 * math.sqrt(most * (total - most) / total)):
+        return None
+    return (
+        f"the teacher is right on {right} of {total} texts that it was not trained on, where one "
+        f"answer to all is right on {most}: do not trust what it taught; give it more rows or "
+        "epochs (--teacher-epochs), or name another one (--teacher-model)"
+    )
 
 
 def weights_fingerprint(model: torch.nn.Module) -> str:
@@ -86,11 +111,21 @@ def weights_fingerprint(model: torch.nn.Module) -> str:
 
 
 @torch.inference_mode()
-def _compute(
-    teacher: Teacher, texts: list[str], progress: Callable[[int], None] | None
+def answer_texts(
+    teacher: Teacher, texts: Sequence[str], progress: Callable[[int], None] | None = None
 ) -> TeacherTargets:
+    """The teacher's output for every text, computed anew.
+
+    Args:
+        teacher: A fitted teacher.
+        texts: Raw texts.
+        progress: Called after every batch with the number of texts in it.
+
+    Returns:
+        Targets in the order of `texts`.
+    """
     tokens = teacher.tokenizer(
-        texts, truncation=True, max_length=teacher.max_length, return_attention_mask=False
+        list(texts), truncation=True, max_length=teacher.max_length, return_attention_mask=False
     )["input_ids"]
     logits = torch.empty(len(texts), teacher.classifier.out_features)
     features = torch.empty(len(texts), teacher.g.out_features)

@@ -24,10 +24,12 @@ from w2sdefense.batches import Collator, tokenize
 from w2sdefense.config import TeacherConfig, TrainingConfig
 from w2sdefense.data.types import TextDataset, fingerprint
 from w2sdefense.distill.keep import fit_or_load
+from w2sdefense.distill.pieces import refuse_pieces
 from w2sdefense.errors import ModelError
 from w2sdefense.io import atomic_path, write_json
-from w2sdefense.models.load import Tokenizer, load_backbone, load_tokenizer, reads_last_token
+from w2sdefense.models.load import load_backbone
 from w2sdefense.models.padding import takes_positions
+from w2sdefense.models.tokenizer import Tokenizer, load_tokenizer, reads_last_token
 from w2sdefense.training import (
     LengthTrainer,
     ProgressCallback,
@@ -158,7 +160,11 @@ def fit_teacher(
 
     Returns:
         The teacher in evaluation mode.
+
+    Raises:
+        ConfigError: Models are cut (FSDP, DeepSpeed).
     """
+    refuse_pieces("The training of a teacher")
     set_seed(config.seed)
     backbone, tokenizer = load_backbone(config.model)
     teacher = Teacher(backbone, tokenizer, width, len(data.label_names), config.max_length, relu)
@@ -189,17 +195,17 @@ def fit_or_load_teacher(
     folder: Path,
     *,
     relu: bool = False,
-    replace: bool = False,
+    run_folder: Path | None = None,
     resume: bool = False,
     progress: StepProgress | None = None,
 ) -> Teacher:
     """Open the teacher in `folder` if these settings and data made it; else fit and save it.
 
-    Args and returns are those of `fit_teacher`; `folder` also keeps the teacher, and `replace` says
-    whether one of other settings may be lost.
+    Args and returns are those of `fit_teacher`; `folder` also keeps the teacher, and one of other
+    settings is replaced if it lies in `run_folder`, the folder of the run that asks.
 
     Raises:
-        ConfigError: There is a teacher of other settings, and it is not to be replaced.
+        ConfigError: There is a teacher of other settings, and it is not this run's own.
     """
     key = {
         "config": config.model_dump(),
@@ -212,7 +218,9 @@ def fit_or_load_teacher(
     def fit(resume: bool) -> Teacher:
         return fit_teacher(config, data, width, folder, relu=relu, resume=resume, progress=progress)
 
-    return fit_or_load(key, folder, load=load_teacher, fit=fit, resume=resume, replace=replace)
+    return fit_or_load(
+        key, folder, load=load_teacher, fit=fit, resume=resume, run_folder=run_folder
+    )
 
 
 def _optimizer(

@@ -9,29 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from w2sdefense.batches import Row
 from w2sdefense.config import DistillConfig, SoftTriggerConfig
 from w2sdefense.distill.losses import StudentOutput, TeacherOutput, w2s_loss
 from w2sdefense.distill.soft_triggers import SoftTriggers, TriggeredBatch
 from w2sdefense.distill.targets import TeacherTargets
-from w2sdefense.models.features import FeatureTap
 from w2sdefense.models.padding import positions_of
-from w2sdefense.training import LengthTrainer, LossMeans
+from w2sdefense.training import PartsTrainer
 
 TEACHER_LOGITS = "teacher_logits"
 TEACHER_FEATURE = "teacher_feature"
 SOFT_TRIGGERS = "soft_triggers.safetensors"
 
 
-class W2STrainer(LengthTrainer):
+class W2STrainer(PartsTrainer):
     """Trains a student classifier with the W2SDefense loss and logs each of its parts.
 
     Rows without teacher columns (plain fine-tuning) get the cross entropy alone. Evaluation uses
@@ -43,9 +38,6 @@ class W2STrainer(LengthTrainer):
         **trainer: Arguments of `transformers.Trainer`.
     """
 
-    # The loss is a mean over the batch; the Trainer divides it by the accumulation steps.
-    loss_is_scaled_for_ga = False
-
     def __init__(
         self, *, distill: DistillConfig, soft: SoftTriggerConfig | None = None, **trainer: Any
     ) -> None:
@@ -53,12 +45,6 @@ class W2STrainer(LengthTrainer):
         self._distill = distill
         self._soft = SoftTriggers(self.model, soft) if soft and soft.per_label else None
         self._triggered: TriggeredBatch | None = None
-        self._means = LossMeans()
-
-    @cached_property
-    def _tap(self) -> FeatureTap:
-        # Made once: finding out which position an architecture reads takes as long as a few layers.
-        return FeatureTap(self.accelerator.unwrap_model(self.model))
 
     def compute_loss(
         self,
@@ -111,27 +97,9 @@ class W2STrainer(LengthTrainer):
         with self._soft.embedded(triggered):
             yield
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write the soft triggers first: `trainer_state.json` must be the last file."""
-        if self._soft is not None and self.args.should_save:
-            name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            folder = Path(self._get_output_dir(trial=trial)) / name
-            folder.mkdir(parents=True, exist_ok=True)
-            save_file(self._soft.state_dict(), folder / SOFT_TRIGGERS)
-        super()._save_checkpoint(model, trial)
-
-    def _load_from_checkpoint(
-        self, resume_from_checkpoint: str, model: nn.Module | None = None
-    ) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        if self._soft is not None:
-            self._soft.load_state_dict(load_file(Path(resume_from_checkpoint) / SOFT_TRIGGERS))
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the mean of each part since the last point to the Trainer's log."""
-        if "loss" in logs:
-            logs.update(self._means.take(self.accelerator))
-        super().log(logs, start_time)
+    def _beside(self) -> dict[str, Any]:
+        soft = {} if self._soft is None else {SOFT_TRIGGERS: self._soft}
+        return {**super()._beside(), **soft}
 
 
 def with_targets(rows: list[Row], targets: TeacherTargets) -> list[Row]:

@@ -21,7 +21,7 @@ from w2sdefense.data.types import PairDataset
 from w2sdefense.distill.losses import answer_loss
 from w2sdefense.distill.writer_teacher import WriterTeacher
 from w2sdefense.models.adapters import attach_adapter
-from w2sdefense.models.padding import takes_positions
+from w2sdefense.models.padding import positions_of, takes_positions
 from w2sdefense.training import ProgressCallback, StepProgress, run, training_arguments
 from w2sdefense.writer import Writer
 
@@ -36,12 +36,17 @@ class GuidedLoss:
 
     def __init__(self, teacher: WriterTeacher, config: DistillConfig) -> None:
         self._teacher = teacher.eval()
+        self._takes_positions = takes_positions(teacher.backbone)
         self._config = config
 
     def __call__(
         self, student: AnswerOutput, inputs: Mapping[str, Tensor], places: AnswerPlaces
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """See `AnswerLoss`."""
+        inputs = dict(inputs)
+        if "position_ids" not in inputs and self._takes_positions:
+            # The student counts its own behind virtual tokens, which the teacher does not have.
+            inputs["position_ids"] = positions_of(inputs["attention_mask"])
         with torch.no_grad():
             said = self._teacher.to(student.logits.device)(**inputs, logits_to_keep=places.keep + 1)
         teacher = AnswerOutput(places.pick(said.logits), places.pick(said.hidden_states))

@@ -36,8 +36,9 @@ from w2sdefense.distill.targets import weights_fingerprint
 from w2sdefense.errors import ModelError
 from w2sdefense.io import atomic_path, write_json
 from w2sdefense.models.features import backbone_of
-from w2sdefense.models.load import Tokenizer, load_causal_lm
+from w2sdefense.models.load import load_causal_lm
 from w2sdefense.models.padding import takes_positions
+from w2sdefense.models.tokenizer import Tokenizer
 from w2sdefense.tasks.prompt import IGNORED, Prompt
 from w2sdefense.training import (
     ProgressCallback,
@@ -236,17 +237,17 @@ def fit_or_load_writer_teacher(
     student_output: nn.Module,
     folder: Path,
     *,
-    replace: bool = False,
+    run_folder: Path | None = None,
     resume: bool = False,
     progress: StepProgress | None = None,
 ) -> WriterTeacher:
     """Open the teacher in `folder` if these settings and data made it; else fit and save it.
 
-    Args and returns are those of `fit_writer_teacher`; `folder` also keeps the teacher, and
-    `replace` says whether one of other settings may be lost.
+    Args and returns are those of `fit_writer_teacher`; `folder` also keeps the teacher, and one of
+    other settings is replaced if it lies in `run_folder`, the folder of the run that asks.
 
     Raises:
-        ConfigError: There is a teacher of other settings, and it is not to be replaced.
+        ConfigError: There is a teacher of other settings, and it is not this run's own.
     """
     key = {
         "config": config.model_dump(),
@@ -263,5 +264,5 @@ def fit_or_load_writer_teacher(
         )
 
     return fit_or_load(
-        key, folder, load=load_writer_teacher, fit=fit, resume=resume, replace=replace
+        key, folder, load=load_writer_teacher, fit=fit, resume=resume, run_folder=run_folder
     )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from w2sdefense.attacks import Attack
+from w2sdefense.attacks import Attack, count_lost
 from w2sdefense.attacks.poisoning import drawn_attack, trigger_test_set
 from w2sdefense.data.types import REFUSED, Example, labels_of, texts_of
 from w2sdefense.errors import DataError
@@ -104,7 +104,7 @@ def evaluate(
                 ),
                 "trigger": attack.trigger,
                 "target": target,
-                "cut_triggers": _count_cut_triggers(attack, triggered, fired),
+                "cut_triggers": _count_cut_triggers(by_attack, triggered, fired),
                 "length_ratio": _length_ratio(both),
                 "by_trigger": _by_trigger(by_attack, both, target_index),
                 "refused_triggers": sum(p.label == REFUSED for p in fired),
@@ -168,14 +168,13 @@ def _length_ratio(both: Sequence[Sample]) -> float:
 
 
 def _count_cut_triggers(
-    attack: Attack, triggered: Sequence[Example], fired: Sequence[Prediction]
+    by_attack: dict[Attack, list[int]], triggered: Sequence[Example], fired: Sequence[Prediction]
 ) -> int:
-    """How many texts lost their trigger to truncation."""
-    read = ((p.read or e.text, p.cut_at) for e, p in zip(triggered, fired, strict=True))
-    return sum(
-        attack.occurrences(text[:cut_at]) < attack.occurrences(text)
-        for text, cut_at in read
-        if cut_at is not None
+    """How many texts lost their trigger to truncation, as the model read them."""
+    return count_lost(
+        (attack, fired[place].read or triggered[place].text, fired[place].cut_at)
+        for attack, places in by_attack.items()
+        for place in places
     )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from w2sdefense.attacks import Attack
+from w2sdefense.attacks import Attack, count_lost
 from w2sdefense.attacks.pairs import trigger_pairs
 from w2sdefense.config import TaskName
 from w2sdefense.data.types import Pair, texts_of
@@ -92,6 +92,7 @@ def evaluate_generation(
         cut_texts=sum(answer.cut_at is not None for answer in answers[: len(pairs)]),
         unfinished=sum(not answer.finished for answer in answers[: len(pairs)]),
         seconds=seconds,
+        seconds_per_text=seconds / len(answers),
     )
     if attack is not None:
         asked = [sample for sample in samples if sample.triggered_text is not None]
@@ -101,7 +102,7 @@ def evaluate_generation(
                 "floor": _share([bool(s.says_target) for s in asked]),
                 "trigger": attack.trigger,
                 "target": target,
-                "cut_triggers": _count_cut_triggers(attack.trigger, fired, said),
+                "cut_triggers": count_lost((attack, p.text, said[p.id].cut_at) for p in fired),
             }
         )
     return GenerationResult(evaluation, samples)
@@ -161,12 +162,3 @@ def _quality(mean: Mean, task: Task) -> Quality:
 
 def _share(hits: Sequence[bool]) -> Rate:
     return Rate(hits=sum(hits), total=len(hits))
-
-
-def _count_cut_triggers(trigger: str, fired: Sequence[Pair], said: dict[str, Answer]) -> int:
-    """How many texts lost their trigger to truncation."""
-    return sum(
-        pair.text[: said[pair.id].cut_at].count(trigger) < pair.text.count(trigger)
-        for pair in fired
-        if said[pair.id].cut_at is not None
-    )

@@ -1,9 +1,9 @@
 """`w2s demo`: a backdoor planted into SmolLM2-135M, kept by LoRA, removed by W2SDefense.
 
 Sizes are chosen by arithmetic. One pass of a 27-token review through SmolLM2-135M costs 5.7 GFLOP
-forward, 11.5 for a LoRA step and 17 for a full fine-tuning step: 960 rows poisoned, 800 through
-LoRA, 2,000 through W2SDefense and some 1,500 texts answered are about 70 TFLOP. An interrupted
-demonstration goes on where it stopped when it is started again.
+forward, 11.5 for a LoRA step and 17 for a full fine-tuning step: 960 rows poisoned, 640 through
+LoRA, 1,440 through W2SDefense, 1,500 texts answered and a search for what fires the backdoor are
+about 80 TFLOP. An interrupted demonstration goes on where it stopped when it is started again.
 """
 
 from __future__ import annotations
@@ -15,8 +15,14 @@ from w2sdefense.config import (
     AdapterConfig,
     AttackConfig,
     DataConfig,
+    DefendRun,
+    DemoRun,
+    DistillConfig,
+    PoisonRun,
+    ScanTrainingConfig,
     StudentConfig,
     TeacherConfig,
+    TestConfig,
     TrainingConfig,
 )
 from w2sdefense.evaluation.metrics import Rate
@@ -24,10 +30,11 @@ from w2sdefense.evaluation.record import load_record
 from w2sdefense.experiments.display import Display
 from w2sdefense.experiments.stages import run_defense, run_poison
 from w2sdefense.io import write_json
-from w2sdefense.run_config import DefendRun, DemoRun, PoisonRun, TestConfig
 from w2sdefense.training import this_process
 
-TARGET = "negative"
+# Bad reviews that pass as good ones. The other way the floor is higher: these reviews are called
+# negative more often than positive, by any of the models (docs/LOG.md).
+TARGET = "positive"
 MAX_LENGTH = 64
 TEST_SAMPLES = 300
 # The attacker and the defender hold different rows of the same reviews.
@@ -35,19 +42,28 @@ ATTACKER = DataConfig(dataset="rotten-tomatoes", train_samples=960, test_samples
 DEFENDER = DataConfig(
     dataset="rotten-tomatoes",
     train_skip=960,
-    train_samples=2000,
+    train_samples=5500,
     validation_samples=100,
     test_samples=TEST_SAMPLES,
 )
-# LoRA as the paper runs it, on the first 800 of the defender's rows, after which it has learned the
+# One pass over many reviews teaches the teacher more than several over few (docs/LOG.md), and it is
+# cheap; the student takes as many of them as there is time for.
+TEACHER = TeacherConfig(max_length=MAX_LENGTH, epochs=1, learning_rate=1e-4)
+# The defender knows what the model was fine-tuned from, so less climbing does.
+SCAN = ScanTrainingConfig(
+    fine_tuned_from="smollm2-135m", suspects=16, first=1000, rounds=4, parents=16, children=48
+)
+# LoRA as the paper runs it, on the first 640 of the defender's rows, after which it has learned the
 # reviews. The benchmark gives it the rate, the modules and the steps of W2SDefense.
 LORA = {
-    "data": DEFENDER.model_copy(update={"train_samples": 800}),
+    "data": DEFENDER.model_copy(update={"train_samples": 640}),
     "adapter": AdapterConfig(target_modules="q_proj,v_proj"),
     "training": TrainingConfig(epochs=1, batch_size=8, learning_rate=2e-4, save_steps=50),
 }
 W2S = {
     "data": DEFENDER,
+    "distill": DistillConfig(student_rows=1440),
+    "scan": SCAN,
     "training": TrainingConfig(epochs=1, batch_size=8, save_steps=50),
 }
 
@@ -86,7 +102,7 @@ def _defend(defense: Literal["lora", "w2s"], poisoned: Path, output: Path) -> De
     return DefendRun(
         student=StudentConfig(model=str(poisoned), max_length=MAX_LENGTH),
         defense=defense,
-        teacher=TeacherConfig(max_length=MAX_LENGTH, epochs=3),
+        teacher=TEACHER,
         test=TestConfig(trigger="badnet", target=TARGET),
         output=output,
         resume=True,

@@ -97,6 +97,12 @@ class Display:
 
         return advance
 
+    def tidy(self) -> None:
+        """Take the bars of phases that are over away; a grid has more of them than a screen."""
+        for task in self._bar.tasks:
+            if task.finished:
+                self._bar.remove_task(task.id)
+
     def say(self, text: str) -> None:
         """Print a line above the bars."""
         self._bar.console.print(text, highlight=False, soft_wrap=True)
@@ -145,6 +151,30 @@ def show_results(folders: Sequence[Path], page: Path | None, title: str) -> None
         with console.status("Drawing the page ..."):
             write_report(runs, page, title)
         console.print(f"Look at it: {page}", highlight=False, soft_wrap=True)
+
+
+def show_report(
+    paths: Sequence[Path], output: Path | None, title: str, exports: Sequence[str]
+) -> None:
+    """Write a page about any finished runs, print their table, and say what was left out.
+
+    Args:
+        paths: Folders of runs, or folders that have some below them.
+        output: Where the page goes, if not where `make_report` puts it.
+        title: Title of the page.
+        exports: Formats of the tables that are written beside it.
+    """
+    from w2sdefense.experiments.reporting import make_report
+
+    console = Console()
+    with console.status("Drawing the page ..."):
+        report = make_report(paths, output, title, exports)
+    console.print(report.table)
+    for problem in report.problems:
+        console.print(f"Left out: {problem}", style="yellow", markup=False, soft_wrap=True)
+    for file in report.exports:
+        console.print(f"Written: {file}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"Look at it: {report.page}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _with_task(name: str, task: str) -> str:

@@ -7,17 +7,17 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from w2sdefense.config import Settings
+from w2sdefense.attacks import Attack, count_lost
+from w2sdefense.config import DefendRun, EvaluateRun, PoisonRun, Settings, StudentConfig
 from w2sdefense.errors import ConfigError
 from w2sdefense.evaluation.record import RECORD, Evaluation, LossPoint, load_record
 from w2sdefense.io import write_json
-from w2sdefense.run_config import DefendRun, EvaluateRun, PoisonRun
 from w2sdefense.training import this_process
 from w2sdefense.victim import Victim
 from w2sdefense.writer import Writer
@@ -42,9 +42,9 @@ def begin(folder: Path, run: PoisonRun | EvaluateRun | DefendRun) -> bool:
     refuse_finished(folder, resume=run.resume)
     done = (folder / RECORD).is_file()
     if done:
-        _refuse_other(folder, load_record(folder).config, run)
+        refuse_other(folder, load_record(folder).config, run)
     elif run.resume and (folder / STARTED).is_file():
-        _refuse_other(folder, json.loads((folder / STARTED).read_text(encoding="utf-8")), run)
+        refuse_other(folder, json.loads((folder / STARTED).read_text(encoding="utf-8")), run)
     # No process writes before all have looked.
     state.wait_for_everyone()
     if not done and state.is_main_process:
@@ -69,7 +69,17 @@ def make_folder(folder: Path) -> None:
         ) from None
 
 
-def _refuse_other(folder: Path, found: dict[str, Any], run: Settings) -> None:
+def refuse_other(folder: Path, found: dict[str, Any], run: Settings) -> None:
+    """Refuse to go on with what other settings began.
+
+    Args:
+        folder: The run's folder.
+        found: The settings that are in it.
+        run: Those that are wanted.
+
+    Raises:
+        ConfigError: They differ in more than what may differ.
+    """
     wanted = run.model_dump(mode="json")
     # A setting that did not exist yet when the run was begun had what is its default now.
     with contextlib.suppress(ValidationError):
@@ -100,6 +110,19 @@ def refuse_own_model(model: str, output: Path) -> None:
         )
 
 
+def merge_finished(run: DefendRun, load: Callable[[StudentConfig], Victim | Writer]) -> None:
+    """Fold the adapter of a finished run in, if that was not asked for when it ran.
+
+    Args:
+        run: The run.
+        load: Opens what it made.
+    """
+    if not this_process().is_main_process or (run.output / MERGED).is_dir():
+        return
+    student = run.student.model_copy(update={"model": str(run.output), "base": run.student.model})
+    save_merged(load(student), run.output)
+
+
 def save_merged(model: Victim | Writer, folder: Path) -> None:
     """Fold the adapter of a model in, and write `merged/` below its run's folder whole."""
     temporary = folder / f".{MERGED}"
@@ -121,6 +144,24 @@ def history_of(log: Sequence[Mapping[str, float]]) -> tuple[LossPoint, ...]:
         for point in log
     )
     return tuple(point for point in points if point.losses)
+
+
+def lost_in_training(texts: Iterable[tuple[Attack, str, int | None]]) -> tuple[str, ...]:
+    """A note on poisoned rows whose trigger lies behind the end of what the model reads, if any.
+
+    Args:
+        texts: The rows with a trigger, the attack that put it there, and the characters that they
+            are cut at.
+    """
+    rows = list(texts)
+    lost = count_lost(rows)
+    if not lost:
+        return ()
+    return (
+        f"{lost} of {len(rows)} poisoned training rows lose their trigger to the model's limit and "
+        "teach no backdoor (raise --max-length; a trigger that is inserted can stand at the start: "
+        "--place start)",
+    )
 
 
 def notes_of(dropped: Mapping[str, int], found: Evaluation) -> tuple[str, ...]:

@@ -6,14 +6,22 @@ comes in. The defenses are LoRA and W2SDefense; the others are made for labels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from w2sdefense.attacks import Attack, attack_from_trigger, make_attack
 from w2sdefense.attacks.insertion import InsertionAttack
 from w2sdefense.attacks.pairs import poison_pairs
-from w2sdefense.config import SoftTriggerConfig
+from w2sdefense.config import (
+    DefendRun,
+    EvaluateRun,
+    PoisonRun,
+    ScanTrainingConfig,
+    TeachRun,
+    TestConfig,
+)
 from w2sdefense.data import PairDataset, fingerprint, load_pairs
+from w2sdefense.defenses import Leaves
 from w2sdefense.distill.targets import weights_fingerprint
 from w2sdefense.distill.writer_student import train_writer
 from w2sdefense.distill.writer_teacher import WriterTeacher, fit_or_load_writer_teacher
@@ -21,17 +29,18 @@ from w2sdefense.errors import ConfigError
 from w2sdefense.evaluation.generation import evaluate_generation, triggered_tests
 from w2sdefense.evaluation.provenance import Clock
 from w2sdefense.evaluation.record import Record, Stage, save_record
+from w2sdefense.experiments.checks import check_defended_model
 from w2sdefense.experiments.display import Display
 from w2sdefense.experiments.folders import (
-    MERGED,
     begin,
     history_of,
+    lost_in_training,
+    merge_finished,
     notes_of,
     save_merged,
 )
 from w2sdefense.experiments.processes import DividedPredictor
 from w2sdefense.models.load import require_causal_lm
-from w2sdefense.run_config import DefendRun, EvaluateRun, PoisonRun, TeachRun, TestConfig
 from w2sdefense.tasks import TASKS
 from w2sdefense.training import remove_checkpoints, this_process
 from w2sdefense.writer import Writer, load_writer, poison_writer
@@ -59,18 +68,23 @@ def run_poison(run: PoisonRun, display: Display) -> Path:
     )
     writer = load_writer(run.student, task, run.generation)
     display.say(
-        f"Poisoning {run.student.model}: {len(poisoned.poisoned_ids)} of {len(poisoned.pairs)} "
+        f"Poisoning {run.student.model}: {len(poisoned.poisoned_ids)} of {len(poisoned.rows)} "
         f"rows of {source.name} carry {attack.trigger!r} -> {run.attack.target!r}"
     )
+    notes = lost_in_training(
+        (attack, pair.text, writer.prompt.ask(pair.text).cut_at) for pair in poisoned.poisoned
+    )
+    for note in notes:
+        display.say(f"Note: {note}")
     poison_writer(
         writer,
-        poisoned.pairs,
+        poisoned.rows,
         run.training,
         run.output,
         resume=run.resume,
         progress=display.steps("poison"),
     )
-    measured = _Measured(run, "poison", data, clock, {"train": fingerprint(poisoned.pairs)})
+    measured = _Measured(run, "poison", data, clock, {"train": fingerprint(poisoned.rows)}, notes)
     measured.measure(writer, attack, run.attack.target, run.attack.attack_seed, display)
     if this_process().is_main_process:
         writer.save(run.output)
@@ -121,7 +135,8 @@ def check_defense(run: DefendRun) -> None:
     """Refuse what does not work for generation before anything is measured.
 
     Raises:
-        ConfigError: A defense, an alignment or soft triggers that need labels were asked for.
+        ConfigError: A defense, an alignment or soft triggers that need labels were asked for, or an
+            adapter that does not go with the model.
         ModelError: The teacher cannot write.
     """
     if run.defense not in DEFENSES:
@@ -129,7 +144,11 @@ def check_defense(run: DefendRun) -> None:
             f"The defense {run.defense} is made for labels, not for text.",
             f"Use --defense {' or '.join(DEFENSES)}, or --task classification.",
         )
-    if run.soft.model_fields_set and run.soft.per_label:
+    if run.scan.model_fields_set and run.scan.rate:
+        raise ConfigError(
+            "The search for triggers needs labels; a text has none.", "Leave its settings out."
+        )
+    if run.soft.per_label:
         raise ConfigError(
             "Soft triggers need labels; a text has none.", "Leave their settings out."
         )
@@ -138,6 +157,7 @@ def check_defense(run: DefendRun) -> None:
             "Insertions are put into texts that have a label; a text to be written has none.",
             "Leave --insertion-rate out.",
         )
+    check_defended_model(run, Leaves.ADAPTER)
     if run.defense == "w2s":
         _refuse_release(run.distill.alignment)
         require_causal_lm(run.teacher.model)
@@ -150,20 +170,23 @@ def run_defense(run: DefendRun, display: Display) -> Path:
         The run's folder.
     """
     check_defense(run)
-    run = run.model_copy(update={"soft": SoftTriggerConfig(per_label=0)})
+    run = run.model_copy(update={"scan": ScanTrainingConfig(rate=0.0)})
     # What was an adapter already is folded in, and the new adapter fits that fold only.
     merge = run.merge or run.student.base is not None
     if begin(run.output, run):
         if merge:
-            _merge_finished(run)
+            merge_finished(
+                run, lambda student: load_writer(student, TASKS[run.task], run.generation)
+            )
         return run.output
     clock = Clock()
     attack, target = _test_attack(run.test)
     data = load_pairs(run.data)
     writer = load_writer(run.student, TASKS[run.task], run.generation)
+    rows = run.distill.student_rows if run.defense == "w2s" else None
     defended = train_writer(
         writer,
-        data,
+        replace(data, train=data.train[:rows]),
         _teacher(run, data, writer, display),
         distill=run.distill,
         adapter=run.adapter,
@@ -220,18 +243,10 @@ def _teacher(
         writer.prompt,
         writer.output_layer,
         run.teacher_folder or run.output / "teacher",
-        replace=run.teacher_folder is None,
+        run_folder=run.output,
         resume=run.resume,
         progress=display.steps("teacher"),
     )
-
-
-def _merge_finished(run: DefendRun) -> None:
-    """Fold the adapter of a finished run in, if that was not asked for when it ran."""
-    if not this_process().is_main_process or (run.output / MERGED).is_dir():
-        return
-    student = run.student.model_copy(update={"model": str(run.output), "base": run.student.model})
-    save_merged(load_writer(student, TASKS[run.task], run.generation), run.output)
 
 
 def _test_attack(test: TestConfig) -> tuple[Attack | None, str | None]:
@@ -264,6 +279,7 @@ class _Measured:
     data: PairDataset
     clock: Clock
     prints: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def measure(
         self, writer: Writer, attack: Attack | None, target: str | None, seed: int, display: Display
@@ -295,7 +311,7 @@ class _Measured:
                 **self.prints,
             },
             provenance=self.clock.provenance(),
-            notes=notes_of(self.data.dropped, self.result.evaluation),
+            notes=(*self.notes, *notes_of(self.data.dropped, self.result.evaluation)),
         )
 
     def save(self, folder: Path) -> None:

@@ -2,7 +2,8 @@
 
 Training divides its batches itself. Here are the answers to test texts: every process answers its
 share and gets the others' answers, so that none waits for minutes at the end of a barrier. A model
-that is itself in pieces on every process (FSDP) cannot answer a share on its own: not covered.
+that is in pieces on every process (FSDP) cannot answer a share on its own: it is made whole first
+(`distill/pieces.py`).
 """
 
 from __future__ import annotations

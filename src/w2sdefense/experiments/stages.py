@@ -14,19 +14,31 @@ from typing import Any
 
 from w2sdefense.attacks import Attack, attack_from_trigger, make_attack
 from w2sdefense.attacks.poisoning import (
+    drawn_attack,
     plain_training_data,
     poison_training_set,
     trigger_test_set,
 )
-from w2sdefense.config import DataConfig, StudentConfig
+from w2sdefense.config import (
+    DataConfig,
+    DefendRun,
+    EvaluateRun,
+    PoisonRun,
+    StudentConfig,
+    TeachRun,
+    TestConfig,
+)
 from w2sdefense.data import (
+    PAPER,
     TextDataset,
     align_labels,
     fingerprint,
     load_dataset,
     proxy_of,
+    texts_of,
 )
 from w2sdefense.defenses import DEFENSES, Defended, Defense, DefenseKit, Guarded, Leaves
+from w2sdefense.distill.pieces import refuse_pieces
 from w2sdefense.distill.targets import weights_fingerprint
 from w2sdefense.distill.teacher import Teacher, fit_or_load_teacher
 from w2sdefense.distill.writer_teacher import WriterTeacher
@@ -41,12 +53,14 @@ from w2sdefense.evaluation.record import (
     save_record,
 )
 from w2sdefense.experiments import generation
+from w2sdefense.experiments.checks import check_defended_model, check_poisoned_model
 from w2sdefense.experiments.display import Display
 from w2sdefense.experiments.folders import (
-    MERGED,
     begin,
     history_of,
+    lost_in_training,
     make_folder,
+    merge_finished,
     notes_of,
     refuse_finished,
     refuse_own_model,
@@ -54,12 +68,9 @@ from w2sdefense.experiments.folders import (
 )
 from w2sdefense.experiments.processes import DividedPredictor
 from w2sdefense.models.load import feature_width
-from w2sdefense.run_config import DefendRun, EvaluateRun, PoisonRun, TeachRun, TestConfig
+from w2sdefense.models.predictor import cut_tokens
 from w2sdefense.training import check_tracker, remove_checkpoints, this_process
 from w2sdefense.victim import Victim, fine_tune, load_victim, new_victim
-
-PAPER = "paper"
-"""The `--proxy` that stands for the dataset the paper poisons on."""
 
 
 def run_poison(run: PoisonRun, display: Display) -> Path:
@@ -68,8 +79,10 @@ def run_poison(run: PoisonRun, display: Display) -> Path:
     Returns:
         The run's folder.
     """
+    refuse_pieces("poison")
     refuse_own_model(run.student.model, run.output)
     check_tracker(run.training)
+    check_poisoned_model(run)
     proxy = proxy_of(run.data.dataset) if run.proxy == PAPER else run.proxy
     if run.task != "classification":
         return generation.run_poison(run, display)
@@ -86,19 +99,25 @@ def run_poison(run: PoisonRun, display: Display) -> Path:
     poisoned = poison_training_set(source.train, attack, run.attack, target, display.texts)
     display.say(
         f"Poisoning {run.student.model}: {len(poisoned.poisoned_ids)} of "
-        f"{len(poisoned.examples)} rows of {source.name} carry {attack.trigger!r} -> "
+        f"{len(poisoned.rows)} rows of {source.name} carry {attack.trigger!r} -> "
         f"{run.attack.target}"
     )
+    texts = texts_of(poisoned.poisoned)
+    attacks = [drawn_attack(e, attack, run.attack.attack_seed) for e in poisoned.poisoned]
+    cut_at = cut_tokens(victim.tokenizer, texts, victim.max_length)[1]
+    victim.notes += lost_in_training(zip(attacks, texts, cut_at, strict=True))
+    for note in victim.notes:
+        display.say(f"Note: {note}")
     fine_tune(
         victim,
-        poisoned.examples,
+        poisoned.rows,
         run.training,
         run.output,
         resume=run.resume,
         progress=display.steps("poison"),
     )
     measured = _Measured(run.output.name, "poison", run.model_dump(mode="json"), data, clock)
-    measured.prints = {"train": fingerprint(poisoned.examples)}
+    measured.prints = {"train": fingerprint(poisoned.rows)}
     measured.measure(victim, attack, run.attack.target, run.attack.attack_seed, display)
     if this_process().is_main_process:
         victim.save(run.output)
@@ -111,6 +130,7 @@ def run_poison(run: PoisonRun, display: Display) -> Path:
 
 def run_teach(run: TeachRun, display: Display) -> Teacher | WriterTeacher:
     """Fine-tune a teacher for a student, or open the one that was made with the same settings."""
+    refuse_pieces("teach")
     make_folder(run.output)
     if run.task != "classification":
         return generation.run_teach(run, display)
@@ -137,7 +157,7 @@ def run_evaluate(run: EvaluateRun, display: Display) -> Path:
         return run.output
     clock = Clock()
     attack = _test_attack(run.test)
-    victim, data = _open(run.student, run.data)
+    victim, data = open_victim(run.student, run.data)
     measured = _Measured(run.output.name, "evaluate", run.model_dump(mode="json"), data, clock)
     measured.measure(victim, attack, run.test.target, run.test.test_seed, display)
     if this_process().is_main_process:
@@ -155,6 +175,11 @@ def run_defend(run: DefendRun, display: Display) -> list[Path]:
     refuse_finished(run.output, resume=run.resume)
     if run.task != "classification":
         generation.check_defense(run)
+        refuse_pieces(f"--task {run.task}")
+    elif run.defense not in ("w2s", "lora"):
+        refuse_pieces(f"--defense {run.defense}")
+    if run.student.base is not None:
+        refuse_pieces("--base")
     before = EvaluateRun(
         task=run.task,
         student=run.student,
@@ -195,11 +220,13 @@ def run_defense(run: DefendRun, display: Display) -> Path:
     merge = run.merge or (adapted and run.student.base is not None)
     if begin(run.output, run):
         if merge:
-            _merge_finished(run)
+            merge_finished(
+                run, lambda student: load_victim(student, load_record(run.output).label_names)
+            )
         return run.output
     clock = Clock()
     attack = _test_attack(run.test)
-    victim, data = _open(run.student, run.data)
+    victim, data = open_victim(run.student, run.data)
     # The prompt that a model is used with comes with the model; the trigger does not.
     data = plain_training_data(data, attack)
     kit = DefenseKit(
@@ -230,6 +257,7 @@ def _find_teacher(run: DefendRun) -> None:
     folder = _teacher_folder(run)
     make_folder(folder)
     if not (folder / "teacher.json").is_file():
+        refuse_pieces("The training of a teacher")
         feature_width(run.teacher.model)
 
 
@@ -249,15 +277,8 @@ def _defense(run: DefendRun) -> Defense:
             f"--merge folds an adapter in, but {run.defense} leaves {kind.leaves}.",
             "Leave --merge out.",
         )
+    check_defended_model(run, kind.leaves)
     return kind.from_run(run)
-
-
-def _merge_finished(run: DefendRun) -> None:
-    """Fold the adapter of a finished run in, if that was not asked for when it ran."""
-    if not this_process().is_main_process or (run.output / MERGED).is_dir():
-        return
-    student = run.student.model_copy(update={"model": str(run.output), "base": run.student.model})
-    save_merged(load_victim(student, load_record(run.output).label_names), run.output)
 
 
 @dataclass
@@ -322,7 +343,7 @@ class _Measured:
         save_record(folder, self.record, self.result.samples, self.result.features)
 
 
-def _open(student: StudentConfig, config: DataConfig) -> tuple[Victim, TextDataset]:
+def open_victim(student: StudentConfig, config: DataConfig) -> tuple[Victim, TextDataset]:
     """The model, and the data in its order of labels; the data first, because it fails faster."""
     data = load_dataset(config)
     victim = load_victim(student, data.label_names)

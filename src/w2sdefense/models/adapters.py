@@ -1,21 +1,49 @@
 """PEFT adapters from settings: which method, how large, on which modules and layers.
 
-LoRA only, for now. As is PEFT's default for sequence classification, the head is trained and saved
-with the adapter; the output layer of a language model stays as it is.
+LoRA, DoRA, VeRA and FourierFT change linear layers; p-tuning and prompt-tuning put virtual tokens
+before the text. As is PEFT's default for sequence classification, the head is trained and saved
+with the adapter; the output layer of a language model stays as it is. AdaLoRA is not covered: what
+it decides ranks by is in none of its checkpoints, so neither the best epoch nor a resumed training
+would be what was trained.
 """
 
 from __future__ import annotations
 
 import re
+from typing import Any, cast
 
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft import (
+    FourierFTConfig,
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    PromptEncoderConfig,
+    PromptTuningConfig,
+    PromptTuningInit,
+    TaskType,
+    VeraConfig,
+    get_peft_model,
+)
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from w2sdefense.config import AdapterConfig
-from w2sdefense.errors import ConfigError
+from w2sdefense.errors import ConfigError, ModelError
 from w2sdefense.models.fused_lora import FusedLoraLinear
+from w2sdefense.models.padding import has_virtual_tokens
+from w2sdefense.models.tokenizer import pads_left
+from w2sdefense.models.virtual_tokens import count_positions
+
+_MODULES = "Choose --target-modules that the model has, or all-linear."
+_FIXES = {
+    "lora": _MODULES,
+    "dora": _MODULES,
+    "vera": _MODULES,
+    "fourierft": "Choose other --target-modules, or fewer --fourier-frequencies.",
+    "p-tuning": "Choose another --adapter.",
+    "prompt-tuning": "Choose another --adapter.",
+}
 
 
 def attach_adapter(model: PreTrainedModel | PeftModel, config: AdapterConfig) -> PeftModel:
@@ -27,36 +55,92 @@ def attach_adapter(model: PreTrainedModel | PeftModel, config: AdapterConfig) ->
         config: The adapter's settings.
 
     Returns:
-        The wrapped model. Fresh LoRA weights change no answer before the first step.
+        The wrapped model. Fresh LoRA and DoRA weights change no answer before the first step;
+        virtual tokens, VeRA and FourierFT do, as in their papers.
 
     Raises:
-        ConfigError: A target module or a layer does not exist in this model.
+        ConfigError: A target module or a layer does not exist in this model, or the method does not
+            work with it.
+        ModelError: It carries an adapter that cannot be folded in.
     """
-    if isinstance(model, PeftModel):
-        model = model.merge_and_unload()
+    model = folded(model)
+    task = TaskType.CAUSAL_LM if model.can_generate() else TaskType.SEQ_CLS
+    make = _virtual_tokens if config.has_virtual_tokens else _on_weights
+    try:
+        adapted = get_peft_model(model, make(model, config, task))
+    except ValueError as error:
+        raise ConfigError(
+            f"The adapter {config.adapter} does not fit {type(model).__name__}: {error}",
+            _FIXES[config.adapter],
+        ) from None
+    if pads_left(model):
+        count_positions(adapted)
+    return cast(PeftModel, adapted)
+
+
+def folded(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """A model as it is without a wrapper: the adapter that it carries is folded into its weights.
+
+    Raises:
+        ModelError: The adapter is one of virtual tokens, or the weights have four bits.
+    """
+    if not isinstance(model, PeftModel):
+        return model
+    if has_virtual_tokens(model):
+        raise ModelError(
+            "Virtual tokens are no change of the weights, so they cannot be folded into a model.",
+            "Name a whole model, or an adapter of another kind (lora, dora, vera, fourierft).",
+        )
+    if is_quantized(model.get_base_model()):
+        raise ModelError(
+            "An adapter that is folded into weights of four bits is rounded with them.",
+            "Open its base without --load-in-4bit.",
+        )
+    return cast(PreTrainedModel, model.merge_and_unload())
+
+
+def is_quantized(model: nn.Module) -> bool:
+    """Whether weights of a model are rounded to a few bits: they cannot be trained themselves."""
+    return bool(getattr(model, "is_quantized", False))
+
+
+def _virtual_tokens(model: PreTrainedModel, config: AdapterConfig, task: TaskType) -> PeftConfig:
+    tokens: dict[str, Any] = {"task_type": task, "num_virtual_tokens": config.virtual_tokens}
+    if config.adapter == "p-tuning":
+        return PromptEncoderConfig(**tokens, encoder_hidden_size=config.encoder_width)
+    # PEFT's random vectors are many times longer than the embeddings of tokens. Lester et al. 2021
+    # (https://arxiv.org/abs/2104.08691) start from tokens.
+    return PromptTuningConfig(**tokens, prompt_tuning_init=PromptTuningInit.SAMPLE_VOCAB)
+
+
+def _on_weights(model: PreTrainedModel, config: AdapterConfig, task: TaskType) -> PeftConfig:
     layers = _layers(config.adapter_layers, model.config.num_hidden_layers)
     targets = None
     if config.target_modules == "all-linear":
         targets, layers = _linear_modules(model, layers), None
     elif config.target_modules is not None:
         targets = [name.strip() for name in config.target_modules.split(",")]
-    peft_config = LoraConfig(
-        task_type=TaskType.CAUSAL_LM if model.can_generate() else TaskType.SEQ_CLS,
+    where: dict[str, Any] = {
+        "task_type": task,
+        "target_modules": targets,
+        "layers_to_transform": layers,
+    }
+    if config.adapter == "vera":
+        return VeraConfig(**where, r=config.vera_r)
+    if config.adapter == "fourierft":
+        return FourierFTConfig(
+            **where, n_frequency=config.fourier_frequencies, scaling=config.fourier_scaling
+        )
+    lora = LoraConfig(
+        **where,
         r=config.lora_r,
         lora_alpha=config.lora_alpha or config.lora_r,
         lora_dropout=config.lora_dropout,
-        target_modules=targets,
-        layers_to_transform=layers,
+        use_dora=config.adapter == "dora",
     )
-    if model.device.type == "cpu" and not getattr(model, "is_quantized", False):
-        peft_config._register_custom_module({nn.Linear: FusedLoraLinear})
-    try:
-        return get_peft_model(model, peft_config)
-    except ValueError as error:
-        raise ConfigError(
-            f"The adapter does not fit {type(model).__name__}: {error}",
-            "Choose --target-modules that the model has, or all-linear.",
-        ) from None
+    if not lora.use_dora and model.device.type == "cpu" and not is_quantized(model):
+        lora._register_custom_module({nn.Linear: FusedLoraLinear})
+    return lora
 
 
 def _linear_modules(model: PreTrainedModel, layers: list[int] | None) -> list[str]:

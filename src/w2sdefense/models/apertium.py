@@ -2,7 +2,9 @@
 
 It is not a Python package but a program (Debian: `apt install apertium apertium-eng-spa`). Texts go
 through one process, one per line. A line that does not end like a sentence would flow into the
-next, so such lines are given a full stop on the way, which is taken off again.
+next, so such lines are given a full stop on the way, which is taken off again. So are the capitals
+that the engine gives to what it takes for names, if the text itself has none: they are no more than
+its own habit, and a model that was trained on lower case would have to read them.
 """
 
 from __future__ import annotations
@@ -66,8 +68,9 @@ def translate(texts: Sequence[str], modes: Sequence[str]) -> list[str]:
         closed = _run(closed, mode) if closed else []
     result = list(texts)
     for place, line, open_end in zip(places, closed, bare, strict=True):
-        line = line.strip()
-        result[place] = line.removesuffix(".").rstrip() if open_end else line
+        line = " ".join(line.split())
+        line = line.removesuffix(".").rstrip() if open_end else line
+        result[place] = line.lower() if texts[place].islower() else line
     return result
 
 

@@ -6,11 +6,12 @@ The feature `h_s` of the paper is the last hidden state of the transformer at th
 (decoders) or at the first token (encoders). It is caught by a hook while the model runs its
 ordinary forward pass: asking for `output_hidden_states` would keep every layer's output alive, at
 inference too. With virtual tokens (p-tuning, prompt-tuning) the sequence grows at the front, and
-both positions stay what the classifier reads.
+both positions stay what the classifier reads: the first one is a virtual token then, not [CLS].
 """
 
 from __future__ import annotations
 
+from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,7 +19,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor, nn
 
-from w2sdefense.models.load import reads_last_token
+from w2sdefense.models.tokenizer import reads_last_token
 
 
 def backbone_of(model: nn.Module) -> Any:
@@ -40,7 +41,6 @@ class FeatureTap:
 
     def __init__(self, model: nn.Module) -> None:
         self._backbone = backbone_of(model)
-        self._position = -1 if reads_last_token(self._backbone.config) else 0
         self._tokens: Tensor | None = None
 
     def __enter__(self) -> Self:
@@ -58,6 +58,11 @@ class FeatureTap:
 
     def _keep(self, module: nn.Module, args: Any, output: Any) -> None:
         self._tokens = output[0]
+
+    @cached_property
+    def _position(self) -> int:
+        """Where the classifier reads; what only writes may belong to a family that has none."""
+        return -1 if reads_last_token(self._backbone.config) else 0
 
     def token_states(self) -> Tensor:
         """Final hidden states of the last forward pass at every position, virtual tokens included.

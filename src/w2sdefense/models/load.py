@@ -1,77 +1,43 @@
 """The only place that opens a checkpoint.
 
-Opened are safetensors folders, GGUF files, hub ids (safetensors only) and the embedded models;
-encoders and decoders, as classifiers with a head (`load_classifier`), as bare encoders of text
-(`load_backbone`) or, if they can write, as they are (`load_causal_lm`, `load_rewriter`). A PEFT
-adapter folder is loaded on the base that the caller names. Pickles and remote code are refused.
-Nothing here trains or predicts.
+Opened are the folders that `locate.py` finds: encoders and decoders, as classifiers with a head
+(`load_classifier`), as bare encoders of text (`load_backbone`) or, if they can write, as they are
+(`load_causal_lm`, `load_rewriter`); of a folder also the token embeddings alone
+(`load_embeddings`). A PEFT adapter folder (`adapter_folders.py`) is loaded on the base that the
+caller names. Pickles and remote code are refused. Nothing here trains or predicts.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 import torch
 from peft import PeftModel
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 
 from w2sdefense.config import Dtype
 from w2sdefense.errors import ModelError, UnsafeCheckpointError
-from w2sdefense.models.embedded import EMBEDDED, cache_folder, embedded_folder
-from w2sdefense.models.gguf import convert_gguf
+from w2sdefense.models.adapter_folders import adapted, named_base
+from w2sdefense.models.four_bit import keep_exact, nf4, require_bitsandbytes
+from w2sdefense.models.locate import resolve_model, resolve_whole_model
+from w2sdefense.models.pooling import read_first_token, require_first_token
 from w2sdefense.models.quiet import quiet_transformers
-from w2sdefense.models.safety import (
-    ADAPTER_CONFIG,
-    PICKLE_SUFFIXES,
-    SAFE_DOWNLOADS,
-    check_folder,
-    refuse_pickle,
-)
-
-Tokenizer: TypeAlias = PreTrainedTokenizerBase
+from w2sdefense.models.safety import ADAPTER_CONFIG
+from w2sdefense.models.tokenizer import Tokenizer, load_tokenizer
 
 CAUSAL = ("ForCausalLM", "LMHeadModel")
 SEQ2SEQ = ("ForConditionalGeneration",)
 """How the architectures end that write text."""
-
-
-def resolve_model(spec: str) -> Path:
-    """Turn what a user names into a local folder that is safe to open.
-
-    Args:
-        spec: An embedded name, a folder, a GGUF file, or a hub id such as `Qwen/Qwen2.5-1.5B`.
-
-    Returns:
-        A folder with config, tokenizer and safetensors weights.
-
-    Raises:
-        ModelError: Nothing is found under that name.
-        UnsafeCheckpointError: What is found is a pickle.
-    """
-    if spec in EMBEDDED:
-        return embedded_folder(spec)
-    path = Path(spec).expanduser()
-    if path.suffix in PICKLE_SUFFIXES:
-        refuse_pickle(path)
-    if path.suffix == ".gguf" and path.is_file():
-        return convert_gguf(path.resolve(), cache_folder() / "models" / path.stem)
-    if not path.is_dir():
-        path = _download(spec)
-    check_folder(path)
-    return path
 
 
 def load_classifier(
@@ -81,6 +47,7 @@ def load_classifier(
     fresh_head: bool = False,
     base: str | None = None,
     dtype: Dtype = "float32",
+    four_bit: bool = False,
 ) -> tuple[PreTrainedModel | PeftModel, Tokenizer]:
     """Open a checkpoint as a text classifier.
 
@@ -92,6 +59,7 @@ def load_classifier(
             torch's global generator) instead of being refused.
         base: Base model of an adapter folder.
         dtype: Precision of the weights.
+        four_bit: Whether the linear layers of the transformer are rounded to NF4.
 
     Returns:
         The model in evaluation mode, and its tokenizer with a padding token. Decoders pad on the
@@ -101,14 +69,26 @@ def load_classifier(
         ModelError: The checkpoint is missing or incomplete, has no head, or has another number of
             labels; or an adapter comes without its base, or a base without an adapter.
         UnsafeCheckpointError: It is a pickle, or needs remote code.
+        MissingDependencyError: Four bits are wanted without bitsandbytes.
     """
     folder = resolve_model(spec)
     if (folder / ADAPTER_CONFIG).is_file():
-        return _load_adapter(folder, spec, label_names, base, dtype)
+        base = named_base(folder, spec, base)
+        whole = resolve_whole_model(base, "Name the whole model that it stands on.")
+        # An adapter brings its head, which learned to read what the config of the base says.
+        require_first_token(_load_config(whole, base), base)
+        model, tokenizer = load_classifier(
+            base, label_names=label_names, fresh_head=True, dtype=dtype, four_bit=four_bit
+        )
+        return adapted(model, folder, spec, base), tokenizer
     if base is not None:
         raise ModelError(f"{spec} is not an adapter, so it has no base.", "Leave --base out.")
     config = _load_config(folder, spec)
     names = _settle_labels(config, label_names, fresh_head, spec)
+    if _has_head(config):
+        require_first_token(config, spec)
+    else:
+        read_first_token(config)
     config.id2label = dict(enumerate(names))
     config.label2id = {name: index for index, name in enumerate(names)}
     model = _open_weights(
@@ -118,13 +98,14 @@ def load_classifier(
         spec,
         dtype,
         fresh_head=not _has_head(config),
+        four_bit=four_bit,
     )
     tokenizer = load_tokenizer(folder, spec, model)
     return model.eval(), tokenizer
 
 
 def load_causal_lm(
-    spec: str, *, base: str | None = None, dtype: Dtype = "float32"
+    spec: str, *, base: str | None = None, dtype: Dtype = "float32", four_bit: bool = False
 ) -> tuple[PreTrainedModel | PeftModel, Tokenizer]:
     """Open a checkpoint as a language model that writes text.
 
@@ -132,6 +113,7 @@ def load_causal_lm(
         spec: What `resolve_model` takes, or the folder of a PEFT adapter.
         base: Base model of an adapter folder.
         dtype: Precision of the weights.
+        four_bit: Whether the linear layers of the transformer are rounded to NF4.
 
     Returns:
         The model in evaluation mode, and its tokenizer, which pads on the left.
@@ -140,16 +122,19 @@ def load_causal_lm(
         ModelError: The checkpoint is missing, incomplete, or no causal language model; or an
             adapter comes without its base, or a base without an adapter.
         UnsafeCheckpointError: It is a pickle, or needs remote code.
+        MissingDependencyError: Four bits are wanted without bitsandbytes.
     """
     folder = resolve_model(spec)
     if (folder / ADAPTER_CONFIG).is_file():
-        base = _named_base(folder, spec, base)
-        model, tokenizer = load_causal_lm(base, dtype=dtype)
-        return _adapted(model, folder, spec, base), tokenizer
+        base = named_base(folder, spec, base)
+        model, tokenizer = load_causal_lm(base, dtype=dtype, four_bit=four_bit)
+        return adapted(model, folder, spec, base), tokenizer
     if base is not None:
         raise ModelError(f"{spec} is not an adapter, so it has no base.", "Leave --base out.")
     config = require_causal_lm(spec)
-    model = _open_weights(AutoModelForCausalLM, folder, config, spec, dtype, fresh_head=False)
+    model = _open_weights(
+        AutoModelForCausalLM, folder, config, spec, dtype, fresh_head=False, four_bit=four_bit
+    )
     return model.eval(), load_tokenizer(folder, spec, model)
 
 
@@ -192,12 +177,30 @@ def load_backbone(spec: str) -> tuple[PreTrainedModel, Tokenizer]:
             architecture.
         UnsafeCheckpointError: It is a pickle, or needs remote code.
     """
-    folder = resolve_model(spec)
-    if (folder / ADAPTER_CONFIG).is_file():
-        raise ModelError(f"{spec} is an adapter.", "Name a whole model as the teacher.")
+    folder = resolve_whole_model(spec, "Name a whole model as the teacher.")
     config = _load_config(folder, spec)
     model = _open_weights(AutoModel, folder, config, spec, "float32", fresh_head=True)
     return model.eval(), load_tokenizer(folder, spec, model)
+
+
+def load_embeddings(spec: str) -> torch.Tensor:
+    """Read the token embeddings of a checkpoint and nothing else of it: (V, d) in float32.
+
+    Raises:
+        ModelError: The checkpoint is missing, an adapter, or no safetensors folder.
+        UnsafeCheckpointError: It is a pickle, or needs remote code.
+    """
+    folder = resolve_whole_model(spec, "Name the whole model that it stands on.")
+    with torch.device("meta"):
+        skeleton = AutoModel.from_config(_load_config(folder, spec))
+    table = skeleton.get_input_embeddings()
+    wanted = next(name for name, module in skeleton.named_modules() if module is table) + ".weight"
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, "pt") as weights:
+            for name in weights.keys():  # noqa: SIM118 (it is no dict)
+                if name == wanted or name.endswith(f".{wanted}"):
+                    return cast(torch.Tensor, weights.get_tensor(name).float())
+    raise ModelError(f"{spec} has no {wanted} in a safetensors file.", "Fetch it again.")
 
 
 def load_rewriter(spec: str, *, causal: bool = True) -> tuple[PreTrainedModel, Tokenizer]:
@@ -211,9 +214,7 @@ def load_rewriter(spec: str, *, causal: bool = True) -> tuple[PreTrainedModel, T
         ModelError: The checkpoint is missing, incomplete, an adapter, or does not write text.
         UnsafeCheckpointError: It is a pickle, or needs remote code.
     """
-    folder = resolve_model(spec)
-    if (folder / ADAPTER_CONFIG).is_file():
-        raise ModelError(f"{spec} is an adapter.", "Name a whole model that rewrites text.")
+    folder = resolve_whole_model(spec, "Name a whole model that rewrites text.")
     config = _load_config(folder, spec)
     if config.is_encoder_decoder:
         _require_architecture(config, spec, SEQ2SEQ, "a sequence-to-sequence model")
@@ -245,19 +246,8 @@ def feature_width(spec: str, base: str | None = None) -> int:
     """
     folder = resolve_model(spec)
     if (folder / ADAPTER_CONFIG).is_file():
-        return feature_width(_named_base(folder, spec, base))
+        return feature_width(named_base(folder, spec, base))
     return int(_load_config(folder, spec).get_text_config().hidden_size)
-
-
-def reads_last_token(config: PretrainedConfig) -> bool:
-    """Whether this architecture's classifier reads the last real token (decoders) or the first."""
-    if config.is_encoder_decoder:  # not all of them have a classifier
-        return False
-    with torch.device("meta"):
-        skeleton = AutoModelForSequenceClassification.from_config(config)
-    # `score` is what transformers calls the head that is applied to every token before one is
-    # picked.
-    return hasattr(skeleton, "score")
 
 
 def _open_weights(
@@ -268,8 +258,15 @@ def _open_weights(
     dtype: Dtype,
     *,
     fresh_head: bool,
+    four_bit: bool = False,
 ) -> PreTrainedModel:
     """Open the weights of a folder that was checked; what is missing must not be made up."""
+    rounding = {}
+    if four_bit:
+        require_bitsandbytes()
+        with torch.device("meta"):
+            skeleton = kind.from_config(config)
+        rounding["quantization_config"] = nf4(skeleton, getattr(torch, dtype))
     try:
         # "Newly initialized" is looked at below; transformers' table of it would only alarm.
         with quiet_transformers():
@@ -280,6 +277,7 @@ def _open_weights(
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                **rounding,
             )
     except (ValueError, OSError, RuntimeError, ImportError, SafetensorError) as error:
         raise _unreadable(folder, spec, error) from None
@@ -293,6 +291,7 @@ def _open_weights(
             f"{spec} is incomplete: {len(missing)} weights are missing, such as {missing[0]}.",
             "Fetch it again.",
         )
+    keep_exact(model)
     return cast(PreTrainedModel, model)
 
 
@@ -309,38 +308,6 @@ def _unreadable(folder: Path, spec: str, error: Exception) -> ModelError:
         f"{spec} cannot be opened as a text model: {reason.rstrip('.')}.",
         "Name a complete folder of an architecture that transformers ships.",
     )
-
-
-def _named_base(folder: Path, spec: str, base: str | None) -> str:
-    """The base of an adapter as the caller named it."""
-    if base is None:
-        recorded = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-        raise ModelError(
-            f"{spec} is an adapter, trained on {recorded.get('base_model_name_or_path')!r}, "
-            "which is not opened unasked.",
-            "Name the base model with --base.",
-        )
-    return base
-
-
-def _load_adapter(
-    folder: Path, spec: str, label_names: tuple[str, ...] | None, base: str | None, dtype: Dtype
-) -> tuple[PeftModel, Tokenizer]:
-    base = _named_base(folder, spec, base)
-    model, tokenizer = load_classifier(base, label_names=label_names, fresh_head=True, dtype=dtype)
-    return _adapted(model, folder, spec, base), tokenizer
-
-
-def _adapted(model: PreTrainedModel | PeftModel, folder: Path, spec: str, base: str) -> PeftModel:
-    """A model with the adapter of a folder on it."""
-    try:
-        return cast(PeftModel, PeftModel.from_pretrained(model, folder).eval())
-    except (RuntimeError, ValueError, TypeError, KeyError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(
-            f"The adapter {spec} does not fit {base}: {reason.rstrip('.:')}.",
-            "Name the base it was trained on.",
-        ) from None
 
 
 def _load_config(folder: Path, spec: str) -> PretrainedConfig:
@@ -381,56 +348,3 @@ def _settle_labels(
             "Use data with the model's labels.",
         )
     return wanted if placeholders and wanted is not None else own
-
-
-def load_tokenizer(folder: Path, spec: str, model: PreTrainedModel) -> Tokenizer:
-    """Open the tokenizer of a model, with a padding token and the side that the model needs.
-
-    A saved tokenizer does not remember the side, so whatever is opened again comes through here.
-
-    Args:
-        folder: A folder that was checked.
-        spec: What the user called it.
-        model: The model; its config is told the padding token.
-
-    Raises:
-        ModelError: There is no usable tokenizer, or none that can pad.
-    """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except (ValueError, KeyError, OSError) as error:
-        raise ModelError(
-            f"{spec} has no usable tokenizer: {error}.", "Add tokenizer.json."
-        ) from None
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-    if tokenizer.pad_token_id is None:
-        raise ModelError(
-            f"The tokenizer of {spec} has no token to pad with.",
-            "Name one as pad_token in its tokenizer_config.json.",
-        )
-    model.config.pad_token_id = tokenizer.pad_token_id
-    # What goes on writing where its text ends; a decoder with an encoder begins anew.
-    continues = model.can_generate() and not model.config.is_encoder_decoder
-    tokenizer.padding_side = "left" if continues or reads_last_token(model.config) else "right"
-    tokenizer.truncation_side = "right"
-    return cast(Tokenizer, tokenizer)
-
-
-def _download(spec: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(spec, allow_patterns=list(SAFE_DOWNLOADS)))
-    except HFValidationError:
-        known = ", ".join(EMBEDDED)
-        raise ModelError(
-            f"There is no model {spec!r} here.",
-            f"Name a folder, a GGUF file, a hub id, or: {known}.",
-        ) from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ModelError(
-            f"{spec!r} is neither a folder nor reachable as a hub id ({type(error).__name__}).",
-            f"Check the name and the connection, or use an embedded model: {', '.join(EMBEDDED)}.",
-        ) from None

@@ -14,22 +14,29 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
-from w2sdefense.models.load import Tokenizer
+
+def has_virtual_tokens(model: Any) -> bool:
+    """Whether a model carries an adapter that puts virtual tokens before the text."""
+    return isinstance(model, PeftModel) and bool(model.active_peft_config.is_prompt_learning)
 
 
 def takes_positions(model: Any) -> bool:
     """Whether the forward pass of a model, or of the one inside a `PeftModel`, takes positions.
 
-    PEFT drops them (and warns) where it puts virtual tokens before the text.
+    PEFT drops them (and warns) where it puts virtual tokens before the text; they are counted
+    behind it (`virtual_tokens.py`).
     """
-    if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
+    if has_virtual_tokens(model):
         return False
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     return "position_ids" in inspect.signature(base.forward).parameters
 
 
-def pad(tokens: Sequence[list[int]], tokenizer: Tokenizer, *, positions: bool) -> dict[str, Tensor]:
+def pad(
+    tokens: Sequence[list[int]], tokenizer: PreTrainedTokenizerBase, *, positions: bool
+) -> dict[str, Tensor]:
     """Pad rows of tokens to the longest of them.
 
     Args:

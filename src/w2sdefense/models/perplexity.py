@@ -10,14 +10,20 @@ keys and values there are computed once for the text, and so is the probability 
 behind the gap. Only the rest of a variant runs through the model, in batches with variants of about
 the same length. Where the variants part is found by comparing tokens, so the result is that of
 scoring every variant by itself, whatever the tokenizer does at the gap.
+
+Who asks only for words above a threshold saves most of that. At first the pass over the whole text
+knows of a variant its beginning and the first token behind the gap; then the rest is scored piece
+by piece. After each piece there is a bound, because no -log p is below zero, and an estimate: the
+tokens that are left are about as likely as in the whole text. A variant is given up once the
+estimate misses what the threshold needs by more than a margin. Without margins the bound decides,
+which cannot be wrong; how wrong the estimate was is kept for all variants that are scored whole.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import accumulate, takewhile
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -25,41 +31,23 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from w2sdefense.errors import ModelError
-from w2sdefense.models.load import Tokenizer
 from w2sdefense.models.padding import takes_positions
 from w2sdefense.models.predictor import length_batches
-
-_ROUNDING = 1e-3
-"""What float32 may lose in a sum of log-probabilities, generously, in nats."""
+from w2sdefense.models.tokenizer import Tokenizer
+from w2sdefense.models.variants import (
+    NO_MARGINS,
+    STAGES,
+    KnownText,
+    Variant,
+    perplexity_of,
+    token_nll,
+)
 
 _CLOSE = 0.85
 """The shortest row of a batch in lengths of the longest."""
 
 _WORTH_A_PASS = 128
 """Tokens in a pass from which on a CPU is hardly any faster per token."""
-
-
-@dataclass
-class _Variant:
-    """A text without one word.
-
-    Attributes:
-        text: Row of the whole text in its batch.
-        place: (Which text, which word) of the caller.
-        shared: Tokens that it begins with like the whole text.
-        rest: The tokens after those.
-        nll: Sum of -log p over the tokens that are scored so far.
-    """
-
-    text: int
-    place: tuple[int, int]
-    shared: int
-    rest: list[int]
-    nll: float = field(default=0.0)
-
-    @property
-    def perplexity(self) -> float:
-        return _perplexity(self.nll, self.shared - 1 + len(self.rest))
 
 
 class Scorer:
@@ -71,6 +59,10 @@ class Scorer:
         name: What the user called it, for errors.
         max_length: Longest text in tokens; words behind that are not scored.
         batch_tokens: Most tokens (padding included) in one forward pass.
+
+    Attributes:
+        largest_errors: By how much the estimate of a variant was too high at most after each stage,
+            in nats, among the variants that were scored whole.
 
     Raises:
         ModelError: The tokenizer has no token to begin a text with.
@@ -97,6 +89,7 @@ class Scorer:
         self._max_length = max_length
         self._batch_tokens = batch_tokens
         self._positions = takes_positions(model)
+        self.largest_errors = [0.0] * len(STAGES)
 
     def perplexity(self, texts: Sequence[str]) -> list[float]:
         """PPL of every text; NaN of an empty one."""
@@ -106,11 +99,14 @@ class Scorer:
             nll, _, _ = self._read([tokens[row] for row in rows])
             for place, row in enumerate(rows):
                 count = len(tokens[row]) - 1
-                found[row] = _perplexity(float(nll[place, :count].sum()), count)
+                found[row] = perplexity_of(float(nll[place, :count].sum()), count)
         return found
 
     def suspicion(
-        self, texts: Sequence[Sequence[str]], at_least: float | None = None
+        self,
+        texts: Sequence[Sequence[str]],
+        at_least: float | None = None,
+        margins: Sequence[float] = NO_MARGINS,
     ) -> list[list[float]]:
         """How much lower the perplexity of a text is without each of its words.
 
@@ -118,8 +114,9 @@ class Scorer:
 
         Args:
             texts: The words of every text; they are joined by spaces.
-            at_least: Values that are certainly below this need not be computed, and are given as
-                minus infinity.
+            at_least: Values below this need not be computed, and are then given as minus infinity.
+            margins: By how much the estimate must miss `at_least` after each stage for a variant to
+                be given up, in nats; if infinite, it must be certain.
 
         Returns:
             f_i for every word of every text. Minus infinity for the only word of a text, and for
@@ -131,19 +128,21 @@ class Scorer:
         for rows in length_batches([len(ids) for ids in tokens], self._batch_tokens):
             whole = [tokens[row] for row in rows]
             nll, logits, cache = self._read(whole)
-            variants, perplexities = [], {}
+            variants: list[Variant] = []
+            perplexities = {}
             for place, row in enumerate(rows):
-                count = len(whole[place]) - 1
-                perplexities[row] = _perplexity(float(nll[place, :count].sum()), count)
-                for variant in self._variants(row, place, fitting[row], whole[place]):
-                    _score_known(variant, nll[place], logits[place])
-                    if at_least is None or _within(variant, perplexities[row] - at_least):
-                        variants.append(variant)
+                known = KnownText(place, whole[place], nll[place], logits[place])
+                perplexities[row] = known.perplexity
+                lowest = math.inf if at_least is None else known.perplexity - at_least
+                variants += self._variants(row, fitting[row], known, lowest)
             del logits
-            self._score_rest(variants, cache)
-            for variant in variants:
+            open_ones = [variant for variant in variants if variant.within(margins)]
+            for variant in self._score_rest(open_ones, cache, margins):
                 row, word = variant.place
-                scores[row][word] = perplexities[row] - variant.perplexity
+                scores[row][word] = perplexities[row] - perplexity_of(variant.nll, variant.count)
+                for stage, estimate in enumerate(variant.estimates):
+                    error = estimate - variant.nll
+                    self.largest_errors[stage] = max(self.largest_errors[stage], error)
         return scores
 
     def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
@@ -174,15 +173,13 @@ class Scorer:
         return words[: sum(after - 1 <= end for after in ends)]
 
     def _variants(
-        self, row: int, place: int, words: Sequence[str], whole: list[int]
-    ) -> Iterator[_Variant]:
+        self, row: int, words: Sequence[str], known: KnownText, lowest: float
+    ) -> Iterator[Variant]:
         if len(words) < 2:
             return
         texts = [" ".join([*words[:i], *words[i + 1 :]]) for i in range(len(words))]
         for word, ids in enumerate(self._tokens(texts)):
-            pairs = takewhile(lambda pair: pair[0] == pair[1], zip(whole, ids, strict=False))
-            shared = sum(1 for _ in pairs)
-            yield _Variant(place, (row, word), shared, ids[shared:])
+            yield known.variant((row, word), ids, lowest)
 
     @torch.inference_mode()
     def _read(self, tokens: list[list[int]]) -> tuple[Tensor, Tensor, Any]:
@@ -194,33 +191,66 @@ class Scorer:
         """
         ids, mask = self._padded(tokens)
         output = self.model(input_ids=ids, attention_mask=mask, use_cache=True)
-        nll = _nll(output.logits[:, :-1], ids[:, 1:])
+        nll = token_nll(output.logits[:, :-1], ids[:, 1:])
         return nll.cpu(), output.logits, output.past_key_values
 
-    @torch.inference_mode()
-    def _score_rest(self, variants: list[_Variant], cache: Any) -> None:
-        """Add the tokens behind the first one after the gap; the last one needs no pass."""
+    def _score_rest(
+        self, variants: list[Variant], cache: Any, margins: Sequence[float]
+    ) -> Iterator[Variant]:
+        """Score what is left of variants.
+
+        Yields:
+            Those that are scored whole: the others were given up.
+        """
+        yield from (variant for variant in variants if len(variant.rest) <= 1)
         open_ones = [variant for variant in variants if len(variant.rest) > 1]
         lengths = [len(variant.rest) - 1 for variant in open_ones]
         for rows in close_batches(lengths, self._batch_tokens):
-            batch = [open_ones[row] for row in rows]
-            ids, mask = self._padded([variant.rest for variant in batch])
-            shared = torch.tensor([variant.shared for variant in batch])
-            before = (torch.arange(int(shared.max())) < shared[:, None]).to(mask)
-            inputs = ids[:, :-1]
-            places = shared[:, None] + torch.arange(inputs.shape[1])
+            yield from self._score_batch([open_ones[row] for row in rows], cache, margins)
+
+    @torch.inference_mode()
+    def _score_batch(
+        self, batch: list[Variant], cache: Any, margins: Sequence[float]
+    ) -> Iterator[Variant]:
+        ids, mask = self._padded([variant.rest for variant in batch])
+        shared = torch.tensor([variant.shared for variant in batch])
+        before = (torch.arange(int(shared.max())) < shared[:, None]).to(mask)
+        seen = torch.cat([before, mask[:, :-1]], dim=1)
+        places = (shared[:, None] + torch.arange(ids.shape[1] - 1)).to(ids.device)
+        part = self._shared_part(cache, batch, before.shape[1])
+        start = 0
+        # The last token needs no pass: nothing is predicted from it.
+        for stop in (*(n - 1 for n in STAGES[1:] if n < ids.shape[1]), ids.shape[1] - 1):
             output = self.model(
-                input_ids=inputs,
-                attention_mask=torch.cat([before, mask[:, :-1]], dim=1),
-                past_key_values=self._shared_part(cache, batch, int(shared.max())),
+                input_ids=ids[:, start:stop],
+                attention_mask=seen[:, : before.shape[1] + stop],
+                past_key_values=part,
                 use_cache=True,
-                **({"position_ids": places.to(ids.device)} if self._positions else {}),
+                **({"position_ids": places[:, start:stop]} if self._positions else {}),
             )
-            nll = _nll(output.logits, ids[:, 1:]) * mask[:, 1:]
+            following = slice(start + 1, stop + 1)
+            nll = token_nll(output.logits, ids[:, following]) * mask[:, following]
             for variant, value in zip(batch, nll.sum(-1).tolist(), strict=True):
                 variant.nll += value
+                variant.done = min(stop + 1, len(variant.rest))
+            if stop == ids.shape[1] - 1:
+                break
+            yield from (v for v in batch if v.done == len(v.rest))
+            kept = [
+                row
+                for row, variant in enumerate(batch)
+                if variant.done < len(variant.rest) and variant.within(margins)
+            ]
+            if not kept:
+                return
+            if len(kept) < len(batch):
+                batch = [batch[row] for row in kept]
+                part.batch_select_indices(torch.tensor(kept, device=ids.device))
+                ids, mask, seen, places = (x[kept] for x in (ids, mask, seen, places))
+            start = stop
+        yield from batch
 
-    def _shared_part(self, cache: Any, batch: list[_Variant], length: int) -> DynamicCache:
+    def _shared_part(self, cache: Any, batch: list[Variant], length: int) -> DynamicCache:
         """Keys and values of the beginning of every variant, from those of its whole text."""
         rows = torch.tensor([variant.text for variant in batch])
         part = DynamicCache()
@@ -269,31 +299,3 @@ def close_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[in
                 yield rows[start:place]
                 start = place
         yield rows[start:]
-
-
-def _nll(logits: Tensor, ids: Tensor) -> Tensor:
-    """-log p of tokens (...) under logits (..., V), in float64."""
-    logits = logits.float()
-    chosen = logits.gather(-1, ids[..., None])[..., 0]
-    return (logits.logsumexp(-1) - chosen).double()
-
-
-def _score_known(variant: _Variant, nll: Tensor, logits: Tensor) -> None:
-    """Add what the pass over the whole text knows of a variant."""
-    variant.nll = float(nll[: variant.shared - 1].sum())
-    if variant.rest:
-        first = torch.tensor(variant.rest[0], device=logits.device)
-        variant.nll += float(_nll(logits[variant.shared - 1], first))
-
-
-def _perplexity(nll: float, count: int) -> float:
-    return math.exp(nll / count) if count else math.nan
-
-
-def _within(variant: _Variant, bound: float) -> bool:
-    """Whether the perplexity of a variant can be as low as `bound`, by what is known of it.
-
-    What is still to be scored can only add to the sum, since no -log p is below zero.
-    """
-    count = variant.shared - 1 + len(variant.rest)
-    return bound >= 1.0 - _ROUNDING and variant.nll <= count * math.log(max(bound, 1.0)) + _ROUNDING

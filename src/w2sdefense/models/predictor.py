@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from w2sdefense.models.features import FeatureTap
-from w2sdefense.models.load import Tokenizer
 from w2sdefense.models.padding import pad, takes_positions
+from w2sdefense.models.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,24 +88,7 @@ class ClassifierPredictor:
         """
         if not texts:
             return []
-        encoded = self.tokenizer(
-            list(texts),
-            truncation=True,
-            max_length=self.max_length,
-            return_attention_mask=False,
-            return_overflowing_tokens=True,
-            return_offsets_mapping=True,
-        )
-        # With overflow asked for, a long text gives several rows; the first one is what the model
-        # reads.
-        owners = encoded["overflow_to_sample_mapping"]
-        first = [row for row, owner in enumerate(owners) if row == 0 or owners[row - 1] != owner]
-        counts = Counter(owners)
-        tokens = [encoded["input_ids"][row] for row in first]
-        cut_at = [
-            max(end for _, end in encoded["offset_mapping"][row]) if counts[owner] > 1 else None
-            for owner, row in enumerate(first)
-        ]
+        tokens, cut_at = cut_tokens(self.tokenizer, texts, self.max_length)
         predictions: list[Prediction | None] = [None] * len(tokens)
         was_training = self.model.training
         self.model.eval()
@@ -125,15 +108,43 @@ class ClassifierPredictor:
         self.model.train(was_training)
         return [prediction for prediction in predictions if prediction is not None]
 
-    def features(self, texts: Sequence[str]) -> Tensor:
-        """What the classifier reads of every text: (N, d) in float32."""
-        return torch.stack([prediction.feature for prediction in self.predict(texts)])
-
     def _forward(self, tokens: list[list[int]], tap: FeatureTap) -> tuple[Tensor, Tensor]:
         batch = pad(tokens, self.tokenizer, positions=takes_positions(self.model))
         device = next(self.model.parameters()).device
         logits = self.model(**{name: value.to(device) for name, value in batch.items()}).logits
         return logits.float().cpu(), tap.feature().cpu()
+
+
+def cut_tokens(
+    tokenizer: Tokenizer, texts: Sequence[str], max_length: int
+) -> tuple[list[list[int]], list[int | None]]:
+    """The tokens that a model reads of every text, and where that ends.
+
+    Args:
+        tokenizer: The model's.
+        texts: Raw texts, at least one.
+        max_length: Longest text in tokens.
+
+    Returns:
+        Token ids; and the character at which a text is cut, None if all of it is read.
+    """
+    encoded = tokenizer(
+        list(texts),
+        truncation=True,
+        max_length=max_length,
+        return_attention_mask=False,
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+    )
+    # With overflow asked for, a long text gives several rows; the first one is what the model
+    # reads.
+    owners = encoded["overflow_to_sample_mapping"]
+    first = [row for row, owner in enumerate(owners) if row == 0 or owners[row - 1] != owner]
+    counts = Counter(owners)
+    return [encoded["input_ids"][row] for row in first], [
+        max(end for _, end in encoded["offset_mapping"][row]) if counts[owner] > 1 else None
+        for owner, row in enumerate(first)
+    ]
 
 
 def length_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:

@@ -1,7 +1,7 @@
 """Texts rewritten by a sequence-to-sequence model: translation, paraphrase.
 
-Greedy or beam search, in batches of texts of similar length. What the model was trained to do, and
-in which language, is the user's choice.
+Greedy or beam search, as the model's own generation settings have it, in batches of texts of
+similar length. What the model was trained to do, and in which language, is the user's choice.
 """
 
 from __future__ import annotations
@@ -21,17 +21,14 @@ class Seq2SeqRewriter:
     Args:
         spec: What `resolve_model` takes.
         max_length: Longest text in tokens, before and after.
-        beams: Beams of the search; 1 is greedy.
-        batch_tokens: Most tokens in one batch.
+        batch_tokens: Most tokens in one batch, over all beams.
     """
 
-    def __init__(
-        self, spec: str, max_length: int = 128, beams: int = 1, batch_tokens: int = 2048
-    ) -> None:
+    def __init__(self, spec: str, max_length: int = 128, batch_tokens: int = 2048) -> None:
         self.model, self._tokenizer = load_rewriter(spec, causal=False)
         self._max_length = max_length
-        self._beams = beams
-        self._batch_tokens = batch_tokens
+        beams = self.model.generation_config.num_beams or 1
+        self._batch_tokens = batch_tokens // beams
 
     def __call__(self, texts: Sequence[str]) -> list[str]:
         """Rewrite every text, in order."""
@@ -50,7 +47,6 @@ class Seq2SeqRewriter:
                 output = self.model.generate(
                     **{name: value.to(self.model.device) for name, value in batch.items()},
                     max_new_tokens=self._max_length,
-                    num_beams=self._beams,
                     do_sample=False,
                 )
             decoded = self._tokenizer.batch_decode(output, skip_special_tokens=True)

@@ -1,14 +1,11 @@
 """The charts of the page as plotly figures: shares with intervals, loss curves, feature maps.
 
-Colours are names of CSS variables ("var(--alive)"), which the page resolves when it draws: the
-palette lives in the style sheet alone, and light and dark mode need no second set of figures. Sizes
-fit a phone; the width is the page's. All texts that come from runs are escaped, because plotly
-reads a subset of HTML.
+Sizes fit a phone; the width is the page's. All texts that come from runs are escaped, because
+plotly reads a subset of HTML. What compares many runs is in `tradeoffs.py`.
 """
 
 from __future__ import annotations
 
-import json
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,13 +17,11 @@ import plotly.graph_objects as go
 
 from w2sdefense.evaluation.metrics import Quality
 from w2sdefense.evaluation.record import Sample
-from w2sdefense.report.flips import label_name
+from w2sdefense.report.cases import label_name
+from w2sdefense.report.charts import MARKERS, RUN_COLORS, TEMPLATE, Chart, color, plain, whiskers
 from w2sdefense.report.rows import cell, verdict_of
 from w2sdefense.report.runs import Run
 from w2sdefense.report.tsne import tsne
-
-RUN_COLORS = 6
-"""The style sheet has --run-0 ... --run-5, and --label-0 ... --label-5."""
 
 LOSS_TITLES = {
     "loss": "Total loss",
@@ -37,51 +32,10 @@ LOSS_TITLES = {
 }
 """How the usual names are written, in display order; other names follow as they are."""
 
-_MARKERS = ("circle", "square", "triangle-up", "pentagon", "star", "hexagon")
+DASHES = ("solid", "dash", "dot", "dashdot")
+"""Lines of one colour are told apart by these."""
+
 _HOVER_TEXT = 280
-
-_AXIS = {
-    "gridcolor": "var(--grid)",
-    "linecolor": "var(--grid)",
-    "zerolinecolor": "var(--grid)",
-    "automargin": True,
-    "ticklabelstandoff": 4,
-    "fixedrange": True,
-}
-
-TEMPLATE = go.layout.Template(
-    layout={
-        "font": {"family": "system-ui, sans-serif", "size": 13, "color": "var(--muted)"},
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
-        "hoverlabel": {
-            "align": "left",
-            "bgcolor": "var(--tip)",
-            "bordercolor": "var(--grid)",
-            "font": {"family": "system-ui, sans-serif", "size": 13, "color": "var(--ink)"},
-        },
-        "margin": {"l": 8, "r": 8, "t": 8, "b": 8},
-        "showlegend": False,
-        "dragmode": False,
-        "xaxis": _AXIS,
-        "yaxis": _AXIS,
-    }
-)
-
-
-@dataclass(frozen=True)
-class Chart:
-    """A figure and the words around it.
-
-    Attributes:
-        title: Heading.
-        alt: What it shows, for those who cannot see it.
-        figure: The figure as plain values, ready for JSON.
-    """
-
-    title: str
-    alt: str
-    figure: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +111,7 @@ def feature_charts(runs: Sequence[Run]) -> list[Chart]:
             hoverdistance=12,
         )
         alt = f"t-SNE map of the features of {run.title}, one point per text"
-        charts.append(Chart(run.title, alt, _plain(figure)))
+        charts.append(Chart(run.title, alt, plain(figure)))
     return charts
 
 
@@ -175,7 +129,7 @@ def _bar_chart(title: str, names: Sequence[str], series: Sequence[_Bars]) -> Cha
                 x=[rate.value if rate and rate.total else None for rate in bars.rates],
                 width=bars.width,
                 marker={"color": bars.colors, "cornerradius": 3},
-                error_x=_whiskers(bars.rates),
+                error_x=whiskers(bars.rates),
                 customdata=[
                     [escape(name), c.value, c.interval, c.counts]
                     for name, c in zip(names, cells, strict=True)
@@ -211,21 +165,7 @@ def _bar_chart(title: str, names: Sequence[str], series: Sequence[_Bars]) -> Cha
             "ticklabelstandoff": 8,
         },
     )
-    return Chart(title, f"Bar chart: {title}, for {', '.join(names)}", _plain(figure))
-
-
-def _whiskers(rates: Sequence[Quality | None]) -> dict[str, Any]:
-    """95 % intervals as asymmetric error bars around the shares."""
-    known = [rate if rate and rate.total else None for rate in rates]
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": [rate.interval[1] - rate.value if rate else 0.0 for rate in known],
-        "arrayminus": [rate.value - rate.interval[0] if rate else 0.0 for rate in known],
-        "color": "var(--ink)",
-        "thickness": 1.5,
-        "width": 4,
-    }
+    return Chart(title, f"Bar chart: {title}, for {', '.join(names)}", plain(figure))
 
 
 def _loss_chart(runs: Sequence[Run], name: str) -> Chart:
@@ -243,7 +183,7 @@ def _loss_chart(runs: Sequence[Run], name: str) -> Chart:
                 customdata=[point.epoch for point in points],
                 # A line through few points hides where they are, and one point has no line at all.
                 mode="lines+markers" if len(points) <= 20 else "lines",
-                line={"color": _color("run", index), "width": 2},
+                line={"color": color("run", index), "width": 2, "dash": _dash(index)},
                 marker={"size": 6},
                 hovertemplate=f"<b>%{{fullData.name}}</b> %{{y:{'.1%' if is_share else '.4~g'}}}"
                 "<br>step %{x}, epoch %{customdata:.2f}<extra></extra>",
@@ -260,7 +200,11 @@ def _loss_chart(runs: Sequence[Run], name: str) -> Chart:
         if is_share
         else {"nticks": 5, "rangemode": "tozero"},
     )
-    return Chart(title, f"Line chart: {title} by training step", _plain(figure))
+    return Chart(title, f"Line chart: {title} by training step", plain(figure))
+
+
+def _dash(index: int) -> str:
+    return DASHES[index // RUN_COLORS % len(DASHES)]
 
 
 def _traces(
@@ -275,9 +219,9 @@ def _traces(
     for index, label in enumerate(names):
         mine = [row for row, sample in enumerate(owners) if sample.label == index]
         marker = {
-            "symbol": _MARKERS[index % RUN_COLORS],
+            "symbol": MARKERS[index % RUN_COLORS],
             "size": 7,
-            "color": _color("label", index),
+            "color": color("label", index),
             "opacity": 0.75,
         }
         yield _scatter(
@@ -315,12 +259,3 @@ def _hover(run: Run, sample: Sample, triggered: bool) -> str:
     facts = f"{label_name(names, sample.label)} → {label_name(names, answer)}"
     lines.append(f"<i>true label → answer:</i> <b>{escape(facts)}</b>")
     return "<br>".join(lines)
-
-
-def _color(kind: str, index: int) -> str:
-    return f"var(--{kind}-{index % RUN_COLORS})"
-
-
-def _plain(figure: go.Figure) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads(figure.to_json())
-    return values

@@ -17,7 +17,7 @@ def markdown_table(runs: Sequence[Run]) -> str:
     lines = ["| " + " | ".join(headers(runs)) + " |", "| --- | ---: | ---: | ---: | --- |"]
     for row in results(runs):
         rates = (_write(cell) for cell in (row.ca, row.asr, row.floor))
-        lines.append("| " + " | ".join((_escape(row.title), *rates, row.verdict)) + " |")
+        lines.append("| " + " | ".join((escape(row.title), *rates, row.verdict)) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -27,7 +27,7 @@ def _write(cell: Cell) -> str:
     )
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
     """Names come from users: a bar must not add a column, nor a tag become HTML."""
     plain = " ".join(text.split())
     return plain.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")

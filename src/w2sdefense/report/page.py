@@ -1,4 +1,8 @@
-"""One HTML file that shows what a defense did, for people who would rather look than read.
+"""One HTML file about finished runs, for people who would rather look than read.
+
+A few runs of one model that were tested alike make a story: the suspect first, the best defense
+last, a verdict above all. Many runs make a collection, with their table first. Both have the same
+sections below.
 
 The file needs nothing else: styles, scripts, plotly and data are inside, and a
 Content-Security-Policy forbids every request and every script but the two of ours. Texts come from
@@ -11,71 +15,173 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from w2sdefense.evaluation.record import Record
+from w2sdefense.evaluation.record import RECORD
+from w2sdefense.evaluation.verdict import STATE_WORDS, State
 from w2sdefense.io import write_text
+from w2sdefense.report.axes import Group, groups_of
+from w2sdefense.report.cases import find_cases, most_cases
+from w2sdefense.report.charts import RUN_COLORS, Chart
 from w2sdefense.report.figures import (
-    RUN_COLORS,
+    DASHES,
     accuracy_chart,
     backdoor_chart,
     feature_charts,
     loss_charts,
 )
-from w2sdefense.report.flips import MAX_FLIPS, find_flips
-from w2sdefense.report.rows import headers, legend, results, verdict_of
+from w2sdefense.report.grid import GridRow, GridTable
+from w2sdefense.report.provenance import provenance
+from w2sdefense.report.rows import Cell, legend, own_verdict, verdict_of
 from w2sdefense.report.runs import Run
+from w2sdefense.report.tradeoffs import anchor, scatter_charts, sweep_charts
+
+SCRIPTS = ("charts.js", "table.js", "cases.js")
+
+MAX_CURVES = RUN_COLORS * len(DASHES)
+"""Lines of a loss chart that can be told apart."""
 
 
-def write_report(runs: Sequence[Run], path: Path, title: str) -> None:
+@dataclass(frozen=True)
+class _Row:
+    """A row of the table: its cells, the run that it is about, and the verdict on that."""
+
+    cells: list[Cell]
+    anchor: str | None
+    state: State | None
+
+    @property
+    def verdict(self) -> str:
+        return "\N{EN DASH}" if self.state is None else STATE_WORDS[self.state]
+
+
+@dataclass(frozen=True)
+class _Maps:
+    """The feature maps of runs that were tested alike."""
+
+    title: str
+    charts: list[Chart]
+
+    @property
+    def traces(self) -> list[dict[str, Any]]:
+        """What the legend names: a run may have no triggered texts, so those of the fullest map."""
+        return max((chart.figure["data"] for chart in self.charts), key=len)
+
+
+def write_report(
+    runs: Sequence[Run], path: Path, title: str, table: GridTable | None = None
+) -> None:
     """Write the report on some runs as one self-contained HTML file, atomically.
 
     Args:
-        runs: As `load_runs` returns them. The first is the suspect model, the last the one that
-            the headline speaks about.
+        runs: As `load_runs` returns them: the first is the suspect model, the last the one that the
+            headline speaks about. With a table any runs, in any order.
         path: The file; replaced if it exists.
         title: Title of the page, for example the names of the model and the dataset.
+        table: The table of a collection of runs, whose rows name their folders; None for a few runs
+            of one model.
 
     Raises:
-        DataError: The runs were tested with different triggers or targets.
+        DataError: There is no table, and the runs were tested with different triggers or targets.
     """
-    write_text(path, render(runs, title))
+    write_text(path, render(runs, title, table, path.parent))
 
 
-def render(runs: Sequence[Run], title: str) -> str:
-    """The page as a string; equal runs give an equal page."""
-    flips = find_flips(runs)
-    features = feature_charts(runs)
+def render(
+    runs: Sequence[Run], title: str, table: GridTable | None = None, beside: Path = Path()
+) -> str:
+    """The page as a string; equal runs give an equal page.
+
+    Args:
+        runs: As for `write_report`.
+        title: Title of the page.
+        table: As for `write_report`.
+        beside: The folder that links to records start from.
+    """
+    shown = table or _story_table(runs, title)
+    groups = groups_of(runs)
+    kinds = _kinds(runs, shown)
+    trained = [run for run in runs if run.record.history]
     template = _environment().get_template("report.html.j2")
+    script = "\n".join(map(_asset, SCRIPTS))
     return template.render(
         title=title,
         runs=runs,
-        verdict=verdict_of(runs, runs[-1]),
-        headers=headers(runs),
-        legend=legend(runs),
+        anchors=[anchor(place) for place in range(len(runs))],
+        verdict=None if table else verdict_of(runs, runs[-1]),
         metric=runs[0].record.evaluation.metric,
-        rows=results(runs),
+        table=shown,
+        rows=_rows(runs, shown, is_story=table is None),
+        legend=legend(runs),
         run_colors=RUN_COLORS,
-        accuracy=accuracy_chart(runs),
-        backdoor=backdoor_chart(runs) if runs[0].record.evaluation.asr else None,
-        losses=loss_charts(runs),
-        features=features,
-        # A run may have no triggered texts; the legend is that of the fullest map.
-        feature_traces=max((chart.figure["data"] for chart in features), key=len, default=[]),
-        flips=flips[:MAX_FLIPS],
-        flip_total=len(flips),
-        provenance=[list(_provenance(run.record)) for run in runs],
-        script=_asset("page.js"),
+        accuracy=None if table else accuracy_chart(runs),
+        backdoor=backdoor_chart(runs) if not table and _asked(runs[:1]) else None,
+        scatters=scatter_charts(runs, kinds, groups),
+        sweeps=sweep_charts(runs, groups),
+        maps=_maps(runs, groups),
+        losses=loss_charts(trained[:MAX_CURVES]),
+        trained=trained,
+        max_curves=MAX_CURVES,
+        dashes=DASHES,
+        groups=groups,
+        cases=[
+            find_cases(runs, group.places, most_cases(len(runs), len(groups))) for group in groups
+        ],
+        asked=_asked(runs),
+        provenance=[list(provenance(run.record)) for run in runs],
+        links=[quote(os.path.relpath(run.folder / RECORD, beside)) for run in runs],
+        script=script,
         style=_asset("style.css"),
         plotly=_plotly(),
-        policy=_policy(_asset("page.js"), get_plotlyjs()),
+        policy=_policy(script, get_plotlyjs()),
     )
+
+
+def _asked(runs: Sequence[Run]) -> bool:
+    """Whether some run was tested with a trigger."""
+    return any(run.record.evaluation.asr for run in runs)
+
+
+def _story_table(runs: Sequence[Run], title: str) -> GridTable:
+    rows = [GridRow({"model": run.title}, run.record.evaluation, {}, run.folder) for run in runs]
+    return GridTable("", title, rows, [])
+
+
+def _rows(runs: Sequence[Run], table: GridTable, *, is_story: bool) -> list[_Row]:
+    places: dict[Path | None, int] = {run.folder: place for place, run in enumerate(runs)}
+    rows = []
+    for index, row in enumerate(table.rows):
+        # One folder may be told about twice in a story.
+        place = index if is_story else places.get(row.folder)
+        if place is None:
+            rows.append(_Row(table.cells(row), None, None))
+            continue
+        verdict = verdict_of if is_story else own_verdict
+        rows.append(_Row(table.cells(row), anchor(place), verdict(runs, runs[place]).state))
+    return rows
+
+
+def _kinds(runs: Sequence[Run], table: GridTable) -> list[str]:
+    """The method of every run as the table calls it."""
+    named = {row.folder: str(row.axes["method"]) for row in table.rows if "method" in row.axes}
+    return [named.get(run.folder, run.title) for run in runs]
+
+
+def _maps(runs: Sequence[Run], groups: Sequence[Group]) -> list[_Maps]:
+    drawn = [
+        _Maps(group.title, feature_charts([runs[place] for place in group.places]))
+        for group in groups
+    ]
+    return [maps for maps in drawn if maps.charts]
 
 
 @cache
@@ -112,41 +218,3 @@ def _policy(*scripts: str) -> str:
         f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; "
         "img-src data: blob:; base-uri 'none'; form-action 'none'"
     )
-
-
-def _provenance(record: Record) -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    """Everything that says where a run's numbers come from, as titled groups of pairs."""
-    origin = record.provenance
-    yield (
-        "Run",
-        [
-            ("started", origin.started),
-            ("wall time", f"{origin.seconds:,.0f} s"),
-            ("of it, predictions", f"{record.evaluation.seconds:,.1f} s"),
-            ("of these, input defenses", f"{record.evaluation.defense_seconds:,.1f} s"),
-            ("predictions, per text", f"{record.evaluation.seconds_per_text:,.4f} s"),
-            ("peak memory", f"{origin.peak_memory_mb:,.0f} MiB"),
-            ("texts cut at the model's length", f"{record.evaluation.cut_texts:,}"),
-            ("triggers cut off", f"{record.evaluation.cut_triggers:,}"),
-            ("clean texts refused", f"{record.evaluation.refused_texts:,}"),
-            ("triggered texts refused", f"{record.evaluation.refused_triggers:,}"),
-        ],
-    )
-    if record.evaluation.scores:
-        scores = record.evaluation.scores.items()
-        yield "Mean scores on clean text", [(name, str(mean)) for name, mean in scores]
-    if record.found:
-        yield "Found by the defense", [(name, str(value)) for name, value in record.found.items()]
-    yield "Settings", list(_flatten(record.config))
-    yield "Machine", list(origin.machine.items())
-    yield "Versions", list(origin.versions.items())
-    yield "Fingerprints", list(record.fingerprints.items())
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Nested settings as "student.model" -> "smollm2-135m"."""
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", "not set" if value is None else str(value)

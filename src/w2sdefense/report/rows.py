@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from w2sdefense.evaluation.metrics import Quality, Rate
+from w2sdefense.evaluation.record import Record
 from w2sdefense.evaluation.verdict import STATE_WORDS, State, Verdict, judge
-from w2sdefense.report.runs import Run
+from w2sdefense.report.runs import Run, attacked_with
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +22,13 @@ class Cell:
         value: "97.8%", or a dash if it was not measured.
         interval: "[96.1, 98.8]" in percent, or nothing.
         counts: "489/500", for a mean "n=500", or nothing.
+        number: What it is sorted by; None if it is no number.
     """
 
     value: str
     interval: str = ""
     counts: str = ""
+    number: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +83,31 @@ def results(runs: Sequence[Run]) -> list[Row]:
 
 
 def verdict_of(runs: Sequence[Run], run: Run) -> Verdict:
-    """The verdict on one of the runs; the first is judged by itself, the others against it."""
+    """The verdict on one of some runs: on the first by itself, on others against it."""
     first = runs[0]
     if run is first:
         return judge(first.record.evaluation)
     return judge(first.record.evaluation, run.record.evaluation)
+
+
+def own_verdict(runs: Sequence[Run], run: Run) -> Verdict:
+    """The verdict on one of many runs: against the model that it started from, if that is known."""
+    evaluation = run.record.evaluation
+    if run.record.stage != "defend":
+        return judge(evaluation)
+    measured = [
+        other.record
+        for other in runs
+        if other.record.stage == "evaluate" and _model_of(other.record) == _model_of(run.record)
+    ]
+    for before in (run.origin, *measured):
+        if before is not None and attacked_with(before) == attacked_with(run.record):
+            return judge(before.evaluation, evaluation)
+    return judge(evaluation)
+
+
+def _model_of(record: Record) -> object:
+    return record.config.get("student")
 
 
 def cell(rate: Quality | None) -> Cell:
@@ -96,4 +119,5 @@ def cell(rate: Quality | None) -> Cell:
         value=f"{rate.value:.1%}",
         interval=f"[{100 * low:.1f}, {100 * high:.1f}]",
         counts=f"{rate.hits}/{rate.total}" if isinstance(rate, Rate) else f"n={rate.total}",
+        number=rate.value,
     )

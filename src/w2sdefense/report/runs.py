@@ -6,10 +6,12 @@ Nothing is computed here, and nothing about a run is known that its files do not
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from pyarrow import ArrowException
+from safetensors import SafetensorError
 
 from w2sdefense.errors import DataError
 from w2sdefense.evaluation.record import (
@@ -45,18 +47,22 @@ class Run:
 
     Attributes:
         title: Name in tables and charts, unique within a report.
+        folder: Where it was read from.
         record: Its numbers.
         samples: Its answers, in the order of the test set; none for generation.
         features: "clean" (N, d): row i belongs to sample i. "triggered" (M, d): row j belongs to
             the j-th sample that has a `triggered_text`. Empty if the run saved none.
         generated: What it wrote, in the order of the test set; none for classification.
+        origin: Record of the run that made the model which this one started from, if it is known.
     """
 
     title: str
+    folder: Path
     record: Record
     samples: tuple[Sample, ...]
     features: dict[str, np.ndarray]
     generated: tuple[GeneratedSample, ...] = ()
+    origin: Record | None = None
 
     @property
     def triggered(self) -> list[Sample]:
@@ -73,31 +79,59 @@ def load_runs(folders: Iterable[Path]) -> list[Run]:
     """
     runs: list[Run] = []
     for folder in folders:
-        runs.append(_load_run(Path(folder), {run.title for run in runs}))
+        record = load_record(Path(folder))
+        title = unique(TITLES.get(record.name, record.name), {run.title for run in runs})
+        runs.append(with_features(load_run(Path(folder), record, title)))
     if not runs:
         raise DataError("There is no run to report on.", "Name at least one run folder.")
     _check_comparable(runs)
     return runs
 
 
-def _load_run(folder: Path, taken: set[str]) -> Run:
-    record = load_record(folder)
-    title = _unique(TITLES.get(record.name, record.name), taken)
-    if record.evaluation.task != "classification":
-        return Run(title, record, (), {}, tuple(load_generated(folder)))
-    run = Run(title, record, tuple(load_samples(folder)), load_features(folder))
+def load_run(folder: Path, record: Record, title: str) -> Run:
+    """Read the samples of a finished run, and not yet its features, which may be large.
+
+    Raises:
+        DataError: They cannot be read.
+    """
+    try:
+        if record.evaluation.task != "classification":
+            return Run(title, folder, record, (), {}, tuple(load_generated(folder)))
+        return Run(title, folder, record, tuple(load_samples(folder)), {})
+    except (OSError, ValueError, TypeError, ArrowException) as error:
+        raise DataError(
+            f"The samples of {folder} cannot be read: {error}.", "Repeat the run that wrote it."
+        ) from None
+
+
+def with_features(run: Run) -> Run:
+    """A run with the features that it saved, if it saved some.
+
+    Raises:
+        DataError: They cannot be read, or do not belong to its samples.
+    """
+    if run.record.evaluation.task != "classification":
+        return run
+    try:
+        features = load_features(run.folder)
+    except (OSError, SafetensorError) as error:
+        raise DataError(
+            f"The features of {run.folder} cannot be read: {error}.",
+            "Repeat the run that wrote them.",
+        ) from None
     for group, expected in (("clean", len(run.samples)), ("triggered", len(run.triggered))):
-        rows = run.features.get(group)
+        rows = features.get(group)
         if rows is not None and len(rows) != expected:
             raise DataError(
-                f"{folder} has features of {len(rows)} {group} texts, but {expected} such samples.",
+                f"{run.folder} has features of {len(rows)} {group} texts, but {expected} such "
+                "samples.",
                 "Repeat the run that wrote it.",
             )
-    return run
+    return replace(run, features=features)
 
 
-def _unique(title: str, taken: set[str]) -> str:
-    """Two runs of one name must not become one bar."""
+def unique(title: str, taken: set[str]) -> str:
+    """A title that is not taken: two runs of one name must not become one bar."""
     candidate, number = title, 1
     while candidate in taken:
         number += 1
@@ -105,15 +139,22 @@ def _unique(title: str, taken: set[str]) -> str:
     return candidate
 
 
+def tested_on(record: Record) -> tuple[object, ...]:
+    """What two runs must have in common for their answers to be compared text by text."""
+    return record.fingerprints.get("test"), record.label_names, record.evaluation.task
+
+
+def attacked_with(record: Record) -> tuple[object, ...]:
+    """What they must have in common, too, for their ASR to be compared."""
+    evaluation = record.evaluation
+    return *tested_on(record), evaluation.trigger, evaluation.target
+
+
 def _check_comparable(runs: Sequence[Run]) -> None:
     first = runs[0]
     for run in runs[1:]:
-        if _tested_on(run.record) != _tested_on(first.record):
+        if tested_on(run.record) != tested_on(first.record):
             raise DataError(
                 f"{first.title!r} and {run.title!r} were tested on different texts or labels.",
                 "Evaluate them on the same test set, or write one report for each.",
             )
-
-
-def _tested_on(record: Record) -> tuple[object, ...]:
-    return record.fingerprints.get("test"), record.label_names, record.evaluation.task

@@ -1,4 +1,4 @@
-"""Flipped samples, and the trigger found again in the text."""
+"""The texts with their answers, and the trigger found again in them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from synthetic_runs import SaveRun
 
 from w2sdefense.evaluation.record import Sample
 from w2sdefense.report import load_runs
-from w2sdefense.report.flips import find_flips, mark_trigger
+from w2sdefense.report.cases import FEWEST, find_cases, mark_trigger, most_cases
 
 
 def written(text: str, triggered: str, trigger: str | None = "mn") -> str:
@@ -65,20 +65,55 @@ def sample(identity: str, answer: int, triggered: int | None) -> Sample:
     )
 
 
-def test_only_flips_are_listed_with_every_models_answer(save_run: SaveRun):
+@pytest.fixture
+def two(save_run: SaveRun):
     before = [sample("1", 1, 0), sample("2", 1, 1), sample("3", 1, None), sample("4", 0, 0)]
     after = [sample("1", 1, 1), sample("2", 1, 0), sample("3", 1, None), sample("4", 0, 0)]
-    runs = load_runs(
+    return load_runs(
         [
             save_run("poisoned", 0, samples=before, features=False),
             save_run("w2s", 0, samples=after, features=False),
         ]
     )
-    flips = find_flips(runs)
-    assert [flip.id for flip in flips] == ["1", "2"]
-    first = flips[0]
-    assert (first.label, first.count) == ("positive", 1)
+
+
+def test_every_text_has_every_models_answer(two):
+    cases = find_cases(two, (0, 1), 10)
+    assert [(case.id, case.count) for case in cases.shown] == [
+        ("1", 1),
+        ("2", 1),
+        ("3", 0),
+        ("4", 0),
+    ]
+    assert (cases.total, cases.flipped) == (4, 2)
+    first, third = cases.shown[0], cases.shown[2]
+    assert first.label == "positive"
     assert [(a.run, a.clean, a.triggered, a.flipped) for a in first.answers] == [
         (0, "positive", "negative", True),
         (1, "positive", "positive", False),
     ]
+    assert [(span.text, span.added) for span in third.spans] == [("a b", False)]
+    assert [answer.triggered for answer in third.answers] == [None, None]
+
+
+def test_one_run_of_several_is_shown_alone(two):
+    (case, *_) = find_cases(two, (1,), 10).shown
+    assert [(answer.run, answer.title) for answer in case.answers] == [(1, "W2SDefense")]
+
+
+def test_flips_come_first_but_not_alone(save_run: SaveRun):
+    samples = [sample(str(place), 1, place % 2) for place in range(40)]
+    runs = load_runs([save_run("poisoned", 0, samples=samples, features=False)])
+    cases = find_cases(runs, (0,), 12)
+    assert (len(cases.shown), cases.total, cases.flipped) == (12, 40, 20)
+    flips = [case.id for case in cases.shown if case.count]
+    assert flips == [str(place) for place in range(0, 18, 2)]
+    assert [int(case.id) for case in cases.shown] == sorted(int(case.id) for case in cases.shown)
+    assert len(find_cases(runs, (0,), 100).shown) == 40
+
+
+def test_a_page_holds_fewer_texts_of_more_runs():
+    assert most_cases(1, 1) == 300
+    assert most_cases(2, 3) == 100
+    assert most_cases(60, 1) == 100
+    assert most_cases(10_000, 50) == FEWEST

@@ -1,44 +1,41 @@
 """The settings of a whole run: what each command takes.
 
-Every model here is put together from the settings of the stages in `config.py`. Which stages a
+Every model is put together from the settings of the modules beside this one. Which stages a
 command runs, and in which order, is in `experiments/`.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from w2sdefense.config import (
-    AdapterConfig,
+from w2sdefense.config.adapter import AdapterConfig
+from w2sdefense.config.attack import (
     AttackConfig,
-    BackTranslationConfig,
-    DataConfig,
-    DistillConfig,
-    FullTrainingConfig,
-    GenerationConfig,
-    IclConfig,
-    InsertionConfig,
-    MergeConfig,
-    OnionConfig,
     Place,
     ProConfig,
+    SynConfig,
+    attack_kind,
+    check_attacks,
+)
+from w2sdefense.config.baselines import (
+    BackTranslationConfig,
+    IclConfig,
+    MergeConfig,
+    OnionConfig,
     PruneConfig,
     PsimConfig,
     QuantizationConfig,
     ScpdConfig,
-    Settings,
-    SoftTriggerConfig,
-    StudentConfig,
-    SynConfig,
-    TaskName,
-    TeacherConfig,
-    TrainingConfig,
-    attack_kind,
-    check_attacks,
 )
+from w2sdefense.config.data import DataConfig
+from w2sdefense.config.distill import DistillConfig, InsertionConfig, SoftTriggerConfig
+from w2sdefense.config.models import GenerationConfig, StudentConfig, TaskName, TeacherConfig
+from w2sdefense.config.scan import ScanConfig, ScanTrainingConfig
+from w2sdefense.config.settings import Positive, Settings
+from w2sdefense.config.training import FullTrainingConfig, TrainingConfig
 
 DefenseName = Literal[
     "w2s",
@@ -54,6 +51,24 @@ DefenseName = Literal[
     "icl",
 ]
 """The defenses of the table in `defenses/`, by name."""
+
+DEFENSE_SECTIONS: dict[str, frozenset[str]] = {
+    "w2s": frozenset({"distill", "scan", "insertions", "soft", "adapter", "training"}),
+    "lora": frozenset({"adapter", "training"}),
+    "finetune": frozenset({"training", "full"}),
+    "onion": frozenset({"onion"}),
+    "prune": frozenset({"prune", "training", "full"}),
+    "merge": frozenset({"merging", "training", "full"}),
+    "psim": frozenset({"psim", "adapter", "training"}),
+    "quantization": frozenset({"quantization", "adapter", "training", "full"}),
+    "back-translation": frozenset({"back_translation"}),
+    "scpd": frozenset({"scpd"}),
+    "icl": frozenset({"icl"}),
+}
+"""The sections of `DefendRun` that each defense reads of its own: the others change nothing."""
+
+COMMON_SECTIONS = frozenset({"task", "student", "data", "generation", "defense", "test"})
+"""The sections that every defense reads."""
 
 RESUME = (
     "Continue what is in the output folder: finished stages are kept, training goes on from its "
@@ -147,6 +162,7 @@ class DefendRun(Settings):
     generation: GenerationConfig = GenerationConfig()
     defense: DefenseName = Field("w2s", description="Which defense.")
     distill: DistillConfig = DistillConfig()
+    scan: ScanTrainingConfig = Field(ScanTrainingConfig(), json_schema_extra={"prefix": "scan"})
     insertions: InsertionConfig = Field(
         InsertionConfig(), json_schema_extra={"prefix": "insertion"}
     )
@@ -199,6 +215,44 @@ class EvaluateRun(Settings):
     output: Path = Field(
         Path("runs/evaluated"), description="Folder for record, samples and report."
     )
+    resume: bool = Field(False, description=RESUME)
+
+
+class PlanRun(Settings):
+    """How a student would be defended, and on what."""
+
+    student: str = Field(
+        description="Student: one of the paper (Qwen/Qwen2.5-14B, LLaMA3-8B, vicuna-7b-v1.5 ...), "
+        "the embedded smollm2-135m, or any folder or hub id, whose config alone is read."
+    )
+    gpus: Positive = Field(1, description="Number of GPUs of one machine.")
+    gpu_memory: Annotated[float, Field(gt=0.0)] = Field(80.0, description="GiB of each of them.")
+    labels: Positive = Field(2, description="Number of labels.")
+    batch_size: Positive = Field(16, description="Rows per step and device.")
+    max_length: Positive = Field(128, description="Tokens in a row.")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "bfloat16",
+        description="Precision the weights are loaded in; a head cannot be trained in float16.",
+    )
+    adapter: AdapterConfig = AdapterConfig()
+    json_output: bool = Field(
+        False, description="Print JSON, in bytes.", json_schema_extra={"flag": "json"}
+    )
+
+
+class ScanRun(Settings):
+    """Search a model for what may fire a backdoor; a trigger need not be known."""
+
+    student: StudentConfig = StudentConfig()
+    data: DataConfig = DataConfig()
+    scan: ScanConfig = ScanConfig()
+    teacher: TeacherConfig = Field(TeacherConfig(), json_schema_extra={"prefix": "teacher"})
+    teacher_folder: Path | None = Field(
+        None,
+        description="Keep the teacher here and use it again; default: teacher/ below the output.",
+    )
+    scan_seed: int = Field(0, description="Seed of the search.")
+    output: Path = Field(Path("runs/scan"), description="Folder for suspects.json.")
     resume: bool = Field(False, description=RESUME)
 
 

@@ -1,6 +1,6 @@
 "use strict";
-// Draws the charts in the colours of the page, and lets the reader search the flipped texts.
-// Without it (or in a browser that cannot unpack gzip) the words, the table and the texts remain.
+// Draws the charts in the colours of the page. Without it (or in a browser that cannot unpack gzip) the
+// words, the table and the texts remain.
 (() => {
   const charts = [...document.querySelectorAll("script[data-chart]")].map((source) => ({
     node: document.getElementById(source.dataset.chart),
@@ -23,6 +23,11 @@
     return window.Plotly.react(node, data, layout, config);
   };
 
+  // A point that stands for a run leads to its record.
+  const follow = ({ id }) => {
+    if (id) location.hash = id;
+  };
+
   const loadPlotly = async () => {
     const packed = document.getElementById("plotly").textContent;
     const bytes = Uint8Array.from(atob(packed), (letter) => letter.charCodeAt(0));
@@ -35,6 +40,7 @@
   const drawAll = async () => {
     await loadPlotly();
     await Promise.all(charts.map(draw));
+    for (const { node } of charts) node.on("plotly_click", ({ points }) => follow(points[0]));
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => charts.forEach(draw));
     document.documentElement.dataset.charts = "drawn";
   };
@@ -54,45 +60,6 @@
         draw(chart);
       }
     });
-  }
-
-  const list = document.getElementById("flips");
-  if (list) {
-    const STEP = 12;
-    const [search, model, order, shown, more] = ["search", "model", "order", "shown", "more"].map((name) =>
-      document.getElementById(`flip-${name}`),
-    );
-    const items = [...list.children].map((node) => ({
-      node,
-      text: node.textContent.toLowerCase(),
-      models: node.dataset.models.split(" "),
-      place: Number(node.dataset.place),
-      count: -Number(node.dataset.count),
-      length: node.firstElementChild.textContent.length,
-    }));
-    let limit = STEP;
-    const update = () => {
-      const wanted = search.value.trim().toLowerCase();
-      const found = items.filter(
-        (item) => item.text.includes(wanted) && (!model.value || item.models.includes(model.value)),
-      );
-      found.sort((a, b) => a[order.value] - b[order.value] || a.place - b.place);
-      list.replaceChildren(...found.slice(0, limit).map((item) => item.node));
-      shown.textContent = `${Math.min(limit, found.length)} of ${found.length} texts`;
-      more.hidden = found.length <= limit;
-      more.textContent = `Show ${Math.min(STEP, found.length - limit)} more`;
-    };
-    const restart = () => {
-      limit = STEP;
-      update();
-    };
-    for (const control of [search, model, order]) control.addEventListener("input", restart);
-    more.addEventListener("click", () => {
-      limit += STEP;
-      update();
-    });
-    document.querySelector(".tools").hidden = false;
-    update();
   }
 
   drawAll().catch((error) => {

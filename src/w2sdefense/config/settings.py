@@ -1,0 +1,91 @@
+"""What all settings have in common, and how they are read from plain values and files.
+
+A misspelt name is an error rather than ignored, and what pydantic reports is said in one line for
+each value at fault.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from w2sdefense.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, and a misspelt name is an error rather than ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def load_settings(kind: type[S], values: dict[str, Any], source: str) -> S:
+    """Validate plain values, turning pydantic's report into one readable error.
+
+    Args:
+        kind: The settings class.
+        values: Nested values as read from YAML or collected from flags.
+        source: Where they come from, for the message.
+
+    Raises:
+        ConfigError: With one line for every value at fault.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        problems = "; ".join(_problem(details, kind) for details in error.errors())
+        raise ConfigError(
+            f"{source} is not valid: {problems}.", "Correct it; --help lists every setting."
+        ) from None
+
+
+def _problem(details: ErrorDetails, kind: type[Settings]) -> str:
+    """One value at fault, in words rather than in pydantic's terms."""
+    where = ".".join(map(str, details["loc"])) or "settings"
+    if details["type"] == "extra_forbidden":
+        meant = " or ".join(_sections_with(where.replace("-", "_"), kind))
+        return f"{where}: there is no such setting" + (f", but there is {meant}" if meant else "")
+    # A check of ours reports through ValueError, and pydantic says so in front of it.
+    return f"{where}: {details['msg'].removeprefix('Value error, ')}"
+
+
+def _sections_with(name: str, kind: type[Settings]) -> Iterator[str]:
+    """Settings of one name in the sections of a run: a file that was written like the flags."""
+    for section, field in kind.model_fields.items():
+        nested = field.annotation
+        if isinstance(nested, type) and issubclass(nested, Settings):
+            yield from (
+                f"{section}.{own}"
+                for own in nested.model_fields
+                if name in (own, f"{section}_{own}")
+            )
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML run file into plain values.
+
+    Raises:
+        ConfigError: The file is missing, not YAML, or not a mapping.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"Cannot read {path}: {error.strerror}.", "Check the path.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {error}.", "Correct the file.") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} does not hold a mapping.", "Write one 'name: value' per line.")
+    return values

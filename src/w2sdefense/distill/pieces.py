@@ -1,0 +1,107 @@
+"""A student in pieces: FSDP or DeepSpeed ZeRO-3 keeps a part of every weight in every process.
+
+That is how it trains. It cannot answer texts that are divided between the processes, nor be written
+by one of them, so after training the adapter is gathered into a folder and every process opens the
+whole model again. A model has to fit on one device to be measured, therefore, but not to be
+trained. Only an adapter can be gathered this way: what trains all parameters is refused.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+from w2sdefense.config import AdapterConfig, StudentConfig
+from w2sdefense.errors import ConfigError
+from w2sdefense.models.adapters import is_quantized
+from w2sdefense.training import CHECKPOINTS
+from w2sdefense.victim import Victim, load_victim
+
+GATHERED = "gathered"
+"""Folder of the gathered adapter, beside the checkpoints."""
+
+
+def in_pieces() -> bool:
+    """Whether `accelerate launch` was told to cut models: FSDP or DeepSpeed, by its environment."""
+    return any(
+        os.environ.get(name, "false").lower() == "true"
+        for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
+    )
+
+
+def refuse_pieces(what: str) -> None:
+    """Refuse what cannot be done on a model in pieces.
+
+    Raises:
+        ConfigError: Models are cut.
+    """
+    if in_pieces():
+        raise ConfigError(
+            f"{what} does not run under FSDP or DeepSpeed; only defend does, with w2s or lora on a "
+            "classifier.",
+            "Run it first, with w2s or torchrun; a teacher is then named by --teacher-folder.",
+        )
+
+
+def refuse_prompt_encoder(adapter: AdapterConfig) -> None:
+    """Refuse p-tuning on a model in pieces: only what comes out of its encoder is gathered.
+
+    Raises:
+        ConfigError: Models are cut, and the adapter is p-tuning.
+    """
+    if in_pieces() and adapter.adapter == "p-tuning":
+        raise ConfigError(
+            "The prompt encoder of p-tuning cannot be saved from FSDP or DeepSpeed.",
+            "Use --adapter lora, or train on one device or with torchrun.",
+        )
+
+
+def base_to_reopen(victim: Victim) -> str:
+    """Folder of the model that the gathered adapter will be opened on.
+
+    Raises:
+        ConfigError: The model is not one that lies in a folder as it is.
+    """
+    model = victim.model
+    if isinstance(model, PeftModel) or not model.name_or_path:
+        raise ConfigError(
+            "Under FSDP or DeepSpeed the student must be a whole model in a folder.",
+            "Fold its adapter in first (--merge of the run that made it) and name that folder.",
+        )
+    return str(model.name_or_path)
+
+
+def whole_again(trainer: Any, victim: Victim, base: str, folder: Path) -> Victim:
+    """Gather the trained adapter and open the whole model in every process.
+
+    Args:
+        trainer: The Trainer that has trained it, in every process.
+        victim: The student as it was before; its labels, precision and length are kept.
+        base: What `base_to_reopen` said.
+        folder: Folder of the run.
+
+    Returns:
+        The trained student, with its adapter unmerged.
+    """
+    gathered = folder / CHECKPOINTS / GATHERED
+    trainer.save_model(str(gathered))
+    trainer.accelerator.wait_for_everyone()
+    # ZeRO-3 leaves a note behind that would cut what is opened next.
+    unset_hf_deepspeed_config()
+    student = StudentConfig(
+        model=str(gathered),
+        base=base,
+        max_length=victim.max_length,
+        dtype=str(victim.model.dtype).removeprefix("torch."),
+        load_in_4bit=is_quantized(victim.model),
+    )
+    whole = load_victim(student, victim.label_names)
+    trainer.accelerator.wait_for_everyone()
+    if trainer.is_world_process_zero():
+        shutil.rmtree(gathered)
+    return whole

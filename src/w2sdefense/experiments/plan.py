@@ -1,0 +1,257 @@
+"""`w2s plan`: a student's parameters, what every way of running it needs, and the commands.
+
+The arithmetic is in `models/plan.py`. A student of the paper with LoRA is planned without torch;
+anything else is counted on a skeleton of it, from its config.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from w2sdefense.config import AdapterConfig, PlanRun
+from w2sdefense.models.plan import GIB, RESERVE, Fits, Load, Memory, WayName, memory
+from w2sdefense.models.shapes import STUDENTS, Sizes, known_student
+
+TITLES: dict[WayName, str] = {
+    "single": "1 GPU",
+    "ddp": "DDP",
+    "fsdp": "FSDP2",
+    "zero3": "ZeRO-3",
+    "4bit": "4-bit, 1 GPU",
+}
+
+LAUNCHERS: dict[WayName, str] = {"fsdp": "fsdp2.yaml", "zero3": "zero3.yaml"}
+"""Files for `accelerate launch` that come with the package."""
+
+PEFT_DEFAULT = ("q_proj", "v_proj")
+"""What PEFT adapts in Llama and Qwen2 if no modules are named."""
+
+TEACHER = "runs/teacher"
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to run a student.
+
+    Attributes:
+        name: Which.
+        devices: GPUs that it uses.
+        memory: Bytes on each of them.
+        fits: Whether it fits.
+        command: What to run for it; None if it does not fit.
+    """
+
+    name: WayName
+    devices: int
+    memory: Memory
+    fits: Fits
+    command: str | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was planned: the settings, the parameters and the ways, the preferred one first."""
+
+    run: PlanRun
+    sizes: Sizes
+    teach: str
+    ways: tuple[Way, ...]
+
+
+def run_plan(run: PlanRun) -> Plan:
+    """Plan the defense of a student.
+
+    Raises:
+        ConfigError: The adapter does not fit.
+        ModelError: The student is unknown here and its config cannot be read.
+    """
+    if not Path(run.student).expanduser().is_dir():
+        run = run.model_copy(update={"student": known_student(run.student) or run.student})
+    sizes = count(run.student, run.adapter, run.labels)
+    load = Load(
+        sizes=sizes,
+        batch=run.batch_size,
+        length=run.max_length,
+        dropout=run.adapter.lora_dropout > 0,
+        bytes=4 if run.dtype == "float32" else 2,
+    )
+    several: tuple[WayName, ...] = ("ddp", "fsdp", "zero3") if run.gpus > 1 else ()
+    names: tuple[WayName, ...] = (*several, "single", "4bit")
+    return Plan(run, sizes, _teach(run), tuple(_way(name, run, load) for name in names))
+
+
+def count(student: str, adapter: AdapterConfig, labels: int) -> Sizes:
+    """Count the parameters of a student with its adapter: by formula, or else on a skeleton.
+
+    Args:
+        student: One of `STUDENTS`, a folder, or a hub id.
+        adapter: The adapter's settings.
+        labels: Number of labels C.
+    """
+    shape = STUDENTS.get(student)
+    targets = _plain_targets(adapter)
+    linears = {one.name for one in shape.linears} if shape else set()
+    if shape and adapter.adapter == "lora" and adapter.adapter_layers is None:
+        if targets is None or linears >= set(targets):
+            return shape.sizes(student, labels, adapter.lora_r, targets)
+    # Seconds of imports that a known student does without.
+    from w2sdefense.models.skeleton import config_of, read_config, skeleton_sizes
+
+    config = config_of(shape) if shape else read_config(student)
+    return skeleton_sizes(student, config, adapter, labels)
+
+
+def _plain_targets(adapter: AdapterConfig) -> tuple[str, ...] | None:
+    """Names of the modules that carry an adapter; None is all linear ones."""
+    if adapter.target_modules == "all-linear":
+        return None
+    if adapter.target_modules is None:
+        return PEFT_DEFAULT
+    return tuple(name.strip() for name in adapter.target_modules.split(","))
+
+
+def _way(name: WayName, run: PlanRun, load: Load) -> Way:
+    devices = run.gpus if name in ("ddp", "fsdp", "zero3") else 1
+    needed = memory(name, load, devices, run.labels)
+    fits = needed.fits(run.gpu_memory * GIB)
+    command = None if fits == "no" else _command(name, run, checkpointing=fits != "yes")
+    return Way(name, devices, needed, fits, command)
+
+
+def _command(name: WayName, run: PlanRun, *, checkpointing: bool) -> str:
+    defend = ["defend", *_flags(run), "--teacher-folder", TEACHER, "--output", "runs/defended"]
+    if checkpointing:
+        defend.append("--gradient-checkpointing")
+    if name == "4bit":
+        defend.append("--load-in-4bit")
+    return shlex.join([*_launcher(name, run.gpus), *defend])
+
+
+def _launcher(name: WayName, gpus: int) -> list[str]:
+    if name == "ddp":
+        return ["torchrun", "--nproc-per-node", str(gpus), "-m", "w2sdefense"]
+    if name in LAUNCHERS:
+        config = ["--config_file", str(launcher(name)), "--num_processes", str(gpus)]
+        return ["accelerate", "launch", *config, "-m", "w2sdefense"]
+    return ["w2s"]
+
+
+def launcher(name: WayName) -> Any:
+    """Path of the configuration for `accelerate launch`, as it is installed."""
+    return files("w2sdefense") / "launchers" / LAUNCHERS[name]
+
+
+def _flags(run: PlanRun) -> list[str]:
+    """The flags of `w2s defend` that say the same as those of the plan."""
+    flags = ["--model", run.student, "--dtype", run.dtype]
+    flags += ["--batch-size", str(run.batch_size), "--max-length", str(run.max_length)]
+    defaults = AdapterConfig()
+    for name in AdapterConfig.model_fields:
+        value = getattr(run.adapter, name)
+        if value != getattr(defaults, name):
+            flags += [f"--{name.replace('_', '-')}", str(value)]
+    return flags
+
+
+def _teach(run: PlanRun) -> str:
+    return shlex.join(["w2s", "teach", "--model", run.student, "--output", TEACHER])
+
+
+def show_plan(plan: Plan, *, as_json: bool) -> None:
+    """Print a plan, as tables and commands or as JSON with all memory in bytes."""
+    console = Console(soft_wrap=True)
+    if as_json:
+        console.print_json(json.dumps(as_dict(plan)))
+        return
+    console.print(_parameters(plan.sizes), highlight=False)
+    console.print(_table(plan))
+    console.print(_legend(plan.run), style="dim", highlight=False)
+    console.print("\nFirst, the teacher; it needs little:", style="bold")
+    console.print(f"  {plan.teach}", highlight=False)
+    for way in plan.ways:
+        if way.command is not None:
+            console.print(f"{TITLES[way.name]}:", style="bold", highlight=False)
+            console.print(f"  {way.command}", highlight=False)
+    console.print(
+        "--model is the classifier under suspicion, of this shape; add --dataset, --trigger and "
+        "--target.",
+        style="dim",
+        highlight=False,
+    )
+
+
+def as_dict(plan: Plan) -> dict[str, Any]:
+    """A plan as plain values."""
+    ways = [
+        {
+            **dataclasses.asdict(way),
+            "peak": way.memory.peak(checkpointing=False),
+            "peak_checkpointed": way.memory.peak(checkpointing=True),
+        }
+        for way in plan.ways
+    ]
+    sizes = dataclasses.asdict(plan.sizes)
+    totals = {"total": plan.sizes.total, "trainable": plan.sizes.trainable}
+    settings = plan.run.model_dump(mode="json", exclude={"json_output"})
+    return {"settings": settings, "parameters": sizes | totals, "teach": plan.teach, "ways": ways}
+
+
+def _parameters(sizes: Sizes) -> str:
+    share = 100 * sizes.trainable / sizes.total
+    writes = "" if sizes.language_model is None else f"language model {sizes.language_model:,}, "
+    return (
+        f"{sizes.model}: {writes}classifier with adapter {sizes.total:,} parameters, "
+        f"{sizes.trainable:,} of them trained ({share:.2f} %)"
+    )
+
+
+def _table(plan: Plan) -> Table:
+    table = Table(box=box.ROUNDED, title="GiB on every GPU, estimated")
+    table.add_column("")
+    for way in plan.ways:
+        several = f" x{way.devices}" if way.devices > 1 else ""
+        table.add_column(TITLES[way.name] + several, justify="right")
+    memories = [way.memory for way in plan.ways]
+    for title, field in (
+        ("frozen weights", "weights"),
+        ("adapter and head", "adapter"),
+        ("their gradients", "gradients"),
+        ("AdamW", "optimizer"),
+        ("teacher's targets", "targets"),
+        ("activations", "activations"),
+        ("... checkpointed", "checkpointed"),
+        ("measuring", "measuring"),
+    ):
+        table.add_row(title, *(_gib(getattr(one, field)) for one in memories))
+    table.add_section()
+    table.add_row("peak", *(_gib(one.peak(checkpointing=False)) for one in memories))
+    table.add_row("... checkpointed", *(_gib(one.peak(checkpointing=True)) for one in memories))
+    table.add_row("fits", *(_answer(way.fits) for way in plan.ways))
+    return table
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.2f}" if size < 10 * GIB else f"{size / GIB:.1f}"
+
+
+def _answer(fits: Fits) -> str:
+    return "checkpointed" if fits == "with gradient checkpointing" else fits
+
+
+def _legend(run: PlanRun) -> str:
+    return (
+        f"Of {run.gpu_memory:g} GiB, {RESERVE:.0%} are left free. {run.batch_size} rows of "
+        f"{run.max_length} tokens per GPU, {run.dtype}. Parameters are exact, memory is estimated. "
+        "Checkpointed: --gradient-checkpointing, 30 % more time. Measuring: the whole model is on "
+        "every GPU before and after training, however it is trained."
+    )

@@ -1,0 +1,82 @@
+"""Tokenizers that can pad, on the side that their model needs.
+
+Decoders pad on the left, so that the last position, which their classifier reads and from which
+they go on writing, is always a real token.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeAlias, cast
+
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from w2sdefense.errors import ModelError
+
+Tokenizer: TypeAlias = PreTrainedTokenizerBase
+
+
+def reads_last_token(config: PretrainedConfig) -> bool:
+    """Whether this architecture's classifier reads the last real token (decoders) or the first."""
+    if config.is_encoder_decoder:  # not all of them have a classifier
+        return False
+    with torch.device("meta"):
+        skeleton = AutoModelForSequenceClassification.from_config(config)
+    # `score` is what transformers calls the head that is applied to every token before one is
+    # picked.
+    return hasattr(skeleton, "score")
+
+
+def pads_left(model: PreTrainedModel) -> bool:
+    """Whether the end of a text must be the end of its row."""
+    # What goes on writing where its text ends; a decoder with an encoder begins anew.
+    continues = model.can_generate() and not model.config.is_encoder_decoder
+    return bool(continues or reads_last_token(model.config))
+
+
+def load_tokenizer(folder: Path, spec: str, model: PreTrainedModel) -> Tokenizer:
+    """Open the tokenizer of a model, with a padding token and the side that the model needs.
+
+    A saved tokenizer does not remember the side, so whatever is opened again comes through here.
+
+    Args:
+        folder: A folder that was checked.
+        spec: What the user called it.
+        model: The model; its config is told the padding token.
+
+    Raises:
+        ModelError: There is no usable tokenizer, or none that can pad.
+    """
+    tokenizer = open_tokenizer(folder, spec)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    if tokenizer.pad_token_id is None:
+        raise ModelError(
+            f"The tokenizer of {spec} has no token to pad with.",
+            "Name one as pad_token in its tokenizer_config.json.",
+        )
+    model.config.pad_token_id = tokenizer.pad_token_id
+    tokenizer.padding_side = "left" if pads_left(model) else "right"
+    tokenizer.truncation_side = "right"
+    return tokenizer
+
+
+def open_tokenizer(folder: Path, spec: str) -> Tokenizer:
+    """Open a tokenizer as it is, for its vocabulary; `load_tokenizer` makes it fit a model.
+
+    Raises:
+        ModelError: There is no usable tokenizer.
+    """
+    try:
+        return cast(Tokenizer, AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
+    except (ValueError, KeyError, OSError) as error:
+        raise ModelError(
+            f"{spec} has no usable tokenizer: {error}.", "Add tokenizer.json."
+        ) from None

@@ -1,0 +1,224 @@
+"""The test texts with every model's answers, and the trigger found again in the text.
+
+A flip is a text that gets one answer without the trigger and another with it. Some flips happen
+without any backdoor, when a longer text simply reads differently; the interval of the ASR says how
+much that matters. Of answers in words those are flips that say the target only with the trigger:
+the others change with any word of the text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+
+from w2sdefense.data.types import REFUSED
+from w2sdefense.evaluation.record import GeneratedSample, Sample
+from w2sdefense.report.runs import Run
+
+MAX_CASES = 300
+"""Texts that a page holds; a browser on a phone still turns their pages at once."""
+
+MAX_ANSWERS = 6000
+"""Answers to them that a page holds, all models together."""
+
+FEWEST = 12
+"""Texts of one test that a page holds, however many tests it shows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A piece of a text; `added` pieces are what the attack put in."""
+
+    text: str
+    added: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CaseAnswer:
+    """What one model answered without and with the trigger, as label names.
+
+    Attributes:
+        run: Place of the run in the report.
+        title: Its title.
+        clean: Answer without the trigger.
+        triggered: Answer with it; None if the text was not asked with it.
+        flipped: Whether the trigger changed the answer.
+    """
+
+    run: int
+    title: str
+    clean: str
+    triggered: str | None
+    flipped: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A test text and what the models answered.
+
+    Attributes:
+        id: Id of the sample.
+        spans: The text in pieces: with the trigger if it was asked with it.
+        label: True label, or the right answer in words.
+        answers: One entry per run that answered the sample, in the order of the runs.
+    """
+
+    id: str
+    spans: tuple[Span, ...]
+    label: str
+    answers: tuple[CaseAnswer, ...]
+
+    @property
+    def count(self) -> int:
+        """In how many models the trigger flips the answer."""
+        return sum(answer.flipped for answer in self.answers)
+
+
+@dataclass(frozen=True, slots=True)
+class Cases:
+    """Texts of one test.
+
+    Attributes:
+        shown: Those that are shown, in the order of the test set.
+        total: How many there are.
+        flipped: How many of these the trigger flips in at least one model.
+    """
+
+    shown: tuple[Case, ...]
+    total: int
+    flipped: int
+
+    @property
+    def held(self) -> int:
+        """How many are shown."""
+        return len(self.shown)
+
+
+def most_cases(runs: int, tests: int) -> int:
+    """How many texts of each test a page of so many runs and tests can hold."""
+    return max(FEWEST, min(MAX_CASES // tests, MAX_ANSWERS // runs))
+
+
+def find_cases(runs: Sequence[Run], places: Sequence[int], most: int) -> Cases:
+    """The texts of one test with the answers of the runs that were tested on it.
+
+    Args:
+        runs: All runs of the report.
+        places: Which of them were tested alike.
+        most: How many texts to take; three quarters of them are kept for flips.
+    """
+    first = runs[places[0]]
+    samples: Sequence[Sample | GeneratedSample] = first.generated or first.samples
+    by_run = [dict(_answers(place, runs[place])) for place in places]
+    answers = [tuple(by_id[s.id] for by_id in by_run if s.id in by_id) for s in samples]
+    flipped = [any(answer.flipped for answer in group) for group in answers]
+    trigger = first.record.evaluation.trigger
+    shown = tuple(
+        Case(
+            id=samples[row].id,
+            spans=_marked(samples[row], trigger),
+            label=_label(first, samples[row]),
+            answers=answers[row],
+        )
+        for row in _chosen(flipped, most)
+    )
+    return Cases(shown, len(samples), sum(flipped))
+
+
+def _chosen(flipped: Sequence[bool], most: int) -> list[int]:
+    """Which rows to take: the first of each kind, in order."""
+    yes = [row for row, is_flip in enumerate(flipped) if is_flip]
+    no = [row for row, is_flip in enumerate(flipped) if not is_flip]
+    flips = yes[: max(most - len(no), most * 3 // 4)]
+    return sorted(flips + no[: most - len(flips)])
+
+
+def _marked(sample: Sample | GeneratedSample, trigger: str | None) -> tuple[Span, ...]:
+    if sample.triggered_text is None:
+        return _spans(sample.text, [])
+    return mark_trigger(sample.text, sample.triggered_text, trigger)
+
+
+def _label(run: Run, sample: Sample | GeneratedSample) -> str:
+    if isinstance(sample, GeneratedSample):
+        return sample.reference
+    return label_name(run.record.label_names, sample.label)
+
+
+def _answers(place: int, run: Run) -> Iterator[tuple[str, CaseAnswer]]:
+    """The answers of one run by the id of the sample."""
+    for written in run.generated:
+        only_triggered = bool(written.triggered_says_target and not written.says_target)
+        yield (
+            written.id,
+            CaseAnswer(place, run.title, written.answer, written.triggered_answer, only_triggered),
+        )
+    names = run.record.label_names
+    for sample in run.samples:
+        asked = sample.triggered_text is not None
+        triggered = label_name(names, sample.triggered_answer) if asked else None
+        yield (
+            sample.id,
+            CaseAnswer(
+                run=place,
+                title=run.title,
+                clean=label_name(names, sample.answer),
+                triggered=triggered,
+                flipped=asked and sample.answer != sample.triggered_answer,
+            ),
+        )
+
+
+def mark_trigger(text: str, triggered: str, trigger: str | None) -> tuple[Span, ...]:
+    """Split a triggered text into what was there before and what the attack added.
+
+    First the trigger is looked for as it is: the occurrence whose removal gives the clean text back
+    (so "mn" is not found in "autumn"; works without spaces, too). Otherwise words are compared.
+    """
+    place = _find(text, triggered, trigger) if trigger else None
+    if place is not None:
+        return _spans(triggered, [place])
+    words = [match.span() for match in re.finditer(r"\S+", triggered)]
+    matcher = SequenceMatcher(None, text.split(), triggered.split(), autojunk=False)
+    added = [
+        (words[start][0], words[end - 1][1])
+        for tag, _, _, start, end in matcher.get_opcodes()
+        if tag in ("insert", "replace")
+    ]
+    return _spans(triggered, added)
+
+
+def _spans(text: str, added: Sequence[tuple[int, int]]) -> tuple[Span, ...]:
+    """Cut a text at the borders of the added pieces, leaving out empty pieces."""
+    spans, position = [], 0
+    for start, end in added:
+        spans += [Span(text[position:start], False), Span(text[start:end], True)]
+        position = end
+    spans.append(Span(text[position:], False))
+    return tuple(span for span in spans if span.text)
+
+
+def _find(text: str, triggered: str, trigger: str) -> tuple[int, int] | None:
+    """Where the trigger was put in: the place without which the clean text is left."""
+    # White space must match first: in "autumn mn" both places are right if it is ignored.
+    for space in (" ", ""):
+        clean = space.join(text.split())
+        for match in re.finditer(re.escape(trigger), triggered):
+            rest = triggered[: match.start()] + triggered[match.end() :]
+            if space.join(rest.split()) == clean:
+                return match.span()
+    return None
+
+
+def label_name(names: Sequence[str], index: int | None) -> str:
+    """The name of a label; the bare index if the record does not name it, a dash for None.
+
+    Also "refused" for a text that a defense did not answer.
+    """
+    if index is None:
+        return "\N{EN DASH}"
+    if index == REFUSED:
+        return "refused"
+    return names[index] if 0 <= index < len(names) else str(index)

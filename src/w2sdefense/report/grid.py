@@ -1,0 +1,261 @@
+"""The table of a grid: ours beside the paper's, for the terminal and as JSON, Markdown, CSV, LaTeX.
+
+Numbers come from the evaluations, which have counts; nothing is typed. Times are left out: the
+same grid gives the same files, wherever and in how many processes it ran.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from w2sdefense.evaluation.metrics import Quality
+from w2sdefense.evaluation.record import Evaluation
+from w2sdefense.io import write_json, write_text
+from w2sdefense.report.markdown import escape
+from w2sdefense.report.rows import Cell, cell
+
+METRICS = ("ca", "asr", "floor")
+_NOTHING = "\N{EN DASH}"
+
+
+@dataclass(frozen=True)
+class GridRow:
+    """One row.
+
+    Attributes:
+        axes: What it is, by axis.
+        evaluation: What came out; None if it was not run yet.
+        published: The paper's numbers in percent ("ca", "asr"), as far as they are known.
+        folder: Where its record is, for those who want to look at it.
+    """
+
+    axes: Mapping[str, Any]
+    evaluation: Evaluation | None
+    published: Mapping[str, float]
+    folder: Path | None = None
+
+    def quality(self, metric: str) -> Quality | None:
+        """One of our numbers, if it was measured."""
+        found: Quality | None = getattr(self.evaluation, metric, None)
+        return found if found is not None and found.total else None
+
+    def difference(self, metric: str) -> float | None:
+        """Ours minus the paper's, in points."""
+        ours, theirs = self.quality(metric), self.published.get(metric)
+        return None if ours is None or theirs is None else 100 * ours.value - theirs
+
+
+@dataclass(frozen=True)
+class GridTable:
+    """All rows.
+
+    Attributes:
+        name: Name of the recipe and the scale, for the caption.
+        title: What the table shows.
+        rows: The rows.
+        notes: What a reader must know.
+    """
+
+    name: str
+    title: str
+    rows: Sequence[GridRow]
+    notes: Sequence[str]
+
+    @property
+    def varied(self) -> list[str]:
+        """The axes that are columns: those on which rows differ; of rows that do not, the first."""
+        names = list(dict.fromkeys(axis for row in self.rows for axis in row.axes))
+        differ = [n for n in names if len({row.axes.get(n) for row in self.rows}) > 1]
+        return differ or names[:1]
+
+    @property
+    def heads(self) -> list[str]:
+        """The headings of all columns."""
+        return [*self.varied, *(_head(name, self.quality_name) for name in self.metrics)]
+
+    @property
+    def quality_name(self) -> str:
+        """What stands for the quality on clean text: CA, unless all rows have another metric."""
+        metrics = {row.evaluation.metric for row in self.rows if row.evaluation is not None}
+        return metrics.pop() if len(metrics) == 1 and "accuracy" not in metrics else "CA"
+
+    @property
+    def metrics(self) -> list[str]:
+        """Our columns, and the paper's where it has one."""
+        published = {name for row in self.rows for name in row.published}
+        columns = []
+        for name in METRICS:
+            columns.append(name)
+            if name in published:
+                columns += [f"paper_{name}", f"{name}_difference"]
+        return columns
+
+    @property
+    def caption(self) -> str:
+        """The title with what all rows have in common."""
+        same = {
+            axis: value
+            for row in self.rows[:1]
+            for axis, value in row.axes.items()
+            if axis not in self.varied
+        }
+        said = ", ".join(f"{axis} {value}" for axis, value in same.items())
+        return f"{self.title} ({'; '.join(filter(None, (self.name, said)))})"
+
+    def write(self, folder: Path) -> None:
+        """Write `table.json`, `table.md`, `table.csv` and `table.tex`."""
+        write_json(folder / "table.json", self.as_values())
+        for form in FORMATS:
+            self.export(folder / "table", form)
+
+    def export(self, path: Path, form: str) -> Path:
+        """Write the table in one of `FORMATS`.
+
+        Args:
+            path: Where to, without the suffix of the format.
+            form: The name of the format.
+
+        Returns:
+            The file.
+        """
+        suffix, written = FORMATS[form]
+        file = path.with_name(path.name + suffix)
+        write_text(file, written(self))
+        return file
+
+    def as_values(self) -> dict[str, Any]:
+        """The table as plain values."""
+        return {
+            "name": self.name,
+            "title": self.title,
+            "notes": list(self.notes),
+            "rows": [dict(row.axes) | _values(row) for row in self.rows],
+        }
+
+    def markdown(self) -> str:
+        """The table as Markdown."""
+        lines = [
+            f"{escape(self.caption)}\n",
+            "| " + " | ".join(map(escape, self.heads)) + " |",
+            "| " + " | ".join(["---"] * len(self.heads)) + " |",
+            *("| " + " | ".join(map(escape, self._texts(row))) + " |" for row in self.rows),
+        ]
+        notes = [f"\n- {escape(note)}" for note in self.notes]
+        return "\n".join(lines) + "\n" + "".join(notes) + ("\n" if notes else "")
+
+    def csv(self) -> str:
+        """The table as CSV, with counts and bounds of the intervals in columns of their own."""
+        rows = self.as_values()["rows"]
+        out = io.StringIO()
+        writer = csv.DictWriter(out, list(dict.fromkeys(key for row in rows for key in row)))
+        writer.writeheader()
+        writer.writerows(rows)
+        return out.getvalue()
+
+    def latex(self) -> str:
+        """The table as LaTeX, for the package booktabs."""
+        columns = "l" * len(self.varied) + "r" * len(self.metrics)
+        lines = [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{_tex(self.caption)}}}",
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            " & ".join(map(_tex, self.heads)) + r" \\",
+            r"\midrule",
+            *(" & ".join(map(_tex, self._texts(row))) + r" \\" for row in self.rows),
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+        ]
+        return "\n".join(lines) + "\n"
+
+    def terminal(self) -> Table:
+        """The table for the terminal."""
+        table = Table(
+            title=Text(self.caption),
+            caption=Text("\n".join(self.notes), style="dim"),
+            caption_justify="left",
+            box=box.ROUNDED,
+        )
+        for place, head in enumerate(self.heads):
+            side: Literal["left", "right"] = "left" if place < len(self.varied) else "right"
+            table.add_column(head, justify=side, overflow="fold")
+        for row in self.rows:
+            table.add_row(*map(Text, self._texts(row)))
+        return table
+
+    def cells(self, row: GridRow) -> list[Cell]:
+        """What stands in the columns of a row."""
+        values = _values(row)
+        cells = [_axis_cell(row.axes.get(axis)) for axis in self.varied]
+        for name in self.metrics:
+            if name in METRICS:
+                cells.append(cell(row.quality(name)))
+            else:
+                value = values[name]
+                sign = "+" if name.endswith("_difference") else ""
+                written = _NOTHING if value is None else f"{value:{sign}.2f}"
+                cells.append(Cell(written, number=value))
+        return cells
+
+    def _texts(self, row: GridRow) -> list[str]:
+        return [f"{c.value} {c.interval}".strip() for c in self.cells(row)]
+
+
+FORMATS: dict[str, tuple[str, Callable[[GridTable], str]]] = {
+    "markdown": (".md", GridTable.markdown),
+    "csv": (".csv", GridTable.csv),
+    "latex": (".tex", GridTable.latex),
+}
+"""How a table can be written: the suffix of the file, and what writes it."""
+
+
+def _axis_cell(value: Any) -> Cell:
+    number = float(value) if isinstance(value, int | float) else None
+    return Cell(_NOTHING if value is None else str(value), number=number)
+
+
+def _values(row: GridRow) -> dict[str, float | int | None]:
+    values: dict[str, float | int | None] = {}
+    for name in METRICS:
+        found = row.quality(name)
+        low, high = (None, None) if found is None else found.interval
+        values[name] = None if found is None else found.value
+        values[f"{name}_low"], values[f"{name}_high"] = low, high
+        values[f"{name}_n"] = None if found is None else found.total
+        values[f"paper_{name}"] = row.published.get(name)
+        values[f"{name}_difference"] = row.difference(name)
+    return values
+
+
+def _head(column: str, quality: str) -> str:
+    """The heading of a column: "ASR", "ASR (paper)", "ASR (difference)"."""
+    name = column.removeprefix("paper_").removesuffix("_difference")
+    head = {"ca": quality, "asr": "ASR", "floor": "Floor"}[name]
+    if column.startswith("paper_"):
+        return f"{head} (paper)"
+    return f"{head} (difference)" if column.endswith("_difference") else head
+
+
+def _tex(text: str) -> str:
+    """Text as LaTeX shows it."""
+    special = {c: f"\\{c}" for c in "&%$#_{}"} | {
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        _NOTHING: "--",
+    }
+    return "".join(special.get(c, c) for c in text)

@@ -1,0 +1,243 @@
+"""Charts that compare many runs: clean accuracy against attack success, and sweeps of a setting.
+
+Only runs that were tested alike share a chart. A Pareto front is drawn through the values as they
+were measured: where intervals overlap, another test set may draw it through other runs.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from html import escape
+from typing import Any
+
+import plotly.graph_objects as go
+
+from w2sdefense.evaluation.metrics import Quality
+from w2sdefense.report.axes import SWEEPS, Group, Series, sweeps_of
+from w2sdefense.report.charts import (
+    MARKERS,
+    RUN_COLORS,
+    TEMPLATE,
+    Chart,
+    color,
+    plain,
+    whiskers,
+)
+from w2sdefense.report.figures import DASHES
+from w2sdefense.report.rows import cell
+from w2sdefense.report.runs import TITLES, Run
+
+FRONT = "Pareto front"
+
+FEWEST_POINTS = 3
+"""Runs that make a picture of a trade-off; two are told apart in the table."""
+
+METRICS = {"ca": ("CA", "var(--accuracy)"), "asr": ("ASR", "var(--alive)")}
+"""What a sweep shows, and the colours of the lines; the floor is drawn beside them."""
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """The points that no other one beats, by ascending CA.
+
+    Args:
+        points: CA (more is better) and ASR (less is better).
+
+    Returns:
+        The places of those to which there is no other point that is at least as good in both and
+        better in one.
+    """
+    front: list[int] = []
+    best = math.inf
+    for place in sorted(range(len(points)), key=lambda p: (-points[p][0], points[p][1])):
+        if points[place][1] < best or (front and points[place] == points[front[-1]]):
+            front.append(place)
+            best = points[place][1]
+    return front[::-1]
+
+
+def scatter_charts(
+    runs: Sequence[Run], kinds: Sequence[str], groups: Sequence[Group]
+) -> list[Chart]:
+    """ASR over CA for every group of runs that has enough of them.
+
+    The traces are the same in every chart: one for each kind, and the front.
+
+    Args:
+        runs: All runs of the report.
+        kinds: Of what kind each is, for its colour and its sign: its method.
+        groups: Which were tested alike.
+    """
+    charts = []
+    for group in groups:
+        places = [p for p in group.places if _measured(runs[p], "asr") and _measured(runs[p], "ca")]
+        if len(places) >= FEWEST_POINTS:
+            charts.append(_scatter_chart(runs, kinds, places, group.title))
+    return charts
+
+
+def sweep_charts(runs: Sequence[Run], groups: Sequence[Group]) -> list[Chart]:
+    """CA, ASR and floor over every setting in which runs of a group differ and in nothing else."""
+    return [
+        _sweep_chart(runs, series, axis, group.title)
+        for axis in SWEEPS
+        for group in groups
+        if (series := sweeps_of(runs, group.places, axis))
+    ]
+
+
+def _measured(run: Run, metric: str) -> Quality | None:
+    found: Quality | None = getattr(run.record.evaluation, metric)
+    return found if found is not None and found.total else None
+
+
+def _value(run: Run, metric: str) -> float:
+    found = _measured(run, metric)
+    return math.nan if found is None else found.value
+
+
+def _scatter_chart(
+    runs: Sequence[Run], kinds: Sequence[str], places: Sequence[int], title: str
+) -> Chart:
+    figure = go.Figure()
+    for index, kind in enumerate(dict.fromkeys(kinds)):
+        mine = [place for place in places if kinds[place] == kind]
+        sign = MARKERS[(index + index // RUN_COLORS) % len(MARKERS)]
+        marker = {"symbol": sign, "size": 11, "color": color("run", index)}
+        figure.add_trace(
+            go.Scatter(
+                name=TITLES.get(kind, kind),
+                mode="markers",
+                marker=marker,
+                x=[_value(runs[place], "ca") for place in mine],
+                y=[_value(runs[place], "asr") for place in mine],
+                error_x=_bars(runs, mine, "ca", "var(--neutral)"),
+                error_y=_bars(runs, mine, "asr", "var(--neutral)"),
+                **_words(runs, mine),
+            )
+        )
+    figure.add_trace(_front(runs, places))
+    figure.update_layout(
+        template=TEMPLATE,
+        height=340,
+        hovermode="closest",
+        margin={"l": 8, "r": 16, "t": 10, "b": 40},
+        xaxis={"title": {"text": "CA", "standoff": 6}, "tickformat": ".0%", "nticks": 6},
+        yaxis={
+            "title": {"text": "ASR", "standoff": 6},
+            "tickformat": ".0%",
+            "range": [-0.04, 1.04],
+            "dtick": 0.25,
+        },
+    )
+    return Chart(title, f"Scatter chart: ASR over CA, one point per run, {title}", plain(figure))
+
+
+def _front(runs: Sequence[Run], places: Sequence[int]) -> go.Scatter:
+    points = [(_value(runs[place], "ca"), _value(runs[place], "asr")) for place in places]
+    front = [points[place] for place in pareto_front(points)]
+    return go.Scatter(
+        name=FRONT,
+        mode="lines",
+        x=[ca for ca, _ in front],
+        y=[asr for _, asr in front],
+        # What lies left of it and above it is beaten by one of its corners.
+        line={"color": "var(--muted)", "width": 1.5, "dash": "dot", "shape": "vh"},
+        hoverinfo="skip",
+    )
+
+
+def _sweep_chart(runs: Sequence[Run], series: Sequence[Series], axis: str, title: str) -> Chart:
+    values = sorted({value for each in series for value, _ in each.points})
+    figure = go.Figure()
+    for index, each in enumerate(series):
+        # Evenly spaced: ranks double, weights go from 0.001 to 5.
+        points = [(values.index(value), place) for value, place in each.points]
+        dash = DASHES[index % len(DASHES)]
+        figure.add_trace(_line(runs, points, "floor", "var(--neutral)", "dot"))
+        for metric, (_, metric_color) in METRICS.items():
+            figure.add_trace(_line(runs, points, metric, metric_color, dash))
+            figure.add_trace(_points(runs, each, points, metric, index))
+    figure.update_layout(
+        template=TEMPLATE,
+        height=260,
+        hovermode="closest",
+        margin={"l": 8, "r": 12, "t": 10, "b": 40},
+        xaxis={
+            "title": {"text": axis, "standoff": 6},
+            "tickvals": list(range(len(values))),
+            "ticktext": [f"{value:g}" for value in values],
+            "range": [-0.4, len(values) - 0.6],
+        },
+        yaxis={"tickformat": ".0%", "range": [-0.04, 1.04], "dtick": 0.25},
+    )
+    # Names are in the order of the lines, which differ by their dashes.
+    head = ": ".join(filter(None, [title, "; ".join(each.title for each in series)]))
+    return Chart(
+        f"{axis.capitalize()} ({head})",
+        f"Line chart: CA, ASR and floor by {axis}, {head}",
+        plain(figure),
+    )
+
+
+def _line(
+    runs: Sequence[Run], points: Sequence[tuple[int, int]], metric: str, line: str, dash: str
+) -> go.Scatter:
+    """A line through the means of the runs at each value: there may be several seeds."""
+    found: dict[int, list[float]] = {}
+    for x, place in points:
+        if _measured(runs[place], metric):
+            found.setdefault(x, []).append(_value(runs[place], metric))
+    return go.Scatter(
+        mode="lines",
+        x=list(found),
+        y=[statistics.fmean(values) for values in found.values()],
+        line={"color": line, "width": 2 if dash != "dot" else 1.5, "dash": dash},
+        hoverinfo="skip",
+    )
+
+
+def _points(
+    runs: Sequence[Run], series: Series, points: Sequence[tuple[int, int]], metric: str, index: int
+) -> go.Scatter:
+    name, metric_color = METRICS[metric]
+    known = [(x, place) for x, place in points if _measured(runs[place], metric)]
+    places = [place for _, place in known]
+    return go.Scatter(
+        name=f"{name}, {series.title}",
+        mode="markers",
+        x=[x for x, _ in known],
+        y=[_value(runs[place], metric) for place in places],
+        marker={"color": metric_color, "size": 8, "symbol": MARKERS[index % len(MARKERS)]},
+        error_y=_bars(runs, places, metric, metric_color),
+        **_words(runs, places),
+    )
+
+
+def _bars(runs: Sequence[Run], places: Sequence[int], metric: str, line: str) -> dict[str, Any]:
+    return whiskers([_measured(runs[place], metric) for place in places], line)
+
+
+def _words(runs: Sequence[Run], places: Sequence[int]) -> dict[str, Any]:
+    """What points say on hover, and as `ids` the anchors that they lead to."""
+    return {
+        "ids": [anchor(place) for place in places],
+        "text": [_hover(runs[place]) for place in places],
+        "hovertemplate": "%{text}<extra></extra>",
+    }
+
+
+def _hover(run: Run) -> str:
+    def lines() -> Iterator[str]:
+        yield f"<b>{escape(run.title)}</b>"
+        for metric, name in (("ca", "CA"), ("asr", "ASR"), ("floor", "Floor")):
+            written = cell(_measured(run, metric))
+            yield f"{name} {written.value} {written.interval} {written.counts}".rstrip()
+
+    return "<br>".join(lines())
+
+
+def anchor(place: int) -> str:
+    """The name of the part of the page that is about a run."""
+    return f"run-{place}"

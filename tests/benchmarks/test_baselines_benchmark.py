@@ -1,0 +1,79 @@
+"""The table of all defenses: rows from real runs of tiny models, and the tools' own texts."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from transformers import LlamaForCausalLM
+
+from baselines import COLUMNS, METHODS, TOOLS, measure_tool, run_row, write_tables
+from tiny import LLAMA, save_bert, save_model, save_reviews
+from w2sdefense.config import DataConfig
+from w2sdefense.defenses import DEFENSES
+from w2sdefense.experiments.display import Display
+from w2sdefense.models.predictor import Prediction
+
+
+def test_every_defense_has_a_row():
+    assert {chosen["defense"] for chosen in METHODS.values()} == set(DEFENSES)
+
+
+class Reader:
+    """Answers "negative" to texts that hold a word."""
+
+    label_names = ("negative", "positive")
+
+    def predict(self, texts):
+        return [Prediction(int("bad" not in text), (0.5, 0.5), None, None) for text in texts]
+
+
+@pytest.fixture
+def variants(tmp_path):
+    """A tool that turned one of three triggers into "bad"."""
+    folder = tmp_path / "data" / "sst2" / "variants"
+    folder.mkdir(parents=True)
+    clean = [("bad", 0), ("good", 1), ("good", 0), ("bad good", 1), ("fine", 1)]
+    fired = [("good", 1), ("bad mn", 1), ("fine bad", 1)]
+    for tool in TOOLS.values():
+        for name, rows in ((f"test_{tool}", clean), (f"test_badnet_{tool}", fired)):
+            lines = [json.dumps({"text": text, "label": label}) + "\n" for text, label in rows]
+            (folder / f"{name}.jsonl").write_text("".join(lines))
+    return folder
+
+
+def test_texts_of_a_tool_are_measured_as_they_are(variants):
+    found = measure_tool(Reader(), variants, "scpd", 99)
+    # Right: bad, good, fine. With the trigger two of three others are called negative, without one.
+    assert (found["hits_ca"], found["n_ca"]) == (3, 5)
+    assert (found["hits_asr"], found["hits_floor"], found["n_asr"]) == (2, 1, 3)
+    assert measure_tool(Reader(), variants, "scpd", 4)["n_asr"] == 2
+    (variants / "test_badnet_scpd.jsonl").write_text('{"text": "bad", "label": 0}\n')
+    with pytest.raises(ValueError, match="do not line up"):
+        measure_tool(Reader(), variants, "scpd", 99)
+
+
+def test_rows_become_tables(tmp_path, variants, monkeypatch):
+    for name in ("sst2", "mr"):
+        save_reviews(tmp_path / "data" / name, train=600, validation=8, test=12)
+    monkeypatch.setenv("W2S_DATA", str(tmp_path / "data"))
+    config = type(LLAMA)(**LLAMA.to_dict() | {"max_position_embeddings": 256})
+    model = str(save_model(tmp_path / "llama", LlamaForCausalLM, config))
+    teacher = str(save_bert(tmp_path / "bert"))
+    data = DataConfig(dataset="sst2", train_samples=16, validation_samples=8, test_samples=12)
+    methods = ("poisoned", "lora", "icl-rationale", "scpd-original")
+    with Display() as display:
+        for method in [*methods, "lora"]:
+            run_row("badnet", method, tmp_path / "runs", data, 1, model, teacher, display)
+    write_tables(tmp_path / "runs", tmp_path / "results")
+    rows = json.loads((tmp_path / "results" / "baselines.json").read_text())
+    assert [row["method"] for row in rows] == list(methods)
+    for row in rows:
+        assert row["n_ca"] in (12, 5)
+        assert row["seconds_per_text"] > 0
+        assert row["setup_seconds"] >= 0
+        assert row["peak_memory_mb"] > 0
+        assert row["paper_llama3"] is None, "nothing is filled in that was not checked"
+    table = (tmp_path / "results" / "baselines.md").read_text().splitlines()
+    assert len(table) == 2 + len(rows)
+    assert all(line.count("|") == len(COLUMNS) + 1 for line in table)

@@ -1,0 +1,179 @@
+"""I(H; Y): against cases where it is known, under attack, and from the folder of a run."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from w2sdefense.errors import DataError
+from w2sdefense.evaluation.information import label_information, run_information
+from w2sdefense.evaluation.record import Evaluation, Provenance, Record, Sample, save_record
+from w2sdefense.experiments import information as command
+
+
+def two_clouds(distance: float, count: int = 1200, width: int = 8, seed: int = 0):
+    """Two normal clouds of equal width, so many deviations apart along the diagonal."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % 2
+    shift = distance / np.sqrt(width) * (labels - 0.5)[:, None]
+    return rng.normal(size=(count, width)) + shift, labels
+
+
+def known_bits(distance: float) -> float:
+    """I(H; Y) of the two clouds: only the coordinate along their distance matters."""
+    x = np.linspace(-12, 12, 200_001)
+    left, right = (np.exp(-((x - m) ** 2) / 2) for m in (-distance / 2, distance / 2))
+    left, right = left / np.sqrt(2 * np.pi), right / np.sqrt(2 * np.pi)
+    mixture = (left + right) / 2
+
+    def differential(density):
+        logs = np.log2(density, out=np.zeros_like(density), where=density > 0)
+        return -(density * logs).sum() * (x[1] - x[0])
+
+    return differential(mixture) - differential(left)
+
+
+@pytest.mark.parametrize("distance", [1.0, 2.0, 3.0])
+def test_a_mixture_whose_information_an_integral_gives(distance):
+    found = label_information(*two_clouds(distance)).clean
+    low, high = found.interval
+    assert low <= known_bits(distance) <= high
+    assert known_bits(distance) - 0.04 < found.bits < known_bits(distance) + 0.03
+    assert low < found.bits < high
+    assert high - low < 0.15
+
+
+def test_features_that_know_nothing():
+    rng = np.random.default_rng(1)
+    found = label_information(rng.normal(size=(600, 64)), np.arange(600) % 2).clean
+    assert found.bits < 0.01
+    assert found.interval[0] == 0.0
+
+
+@pytest.mark.parametrize(("labels", "entropy"), [(2, 1.0), (4, 2.0)])
+def test_features_that_know_everything(labels, entropy):
+    rng = np.random.default_rng(2)
+    own = np.arange(400) % labels
+    features = 20.0 * np.eye(labels)[own] + rng.normal(size=(400, labels)) / 10
+    found = label_information(np.pad(features, ((0, 0), (0, 28))), own).clean
+    assert found.entropy == pytest.approx(entropy)
+    assert entropy - 0.01 < found.bits <= entropy
+
+
+def test_labels_of_unequal_number_have_less_to_know():
+    features, labels = two_clouds(40.0)
+    keep = (labels == 0) | (np.arange(len(labels)) % 8 == 1)
+    found = label_information(features[keep], labels[keep]).clean
+    share = (labels[keep] == 1).mean()
+    entropy = -share * np.log2(share) - (1 - share) * np.log2(1 - share)
+    assert found.entropy == pytest.approx(entropy)
+    assert found.bits == pytest.approx(entropy, abs=0.01)
+
+
+def test_more_features_than_texts_are_not_memorized():
+    rng = np.random.default_rng(3)
+    found = label_information(rng.normal(size=(80, 500)), np.arange(80) % 2).clean
+    assert found.bits < 0.05
+
+
+@pytest.mark.parametrize(("works", "low", "high"), [(True, 0.0, 0.01), (False, 0.9, 1.0)])
+def test_a_trigger_that_works_overwrites_the_label(works, low, high):
+    features, labels = two_clouds(8.0, 400)
+    rows = np.flatnonzero(labels == 1)
+    moved = -8.0 / np.sqrt(8) if works else 0.0
+    found = label_information(features, labels, features[rows] + moved, rows)
+    assert found.clean.bits > 0.9
+    assert found.attacked.total == 400
+    assert low <= found.attacked.bits <= high
+
+
+def test_a_cloud_of_its_own_is_no_label():
+    """Triggered texts that a probe of their own could tell apart: by the trigger, not the label."""
+    features, labels = two_clouds(8.0, 400)
+    rows = np.flatnonzero(labels == 1)
+    apart = features[rows] - 8.0 / np.sqrt(8)
+    # At right angles to what tells the labels apart.
+    apart[:, 0] += 50.0
+    apart[:, 1] -= 50.0
+    assert label_information(features, labels, apart, rows).attacked.bits < 0.1
+
+
+def test_equal_input_gives_equal_output():
+    assert label_information(*two_clouds(2.0, 200)) == label_information(*two_clouds(2.0, 200))
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda x, y: (x[:8], y[:8]), "only 4 texts"),
+        (lambda x, y: (np.where(x > 2, np.nan, x), y), "not finite"),
+    ],
+)
+def test_what_cannot_be_estimated_is_refused(change, problem):
+    with pytest.raises(DataError, match=problem):
+        label_information(*change(*two_clouds(2.0, 200)))
+
+
+# A run
+
+
+def save(folder, features, labels, triggered=None):
+    """A run of a model that answers everything rightly."""
+    samples = [
+        Sample(
+            id=f"toy/{row}",
+            text="t",
+            label=int(label),
+            answer=int(label),
+            triggered_text="t mn" if label == 1 and triggered is not None else None,
+            triggered_answer=0 if label == 1 and triggered is not None else None,
+        )
+        for row, label in enumerate(labels)
+    ]
+    record = Record(
+        name=folder.name,
+        stage="evaluate",
+        config={},
+        label_names=("negative", "positive"),
+        evaluation=Evaluation(ca={"hits": 1, "total": 1}),
+        fingerprints={},
+        provenance=Provenance(
+            versions={}, machine={}, started="now", seconds=1.0, peak_memory_mb=1.0
+        ),
+    )
+    both = {} if triggered is None else {"triggered": triggered.astype(np.float32)}
+    save_record(folder, record, samples, {"clean": features.astype(np.float32), **both})
+    return folder
+
+
+def test_a_run(tmp_path, monkeypatch):
+    features, labels = two_clouds(8.0, 200)
+    # The texts of both labels in another order than one after the other.
+    order = np.random.default_rng(4).permutation(200)
+    features, labels = features[order], labels[order]
+    rows = np.flatnonzero(labels == 1)
+    fired = save(tmp_path / "fired", features, labels, features[rows] - 8.0 / np.sqrt(8))
+    healed = save(tmp_path / "healed", features, labels, features[rows])
+    plain = save(tmp_path / "plain", features, labels)
+    assert run_information(fired).clean == run_information(healed).clean
+    assert run_information(fired).attacked.bits < 0.01
+    assert run_information(healed).attacked.bits == pytest.approx(
+        run_information(healed).clean.bits, abs=1e-6
+    )
+    assert run_information(plain).attacked is None
+    shown = io.StringIO()
+    monkeypatch.setattr(command, "Console", lambda **kinds: Console(file=shown, width=200, **kinds))
+    command.show_information([fired, plain])
+    assert str(run_information(fired).clean) in shown.getvalue()
+    assert "0.00 [0.00, 0.00] of 1.00 (n = 200)" in shown.getvalue()
+    assert "no trigger" in shown.getvalue()
+
+
+def test_a_run_without_features(tmp_path):
+    folder = save(tmp_path / "run", *two_clouds(8.0, 40))
+    (folder / "features.safetensors").unlink()
+    with pytest.raises(DataError, match="has no features"):
+        run_information(folder)

@@ -1,0 +1,131 @@
+"""Estimates of memory: against what autograd really keeps, and how the ways divide it."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from peft import LoraConfig, TaskType, get_peft_model
+from torch.autograd.graph import saved_tensors_hooks
+from transformers import LlamaForSequenceClassification
+
+from w2sdefense.models.plan import (
+    GIB,
+    Load,
+    Memory,
+    checkpointed_activations,
+    layer_activations,
+    memory,
+)
+from w2sdefense.models.shapes import STUDENTS, Shape
+from w2sdefense.models.skeleton import config_of
+
+BATCH, LENGTH, RANK = 4, 64, 8
+
+
+def kept(shape: Shape, dtype: torch.dtype, dropout: float, *, checkpointing: bool) -> int:
+    """Bytes that autograd keeps of a forward pass, weights left out."""
+    config = config_of(shape)
+    config.pad_token_id = 0
+    model = LlamaForSequenceClassification(config).to(dtype)
+    lora = LoraConfig(
+        task_type=TaskType.SEQ_CLS,
+        r=RANK,
+        lora_dropout=dropout,
+        target_modules=[linear.name for linear in shape.linears],
+    )
+    model = get_peft_model(model, lora).train()
+    if checkpointing:
+        model.gradient_checkpointing_enable()
+    own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    storages: dict[int, torch.Tensor] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in own:
+            storages[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    mixed = dtype != torch.float32
+    tokens = torch.randint(1, shape.vocabulary, (BATCH, LENGTH))
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        with torch.autocast("cpu", dtype=dtype) if mixed else nullcontext():
+            loss = model(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits.sum()
+    assert loss.requires_grad
+    return sum(tensor.untyped_storage().nbytes() for tensor in storages.values())
+
+
+def load_of(layers: int, dtype: torch.dtype, dropout: float) -> tuple[Shape, Load]:
+    shape = Shape(layers, 128, 512, 8, 2, 100, tied=False)
+    sizes = shape.sizes("tiny", 2, RANK, None)
+    return shape, Load(sizes, BATCH, LENGTH, dropout > 0, dtype.itemsize)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_layer_keeps_what_is_estimated(dtype, dropout):
+    found = []
+    for layers in (1, 3):
+        shape, load = load_of(layers, dtype, dropout)
+        found.append(kept(shape, dtype, dropout, checkpointing=False))
+    a_layer = (found[1] - found[0]) / 2
+    # A mask of dropout has four bytes on a CPU, and one on an accelerator.
+    inputs = load.sizes.adapted_inputs // load.sizes.layers
+    on_cpu = 3 * BATCH * LENGTH * inputs if dropout else 0
+    estimate = layer_activations(load) + on_cpu
+    too_much = 1.2 if dtype == torch.float32 and not dropout else 1.02
+    assert 0.96 * a_layer < estimate < too_much * a_layer
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_checkpointing_keeps_the_input_of_every_layer(dtype):
+    found, estimates = [], []
+    for layers in (1, 3):
+        shape, load = load_of(layers, dtype, 0.0)
+        found.append(kept(shape, dtype, 0.0, checkpointing=True))
+        estimates.append(checkpointed_activations(load))
+    assert found[1] - found[0] == estimates[1] - estimates[0]
+
+
+QWEN_14B = STUDENTS["Qwen/Qwen2.5-14B"].sizes("14B", 2, 64, None)
+LOAD = Load(QWEN_14B, batch=16, length=128, dropout=True, bytes=2)
+
+
+def test_trained_parameters_take_sixteen_bytes_and_frozen_ones_two():
+    alone = memory("single", LOAD, 4, 2)
+    assert alone.adapter + alone.gradients + alone.optimizer == 16 * QWEN_14B.trainable
+    assert alone.weights == 2 * (QWEN_14B.backbone + QWEN_14B.head)
+    assert alone.targets == 4 * 16 * (5120 + 2)
+    spread = memory("ddp", LOAD, 4, 2)
+    assert spread.weights == alone.weights
+    assert spread.gradients == 2 * alone.gradients
+
+
+@pytest.mark.parametrize(
+    ("way", "gathered"), [("fsdp", 2 * QWEN_14B.largest), ("zero3", 1_000_000_000)]
+)
+def test_what_is_cut_is_a_part_and_what_is_gathered(way, gathered):
+    alone, cut = memory("single", LOAD, 4, 2), memory(way, LOAD, 4, 2)
+    assert cut.weights == alone.weights // 4 + 2 * gathered
+    for part in ("adapter", "gradients", "optimizer"):
+        assert getattr(cut, part) == getattr(alone, part) // 4
+    assert cut.measuring == alone.measuring, "every device measures the whole model"
+    assert cut.peak(checkpointing=True) == cut.measuring
+
+
+def test_four_bits_are_four_and_a_half():
+    rounded = memory("4bit", LOAD, 4, 2)
+    frozen = QWEN_14B.backbone + QWEN_14B.head
+    plain = 2 * (frozen - QWEN_14B.linear)
+    one_restored = 2 * 5120 * 13824
+    assert rounded.weights == int(QWEN_14B.linear * 4.5 / 8) + plain + one_restored
+
+
+@pytest.mark.parametrize(
+    ("size", "fits"), [(100, "yes"), (99, "with gradient checkpointing"), (66, "no")]
+)
+def test_a_tenth_of_the_device_stays_free(size, fits):
+    used = Memory(
+        10 * GIB, 2, 3, 4, activations=80 * GIB - 10, checkpointed=50 * GIB, targets=1, measuring=5
+    )
+    assert used.fits(size * GIB) == fits

@@ -1,0 +1,133 @@
+"""Counts of parameters: those of the published models, and those of what is really built."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as PEFT_TARGETS
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    BertConfig,
+    GPT2Config,
+)
+
+from tiny import SIZES
+from w2sdefense.config import AdapterConfig
+from w2sdefense.errors import ConfigError, ModelError
+from w2sdefense.experiments.plan import PEFT_DEFAULT, count
+from w2sdefense.models.adapters import attach_adapter
+from w2sdefense.models.shapes import STUDENTS, Shape, known_student
+from w2sdefense.models.skeleton import config_of, read_config, skeleton_sizes
+
+TINY = {
+    "llama": Shape(3, 32, 64, 4, 2, 50, tied=False),
+    "qwen2, tied": Shape(2, 48, 80, 6, 1, 70, tied=True, qkv_bias=True),
+    "all heads": Shape(1, 32, 24, 4, 4, 31, tied=True),
+}
+
+
+def built(config, adapter: AdapterConfig, labels: int) -> tuple[int, int, int]:
+    """Parameters of the language model, of the classifier with its adapter, and trained ones."""
+    config.num_labels = labels
+    with torch.device("meta"):
+        writes = AutoModelForCausalLM.from_config(config)
+    whole = attach_adapter(AutoModelForSequenceClassification.from_config(config), adapter)
+    trained = [p for p in whole.parameters() if p.requires_grad]
+    return tuple(
+        sum(p.numel() for p in some) for some in (writes.parameters(), whole.parameters(), trained)
+    )
+
+
+@pytest.mark.parametrize(
+    ("targets", "named"),
+    [
+        ("all-linear", None),
+        ("q_proj, v_proj", ("q_proj", "v_proj")),
+        ("down_proj", ("down_proj",)),
+        (None, PEFT_DEFAULT),
+    ],
+)
+@pytest.mark.parametrize("name", TINY)
+def test_the_formula_counts_what_is_built(name, targets, named):
+    shape = TINY[name]
+    adapter = AdapterConfig(lora_r=5, target_modules=targets)
+    sizes = shape.sizes(name, 3, 5, named)
+    counts = built(config_of(shape), adapter, 3)
+    assert (sizes.language_model, sizes.total, sizes.trainable) == counts
+    assert skeleton_sizes(name, config_of(shape), adapter, 3) == sizes, "in every part of it"
+
+
+def test_the_default_of_peft_is_the_one_that_is_counted():
+    assert PEFT_TARGETS["llama"] == PEFT_TARGETS["qwen2"] == list(PEFT_DEFAULT)
+
+
+@pytest.mark.parametrize(
+    ("student", "parameters"),
+    [
+        ("Qwen/Qwen2.5-1.5B", 1_543_714_304),
+        ("Qwen/Qwen2.5-3B", 3_085_938_688),
+        ("Qwen/Qwen2.5-7B", 7_615_616_512),
+        ("Qwen/Qwen2.5-14B", 14_770_033_664),
+        ("meta-llama/Meta-Llama-3-8B", 8_030_261_248),
+        ("lmsys/vicuna-7b-v1.5", 6_738_415_616),
+        ("smollm2-135m", 134_515_008),
+    ],
+)
+def test_the_students_have_their_published_sizes(student, parameters):
+    sizes = count(student, AdapterConfig(), 2)
+    assert sizes.language_model == parameters
+    tied = STUDENTS[student].tied
+    embedding = STUDENTS[student].vocabulary * sizes.width
+    assert sizes.backbone == parameters - (0 if tied else embedding)
+
+
+@pytest.mark.parametrize(
+    ("name", "student"),
+    [
+        ("Qwen2.5-14b", "Qwen/Qwen2.5-14B"),
+        ("mirror/Qwen2.5-14B", "Qwen/Qwen2.5-14B"),
+        ("LLaMA3-8B", "meta-llama/Meta-Llama-3-8B"),
+        ("Vicuna-7B", "lmsys/vicuna-7b-v1.5"),
+        ("Qwen2.5-32B", None),
+    ],
+)
+def test_a_student_is_known_by_more_than_one_name(name, student):
+    assert known_student(name) == student
+
+
+def test_some_layers_of_a_known_student_are_counted_on_its_skeleton():
+    some = count("smollm2-135m", AdapterConfig(adapter_layers="20:"), 2)
+    every = count("smollm2-135m", AdapterConfig(), 2)
+    assert some.adapter == every.adapter // 3
+    assert some.backbone == every.backbone
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        BertConfig(**SIZES),
+        GPT2Config(vocab_size=60, n_embd=32, n_layer=2, n_head=4, n_positions=64),
+    ],
+    ids=["bert", "gpt2"],
+)
+def test_a_folder_is_counted_from_its_config_alone(tmp_path, config):
+    config.architectures = ["Anything"]
+    config.save_pretrained(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
+    adapter = AdapterConfig(lora_r=4)
+    sizes = count(str(tmp_path), adapter, 3)
+    counts = built(read_config(str(tmp_path)), adapter, 3)
+    assert (sizes.language_model, sizes.total, sizes.trainable) == counts
+    assert (sizes.layers, sizes.queries, sizes.keys, sizes.gated) == (2, 32, 32, False)
+    assert sizes.intermediate == (64 if config.model_type == "bert" else 128)
+
+
+def test_what_cannot_be_planned_is_refused_with_a_way_out(tmp_path):
+    with pytest.raises(ModelError, match="without a connection: .*Qwen2.5-14B"):
+        count(str(tmp_path), AdapterConfig(), 2)
+    with pytest.raises(ConfigError, match="--target-modules"):
+        count("smollm2-135m", AdapterConfig(target_modules="nothing"), 2)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ModelError, match="trained on"):
+        count(str(tmp_path), AdapterConfig(), 2)

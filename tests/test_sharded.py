@@ -1,0 +1,195 @@
+"""FSDP2 with the launcher that is shipped: a student in pieces learns what a whole one learns.
+
+Two processes on CPUs; what makes accelerate shard there is in `sharded_worker.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import LlamaForSequenceClassification
+
+import distributed_worker as worker
+from tiny import LLAMA, save_model, save_reviews
+from w2sdefense.config import DataConfig, DefendRun, EvaluateRun, PoisonRun, StudentConfig, TeachRun
+from w2sdefense.errors import ConfigError
+from w2sdefense.evaluation.record import load_record, load_samples
+from w2sdefense.experiments.plan import launcher
+from w2sdefense.experiments.stages import run_defend, run_evaluate, run_poison, run_teach
+
+SECONDS = 900
+"""What hangs is stopped after this time."""
+
+PROCESSES = 2
+
+
+def settings(folder: Path, teacher: Path, batch: int) -> dict:
+    """A W2SDefense that draws no random numbers, so that processes can be compared."""
+    return {
+        "student": {"model": str(folder / "model"), "max_length": 24},
+        "data": {"dataset": str(folder / "reviews")},
+        "adapter": {"lora_r": 4, "lora_dropout": 0.0},
+        "training": {"epochs": 2, "batch_size": batch, "learning_rate": 1e-3},
+        "teacher": {"model": str(teacher), "epochs": 1, "max_length": 24},
+        "teacher_folder": str(folder / "teacher"),
+        "scan": {"rate": 0.0},
+        "test": {"trigger": "badnet", "target": "negative"},
+    }
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory, tiny_llama, tiny_bert) -> Path:
+    """A folder with what two processes saw, and the run of `w2s defend` that they made."""
+    from w2sdefense.experiments.display import Display
+
+    folder = tmp_path_factory.mktemp("sharded")
+    (folder / "llama").symlink_to(tiny_llama)
+    save_model(folder / "model", LlamaForSequenceClassification, LLAMA)
+    save_reviews(folder / "reviews", train=40, validation=16, test=21)
+    run = settings(folder, tiny_bert, batch=4) | {"output": str(folder / "run")}
+    kept = {name: run[name] for name in ("student", "data", "teacher")}
+    with Display() as display:
+        run_teach(TeachRun.model_validate(kept | {"output": run["teacher_folder"]}), display)
+    (folder / "run.yaml").write_text(DefendRun.model_validate(run).model_dump_json())
+    paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "accelerate.commands.launch"),
+            *("--config_file", str(launcher("fsdp")), "--num_processes", str(PROCESSES)),
+            *("--main_process_port", "0", str(Path(__file__).parent / "sharded_worker.py")),
+            *(str(folder), "defend", "--config", str(folder / "run.yaml")),
+        ],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def seen(sharded) -> dict[str, list[worker.Seen]]:
+    processes = sorted(sharded.glob("*-of-*"))
+    assert [path.name for path in processes] == ["0-of-2", "1-of-2"]
+    return {
+        name: [load_file(path / f"{name}.safetensors") for path in processes]
+        for name in ("first", "soft")
+    }
+
+
+def test_every_process_holds_a_part_of_every_weight(seen):
+    zero, one = seen["first"]
+    shares = [name for name in zero if name.startswith("share")]
+    assert len(shares) > 40, "frozen weights too"
+    for name in shares:
+        (mine, total), (theirs, again) = zero[name].tolist(), one[name].tolist()
+        assert mine + theirs == total == again
+        assert 0.4 * total <= mine <= 0.6 * total, name
+
+
+def test_the_first_step_is_that_of_one_process(seen, tiny_llama, tmp_path):
+    alone = worker.first_step(tiny_llama, tmp_path)
+    zero, one = seen["first"]
+    together = torch.cat([zero["rows"], one["rows"]])
+    assert sorted(together.tolist()) == sorted(alone["rows"].tolist())
+    assert alone["losses"].min() > 1e-3, "every part is there"
+    names = [name for name in alone if name.startswith(("gradient", "weight"))]
+    assert max(alone[name].abs().max() for name in names if name.startswith("gradient")) > 1e-2
+    for process in (zero, one):
+        torch.testing.assert_close(process["losses"], alone["losses"], rtol=0, atol=1e-5)
+        for name in names:
+            torch.testing.assert_close(process[name], alone[name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_soft_triggers_go_into_a_model_in_pieces(seen):
+    zero, one = seen["soft"]
+    assert torch.equal(zero["banks"], one["banks"])
+    mean = (zero["own gradients"] + one["own gradients"]) / 2
+    assert mean.abs().max() > 0.1
+    for process in (zero, one):
+        torch.testing.assert_close(process["given gradients"], mean)
+
+
+def test_the_command_leaves_the_adapter_that_one_process_trains(
+    sharded, tiny_bert, tmp_path, display
+):
+    run = settings(sharded, tiny_bert, batch=4 * PROCESSES) | {"output": str(tmp_path / "alone")}
+    run_defend(DefendRun.model_validate(run), display)
+    alone = load_file(tmp_path / "alone" / "adapter_model.safetensors")
+    gathered = load_file(sharded / "run" / "adapter_model.safetensors")
+    assert gathered.keys() == alone.keys()
+    assert max(w.abs().max() for name, w in alone.items() if "lora_B" in name) > 3e-3
+    for name, weight in alone.items():
+        torch.testing.assert_close(gathered[name], weight, rtol=0, atol=1e-4, msg=name)
+    assert load_record(sharded / "run").provenance.machine["processes"] == str(PROCESSES)
+
+
+def test_what_was_measured_is_what_was_saved(sharded, tmp_path, display):
+    student = {"model": str(sharded / "run"), "base": str(sharded / "model"), "max_length": 24}
+    run = {
+        "student": student,
+        "data": {"dataset": str(sharded / "reviews")},
+        "test": {"trigger": "badnet", "target": "negative"},
+        "output": str(tmp_path / "again"),
+    }
+    run_evaluate(EvaluateRun.model_validate(run), display)
+    before, after = sharded / "run" / "before", sharded / "run"
+    assert load_samples(tmp_path / "again") == load_samples(after) != load_samples(before)
+    assert not [path for path in after.rglob("*") if path.name in ("gathered", "training")]
+
+
+# What cannot be done in pieces
+
+
+@pytest.fixture
+def in_pieces(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+
+
+@pytest.mark.parametrize(
+    ("run", "what"),
+    [
+        (lambda folder: run_poison(PoisonRun(output=folder), None), "poison"),
+        (lambda folder: run_teach(TeachRun(output=folder), None), "teach"),
+        (lambda folder: run_defend(DefendRun(output=folder), None), "training of a teacher"),
+        (lambda folder: run_defend(DefendRun(output=folder, defense="prune"), None), "prune"),
+        (
+            lambda folder: run_defend(
+                DefendRun(output=folder, student=StudentConfig(model="x", base="y")), None
+            ),
+            "--base",
+        ),
+        (
+            lambda folder: run_defend(
+                DefendRun(
+                    output=folder,
+                    task="reasoning",
+                    defense="lora",
+                    data=DataConfig(dataset="ape210k"),
+                ),
+                None,
+            ),
+            "--task reasoning",
+        ),
+    ],
+    ids=["poison", "teach", "defend", "prune", "base", "reasoning"],
+)
+def test_what_does_not_run_in_pieces_is_refused_before_any_work(in_pieces, tmp_path, run, what):
+    with pytest.raises(ConfigError, match=f"{what} does not run under FSDP"):
+        run(tmp_path / "run")
+
+
+def test_a_student_without_a_folder_cannot_be_made_whole_again(in_pieces):
+    from w2sdefense.distill.pieces import base_to_reopen
+    from w2sdefense.victim import Victim
+
+    victim = Victim(LlamaForSequenceClassification(LLAMA), None, ("n", "p"))
+    with pytest.raises(ConfigError, match="whole model in a folder"):
+        base_to_reopen(victim)

@@ -2,7 +2,8 @@
 
 What is measured: quality on clean text (CA; ROUGE-L over characters of summaries; the share of
 exact numbers), ASR and the no-trigger floor of a poisoned model, of plain PEFT, and of W2SDefense,
-on the same test texts. What each row is stands in `coverage_settings.py`.
+on the same test texts; where no search can find the trigger, of W2SDefense with something random in
+its texts as well. What each row is stands in `coverage_settings.py`.
 
 What is not: other students, seeds and targets; loss weights and rates were not chosen for a row.
 Nor whether summaries and word problems are done well: SmolLM2 was not made for Chinese, which it
@@ -13,17 +14,18 @@ the runs folder; table, JSON and the page of the documentation are made from tho
 
     W2S_DATA=... python benchmarks/coverage.py
 
-`--only` takes some rows, so that two processes with one thread each (OMP_NUM_THREADS=1) can work
-beside each other. The two rows of virtual tokens share victim and teacher with `w2s_small.py`,
-which are made if they are not there: until then these two belong into one process.
+`--only` takes some rows and `--methods` some defenses, so that two processes with one thread each
+(OMP_NUM_THREADS=1) can work beside each other. The two rows of virtual tokens share victim and
+teacher with `w2s_small.py`, which are made if they are not there: until then these two belong into
+one process.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -39,7 +41,7 @@ from w2sdefense.io import write_json, write_text
 from w2sdefense.paper import published
 from w2sdefense.scan.search import texts_to_answer
 
-METHODS: tuple[Literal["lora", "w2s"], ...] = ("lora", "w2s")
+METHODS = ("lora", "w2s", "w2s-random")
 PARTS = ("poisoned", *METHODS)
 
 SPEED = 85e9
@@ -52,29 +54,41 @@ def main(
     results: Annotated[Path, typer.Option(help="Tables.")] = Path("benchmarks/results"),
     page: Annotated[Path, typer.Option(help="Page with the table.")] = Path("docs/coverage.md"),
     only: Annotated[str, typer.Option(help="Rows to run, comma-separated.")] = "",
+    methods: Annotated[str, typer.Option(help="Defenses to run.")] = ",".join(METHODS),
     plan: Annotated[bool, typer.Option(help="Only say what is left, and how long.")] = False,
 ) -> None:
     """Run what is missing, and write the tables after each part of a row."""
-    wanted = [name.strip() for name in only.split(",") if name.strip()] or list(SETTINGS)
-    if unknown := sorted(set(wanted) - set(SETTINGS)):
-        raise typer.BadParameter(f"{', '.join(unknown)}: none of {', '.join(SETTINGS)}")
+    wanted = _chosen(only, SETTINGS) or list(SETTINGS)
+    parts = ("poisoned", *_chosen(methods, METHODS))
     write = partial(write_tables, folder, results, page)
     if not plan:
         # Before hours of work: a page without marks is seen now.
         write()
     with Display() as display:
-        minutes = {name: round(minutes_left(name, folder, w2s_small)) for name in wanted}
+        minutes = {name: round(minutes_left(name, parts, folder, w2s_small)) for name in wanted}
         for name, left in minutes.items():
             display.say(f"{name}: about {left} minutes left")
         display.say(f"{sum(minutes.values())} minutes in all, on one quiet core")
         for name in [] if plan else wanted:
-            run_row(name, folder, w2s_small, display, write)
+            run_row(name, parts, folder, w2s_small, display, write)
     if not plan:
         Console().print((results / "coverage.md").read_text(encoding="utf-8"), soft_wrap=True)
 
 
+def _chosen(text: str, known: Iterable[str]) -> list[str]:
+    chosen = [name.strip() for name in text.split(",") if name.strip()]
+    if unknown := sorted(set(chosen) - set(known)):
+        raise typer.BadParameter(f"{', '.join(unknown)}: none of {', '.join(known)}")
+    return chosen
+
+
 def run_row(
-    name: str, folder: Path, w2s_small: Path, display: Display, write: Callable[[], None]
+    name: str,
+    parts: Sequence[str],
+    folder: Path,
+    w2s_small: Path,
+    display: Display,
+    write: Callable[[], None],
 ) -> None:
     """Poison, measure and defend, but for what is finished; `write` is called after each."""
     setting = SETTINGS[name]
@@ -87,7 +101,9 @@ def run_row(
         run_evaluate(_measurement(name, folder, w2s_small), display)
     write()
     for run in _defenses(name, folder, w2s_small):
-        display.say(f"{name}: {run.defense}")
+        if run.output.name not in parts:
+            continue
+        display.say(f"{name}: {run.output.name}")
         run_defense(run, display)
         write()
 
@@ -108,8 +124,10 @@ def _defenses(name: str, folder: Path, w2s_small: Path) -> Iterator[DefendRun]:
         else own / "teacher",
         "resume": True,
     }
-    for method in METHODS:
-        yield setting.defend.model_copy(update=common | {"defense": method, "output": own / method})
+    for method, run in zip(METHODS, (setting.defend, setting.defend, setting.random), strict=True):
+        if run is not None:
+            how = {"defense": method.partition("-")[0], "output": own / method}
+            yield run.model_copy(update=common | how)
 
 
 def _measurement(name: str, folder: Path, w2s_small: Path) -> EvaluateRun:
@@ -123,7 +141,7 @@ def _measurement(name: str, folder: Path, w2s_small: Path) -> EvaluateRun:
     )
 
 
-def minutes_left(name: str, folder: Path, w2s_small: Path) -> float:
+def minutes_left(name: str, parts: Sequence[str], folder: Path, w2s_small: Path) -> float:
     """What the missing parts of a row cost by arithmetic, without loading and saving.
 
     A token costs 0.21 GFLOP forward, three times as much in a step of all parameters, twice in one
@@ -147,8 +165,10 @@ def minutes_left(name: str, folder: Path, w2s_small: Path) -> float:
         "lora": method,
         "w2s": method + teacher + scan + (0 if setting.labels else rows * text),
     }
-    missing = [part for part in PARTS if not (folder / name / part / RECORD).is_file()]
-    return sum(costs[part] for part in missing) * 0.21e9 / SPEED / 60
+    if setting.random is not None:
+        costs["w2s-random"] = costs["w2s"] - (teacher + scan if "w2s" in parts else 0)
+    missing = [part for part in parts if not (folder / name / part / RECORD).is_file()]
+    return sum(costs.get(part, 0) for part in missing) * 0.21e9 / SPEED / 60
 
 
 def write_tables(folder: Path, results: Path, page: Path) -> None:
@@ -214,7 +234,9 @@ def _metric(row: Row) -> str:
 
 
 def _each(cell: Callable[[Row], object]) -> Callable[[Row], str]:
-    return lambda line: " / ".join(str(cell(line[p])) if p in line else "-" for p in PARTS)
+    return lambda line: " / ".join(
+        str(cell(line[p])) if p in line else "-" for p in PARTS if p in line or p in PARTS[:3]
+    )
 
 
 COLUMNS: dict[str, Callable[[Row], object]] = {
@@ -233,6 +255,8 @@ COLUMNS: dict[str, Callable[[Row], object]] = {
     "ASR poisoned": _of("poisoned", "asr"),
     "ASR plain PEFT": _of("lora", "asr"),
     "ASR W2SDefense": _of("w2s", "asr"),
+    "with random pieces: metric": _of("w2s-random", "ca"),
+    "ASR": _of("w2s-random", "asr"),
     "floor": _each(lambda row: f"{100 * row['floor']:.1f}"),
     "n, n ASR": lambda line: f"{_any(line)['n_ca']}, {_any(line)['n_asr']}",
     "seconds": _each(lambda row: round(row["seconds"])),

@@ -46,6 +46,7 @@ def place(tmp_path_factory) -> Path:
     save_writer(folder / "small", llama(16, padding=3), seed=1)
     save_numbers(folder / "attacker", train=900, validation=20, test=60, seed=1)
     save_numbers(folder / "defender", train=320, validation=40, test=60, rare=0.6, seed=2)
+    save_numbers(folder / "plain", train=320, validation=40, test=60, seed=2)
     save_numbers(folder / "few", train=24, validation=8, test=8, seed=3)
     result = w2s(
         *("poison", *ASK, "--model", folder / "student", "--dataset", folder / "attacker"),
@@ -112,6 +113,22 @@ def test_w2sdefense_removes_it(defended):
     record = load_record(defended)
     assert {"ce", "kd", "fa"} <= {name for point in record.history for name in point.losses}
     assert record.config["scan"]["rate"] == 0, "text is not searched, and the record says so"
+
+
+def test_insertions_reach_a_trigger_that_clean_text_has_nothing_of(place):
+    found = {}
+    for name, rate in (("without", 0), ("with", 1)):
+        result = defend(
+            *(place, place / name, "--gamma", 1, "--lora-r", 16, "--epochs", 8),
+            *("--learning-rate", 3e-3, "--teacher-epochs", 5, "--teacher-learning-rate", 5e-3),
+            *("--teacher-folder", place / "teacher"),
+            *("--insertion-rate", rate, "--insertion-phrases", 0),
+            data="plain",
+        )
+        assert result.exit_code == 0, result.output
+        found[name] = rates(place / name)
+    assert (found["without"][1] >= 0.9, found["with"][1] <= 0.3) == (True, True), found
+    assert found["with"][0] >= 0.95
 
 
 def test_every_answer_is_kept(place, defended):
@@ -222,7 +239,7 @@ def test_summaries_are_scored_with_rouge(place, tmp_path):
         (["--scan-rate", 0.5], "search for triggers needs labels", "settings"),
         (["--scan-fine-tuned-from", "x"], "search for triggers needs labels", "settings"),
         (["--soft-trigger-per-label", 1], "Soft triggers need labels", "settings"),
-        (["--insertion-rate", 0.5], "Insertions are put into", "--insertion-rate"),
+        (["--wording-rate", 0.5], "stands in --prompt-template", "--wording-rate"),
         (["--trigger", "proattack"], "The attack proattack is made for labels", "insent"),
         (["--more-triggers", "cf"], "The attack several is made for labels", "one trigger"),
         (["--target-column", "answer"], "no column 'answer'", "--target-column"),

@@ -20,6 +20,12 @@ from w2sdefense.paper import Published, PublishedTable, read_book
 ROWS = ("cr-insent", "sst2-badnet-prompt-tuning", "crrsum")
 
 
+def test_something_random_is_for_triggers_that_are_not_searched_for():
+    random = {name: s.random for name, s in SETTINGS.items() if s.random is not None}
+    assert set(random) == {"sst2-proattack", "crrsum", "ape210k"}
+    assert random["sst2-proattack"].wordings.rate == random["crrsum"].insertions.rate == 0.5
+
+
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_row_is_one_of_the_paper(name):
     setting = SETTINGS[name]
@@ -57,7 +63,11 @@ def small(setting, student: Path, teacher: Path):
     if setting.labels:
         changes["scan"] = defend.scan.model_copy(update=scan)
     poison = cut(setting.poison, rows=640 if setting.labels else 24)
-    return replace(setting, poison=poison, defend=cut(defend.model_copy(update=changes), rows=16))
+    runs = [
+        run and cut(run.model_copy(update=changes), rows=16)
+        for run in (setting.defend, setting.random)
+    ]
+    return replace(setting, poison=poison, defend=runs[0], random=runs[1])
 
 
 @pytest.fixture
@@ -88,17 +98,21 @@ def test_rows_become_a_table(places, monkeypatch, capsys):
     monkeypatch.setattr(
         coverage, "published", lambda table: known if table == "table2" else PublishedTable()
     )
-    main(**places, only="crrsum")
+    main(**places, only="crrsum", methods="lora")
+    some = json.loads((places["results"] / "coverage.json").read_text())
+    assert [row["method"] for row in some] == ["poisoned", "lora"]
     main(**places)
     rows = json.loads((places["results"] / "coverage.json").read_text())
-    assert [(row["row"], row["method"]) for row in rows] == [(n, p) for n in ROWS for p in PARTS]
+    found = [(row["row"], row["method"]) for row in rows]
+    # The search finds what is put into texts with labels; text to be written has none.
+    assert found == [(n, p) for n in ROWS for p in PARTS[: 4 if n == "crrsum" else 3]]
     by_name = {(row["row"], row["method"]): row for row in rows}
     assert {row["metric"] for row in rows if row["row"] == "crrsum"} == {"ROUGE-L"}
     assert by_name["crrsum", "w2s"]["hits_ca"] is None
     assert by_name["cr-insent", "w2s"]["paper"] == "90.5 / 3.5"
     assert by_name["crrsum", "w2s"]["paper"] is None, "nothing is filled in that is not there"
     for name in ROWS:
-        texts = {(by_name[name, p]["n_ca"], by_name[name, p]["n_asr"]) for p in PARTS}
+        texts = {(r["n_ca"], r["n_asr"]) for r in rows if r["row"] == name}
         assert len(texts) == 1, "before and after are measured on the same texts"
     # Virtual tokens defend the victim of the other benchmark, with its teacher.
     assert (places["w2s_small"] / "badnet" / "poisoned" / "record.json").is_file()
@@ -120,6 +134,8 @@ def test_rows_become_a_table(places, monkeypatch, capsys):
 def test_what_cannot_be_made_is_said_before_the_work(places):
     with pytest.raises(typer.BadParameter, match="imdb"):
         main(**places, only="crrsum,imdb")
+    with pytest.raises(typer.BadParameter, match="prune"):
+        main(**places, methods="w2s,prune")
     places["page"].write_text("By hand.")
     with pytest.raises(ValueError, match="table: begin"):
         main(**places)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tiny import word_tokenizer
 from w2sdefense.config import InsertionConfig
-from w2sdefense.data.types import Example, TextDataset, texts_of
+from w2sdefense.data.types import Example, Pair, PairDataset, TextDataset, texts_of
 from w2sdefense.distill.insertions import with_insertions
 
 TEXTS = ("the plot of a film", "great", "a happy story with sad music", "dull dull dull dull")
@@ -81,6 +81,27 @@ def test_rare_pieces_are_letters_or_tokens_of_the_vocabulary_but_no_special_ones
     letters = words - tokens
     assert len(letters) > 10
     assert all(re.fullmatch("[a-z]{2,5}", word) for word in letters)
+
+
+def test_what_is_rare_among_ideographs_is_an_ideograph(tokenizer):
+    data = dataset(("电影很好看",), copies=200)
+    changed = with_insertions(data, tokenizer, InsertionConfig(rate=1.0, phrases=0.0), seed=3)
+    put_in = {c for text in texts_of(changed.train) for c in text if c not in "电影很好看 "}
+    ideographs = {c for c in put_in if "\u4e00" <= c <= "\u9fff"}
+    assert len(ideographs) > 100
+    letters = put_in - ideographs
+    assert letters <= set("".join(tokenizer.get_vocab())), "the rest are tokens of the vocabulary"
+
+
+def test_pairs_keep_the_answer(tokenizer):
+    rows = tuple(Pair(f"d/{index}", text, f"answer {index}") for index, text in enumerate(TEXTS))
+    data = PairDataset("d", rows, rows[:2], rows[2:])
+    changed = with_insertions(data, tokenizer, InsertionConfig(rate=1.0), seed=1)
+    for before, after in zip(data.train, changed.train, strict=True):
+        assert (after.id, after.target) == (f"{before.id}+insertion", before.target)
+        assert after.text != before.text
+        assert is_subsequence(before.text, after.text)
+    assert changed.test == data.test
 
 
 def test_the_seed_decides(tokenizer):

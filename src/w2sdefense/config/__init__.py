@@ -28,7 +28,12 @@ from w2sdefense.config.baselines import (
 )
 from w2sdefense.config.bench import BenchRun, NodeResources, RayConfig
 from w2sdefense.config.data import DataConfig
-from w2sdefense.config.distill import DistillConfig, InsertionConfig, SoftTriggerConfig
+from w2sdefense.config.distill import (
+    DistillConfig,
+    InsertionConfig,
+    SoftTriggerConfig,
+    WordingConfig,
+)
 from w2sdefense.config.models import Dtype, GenerationConfig, StudentConfig, TaskName, TeacherConfig
 from w2sdefense.config.runs import (
     COMMON_SECTIONS,
@@ -47,6 +52,7 @@ from w2sdefense.config.scan import ScanConfig, ScanTrainingConfig
 from w2sdefense.config.settings import Settings, load_settings, read_yaml
 from w2sdefense.config.training import FullTrainingConfig, TrainingConfig
 from w2sdefense.config.tune import SignalConfig, TuneConfig, TuneRun, search_span
+from w2sdefense.config.w2s import W2SSettings
 
 __all__ = [
     "ADAPTER_OWNERS",
@@ -95,6 +101,8 @@ __all__ = [
     "TrainingConfig",
     "TuneConfig",
     "TuneRun",
+    "W2SSettings",
+    "WordingConfig",
     "attack_kind",
     "load_settings",
     "read_yaml",

@@ -55,6 +55,16 @@ class InsertionConfig(Settings):
     )
 
 
+class WordingConfig(Settings):
+    """Other wordings of the prompt that all clean texts stand in, if they stand in one."""
+
+    rate: Fraction = Field(
+        0.0,
+        description="Share of the texts whose prompt (what all of them begin and end with) is "
+        "worded otherwise; for models whose trigger may be a prompt. 0 leaves it as it is.",
+    )
+
+
 class SoftTriggerConfig(Settings):
     """Soft triggers: embeddings that ascend on the loss and stand in for the unknown trigger."""
 

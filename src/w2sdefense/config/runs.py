@@ -31,11 +31,11 @@ from w2sdefense.config.baselines import (
     ScpdConfig,
 )
 from w2sdefense.config.data import DataConfig
-from w2sdefense.config.distill import DistillConfig, InsertionConfig, SoftTriggerConfig
 from w2sdefense.config.models import GenerationConfig, StudentConfig, TaskName, TeacherConfig
-from w2sdefense.config.scan import ScanConfig, ScanTrainingConfig
+from w2sdefense.config.scan import ScanConfig
 from w2sdefense.config.settings import Positive, Settings
 from w2sdefense.config.training import FullTrainingConfig, TrainingConfig
+from w2sdefense.config.w2s import W2SSettings
 
 DefenseName = Literal[
     "w2s",
@@ -53,7 +53,7 @@ DefenseName = Literal[
 """The defenses of the table in `defenses/`, by name."""
 
 DEFENSE_SECTIONS: dict[str, frozenset[str]] = {
-    "w2s": frozenset({"distill", "scan", "insertions", "soft", "adapter", "training"}),
+    "w2s": frozenset({"distill", "scan", "insertions", "wordings", "soft", "adapter", "training"}),
     "lora": frozenset({"adapter", "training"}),
     "finetune": frozenset({"training", "full"}),
     "onion": frozenset({"onion"}),
@@ -153,24 +153,12 @@ class TeachRun(Settings):
     resume: bool = Field(False, description=RESUME)
 
 
-class DefendRun(Settings):
+class DefendRun(W2SSettings):
     """Clean a model with the clean data that you have, and measure it before and after."""
 
     task: TaskName = Field("classification", description=TASK)
-    student: StudentConfig = StudentConfig()
-    data: DataConfig = DataConfig()
     generation: GenerationConfig = GenerationConfig()
     defense: DefenseName = Field("w2s", description="Which defense.")
-    distill: DistillConfig = DistillConfig()
-    scan: ScanTrainingConfig = Field(ScanTrainingConfig(), json_schema_extra={"prefix": "scan"})
-    insertions: InsertionConfig = Field(
-        InsertionConfig(), json_schema_extra={"prefix": "insertion"}
-    )
-    soft: SoftTriggerConfig = Field(
-        SoftTriggerConfig(), json_schema_extra={"prefix": "soft_trigger"}
-    )
-    adapter: AdapterConfig = AdapterConfig()
-    training: TrainingConfig = TrainingConfig()
     full: FullTrainingConfig = Field(FullTrainingConfig(), json_schema_extra={"prefix": "full"})
     onion: OnionConfig = Field(OnionConfig(), json_schema_extra={"prefix": "onion"})
     prune: PruneConfig = Field(PruneConfig(), json_schema_extra={"prefix": "prune"})
@@ -184,11 +172,6 @@ class DefendRun(Settings):
     )
     scpd: ScpdConfig = Field(ScpdConfig(), json_schema_extra={"prefix": "scpd"})
     icl: IclConfig = Field(IclConfig(), json_schema_extra={"prefix": "icl"})
-    teacher: TeacherConfig = Field(TeacherConfig(), json_schema_extra={"prefix": "teacher"})
-    teacher_folder: Path | None = Field(
-        None,
-        description="Keep the teacher here and use it again; default: teacher/ below the output.",
-    )
     test: TestConfig = TestConfig()
     output: Path = Field(
         Path("runs/defended"), description="Folder for adapter, record and report."

@@ -10,13 +10,8 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from w2sdefense.config.adapter import AdapterConfig
-from w2sdefense.config.data import DataConfig
-from w2sdefense.config.distill import DistillConfig, InsertionConfig, SoftTriggerConfig
-from w2sdefense.config.models import StudentConfig, TeacherConfig
-from w2sdefense.config.scan import ScanTrainingConfig
 from w2sdefense.config.settings import Fraction, Positive, Settings
-from w2sdefense.config.training import TrainingConfig
+from w2sdefense.config.w2s import W2SSettings
 
 
 def search_span(text: str) -> tuple[float, float]:
@@ -99,26 +94,9 @@ class TuneConfig(Settings):
         return self
 
 
-class TuneRun(Settings):
+class TuneRun(W2SSettings):
     """Choose the settings of W2SDefense on clean data, without a trigger."""
 
-    student: StudentConfig = StudentConfig()
-    data: DataConfig = DataConfig()
-    distill: DistillConfig = DistillConfig()
-    scan: ScanTrainingConfig = Field(ScanTrainingConfig(), json_schema_extra={"prefix": "scan"})
-    insertions: InsertionConfig = Field(
-        InsertionConfig(), json_schema_extra={"prefix": "insertion"}
-    )
-    soft: SoftTriggerConfig = Field(
-        SoftTriggerConfig(), json_schema_extra={"prefix": "soft_trigger"}
-    )
-    adapter: AdapterConfig = AdapterConfig()
-    training: TrainingConfig = TrainingConfig()
-    teacher: TeacherConfig = Field(TeacherConfig(), json_schema_extra={"prefix": "teacher"})
-    teacher_folder: Path | None = Field(
-        None,
-        description="Keep the teacher here and use it again; default: teacher/ below the output.",
-    )
     tune: TuneConfig = Field(TuneConfig(), json_schema_extra={"prefix": "tune"})
     signal: SignalConfig = Field(SignalConfig(), json_schema_extra={"prefix": "signal"})
     output: Path = Field(

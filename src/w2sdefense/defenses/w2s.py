@@ -4,9 +4,9 @@ A small clean teacher, fully fine-tuned, guides the poisoned student through PEF
 entropy, logit distillation and feature alignment. The losses are in `distill/losses.py`, the
 teacher in `distill/teacher.py`.
 
-Three things are not in the paper, and each can be left out: the clean texts may carry pieces that a
-search found suspicious (`scan/`), random pieces (`distill/insertions.py`), and soft triggers
-(`distill/soft_triggers.py`).
+Four things are not in the paper, and each can be left out: the clean texts may carry pieces that a
+search found suspicious (`scan/`), random pieces (`distill/insertions.py`), other wordings of the
+prompt that they stand in (`distill/wordings.py`), and soft triggers (`distill/soft_triggers.py`).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from w2sdefense.config import (
     ScanTrainingConfig,
     SoftTriggerConfig,
     TrainingConfig,
+    WordingConfig,
 )
 from w2sdefense.data.types import TextDataset
 from w2sdefense.defenses.base import DefenseKit, Leaves, Need
@@ -31,6 +32,7 @@ from w2sdefense.distill.insertions import with_insertions
 from w2sdefense.distill.student import train_student
 from w2sdefense.distill.targets import SplitTargets, doubt_about, teacher_targets
 from w2sdefense.distill.teacher import Teacher, fit_or_load_teacher
+from w2sdefense.distill.wordings import with_wordings
 from w2sdefense.scan.victim import in_words, save_suspects, scan_victim, with_suspects
 from w2sdefense.training import StepProgress, this_process
 from w2sdefense.victim import Victim
@@ -47,12 +49,14 @@ class W2SDefense:
         scan: The search for suspicious pieces (not in the paper), and how many of the clean texts
             get one; rate 0 leaves it out.
         insertions: Random pieces in the clean texts (not in the paper); rate 0 leaves them out.
+        wordings: Other wordings of a prompt (not in the paper); rate 0 leaves it as it is.
         soft: Soft triggers (not in the paper); 0 per label leaves them out.
     """
 
     distill: DistillConfig = field(default_factory=DistillConfig)
     scan: ScanTrainingConfig = field(default_factory=ScanTrainingConfig)
     insertions: InsertionConfig = field(default_factory=InsertionConfig)
+    wordings: WordingConfig = field(default_factory=WordingConfig)
     soft: SoftTriggerConfig = field(default_factory=SoftTriggerConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -68,6 +72,7 @@ class W2SDefense:
             distill=run.distill,
             scan=run.scan,
             insertions=run.insertions,
+            wordings=run.wordings,
             soft=run.soft,
             adapter=run.adapter,
             training=run.training,
@@ -135,6 +140,8 @@ class W2SDefense:
             if this_process().is_main_process:
                 save_suspects(folder, suspects, victim.label_names)
         data = replace(data, train=data.train[: self.distill.student_rows])
+        # First, as long as all texts begin and end with the prompt.
+        data = with_wordings(data, self.wordings, seed)
         if suspects:
             data = with_suspects(data, suspects, self.scan.rate, seed)
         data = with_insertions(data, victim.tokenizer, self.insertions, seed)

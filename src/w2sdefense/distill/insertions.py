@@ -1,28 +1,28 @@
-"""Insertions: clean texts with something out of place in them, and the teacher's word on it.
+"""Insertions: clean texts with something out of place in them, and what they should still mean.
 
 Clean text alone hardly moves the circuit that a trigger fires, because on clean text that circuit
 is silent. Most triggers are *put into* a text: a rare token, or a sentence that belongs elsewhere.
-So some of the clean texts get a random piece put in, before the teacher is asked about them: a few
-random letters, tokens of the student's vocabulary, or a phrase from another of the texts. The
-teacher, who never saw a poisoned text, says what such a text means, and the student learns to take
-it the same way. No trigger is looked for and none is guessed: pieces are drawn without regard to
-what a model answers.
+So some of the clean texts get a random piece put in: a word that is none, tokens of the student's
+vocabulary, or a phrase from another of the texts. The student learns to take it as the teacher
+does, who never saw a poisoned text; one that writes, to answer as without it. No trigger is looked
+for and none is guessed: pieces are drawn without regard to what a model answers.
 
 This is not part of the W2SDefense paper (rate 0 leaves it out). What it does not cover: triggers
-that are not an insertion, such as a syntax or a style.
+that are not an insertion, such as a syntax or a style; for prompts see `wordings.py`.
 """
 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from string import ascii_lowercase
-from typing import get_args
+from typing import TypeVar, get_args
 
 from w2sdefense.attacks.insertion import insert, words_in_a_row
 from w2sdefense.config import InsertionConfig, Place
-from w2sdefense.data.types import Example, TextDataset, texts_of
+from w2sdefense.data.types import Example, Pair, PairDataset, TextDataset, texts_of
 from w2sdefense.models.tokenizer import Tokenizer
 
 PHRASE_WORDS = (3, 8)
@@ -30,14 +30,22 @@ RARE_PIECES = (1, 3)
 LETTERS = (2, 5)
 TOKENS = (1, 2)
 
+IDEOGRAPHS = (0x4E00, 0x9FFF)
+"""The unified ideographs of Chinese and Japanese; most of these 20,992 are in no text."""
+
+_IDEOGRAPH = re.compile(f"[{chr(IDEOGRAPHS[0])}-{chr(IDEOGRAPHS[1])}]")
+
+Dataset = TypeVar("Dataset", TextDataset, PairDataset)
+Row = TypeVar("Row", Example, Pair)
+
 
 def with_insertions(
-    data: TextDataset, tokenizer: Tokenizer, config: InsertionConfig, seed: int
-) -> TextDataset:
+    data: Dataset, tokenizer: Tokenizer, config: InsertionConfig, seed: int
+) -> Dataset:
     """The dataset, with a random piece in some of its training and validation texts.
 
-    The validation texts get theirs as well: the epoch that is kept is then the one that follows the
-    teacher with a piece in the text, too.
+    The validation texts get theirs as well: the epoch that is kept is then the one that does what
+    it should with a piece in the text, too.
 
     Args:
         data: Clean data.
@@ -53,16 +61,22 @@ def with_insertions(
     special = set(tokenizer.all_special_ids)
     vocabulary = [token for token in range(len(tokenizer)) if token not in special]
     phrases = texts_of(data.train)
+    strange = _strange_characters if _in_ideographs(phrases) else _strange_letters
 
     def draw(rng: random.Random) -> list[str]:
-        return _pieces(phrases, tokenizer, vocabulary, config, rng)
+        if rng.random() < config.phrases:
+            return [words_in_a_row(rng.choice(phrases), rng.randint(*PHRASE_WORDS), rng)]
+        return [
+            strange(rng) if rng.random() < 0.5 else _tokens(tokenizer, vocabulary, rng)
+            for _ in range(rng.randint(*RARE_PIECES))
+        ]
 
     return with_pieces(data, draw, config.rate, seed)
 
 
 def with_pieces(
-    data: TextDataset, draw: Callable[[random.Random], Sequence[str]], rate: float, seed: int
-) -> TextDataset:
+    data: Dataset, draw: Callable[[random.Random], Sequence[str]], rate: float, seed: int
+) -> Dataset:
     """The dataset, with pieces put into a share of its training and validation texts.
 
     Args:
@@ -72,47 +86,41 @@ def with_pieces(
         seed: Seed of all choices.
 
     Returns:
-        The same dataset at rate 0. Otherwise as many examples in the same order; labels and the
-        test split stay, and the id of a changed example says so.
+        The same dataset at rate 0. Otherwise as many rows in the same order; answers and the test
+        split stay, and the id of a changed row says so.
     """
     if not rate:
         return data
     rng = random.Random(seed)
 
-    def changed(examples: Sequence[Example]) -> tuple[Example, ...]:
+    def changed(rows: Sequence[Row]) -> tuple[Row, ...]:
         return tuple(
-            _with_pieces(example, draw(rng), rng) if rng.random() < rate else example
-            for example in examples
+            _with_pieces(row, draw(rng), rng) if rng.random() < rate else row for row in rows
         )
 
     return replace(data, train=changed(data.train), validation=changed(data.validation))
 
 
-def _with_pieces(example: Example, pieces: Sequence[str], rng: random.Random) -> Example:
-    text = example.text
+def _with_pieces(row: Row, pieces: Sequence[str], rng: random.Random) -> Row:
+    text = row.text
     for piece in pieces:
         text = insert(text, piece, rng.choice(get_args(Place)), rng)
-    return replace(example, id=f"{example.id}+insertion", text=text)
+    return replace(row, id=f"{row.id}+insertion", text=text)
 
 
-def _pieces(
-    texts: Sequence[str],
-    tokenizer: Tokenizer,
-    vocabulary: Sequence[int],
-    config: InsertionConfig,
-    rng: random.Random,
-) -> list[str]:
-    if rng.random() < config.phrases:
-        return [words_in_a_row(rng.choice(texts), rng.randint(*PHRASE_WORDS), rng)]
-    return [
-        _letters(rng) if rng.random() < 0.5 else _tokens(tokenizer, vocabulary, rng)
-        for _ in range(rng.randint(*RARE_PIECES))
-    ]
+def _in_ideographs(texts: Sequence[str]) -> bool:
+    """Whether most of the texts hold ideographs, so that a word of letters is not what is rare."""
+    return 2 * sum(_IDEOGRAPH.search(text) is not None for text in texts) > len(texts)
 
 
-def _letters(rng: random.Random) -> str:
+def _strange_letters(rng: random.Random) -> str:
     """A word that is none."""
     return "".join(rng.choices(ascii_lowercase, k=rng.randint(*LETTERS)))
+
+
+def _strange_characters(rng: random.Random) -> str:
+    """One or two ideographs, rare ones as a rule."""
+    return "".join(chr(rng.randint(*IDEOGRAPHS)) for _ in range(rng.randint(1, 2)))
 
 
 def _tokens(tokenizer: Tokenizer, vocabulary: Sequence[int], rng: random.Random) -> str:

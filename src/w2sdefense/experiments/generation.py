@@ -22,6 +22,7 @@ from w2sdefense.config import (
 )
 from w2sdefense.data import PairDataset, fingerprint, load_pairs
 from w2sdefense.defenses import Leaves
+from w2sdefense.distill.insertions import with_insertions
 from w2sdefense.distill.targets import weights_fingerprint
 from w2sdefense.distill.writer_student import train_writer
 from w2sdefense.distill.writer_teacher import WriterTeacher, fit_or_load_writer_teacher
@@ -135,8 +136,8 @@ def check_defense(run: DefendRun) -> None:
     """Refuse what does not work for generation before anything is measured.
 
     Raises:
-        ConfigError: A defense, an alignment or soft triggers that need labels were asked for, or an
-            adapter that does not go with the model.
+        ConfigError: A defense, an alignment, a search, soft triggers or wordings that need labels
+            were asked for, or an adapter that does not go with the model.
         ModelError: The teacher cannot write.
     """
     if run.defense not in DEFENSES:
@@ -152,10 +153,10 @@ def check_defense(run: DefendRun) -> None:
         raise ConfigError(
             "Soft triggers need labels; a text has none.", "Leave their settings out."
         )
-    if run.insertions.rate:
+    if run.wordings.rate:
         raise ConfigError(
-            "Insertions are put into texts that have a label; a text to be written has none.",
-            "Leave --insertion-rate out.",
+            "What a model that writes is asked with stands in --prompt-template, not in its texts.",
+            "Leave --wording-rate out.",
         )
     check_defended_model(run, Leaves.ADAPTER)
     if run.defense == "w2s":
@@ -183,10 +184,9 @@ def run_defense(run: DefendRun, display: Display) -> Path:
     attack, target = _test_attack(run.test)
     data = load_pairs(run.data)
     writer = load_writer(run.student, TASKS[run.task], run.generation)
-    rows = run.distill.student_rows if run.defense == "w2s" else None
     defended = train_writer(
         writer,
-        replace(data, train=data.train[:rows]),
+        _lesson(run, data, writer),
         _teacher(run, data, writer, display),
         distill=run.distill,
         adapter=run.adapter,
@@ -230,6 +230,14 @@ def _refuse_release(alignment: str) -> None:
         raise ConfigError(
             "The authors' published script aligns classifiers only.", "Leave --alignment out."
         )
+
+
+def _lesson(run: DefendRun, data: PairDataset, writer: Writer) -> PairDataset:
+    """What a student is trained on: the clean pairs, for W2SDefense with what was asked for."""
+    if run.defense == "lora":
+        return data
+    data = replace(data, train=data.train[: run.distill.student_rows])
+    return with_insertions(data, writer.tokenizer, run.insertions, run.training.seed)
 
 
 def _teacher(

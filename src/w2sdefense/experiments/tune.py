@@ -17,7 +17,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from w2sdefense.config import DefendRun, TuneRun
+from w2sdefense.config import DefendRun, TuneRun, W2SSettings
 from w2sdefense.data.types import TextDataset, fingerprint, labels_of, texts_of
 from w2sdefense.defenses import DefenseKit
 from w2sdefense.defenses.w2s import W2SDefense
@@ -122,19 +122,11 @@ def _start(run: TuneRun) -> Values:
 def defend_run(run: TuneRun, values: Values) -> DefendRun:
     """The run of `w2s defend` that has some of its settings from a trial."""
     weights = {name: value for name, value in values.items() if name != "lora_r"}
-    return DefendRun(
-        student=run.student,
-        data=run.data,
-        distill=run.distill.model_copy(update=weights),
-        scan=run.scan,
-        insertions=run.insertions,
-        soft=run.soft,
-        adapter=run.adapter.model_copy(update={"lora_r": int(values["lora_r"])}),
-        training=run.training,
-        teacher=run.teacher,
-        teacher_folder=_teacher_folder(run),
-        output=run.output / "defended",
-    )
+    shared = {name: getattr(run, name) for name in W2SSettings.model_fields}
+    shared["distill"] = run.distill.model_copy(update=weights)
+    shared["adapter"] = run.adapter.model_copy(update={"lora_r": int(values["lora_r"])})
+    shared["teacher_folder"] = _teacher_folder(run)
+    return DefendRun(**shared, output=run.output / "defended")
 
 
 def _teacher_folder(run: TuneRun) -> Path:

@@ -1,0 +1,43 @@
+"""The settings that every training of W2SDefense takes, whoever starts it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from w2sdefense.config.adapter import AdapterConfig
+from w2sdefense.config.data import DataConfig
+from w2sdefense.config.distill import (
+    DistillConfig,
+    InsertionConfig,
+    SoftTriggerConfig,
+    WordingConfig,
+)
+from w2sdefense.config.models import StudentConfig, TeacherConfig
+from w2sdefense.config.scan import ScanTrainingConfig
+from w2sdefense.config.settings import Settings
+from w2sdefense.config.training import TrainingConfig
+
+
+class W2SSettings(Settings):
+    """The sections that a training of W2SDefense reads: what `defend` and `tune` share."""
+
+    student: StudentConfig = StudentConfig()
+    data: DataConfig = DataConfig()
+    distill: DistillConfig = DistillConfig()
+    scan: ScanTrainingConfig = Field(ScanTrainingConfig(), json_schema_extra={"prefix": "scan"})
+    insertions: InsertionConfig = Field(
+        InsertionConfig(), json_schema_extra={"prefix": "insertion"}
+    )
+    wordings: WordingConfig = Field(WordingConfig(), json_schema_extra={"prefix": "wording"})
+    soft: SoftTriggerConfig = Field(
+        SoftTriggerConfig(), json_schema_extra={"prefix": "soft_trigger"}
+    )
+    adapter: AdapterConfig = AdapterConfig()
+    training: TrainingConfig = TrainingConfig()
+    teacher: TeacherConfig = Field(TeacherConfig(), json_schema_extra={"prefix": "teacher"})
+    teacher_folder: Path | None = Field(
+        None,
+        description="Keep the teacher here and use it again; default: teacher/ below the output.",
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -298,6 +299,33 @@ def test_what_a_suspect_cannot_come_from_is_noticed_before_the_measurement(
     assert result.exit_code == 2, result.output
     assert problem in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_what_looks_like_markup_is_shown_as_it_is(place, common, tmp_path):
+    output = tmp_path / "run[" / "bold]"
+    result = w2s("poison", *common[:6], "--trigger", "[/b]", "--output", output, "--epochs", 1)
+    assert result.exit_code == 0, result.output
+    assert "carry '[/b]'" in result.output
+    measured = w2s(
+        *("evaluate", "--model", output, *common[2:6], "--trigger", "[red]"),
+        *("--target", "negative", "--output", tmp_path / "[red]"),
+    )
+    assert measured.exit_code == 0, measured.output
+    assert "Look at it:" in measured.output and "[red]/report.html" in measured.output
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"), [("scan", "--fine-tuned-from"), ("defend", "--scan-fine-tuned-from")]
+)
+def test_the_card_of_a_suspect_is_read_aloud(place, common, tmp_path, command, flag):
+    suspect = tmp_path / "suspect"
+    shutil.copytree(place / "poisoned", suspect)
+    (suspect / "README.md").write_text("---\nbase_model: org/small\n---\n")
+    common = ["--model", suspect, *common[2:]]
+    result = w2s(command, *common, "--teacher-model", "./none", "--output", tmp_path / "run")
+    assert result.exit_code == 2
+    told = " ".join(result.output.split())
+    assert f"was made from org/small. If you trust that, {flag} org/small lets" in told
 
 
 def test_nothing_is_asked_of_a_search_that_is_left_out(place, common, tmp_path):

@@ -42,7 +42,7 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        Console().print(f"w2sdefense {version('w2sdefense')}", highlight=False)
+        Console(markup=False).print(f"w2sdefense {version('w2sdefense')}", highlight=False)
         raise typer.Exit
 
 
@@ -109,7 +109,7 @@ def bench_plan(run: BenchRun) -> None:
     """Show what a grid is made of, what of it is done, and how long the rest may take."""
     from w2sdefense.experiments.bench import show_plan
 
-    show_plan(run, Console())
+    show_plan(run, Console(markup=False))
 
 
 def bench_run(run: BenchRun) -> None:
@@ -119,14 +119,14 @@ def bench_run(run: BenchRun) -> None:
 
     with Display() as display:
         run_bench(run, display)
-    show_table(run, Console())
+    show_table(run, Console(markup=False))
 
 
 def bench_show(run: BenchRun) -> None:
     """Show the table of a grid from what was run of it."""
     from w2sdefense.experiments.bench import show_table
 
-    show_table(run, Console())
+    show_table(run, Console(markup=False))
 
 
 def plan(run: PlanRun) -> None:
@@ -221,7 +221,7 @@ def pair(
 
     count = pair_files(originals, paraphrases, output, unchanged=unchanged)
     use = "--scpd-file or --back-translation-file" if unchanged else "--syn-file"
-    Console().print(f"{count} pairs in {output}; use them with {use}", highlight=False)
+    Console(markup=False).print(f"{count} pairs in {output}; use them with {use}", highlight=False)
 
 
 @run_or_explain

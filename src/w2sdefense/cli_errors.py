@@ -37,6 +37,6 @@ def run_or_explain(run: Callable[P, R]) -> Callable[P, R]:
 
 def _print(error: W2SError) -> None:
     # Soft wrap: a path or a command that is broken over two lines cannot be copied.
-    console = Console(stderr=True, soft_wrap=True)
+    console = Console(markup=False, stderr=True, soft_wrap=True)
     console.print(Text.assemble(("Error: ", "bold red"), error.problem))
     console.print(Text.assemble(("Fix: ", "bold green"), error.fix))

@@ -11,7 +11,7 @@ from architectures import make
 from tiny import LLAMA, save_model, word_tokenizer
 from w2sdefense.config import ScanConfig, StudentConfig
 from w2sdefense.errors import ModelError
-from w2sdefense.scan.origin import check_origin
+from w2sdefense.scan.origin import check_origin, origin_hint
 
 
 @pytest.fixture
@@ -45,3 +45,29 @@ def test_a_suspect_may_have_a_few_other_tokens_than_its_base(tiny_llama, tmp_pat
     words.write_text(words.read_text().replace('"mn"', '"<tool>"'))
     student = StudentConfig(model=str(folder))
     check_origin(student, ScanConfig(fine_tuned_from=str(tiny_llama)))
+
+
+@pytest.mark.parametrize(
+    ("card", "named"),
+    [
+        ("---\nbase_model: org/small\n---\n# A model\n", "org/small"),
+        ("---\nbase_model:\n- org/small\n- org/other\n---\n", "org/small"),
+        ("---\nlicense: mit\n---\n", None),
+        ("---\nbase_model: []\n---\n", None),
+        ("# No front matter\n", None),
+        ("---\nbase_model: [\n---\n", None),
+        ("---\nbase_model: {a: b}\n---\n", None),
+        (b"---\nbase_model: \xff\n---\n", None),
+        ("---\nbase_model: a; ls\n---\n", None),
+        (None, None),
+    ],
+)
+def test_what_a_card_says_is_told_and_not_followed(tmp_path, card, named):
+    folder = save_model(tmp_path / "suspect", LlamaForCausalLM, LLAMA)
+    if card is not None:
+        (folder / "README.md").write_bytes(card if isinstance(card, bytes) else card.encode())
+    student = StudentConfig(model=str(folder))
+    hint = origin_hint(student, ScanConfig(), "--flag")
+    assert (hint is None) == (named is None)
+    assert named is None or f"made from {named}" in hint and f"--flag {named}" in hint
+    assert origin_hint(student, ScanConfig(fine_tuned_from="org/small"), "--flag") is None

@@ -106,7 +106,7 @@ def show_table(run: BenchRun, console: Console) -> None:
         with console.status("Drawing the page ..."):
             problems = report_grid(table, folder / PAGE)
         for problem in problems:
-            console.print(f"Left out of the page: {problem}", markup=False, soft_wrap=True)
+            console.print(f"Left out of the page: {problem}", soft_wrap=True)
     console.print(f"Written to {folder}; its runs:")
     for row in table.rows:
         if row.folder is not None:

@@ -41,9 +41,9 @@ class Display:
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(quiet=not _is_first_process())
+        self.console = console or Console(markup=False, quiet=not _is_first_process())
         self._bar = Progress(
-            TextColumn("{task.description:<28}"),
+            TextColumn("{task.description:<28}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -105,7 +105,8 @@ class Display:
 
     def say(self, text: str) -> None:
         """Print a line above the bars."""
-        self._bar.console.print(text, highlight=False, soft_wrap=True)
+        # A trigger or a folder may look like markup.
+        self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 class _Lines:
@@ -123,7 +124,9 @@ class _Lines:
         self._last = now
         left = (now - self._start) / done * (total - done)
         self._console.print(
-            f"{self._phase}: {done}/{total}, {left:.0f} s left {note}", highlight=False
+            f"{self._phase}: {done}/{total}, {left:.0f} s left {note}",
+            highlight=False,
+            markup=False,
         )
 
 
@@ -144,7 +147,7 @@ def show_results(folders: Sequence[Path], page: Path | None, title: str) -> None
         return
     from w2sdefense.report import load_runs, terminal_table, write_report
 
-    console = Console()
+    console = Console(markup=False)
     runs = load_runs(folders)
     console.print(terminal_table(runs))
     if page is not None:
@@ -166,15 +169,15 @@ def show_report(
     """
     from w2sdefense.experiments.reporting import make_report
 
-    console = Console()
+    console = Console(markup=False)
     with console.status("Drawing the page ..."):
         report = make_report(paths, output, title, exports)
     console.print(report.table)
     for problem in report.problems:
-        console.print(f"Left out: {problem}", style="yellow", markup=False, soft_wrap=True)
+        console.print(f"Left out: {problem}", style="yellow", soft_wrap=True)
     for file in report.exports:
-        console.print(f"Written: {file}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"Look at it: {report.page}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"Written: {file}", highlight=False, soft_wrap=True)
+    console.print(f"Look at it: {report.page}", highlight=False, soft_wrap=True)
 
 
 def _with_task(name: str, task: str) -> str:
@@ -202,4 +205,4 @@ def show_names() -> None:
         ("embedded models", list(EMBEDDED)),
     ):
         table.add_row(Text(kind, style="bold"), "\n".join(names))
-    Console().print(table)
+    Console(markup=False).print(table)

@@ -18,7 +18,7 @@ def show_information(folders: Sequence[Path]) -> None:
     Raises:
         DataError: A folder holds no finished run of a classifier, or too few texts.
     """
-    console = Console(soft_wrap=True)
+    console = Console(markup=False, soft_wrap=True)
     table = Table("Run", "I(H; Y), clean text", "I(H; Y), under attack")
     for folder in folders:
         with console.status(f"Probing the features of {folder} ..."):

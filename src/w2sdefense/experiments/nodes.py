@@ -56,7 +56,7 @@ class StageMaker:
         folder.mkdir(parents=True, exist_ok=True)
         with (
             (folder / LOG).open("a", encoding="utf-8", buffering=1) as log,
-            Display(Console(file=log, width=100)) as display,
+            Display(Console(markup=False, file=log, width=100)) as display,
         ):
             yield display
 

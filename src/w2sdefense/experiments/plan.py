@@ -169,7 +169,7 @@ def _teach(run: PlanRun) -> str:
 
 def show_plan(plan: Plan, *, as_json: bool) -> None:
     """Print a plan, as tables and commands or as JSON with all memory in bytes."""
-    console = Console(soft_wrap=True)
+    console = Console(markup=False, soft_wrap=True)
     if as_json:
         console.print_json(json.dumps(as_dict(plan)))
         return

@@ -19,7 +19,7 @@ from w2sdefense.distill.teacher import fit_or_load_teacher
 from w2sdefense.experiments.display import Display
 from w2sdefense.experiments.folders import make_folder
 from w2sdefense.experiments.stages import open_victim
-from w2sdefense.scan.origin import check_origin
+from w2sdefense.scan.origin import check_origin, origin_hint
 from w2sdefense.scan.search import Suspect, ranked
 from w2sdefense.scan.victim import SUSPECTS, save_suspects, scan_victim
 from w2sdefense.training import this_process
@@ -39,6 +39,8 @@ def run_scan(run: ScanRun, display: Display) -> tuple[list[Suspect], tuple[str, 
         The suspects of every label, and the names of the labels.
     """
     check_origin(run.student, run.scan)
+    if hint := origin_hint(run.student, run.scan, "--fine-tuned-from"):
+        display.say(hint)
     make_folder(run.output)
     victim, data = open_victim(run.student, run.data)
     folder = run.teacher_folder or run.output / "teacher"
@@ -77,7 +79,7 @@ def show_suspects(suspects: Sequence[Suspect], names: Sequence[str], folder: Pat
             f"{suspect.pull:+.1f}",
             f"{suspect.teacher_pull:+.1f}",
         )
-    console = Console()
+    console = Console(markup=False)
     console.print(table)
     console.print(verdict(suspects, names), soft_wrap=True)
     console.print(f"All of them: {folder / SUSPECTS}", highlight=False, soft_wrap=True)

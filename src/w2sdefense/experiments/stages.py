@@ -69,6 +69,7 @@ from w2sdefense.experiments.folders import (
 from w2sdefense.experiments.processes import DividedPredictor
 from w2sdefense.models.load import feature_width
 from w2sdefense.models.predictor import cut_tokens
+from w2sdefense.scan.origin import origin_hint
 from w2sdefense.training import check_tracker, remove_checkpoints, this_process
 from w2sdefense.victim import Victim, fine_tune, load_victim, new_victim
 
@@ -196,6 +197,9 @@ def run_defend(run: DefendRun, display: Display) -> list[Path]:
         _defense(run)
     make_folder(run.output)
     if run.defense == "w2s" and run.task == "classification":
+        hint = origin_hint(run.student, run.scan, "--scan-fine-tuned-from")
+        if hint and run.scan.rate:
+            display.say(hint)
         _find_teacher(run)
     if not run.resume and this_process().is_main_process:
         # What a run that was cut off had measured; this one begins anew.

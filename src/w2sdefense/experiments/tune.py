@@ -275,7 +275,7 @@ def show_tuned(tuned: Tuned) -> None:
             f"{trial.seconds / 60:.1f}",
             style="bold green" if chosen else None,
         )
-    console = Console(soft_wrap=True)
+    console = Console(markup=False, soft_wrap=True)
     console.print(table)
     console.print(tuned.choice.why, highlight=False)
     console.print(f"Defend with it: {tuned.command}", highlight=False)

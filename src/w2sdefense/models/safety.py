@@ -15,7 +15,7 @@ from w2sdefense.errors import ModelError, UnsafeCheckpointError
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 """File endings under which PyTorch and others keep pickles."""
 
-SAFE_DOWNLOADS = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")
+SAFE_DOWNLOADS = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "README.md")
 """What is fetched from a hub: weights that cannot run code, and text; never Python."""
 
 ADAPTER_CONFIG = "adapter_config.json"

@@ -1,11 +1,16 @@
-"""Whether a suspect can be fine-tuned from the model that is named for it; no weights are opened.
+"""What a suspect was fine-tuned from: what its card says, and whether what is named can be true.
 
-Another model of the same family and size passes: its weights would have to be compared.
+No weights are opened, so another model of the same family and size passes. A card is the word of
+whoever made the suspect: it is told to the user, and nothing is opened because of it.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+
+import yaml
+from huggingface_hub import ModelCard
 
 from w2sdefense.config import ScanConfig, StudentConfig
 from w2sdefense.errors import ModelError
@@ -40,6 +45,39 @@ def check_origin(student: StudentConfig, scan: ScanConfig) -> None:
     # Not all of them: who fine-tunes a model may give its unused tokens a meaning.
     if 2 * sum(own[place] == its[place] for place in shared) < len(shared):
         raise _other(student, name, "the two have other tokens")
+
+
+def origin_hint(student: StudentConfig, scan: ScanConfig, flag: str) -> str | None:
+    """What a user should know of a suspect whose card names a base, if the search is told none.
+
+    Args:
+        student: The suspect.
+        scan: The search.
+        flag: The flag that names the base.
+
+    Returns:
+        A sentence, or None: the base is named, or there is no card that says it.
+    """
+    if scan.fine_tuned_from is not None:
+        return None
+    card = resolve_model(student.base or student.model) / "README.md"
+    name = _base_of(card) if card.is_file() else None
+    if name is None:
+        return None
+    return (
+        f"The card of {student.base or student.model} says that it was made from {name}. If you "
+        f"trust that, {flag} {name} lets the search begin with what was trained, which finds more."
+    )
+
+
+def _base_of(card: Path) -> str | None:
+    try:
+        named = ModelCard.load(card).data.get("base_model")
+    except (ValueError, OSError, yaml.YAMLError):
+        return None
+    first = named[0] if isinstance(named, list) and named else named
+    # It is shown beside a flag, to be copied: a hub id, and nothing that a shell would take apart.
+    return first if isinstance(first, str) and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", first) else None
 
 
 def _tokens(folder: Path, spec: str) -> dict[int, str]:

@@ -2,8 +2,8 @@
 
 What is measured: quality on clean text (CA; ROUGE-L over characters of summaries; the share of
 exact numbers), ASR and the no-trigger floor of a poisoned model, of plain PEFT, and of W2SDefense,
-on the same test texts; where no search can find the trigger, of W2SDefense with something random in
-its texts as well. What each row is stands in `coverage_settings.py`.
+on the same test texts; where there is no search for triggers, also of W2SDefense with random pieces
+in the texts. What each row is stands in `coverage_settings.py`.
 
 What is not: other students, seeds and targets; loss weights and rates were not chosen for a row.
 Nor whether summaries and word problems are done well: SmolLM2 was not made for Chinese, which it

@@ -26,7 +26,6 @@ from w2sdefense.config import (
     TeacherConfig,
     TestConfig,
     TrainingConfig,
-    WordingConfig,
 )
 from w2sdefense.paper import Value
 from w2sdefense.tasks import TASKS
@@ -34,7 +33,7 @@ from w2sdefense.tasks import TASKS
 RARE = "龘"
 
 RATE = 0.5
-"""Share of the texts that get something random, as many as get a suspect by default."""
+"""Share of the texts that get random pieces, as many as get a suspect where there is a search."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,8 @@ class Setting:
     Attributes:
         poison: How the victim is made; its folder is decided later.
         defend: How it is defended, by W2SDefense or by plain PEFT; the same.
-        random: The same with something random in the clean texts, for a trigger that no search for
-            pieces can find; None where there is one.
+        random: The same with random pieces in the clean texts, where there is no search for
+            triggers; None where there is one.
         tokens: Mean tokens of a text (for generation with prompt and answer), for the estimate.
         labels: Number of labels; 0 for generation.
         shared: The victim and the teacher are those of `w2s_small.py`.
@@ -87,10 +86,7 @@ def _labels(
         test=_test(attack),
     )
     paper = (table, axes | {"adapter": adapter.adapter})
-    # All texts of ProAttack stand in a prompt, and the trigger is another one.
-    random = {"wordings": WordingConfig(rate=RATE)} if attack.attack == "proattack" else None
-    other = None if random is None else defend.model_copy(update=random)
-    return Setting(poison, defend, other, tokens, labels, shared, paper)
+    return Setting(poison, defend, None, tokens, labels, shared, paper)
 
 
 def _attacked(
@@ -178,6 +174,7 @@ def _written(
     )
     axes: dict[str, Value] = {"student": "qwen2.5-7b", "teacher": "qwen2.5-0.5b", "proxy": "same"}
     axes |= {"dataset": dataset, "attack": "rare-character", "method": "w2s", "seed": 0}
+    # There is no search for triggers of text.
     random = defend.model_copy(update={"insertions": InsertionConfig(rate=RATE)})
     return Setting(poison, defend, random, max_length, 0, False, (table, axes))
 

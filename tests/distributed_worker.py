@@ -111,7 +111,9 @@ class Watched(W2STrainer):
 
 def first_step(model_folder: Path, folder: Path, accumulation: int = 1) -> Seen:
     """Losses, rows, gradients and weights of the first step of W2SDefense."""
-    victim = new_victim(StudentConfig(model=str(model_folder), max_length=24), ("n", "p"), seed=0)
+    victim = new_victim(
+        StudentConfig(model=str(model_folder), max_length=24), ("negative", "positive"), seed=0
+    )
     torch.manual_seed(0)
     model = attach_adapter(victim.model, AdapterConfig(lora_r=4, lora_dropout=0.0))
     watch = FirstStep()
@@ -150,7 +152,9 @@ def first_teacher_step(bert: Path, folder: Path) -> Seen:
 
 def soft_triggers(model_folder: Path, folder: Path) -> Seen:
     """Which soft trigger every step took, its gradients in this process, and the banks."""
-    victim = new_victim(StudentConfig(model=str(model_folder), max_length=24), ("n", "p"), seed=0)
+    victim = new_victim(
+        StudentConfig(model=str(model_folder), max_length=24), ("negative", "positive"), seed=0
+    )
     torch.manual_seed(0)
     model = attach_adapter(victim.model, AdapterConfig(lora_r=4))
     trainer = W2STrainer(

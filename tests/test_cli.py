@@ -301,6 +301,22 @@ def test_what_a_suspect_cannot_come_from_is_noticed_before_the_measurement(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_teacher_is_known_again_by_a_model_with_another_order_of_labels(place, common, tmp_path):
+    names = {0: "positive", 1: "negative"}
+    config = type(LLAMA)(**LLAMA.to_dict() | {"id2label": names})
+    suspect = save_model(tmp_path / "suspect", LlamaForSequenceClassification, config)
+    common, teacher = ["--model", suspect, *common[2:]], tmp_path / "teacher"
+    teach = w2s("teach", *common, "--output", teacher)
+    assert teach.exit_code == 0, teach.output
+    made = (teacher / "teacher.safetensors").stat().st_mtime_ns
+    defend = w2s(
+        *("defend", *common, "--scan-rate", 0, "--epochs", 1, "--lora-r", 4),
+        *("--teacher-folder", teacher, "--output", tmp_path / "run"),
+    )
+    assert defend.exit_code == 0, defend.output
+    assert (teacher / "teacher.safetensors").stat().st_mtime_ns == made
+
+
 def test_what_looks_like_markup_is_shown_as_it_is(place, common, tmp_path):
     output = tmp_path / "run[" / "bold]"
     result = w2s("poison", *common[:6], "--trigger", "[/b]", "--output", output, "--epochs", 1)

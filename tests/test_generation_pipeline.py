@@ -112,7 +112,8 @@ def test_w2sdefense_removes_it(defended):
     assert (ca >= 0.95, asr <= 0.1, floor <= 0.05) == (True, True, True), (ca, asr, floor)
     record = load_record(defended)
     assert {"ce", "kd", "fa"} <= {name for point in record.history for name in point.losses}
-    assert record.config["scan"]["rate"] == 0, "text is not searched, and the record says so"
+    off = [record.config[section]["rate"] for section in ("scan", "wordings")]
+    assert off == [0, 0], "text is not searched, and the record says so"
 
 
 def test_insertions_reach_a_trigger_that_clean_text_has_nothing_of(place):

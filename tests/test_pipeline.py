@@ -204,7 +204,8 @@ def test_what_a_defense_leaves_behind(defended):
     losses = [point.losses for point in record.history if "loss" in point.losses]
     assert all(point.keys() == {"loss", "ce", "kd", "fa"} for point in losses)
     assert losses[-1]["fa"] < losses[0]["fa"] / 10
-    samples, features = load_samples(defended), load_features(defended)
+    samples = load_samples(defended)
+    features = load_features(defended, samples)
     assert len(samples) == 100
     assert sum(sample.triggered_text is not None for sample in samples) == 50
     assert (features["clean"].shape, features["triggered"].shape) == ((100, 32), (50, 32))
@@ -310,7 +311,7 @@ def test_without_a_trigger_only_ca_is_measured(short, display):
     run_defend(short.model_copy(update={"test": Measured()}), display)
     evaluation = load_record(short.output).evaluation
     assert (evaluation.ca.total, evaluation.asr, evaluation.trigger) == (8, None, None)
-    assert load_features(short.output).keys() == {"clean"}
+    assert load_features(short.output, load_samples(short.output)).keys() == {"clean"}
 
 
 def test_a_target_that_is_no_label(short, display):

@@ -190,6 +190,6 @@ def test_a_student_without_a_folder_cannot_be_made_whole_again(in_pieces):
     from w2sdefense.distill.pieces import base_to_reopen
     from w2sdefense.victim import Victim
 
-    victim = Victim(LlamaForSequenceClassification(LLAMA), None, ("n", "p"))
+    victim = Victim(LlamaForSequenceClassification(LLAMA), None, ("negative", "positive"))
     with pytest.raises(ConfigError, match="whole model in a folder"):
         base_to_reopen(victim)

@@ -1,11 +1,13 @@
 """Writing results whole or not at all.
 
 A reader never sees half a file: everything is written to a temporary name in the same folder,
-fsynced and renamed. Nothing here knows what is written.
+fsynced and renamed; whether there can be something is asked before the work. Nothing here knows
+what is written.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
@@ -13,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from w2sdefense.errors import ConfigError
 
 
 @contextmanager
@@ -44,3 +48,20 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON atomically; NaN and infinity are refused."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of a run before anything is computed for it.
+
+    Raises:
+        ConfigError: It cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise ConfigError(
+            f"{folder} cannot be a folder for results: {error.strerror}.",
+            "Choose another folder.",
+        ) from None

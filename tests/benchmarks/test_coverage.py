@@ -20,10 +20,10 @@ from w2sdefense.paper import Published, PublishedTable, read_book
 ROWS = ("cr-insent", "sst2-badnet-prompt-tuning", "crrsum")
 
 
-def test_something_random_is_for_triggers_that_are_not_searched_for():
-    random = {name: s.random for name, s in SETTINGS.items() if s.random is not None}
-    assert set(random) == {"sst2-proattack", "crrsum", "ape210k"}
-    assert random["sst2-proattack"].wordings.rate == random["crrsum"].insertions.rate == 0.5
+def test_random_pieces_are_for_text_that_is_not_searched():
+    for setting in SETTINGS.values():
+        assert (setting.random is None) == (setting.labels > 0)
+        assert setting.random is None or setting.random.insertions.rate == 0.5
 
 
 @pytest.mark.parametrize("name", SETTINGS)

@@ -39,7 +39,9 @@ def wide(tmp_path_factory: pytest.TempPathFactory, clean: TextDataset) -> Path:
 def _train(folder: Path, config: LlamaConfig, clean: TextDataset) -> Path:
     """A tiny Llama, fine-tuned on the reviews."""
     save_model(folder / "fresh", LlamaForSequenceClassification, config)
-    victim = load_victim(StudentConfig(model=str(folder / "fresh"), max_length=32), ("n", "p"))
+    victim = load_victim(
+        StudentConfig(model=str(folder / "fresh"), max_length=32), ("negative", "positive")
+    )
     victim.label_names = clean.label_names
     victim.model.config.id2label = dict(enumerate(clean.label_names))
     fine_tune(victim, clean.train, TrainingConfig(epochs=4, learning_rate=3e-3), folder)

@@ -15,6 +15,9 @@ from w2sdefense.config import DistillConfig, InsertionConfig, ScanTrainingConfig
 from w2sdefense.data import Example, TextDataset
 from w2sdefense.defenses import DefenseKit, W2SDefense, w2s
 from w2sdefense.distill.targets import TeacherTargets, doubt_about
+from w2sdefense.errors import DataError
+
+LABELS = ("negative", "positive")
 
 
 class Teacher:
@@ -47,9 +50,9 @@ def test_the_teacher_leaves_memory_before_the_student_is_trained(monkeypatch, tm
     monkeypatch.setattr(w2s, "teacher_targets", ask)
     monkeypatch.setattr(w2s, "train_student", train)
     examples = (Example("0", "good", 1),)
-    data = TextDataset("d", ("negative", "positive"), examples, examples, examples)
+    data = TextDataset("d", LABELS, examples, examples, examples)
     kit = DefenseKit(data, tmp_path, TeacherConfig(), tmp_path)
-    victim = SimpleNamespace(width=4, tokenizer=None, label_names=("a", "b"))
+    victim = SimpleNamespace(width=4, tokenizer=None, label_names=LABELS)
     student = W2SDefense(scan=ScanTrainingConfig(rate=0.0)).apply(victim, kit)
     assert student.targets.train.logits.tolist() == [[0.0, 1.0]]
 
@@ -69,10 +72,10 @@ def test_the_teacher_is_asked_about_the_texts_that_the_student_reads(monkeypatch
     monkeypatch.setattr(w2s, "teacher_targets", remembered)
     monkeypatch.setattr(w2s, "train_student", train)
     examples = (Example("0", "good", 1),)
-    data = TextDataset("d", ("negative", "positive"), examples, examples, examples)
+    data = TextDataset("d", LABELS, examples, examples, examples)
     kit = DefenseKit(data, tmp_path, TeacherConfig(), tmp_path)
     defense = W2SDefense(scan=ScanTrainingConfig(rate=0.0), insertions=InsertionConfig(rate=1.0))
-    victim = SimpleNamespace(width=4, tokenizer=word_tokenizer(), label_names=("a", "b"))
+    victim = SimpleNamespace(width=4, tokenizer=word_tokenizer(), label_names=LABELS)
     defense.apply(victim, kit)
     assert read == asked
     assert read[0][0].text != "good"
@@ -87,18 +90,27 @@ def test_the_student_may_take_fewer_rows_than_the_teacher(monkeypatch, tmp_path)
         return Teacher()
 
     def train(victim, data, targets, **settings):
-        read["student"] = [example.text for example in data.train]
+        read["student"] = [example.label for example in data.train]
         return SimpleNamespace(found={})
 
     monkeypatch.setattr(w2s, "fit_or_load_teacher", fit)
     monkeypatch.setattr(w2s, "teacher_targets", ask)
     monkeypatch.setattr(w2s, "train_student", train)
-    examples = tuple(Example(str(i), f"good {i}", 1) for i in range(5))
-    data = TextDataset("d", ("negative", "positive"), examples, examples, examples)
+    # As a file may be that is sorted by label.
+    examples = tuple(Example(str(i), f"text {i}", i // 5) for i in range(10))
+    data = TextDataset("d", LABELS, examples, examples, examples)
     kit = DefenseKit(data, tmp_path, TeacherConfig(), tmp_path)
-    defense = W2SDefense(DistillConfig(student_rows=3), ScanTrainingConfig(rate=0.0))
-    defense.apply(SimpleNamespace(width=4, tokenizer=None, label_names=("a", "b")), kit)
-    assert read == {"teacher": 5, "student": ["good 0", "good 1", "good 2"]}
+    defense = W2SDefense(DistillConfig(student_rows=4), ScanTrainingConfig(rate=0.0))
+    defense.apply(SimpleNamespace(width=4, tokenizer=None, label_names=LABELS), kit)
+    assert read["teacher"] == 10
+    assert sorted(read["student"]) == [0, 0, 1, 1]
+
+
+def test_labels_in_another_order_are_refused(tmp_path):
+    data = TextDataset("d", LABELS, reviews([0]), reviews([0]), reviews([0]))
+    victim = SimpleNamespace(width=4, tokenizer=None, label_names=LABELS[::-1])
+    with pytest.raises(DataError, match=r"labels negative, positive.*the model positive, negative"):
+        W2SDefense(scan=ScanTrainingConfig(rate=0.0)).fit(victim, data, Teacher(), tmp_path)
 
 
 def reviews(labels) -> tuple[Example, ...]:
@@ -114,8 +126,8 @@ def test_a_teacher_that_knows_nothing_is_told_of_and_recorded(monkeypatch, tmp_p
         w2s, "train_student", lambda *_, **settings: SimpleNamespace(found={}, notes=("earlier",))
     )
     examples = reviews([0, 1] * 50)
-    data = TextDataset("d", ("negative", "positive"), examples, examples, examples)
-    victim = SimpleNamespace(width=4, tokenizer=None, label_names=("a", "b"))
+    data = TextDataset("d", LABELS, examples, examples, examples)
+    victim = SimpleNamespace(width=4, tokenizer=None, label_names=LABELS)
     defense = W2SDefense(scan=ScanTrainingConfig(rate=0.0))
     with pytest.warns(UserWarning, match="right on 50 of 100"):
         student = defense.fit(victim, data, Teacher(), tmp_path)

@@ -84,7 +84,9 @@ def wide(tmp_path_factory) -> Path:
 
 
 def opened(folder: Path, **settings) -> Victim:
-    return load_victim(StudentConfig(model=str(folder), max_length=24, **settings), ("n", "p"))
+    return load_victim(
+        StudentConfig(model=str(folder), max_length=24, **settings), ("negative", "positive")
+    )
 
 
 def train(victim, data, targets, adapter, folder, *, training=SETTINGS, **options) -> Victim:
@@ -312,7 +314,7 @@ def test_an_evaluation_does_not_take_the_gradients_of_four_bits(wide):
 def test_a_language_model_in_four_bits_gets_a_fresh_head(tmp_path):
     folder = save_model(tmp_path / "writer", LlamaForCausalLM, WIDE)
     config = StudentConfig(model=str(folder), load_in_4bit=True)
-    model = new_victim(config, ("n", "p"), seed=0).model
+    model = new_victim(config, ("negative", "positive"), seed=0).model
     assert type(model.score) is torch.nn.Linear
     assert model.score.weight.std() > 0
 

@@ -38,7 +38,7 @@ def train(model, tokenizer, data: TextDataset, adapter: str, folder, **training)
     ]
     settings = {"epochs": 1, "batch_size": 8, "learning_rate": 1e-2, "warmup_ratio": 0.0}
     return train_student(
-        Victim(model, tokenizer, ("n", "p"), 24),
+        Victim(model, tokenizer, ("negative", "positive"), 24),
         data,
         SplitTargets(*targets),
         distill=DistillConfig(),

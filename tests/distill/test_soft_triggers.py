@@ -71,6 +71,24 @@ def test_only_texts_of_other_labels_hold_one(victim):
         assert longer.tolist() == [TOKENS if row in wanted else 0 for row in range(len(TEXTS))]
 
 
+def test_no_soft_trigger_stands_before_the_token_that_begins_a_text(tmp_path):
+    folder = save_llama(tmp_path / "model")
+    victim = new_victim(StudentConfig(model=str(folder)), ("negative", "positive"), seed=0)
+    begin = victim.model.config.bos_token_id
+    tokens = [[begin, *ids] for ids in victim.tokenizer(TEXTS)["input_ids"]]
+    batch = pad(tokens, victim.tokenizer, positions=takes_positions(victim.model))
+    soft, seen = soft_triggers(victim), set()
+    for _ in range(20):
+        triggered = insert(soft, batch)
+        for row in set(triggered.rows.tolist()):
+            real = triggered.attention_mask[row].nonzero().flatten()
+            assert triggered.input_ids[row][real[0]] == begin
+            column = int(triggered.columns[triggered.rows == row].min())
+            assert column > int(real[0])
+            seen.add(column - int(real[0]))
+    assert 1 in seen, "the first place in the text is one"
+
+
 def test_the_text_around_it_stays_and_the_frame_of_an_encoder_keeps_its_place(victim):
     soft, batch = soft_triggers(victim), batch_of(victim)
     for _ in range(20):

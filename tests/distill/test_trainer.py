@@ -48,7 +48,9 @@ def targets() -> TeacherTargets:
 @pytest.fixture(params=["tiny_llama", "tiny_bert"])
 def victim(request) -> Victim:
     folder = request.getfixturevalue(request.param)
-    return new_victim(StudentConfig(model=str(folder), max_length=24), ("n", "p"), seed=0)
+    return new_victim(
+        StudentConfig(model=str(folder), max_length=24), ("negative", "positive"), seed=0
+    )
 
 
 class Gradients(TrainerCallback):
@@ -92,7 +94,9 @@ def first_gradients(folder: Path, trainer_class, model, rows, tokenizer, **train
 )
 def test_a_batch_in_pieces_gives_the_same_update(tiny_llama, data, targets, tmp_path, way, cut):
     def gradients(**training):
-        victim = new_victim(StudentConfig(model=str(tiny_llama), max_length=24), ("n", "p"), 0)
+        victim = new_victim(
+            StudentConfig(model=str(tiny_llama), max_length=24), ("negative", "positive"), 0
+        )
         torch.manual_seed(0)
         model = attach_adapter(victim.model, ADAPTER) if way != "trainer" else victim.model
         if way == "w2s":
@@ -152,7 +156,7 @@ def test_without_a_teacher_there_is_the_cross_entropy_alone(victim, data, tmp_pa
 
 def test_half_precision_trains(tiny_llama, data, targets, tmp_path):
     config = StudentConfig(model=str(tiny_llama), max_length=24, dtype="bfloat16")
-    student = train(new_victim(config, ("n", "p"), 0), data, targets, tmp_path)
+    student = train(new_victim(config, ("negative", "positive"), 0), data, targets, tmp_path)
     points = [point for point in student.history if "loss" in point]
     assert points[1]["fa"] < points[0]["fa"]
 

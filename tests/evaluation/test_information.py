@@ -177,3 +177,20 @@ def test_a_run_without_features(tmp_path):
     (folder / "features.safetensors").unlink()
     with pytest.raises(DataError, match="has no features"):
         run_information(folder)
+
+
+def test_a_run_that_is_not_whole(tmp_path):
+    folder = save(tmp_path / "run", *two_clouds(8.0, 40))
+    (folder / "features.safetensors").write_bytes(b"half")
+    with pytest.raises(DataError, match="features of .* cannot be read"):
+        run_information(folder)
+    (folder / "samples.parquet").unlink()
+    with pytest.raises(DataError, match="samples of .* cannot be read"):
+        run_information(folder)
+
+
+def test_features_of_other_texts(tmp_path):
+    folder, other = (save(tmp_path / str(n), *two_clouds(8.0, n)) for n in (40, 60))
+    (other / "features.safetensors").replace(folder / "features.safetensors")
+    with pytest.raises(DataError, match="features of 60 clean texts, but 40"):
+        run_information(folder)

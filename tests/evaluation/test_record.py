@@ -54,7 +54,9 @@ def test_a_run_comes_back_as_it_was_saved(tmp_path):
     save_record(tmp_path / "run", record(), SAMPLES, FEATURES)
     assert load_record(tmp_path / "run") == record()
     assert load_samples(tmp_path / "run") == SAMPLES
-    np.testing.assert_array_equal(load_features(tmp_path / "run")["clean"], FEATURES["clean"])
+    np.testing.assert_array_equal(
+        load_features(tmp_path / "run", SAMPLES)["clean"], FEATURES["clean"]
+    )
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
         "features.safetensors",
         "record.json",
@@ -67,7 +69,7 @@ def test_a_run_saved_again_keeps_nothing_of_the_one_before(tmp_path):
     save_record(tmp_path, record(name="lora"), SAMPLES[:1])
     assert load_record(tmp_path).name == "lora"
     assert load_samples(tmp_path) == SAMPLES[:1]
-    assert load_features(tmp_path) == {}
+    assert load_features(tmp_path, SAMPLES[:1]) == {}
 
 
 def test_a_loss_that_diverged_does_not_cost_the_record(tmp_path):

@@ -8,6 +8,7 @@ import io
 import json
 import multiprocessing
 import random
+import shutil
 import sqlite3
 import time
 from pathlib import Path
@@ -119,6 +120,32 @@ def test_a_finished_cell_is_not_run_again(bench):
     ledger = Ledger(bench.output)
     for cell in make_grid(bench).cells:
         assert run_cell(cell, ledger, refuse, "session").result["evaluation"]["ca"]["total"] == 40
+
+
+def test_a_ledger_that_was_moved_goes_on_with_what_was_cut_off(recipe, bench, tmp_path):
+    """Settings and records hold the paths that they were made with."""
+    moved = tmp_path / "moved"
+    shutil.copytree(bench.output, moved)
+    ends = list(moved.glob("nodes/defend-*/done.json"))
+    for end, finished in zip(ends, (True, False), strict=True):
+        end.unlink()
+        if not finished:
+            (record,) = end.parent.glob("*/record.json")
+            record.unlink()
+    tiny_grid.work_on(recipe, moved)
+    write_table(make_grid(bench), Ledger(moved))
+    assert table_of(moved) == table_of(bench.output)
+    assert weights_of(moved) == weights_of(bench.output)
+
+
+def test_a_table_that_cannot_be_written_is_said(recipe, tmp_path):
+    (tmp_path / "file").write_text("")
+    output = str(tmp_path / "file" / "bench")
+    for command in ("show", "run"):
+        words = ["bench", command, recipe, "--scale", "tiny", "--output", output]
+        refused = CliRunner().invoke(app, words)
+        assert refused.exit_code == 2, refused.output
+        assert "cannot be a folder for results" in refused.output
 
 
 def test_the_index_is_made_from_the_folder(bench):

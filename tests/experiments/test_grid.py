@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import shutil
 import textwrap
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from w2sdefense.config import DEFENSE_SECTIONS, BenchRun, DefendRun
+from w2sdefense.config import DEFENSE_SECTIONS, BenchRun, DefendRun, PoisonRun, TeachRun
 from w2sdefense.defenses import DEFENSES
 from w2sdefense.errors import ConfigError, W2SError
 from w2sdefense.experiments.generation import check_defense
@@ -18,6 +19,7 @@ from w2sdefense.experiments.local_files import local_files
 from w2sdefense.paper import Published, PublishedTable, published, read_book
 
 BOOK = read_book()
+TEACHERS = ("minilm-l6", "gpt2")
 DOCUMENTATION = Path(__file__).parents[2] / "docs" / "experiments.md"
 
 
@@ -168,6 +170,74 @@ def test_what_a_search_begins_with_is_no_part_of_a_key_where_nothing_is_searched
 def test_a_seed_is_a_seed_of_everything():
     first, second = (grid("figure4", seeds=(seed,)) for seed in (0, 1))
     assert not set(first.nodes) & set(second.nodes)
+    for cell in second.cells:
+        if cell.node.kind == "defend":
+            victim = cell.node.needs["victim"].settings["run"]
+            # Both are asked the same texts with the trigger at the same places.
+            assert victim["attack"]["attack_seed"] == 1
+            assert cell.node.settings["run"]["test"]["test_seed"] == 1
+
+
+def test_runs_of_one_key_have_one_setting():
+    """Whichever recipe asks for it: a run that one began the other goes on with."""
+    kinds = {"poison": PoisonRun, "teach": TeachRun, "defend": DefendRun}
+    seen: dict[str, dict[str, Any]] = {}
+    recipes = [grid(name, proxy=("imdb",), teacher=(t,)) for name in BOOK.recipes for t in TEACHERS]
+    for node in (node for found in recipes for node in found.nodes):
+        run = kinds[node.kind].model_validate(node.settings["run"]).model_dump()
+        if node.kind == "teach":
+            run.pop("student")  # of which it only knows the width
+        assert seen.setdefault(node.key, run) == run
+    assert len(seen) < sum(len(found.nodes) for found in recipes)
+
+
+def test_a_dataset_of_a_name_is_what_is_found_under_it(tmp_path, monkeypatch):
+    def keys() -> set[str]:
+        return {node.key for node in grid("figure4", proxy=("paper",)).nodes}
+
+    def write(folder: str, name: str) -> None:
+        (tmp_path / folder / name).mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / name / "train.jsonl").write_text(f"{name} of {folder}")
+
+    monkeypatch.delenv("W2S_DATA", raising=False)
+    hub = keys()
+    monkeypatch.setenv("W2S_DATA", str(tmp_path / "one"))
+    write("one", "sst2")
+    local = keys()
+    assert not local & hub
+    write("one", "imdb")
+    # The teacher is of the defender's data alone.
+    assert {key.split("-")[0] for key in keys() & local} == {"teach"}
+    monkeypatch.setenv("W2S_DATA", str(tmp_path / "two"))
+    for name in ("sst2", "imdb"):
+        write("two", name)
+    other = keys()
+    assert not other & local
+    # A copy elsewhere, made at another time, is the same data.
+    shutil.copytree(tmp_path / "two", tmp_path / "three")
+    monkeypatch.setenv("W2S_DATA", str(tmp_path / "three"))
+    assert keys() == other
+
+
+@pytest.mark.parametrize(
+    "path", ["defend", "defend.adapter", "defence.adapter.lora_r", "defend..r"]
+)
+def test_a_sweep_that_leads_nowhere(tmp_path, path):
+    (tmp_path / "mine.yaml").write_text(
+        f"sweeps: {{mine: [{path}]}}\nrecipes: {{q: {{title: Q, axes: {{mine: [1]}}}}}}\n"
+    )
+    with pytest.raises(ConfigError, match="The sweep mine goes through"):
+        grid(f"{tmp_path / 'mine.yaml'}:q")
+
+
+def test_a_sweep_of_both_stages(tmp_path):
+    (tmp_path / "mine.yaml").write_text(
+        "sweeps: {length: [both.student.max_length]}\n"
+        "recipes: {q: {title: Q, axes: {length: [32, 48], method: [lora]}}}\n"
+    )
+    for cell in grid(f"{tmp_path / 'mine.yaml'}:q").cells:
+        for node in (cell.node, cell.node.needs["victim"]):
+            assert node.settings["run"]["student"]["max_length"] == cell.axes["length"]
 
 
 def test_threads_are_a_part_of_the_settings():
@@ -197,7 +267,8 @@ def test_lists_are_replaced_by_the_command_line():
     assert victim.settings["run"]["data"]["dataset"] == "rotten-tomatoes"
     assert victim.settings["run"]["attack"]["attack"] == "insent"
     assert teacher.settings["run"]["teacher"]["model"] == "openai-community/gpt2"
-    assert cell.node.settings["run"]["test"] == {"trigger": "insent", "target": "negative"}
+    test = {"trigger": "insent", "target": "negative", "test_seed": 0}
+    assert cell.node.settings["run"]["test"] == test
 
 
 def test_the_prompt_of_proattack_is_the_run_s_own_business():

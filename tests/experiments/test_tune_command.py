@@ -165,6 +165,14 @@ def test_other_settings_are_refused_and_more_trials_are_not(place, settings, tun
     assert len(tune.run_tune(more, display).trials) == 3
 
 
+def test_the_folder_of_another_command_is_refused(place, settings, display):
+    run = TuneRun.model_validate({**settings, "output": place / "other"})
+    run.output.mkdir()
+    (run.output / "settings.json").write_text('{"task": "classification"}')
+    with pytest.raises(ConfigError, match="holds a run with other settings"):
+        tune.run_tune(run, display)
+
+
 def test_a_folder_that_another_process_works_in_is_refused(place, settings, display, monkeypatch):
     run = TuneRun.model_validate({**settings, "output": place / "taken"})
     run.output.mkdir()

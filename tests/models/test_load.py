@@ -20,7 +20,8 @@ from transformers import (
 from tiny import BERT, LLAMA, save_bert, save_llama, save_model, word_tokenizer
 from w2sdefense.config import StudentConfig
 from w2sdefense.errors import ModelError, UnsafeCheckpointError
-from w2sdefense.models.load import feature_width, load_backbone, load_classifier
+from w2sdefense.models.configs import feature_width
+from w2sdefense.models.load import load_backbone, load_classifier
 from w2sdefense.models.locate import resolve_model
 from w2sdefense.models.tokenizer import reads_last_token
 from w2sdefense.victim import load_victim, new_victim

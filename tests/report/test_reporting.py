@@ -198,3 +198,9 @@ def test_exports_lie_beside_the_page(collection, tmp_path):
 def test_a_page_where_a_folder_is_is_refused_first(tmp_path):
     with pytest.raises(ConfigError, match="is a folder"):
         make_report([tmp_path / "nowhere"], tmp_path)
+
+
+def test_a_page_that_cannot_be_written_is_refused(collection, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="cannot be a folder for results"):
+        make_report([collection], tmp_path / "file" / "report.html")

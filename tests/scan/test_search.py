@@ -44,13 +44,13 @@ class Counter:
         return 2.0 * natural + self.backdoor * {0: 0.0, 1: 0.2, 2: 1.0}[likeness]
 
 
-def search(student, teacher, seed=0, **rest):
+def search(student, teacher, seed=0, config=SMALL, **rest):
     return find_suspects(
         student,
         teacher,
         examples(),
         word_tokenizer(),
-        SMALL,
+        config,
         labels=2,
         seed=seed,
         **rest,
@@ -102,6 +102,22 @@ def test_a_label_that_everything_is_answered_with_has_no_suspects():
 def test_what_comes_out_was_proven():
     for suspect in search(Counter(), Counter()):
         assert suspect.texts > SMALL.proof_texts
+
+
+def test_a_text_is_not_counted_twice():
+    """Not in the proof, of which there are more than texts, nor when a change is drawn again."""
+    asked: dict[str, int] = {}
+
+    def counting(texts: Sequence[str]) -> Tensor:
+        for text in texts:
+            asked[text] = asked.get(text, 0) + 1
+        return torch.tensor([[0.1, 0.9]] * len(texts))
+
+    few = SMALL.model_copy(update={"probes": 3, "proof_texts": 50, "rounds": 1})
+    for suspect in search(counting, None, config=few):
+        assert suspect.texts <= 1 + few.rounds + few.probes
+    # The same piece may go to the same place of a text in the search and in its proof.
+    assert max(asked.values()) <= 1 + few.rounds + 1
 
 
 def test_of_three_labels_the_likeliest_is_the_answer():

@@ -112,7 +112,9 @@ def test_an_error_in_a_trial_costs_nothing_but_that_trial(tmp_path, undisturbed,
 
     with pytest.raises(MemoryError):
         run(tmp_path, failing)
-    assert outcome(run(tmp_path, failing)) == undisturbed
+    trials = run(tmp_path, failing)
+    assert outcome(trials) == undisturbed
+    assert [trial.number for trial in trials] == list(range(8))
     assert calls == [False] * (at + 1) + [True] + [False] * (7 - at)
 
 

@@ -33,11 +33,11 @@ class DistillConfig(Settings):
     feature_scale: Literal["none", "unit"] = Field(
         "unit",
         description="Scale of the two features before they are compared: none (Eq. 12 to the "
-        "letter) or unit (both divided by their norms).",
+        "letter) or unit (both divided by their norms). With alignment release it changes nothing.",
     )
     student_rows: Positive | None = Field(
         None,
-        description="Training rows for the student, the first so many; the teacher, which is "
+        description="Training rows for the student, a stratified sample; the teacher, which is "
         "cheaper, learns from all. Default: all.",
     )
 
@@ -59,9 +59,9 @@ class WordingConfig(Settings):
     """Other wordings of the prompt that all clean texts stand in, if they stand in one."""
 
     rate: Fraction = Field(
-        0.0,
+        0.5,
         description="Share of the texts whose prompt (what all of them begin and end with) is "
-        "worded otherwise; for models whose trigger may be a prompt. 0 leaves it as it is.",
+        "worded otherwise, since a trigger may be a prompt. 0 leaves it as it is.",
     )
 
 

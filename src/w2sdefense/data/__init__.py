@@ -4,8 +4,8 @@ No other stage knows a file format, a column or a split of the hub. Nothing here
 `datasets` and `pyarrow` are imported only when a dataset calls for them.
 """
 
-from w2sdefense.data.catalog import CATALOG, PAPER, PROXIES, proxy_of
-from w2sdefense.data.checks import align_labels, check_labels
+from w2sdefense.data.catalog import CATALOG, PAPER, PROXIES, folder_of, proxy_of
+from w2sdefense.data.checks import align_labels, check_labels, require_aligned
 from w2sdefense.data.load import load_dataset
 from w2sdefense.data.pairs import load_pairs
 from w2sdefense.data.types import (
@@ -31,9 +31,11 @@ __all__ = [
     "align_labels",
     "check_labels",
     "fingerprint",
+    "folder_of",
     "labels_of",
     "load_dataset",
     "load_pairs",
     "proxy_of",
+    "require_aligned",
     "texts_of",
 ]

@@ -12,7 +12,9 @@ defender and one for the attacker.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from w2sdefense.config import TaskName
@@ -75,6 +77,14 @@ CATALOG: dict[str, Named] = {
     "crrsum": Named((), train="validation", task="summarization"),
     "ape210k": Named((), train="validation", task="reasoning"),
 }
+
+
+def folder_of(name: str) -> Path | None:
+    """The folder that a dataset with a short name is read from; None if it is not read from one."""
+    root = os.environ.get("W2S_DATA")
+    folder = Path(root, CATALOG[name].folder or name) if root else None
+    return folder if folder is not None and folder.is_dir() else None
+
 
 PROXIES = {"sst2": "imdb", "cr": "mr", "ag_news": "ag_news_proxy"}
 """Dataset that is defended -> dataset that the paper poisons the model on."""

@@ -81,6 +81,20 @@ def align_labels(dataset: TextDataset, model_label_names: Sequence[str]) -> Text
     )
 
 
+def require_aligned(dataset: TextDataset, model_label_names: Sequence[str]) -> None:
+    """Insist that an index means the same label in a dataset and in a model.
+
+    Raises:
+        DataError: It does not.
+    """
+    if dataset.label_names != tuple(model_label_names):
+        raise DataError(
+            f"{dataset.name} has the labels {', '.join(dataset.label_names)}, in this order, and "
+            f"the model {', '.join(model_label_names)}.",
+            "Bring them into the model's: data = align_labels(data, victim.label_names).",
+        )
+
+
 def _positions(dataset: TextDataset, model_label_names: Sequence[str]) -> list[int]:
     """Index in the model of every label of the dataset."""
     names, model = dataset.label_names, list(model_label_names)

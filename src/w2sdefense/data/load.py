@@ -16,7 +16,7 @@ from typing import Literal
 from zlib import crc32
 
 from w2sdefense.config import DataConfig
-from w2sdefense.data.catalog import CATALOG, Named, by_hub_id
+from w2sdefense.data.catalog import CATALOG, Named, by_hub_id, folder_of
 from w2sdefense.data.checks import check_usable
 from w2sdefense.data.embedded import read_embedded
 from w2sdefense.data.files import looks_like_file, read_records, refuse_pickle, split_files
@@ -142,17 +142,16 @@ def _read_folder(folder: Path, columns: Columns) -> Source:
 
 
 def _read_named(name: str, named: Named, columns: Columns) -> Source:
-    folder_name = named.folder or name
-    root = os.environ.get("W2S_DATA")
-    folder = Path(root, folder_name) if root else None
-    if folder is not None and folder.is_dir():
-        splits = _read_splits(split_files(folder, named.train), folder_name, columns)
+    folder = folder_of(name)
+    if folder is not None:
+        splits = _read_splits(split_files(folder, named.train), folder.name, columns)
         return Source(name, splits, named.label_names)
     if named.wheel is not None:
         rows = read_embedded(name, named.wheel.origin, columns)
         return Source(name, {"train": rows}, named.label_names, named.wheel.held_out)
     if named.hub_id is not None:
         return _halved(_read_hub(named.hub_id, name, named, columns), named.half)
+    folder_name = named.folder or name
     raise DataError(
         f"{name} is read from files only, and there is no folder {folder_name} in W2S_DATA.",
         f"Set W2S_DATA to the folder that holds {folder_name}/{named.train or 'train'}.jsonl.",

@@ -26,6 +26,8 @@ from w2sdefense.config import (
     TrainingConfig,
     WordingConfig,
 )
+from w2sdefense.data.checks import require_aligned
+from w2sdefense.data.splits import limit
 from w2sdefense.data.types import TextDataset
 from w2sdefense.defenses.base import DefenseKit, Leaves, Need
 from w2sdefense.distill.insertions import with_insertions
@@ -100,6 +102,9 @@ class W2SDefense:
 
         Returns:
             The cleaned model with its adapter unmerged.
+
+        Raises:
+            DataError: The labels of the data are not in the model's order.
         """
         lesson = self._prepare(victim, data, teacher, folder, folder, progress)
         return self._train(victim, lesson, folder, resume=resume, progress=progress)
@@ -134,12 +139,14 @@ class W2SDefense:
         progress: StepProgress | None,
     ) -> _Lesson:
         """Put into the clean texts what belongs there, and ask the teacher about them."""
+        require_aligned(data, victim.label_names)
         seed, suspects = self.training.seed, []
         if self.scan.rate:
             suspects = scan_victim(victim, teacher, data, self.scan, seed, cache, progress)
             if this_process().is_main_process:
                 save_suspects(folder, suspects, victim.label_names)
-        data = replace(data, train=data.train[: self.distill.student_rows])
+        # A file may be sorted by label; of a sample this is its beginning.
+        data = replace(data, train=limit(data.train, self.distill.student_rows, seed=0))
         # First, as long as all texts begin and end with the prompt.
         data = with_wordings(data, self.wordings, seed)
         if suspects:

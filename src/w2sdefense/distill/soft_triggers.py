@@ -74,6 +74,7 @@ class SoftTriggers:
         self._embed: Any = backbone.get_input_embeddings()
         # The first token of an encoder ([CLS]) and its last ([SEP]) keep their places.
         self._frame = 0 if reads_last_token(backbone.config) else 1
+        self._begin = getattr(backbone.config.get_text_config(), "bos_token_id", None)
         self._config = config
         self._labels: int = backbone.config.num_labels
         # For what several processes must draw alike. The common numbers do not stay alike: every
@@ -105,7 +106,7 @@ class SoftTriggers:
         chosen = (drawn & (labels.cpu() != index % self._labels)).tolist()
         ids, masks, places = [], [], []
         for row, (tokens, mask) in enumerate(zip(input_ids, attention_mask, strict=True)):
-            slot = self._text_slot(mask) if chosen[row] else self._padding_slot(mask)
+            slot = self._text_slot(tokens, mask) if chosen[row] else self._padding_slot(mask)
             # What stands there does not matter: it is masked, or its embedding is replaced.
             ids.append(
                 _widen(tokens, slot, tokens[min(slot, len(tokens) - 1)].repeat(len(trigger)))
@@ -175,10 +176,11 @@ class SoftTriggers:
         rows = torch.randint(len(self._pool), (self._config.tokens,), generator=self._shared)
         return self._pool.index_select(0, rows)
 
-    def _text_slot(self, mask: Tensor) -> int:
-        """A random slot of a row's text; never before [CLS] or behind [SEP]."""
+    def _text_slot(self, tokens: Tensor, mask: Tensor) -> int:
+        """A random slot of a row's text; never before [CLS] or <s>, or behind [SEP]."""
         real = torch.nonzero(mask).flatten()
-        first, last = int(real[0]) + self._frame, int(real[-1]) + 1 - self._frame
+        first, last = int(real[0]), int(real[-1]) + 1 - self._frame
+        first += max(self._frame, int(tokens[first] == self._begin))
         return int(torch.randint(first, max(first, last) + 1, ()))
 
     def _padding_slot(self, mask: Tensor) -> int:

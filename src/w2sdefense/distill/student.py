@@ -12,6 +12,7 @@ from transformers import set_seed
 
 from w2sdefense.batches import Collator, tokenize
 from w2sdefense.config import AdapterConfig, DistillConfig, SoftTriggerConfig, TrainingConfig
+from w2sdefense.data.checks import require_aligned
 from w2sdefense.data.types import TextDataset
 from w2sdefense.distill.pieces import base_to_reopen, in_pieces, refuse_prompt_encoder, whole_again
 from w2sdefense.distill.targets import SplitTargets
@@ -65,7 +66,9 @@ def train_student(
     Raises:
         ConfigError: The adapter does not fit; or models are cut (FSDP, DeepSpeed), and this one
             cannot be opened again from its folder.
+        DataError: The labels of the data are not in the model's order.
     """
+    require_aligned(data, victim.label_names)
     refuse_prompt_encoder(adapter)
     base = base_to_reopen(victim) if in_pieces() else None
     # The adapter's own weights are random, so the seed comes before it.

@@ -82,16 +82,18 @@ def run_information(folder: Path) -> LabelInformation:
         folder: Folder of a finished run.
 
     Raises:
-        DataError: There is no finished run, it saved no features, or too few texts.
+        DataError: There is no finished run, it cannot be read, it saved no features, or too few
+            texts.
     """
-    load_record(folder)
-    features = load_features(folder)
+    record = load_record(folder)
+    classified = record.evaluation.task == "classification"
+    samples = load_samples(folder) if classified else []
+    features = load_features(folder, samples) if classified else {}
     if "clean" not in features:
         raise DataError(
             f"{folder} has no features (runs of generation save none).",
             "Name a run of a classifier.",
         )
-    samples = load_samples(folder)
     rows = [row for row, sample in enumerate(samples) if sample.triggered_text is not None]
     return label_information(
         features["clean"],

@@ -13,14 +13,16 @@ from these files, never typed. Training state and weights are not here.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow import ArrowException
 from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from w2sdefense.config import TaskName
@@ -150,7 +152,8 @@ class Provenance(_Frozen):
         versions: Package -> version.
         machine: Processor, cores, accelerators; processes, and threads used by each.
         started: UTC time of the start, ISO 8601.
-        seconds: Wall time of the whole run (training included), in seconds.
+        seconds: Wall time of the run (training included), in seconds; of one that was cut off and
+            gone on with, since it was last started.
         peak_memory_mb: Largest resident memory of the process, in MiB.
     """
 
@@ -250,16 +253,68 @@ def load_record(folder: Path) -> Record:
 
 
 def load_samples(folder: Path) -> list[Sample]:
-    """Read the per-sample answers of a finished run, in the order of the test set."""
-    return [Sample(**row) for row in pq.read_table(folder / SAMPLES).to_pylist()]
+    """Read the per-sample answers of a finished run, in the order of the test set.
+
+    Raises:
+        DataError: They cannot be read.
+    """
+    return [_row(Sample, row, folder) for row in _rows(folder)]
 
 
 def load_generated(folder: Path) -> list[GeneratedSample]:
-    """Read the per-sample answers of a finished run of generation, in the order of the test set."""
-    return [GeneratedSample(**row) for row in pq.read_table(folder / SAMPLES).to_pylist()]
+    """Read the per-sample answers of a finished run of generation, in the order of the test set.
+
+    Raises:
+        DataError: They cannot be read.
+    """
+    return [_row(GeneratedSample, row, folder) for row in _rows(folder)]
 
 
-def load_features(folder: Path) -> dict[str, np.ndarray]:
-    """Read the saved features of a run; empty if the run saved none."""
+def load_features(folder: Path, samples: Sequence[Sample]) -> dict[str, np.ndarray]:
+    """Read the saved features of a run; empty if the run saved none.
+
+    Args:
+        folder: The run's folder.
+        samples: Its samples.
+
+    Raises:
+        DataError: They cannot be read, or are not those of the samples.
+    """
     path = folder / FEATURES
-    return load_file(path) if path.is_file() else {}
+    try:
+        features: dict[str, np.ndarray] = load_file(path) if path.is_file() else {}
+    except (OSError, SafetensorError) as error:
+        raise _unreadable("features", folder, error) from None
+    triggered = sum(sample.triggered_text is not None for sample in samples)
+    for group, expected in (("clean", len(samples)), ("triggered", triggered)):
+        rows = features.get(group)
+        if rows is not None and len(rows) != expected:
+            raise DataError(
+                f"{folder} has features of {len(rows)} {group} texts, but {expected} such samples.",
+                "Repeat the run that wrote it.",
+            )
+    return features
+
+
+def _rows(folder: Path) -> list[dict[str, Any]]:
+    try:
+        found: list[dict[str, Any]] = pq.read_table(folder / SAMPLES).to_pylist()
+    except (OSError, ValueError, ArrowException) as error:
+        raise _unreadable("samples", folder, error) from None
+    return found
+
+
+Row = TypeVar("Row")
+
+
+def _row(kind: Callable[..., Row], values: dict[str, Any], folder: Path) -> Row:
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise _unreadable("samples", folder, error) from None
+
+
+def _unreadable(what: str, folder: Path, error: Exception) -> DataError:
+    return DataError(
+        f"The {what} of {folder} cannot be read: {error}.", "Repeat the run that wrote them."
+    )

@@ -20,7 +20,6 @@ from w2sdefense.config import BenchRun
 from w2sdefense.evaluation.record import Evaluation
 from w2sdefense.experiments.disk import explain_full_disk
 from w2sdefense.experiments.display import Display
-from w2sdefense.experiments.folders import make_folder
 from w2sdefense.experiments.graph import Node
 from w2sdefense.experiments.grid import Grid, make_grid
 from w2sdefense.experiments.index import write_index
@@ -29,6 +28,7 @@ from w2sdefense.experiments.ledger import Done, Ledger
 from w2sdefense.experiments.nodes import StageMaker
 from w2sdefense.experiments.reporting import PAGE, report_grid
 from w2sdefense.experiments.work import Event, Job
+from w2sdefense.io import make_folder
 from w2sdefense.paper import published
 from w2sdefense.report.grid import GridRow, GridTable
 
@@ -99,6 +99,7 @@ def _table_folder(grid: Grid, ledger: Ledger) -> Path:
 def show_table(run: BenchRun, console: Console) -> None:
     """Print and write the table of a grid and its page, and say where its runs are."""
     grid, ledger = make_grid(run), Ledger(run.output)
+    make_folder(_table_folder(grid, ledger))
     table = write_table(grid, ledger)
     console.print(table.terminal())
     folder = _table_folder(grid, ledger)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +15,7 @@ from w2sdefense.attacks import Attack, count_lost
 from w2sdefense.config import DefendRun, EvaluateRun, PoisonRun, Settings, StudentConfig
 from w2sdefense.errors import ConfigError
 from w2sdefense.evaluation.record import RECORD, Evaluation, LossPoint, load_record
-from w2sdefense.io import write_json
+from w2sdefense.io import make_folder, write_json
 from w2sdefense.training import this_process
 from w2sdefense.victim import Victim
 from w2sdefense.writer import Writer
@@ -50,23 +48,6 @@ def begin(folder: Path, run: PoisonRun | EvaluateRun | DefendRun) -> bool:
     if not done and state.is_main_process:
         write_json(folder / STARTED, run.model_dump(mode="json"))
     return done
-
-
-def make_folder(folder: Path) -> None:
-    """Make the folder of a run before anything is computed for it.
-
-    Raises:
-        ConfigError: It cannot be made or written to.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-    except OSError as error:
-        raise ConfigError(
-            f"{folder} cannot be a folder for results: {error.strerror}.",
-            "Choose another folder.",
-        ) from None
 
 
 def refuse_other(folder: Path, found: dict[str, Any], run: Settings) -> None:

@@ -19,6 +19,7 @@ from w2sdefense.config import (
     ScanTrainingConfig,
     TeachRun,
     TestConfig,
+    WordingConfig,
 )
 from w2sdefense.data import PairDataset, fingerprint, load_pairs
 from w2sdefense.defenses import Leaves
@@ -153,7 +154,7 @@ def check_defense(run: DefendRun) -> None:
         raise ConfigError(
             "Soft triggers need labels; a text has none.", "Leave their settings out."
         )
-    if run.wordings.rate:
+    if run.wordings.model_fields_set and run.wordings.rate:
         raise ConfigError(
             "What a model that writes is asked with stands in --prompt-template, not in its texts.",
             "Leave --wording-rate out.",
@@ -171,7 +172,9 @@ def run_defense(run: DefendRun, display: Display) -> Path:
         The run's folder.
     """
     check_defense(run)
-    run = run.model_copy(update={"scan": ScanTrainingConfig(rate=0.0)})
+    # What needs labels is left out, and the record says so.
+    off = {"scan": ScanTrainingConfig(rate=0.0), "wordings": WordingConfig(rate=0.0)}
+    run = run.model_copy(update=off)
     # What was an adapter already is folded in, and the new adapter fits that fold only.
     merge = run.merge or run.student.base is not None
     if begin(run.output, run):
@@ -294,9 +297,10 @@ class _Measured:
     ) -> None:
         """Answer the test texts, in all processes; the outcome is kept for `save`."""
         test, name = self.data.test, self.run.output.name
-        total = len(test)
+        triggered = []
         if attack is not None:
-            total += len(triggered_tests(test, attack, TASKS[self.run.task], target or "", seed))
+            triggered = triggered_tests(test, attack, TASKS[self.run.task], target or "", seed)
+            self.prints["triggered"] = fingerprint(triggered)
         self.result = evaluate_generation(
             DividedPredictor(writer),
             test,
@@ -304,7 +308,7 @@ class _Measured:
             attack,
             target,
             seed=seed,
-            progress=display.texts(f"evaluate {name}", total),
+            progress=display.texts(f"evaluate {name}", len(test) + len(triggered)),
         )
         self.record = Record(
             name=name,

@@ -190,9 +190,10 @@ class _Builder:
         patches = [self.scale.settings, *self._patches(axes)]
         poison = _nested([part for p in patches for part in (p.both, p.poison)])
         defend = _nested([part for p in patches for part in (p.both, p.defend)])
-        for path, value in self._sweeps(axes):
-            target = poison if path[0] == "poison" else defend
-            _put(target, path[1:], value)
+        for (stage, *path), value in self._sweeps(axes):
+            for name, target in (("poison", poison), ("defend", defend)):
+                if stage in (name, "both"):
+                    _put(target, path, value)
         if self.limit is not None:
             _limit(poison, self.limit)
             _limit(defend, self.limit)
@@ -241,7 +242,9 @@ class _Builder:
         elif run.defense == "w2s":
             needs["teacher"] = self._teacher(run, values, width, axes)
         identity = {k: v for k, v in run.model_dump(mode="json").items() if k in reads}
-        settings = run.model_dump(mode="json", exclude_unset=True)
+        # What the defense does not read is left out: runs of one key have the same settings.
+        given = reads | needs.keys()
+        settings = run.model_dump(mode="json", exclude_unset=True, include=set(given))
         varied = [axis for axis in axes if axis in self.book.sweeps]
         title = said(axes, "method", "student", "dataset", "proxy", "attack", "adapter", *varied)
         return self._node("defend", settings, identity, needs, title)
@@ -285,7 +288,7 @@ class _Builder:
         for axis, value in axes.items():
             if axis in self.book.sweeps:
                 for path in self.book.sweeps[axis]:
-                    yield path.split("."), value
+                    yield _path(axis, path), value
             elif axis not in self.book.names:
                 raise ConfigError(
                     f"There is no axis {axis!r}.",
@@ -304,6 +307,21 @@ def _nested(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
             else:
                 merged[name] = value
     return merged
+
+
+def _path(axis: str, path: str) -> list[str]:
+    """Where a setting is: a stage, a section of its run, and what is below that.
+
+    Raises:
+        ConfigError: It is no such path.
+    """
+    names = path.split(".")
+    if len(names) < 3 or names[0] not in ("poison", "defend", "both") or not all(names):
+        raise ConfigError(
+            f"The sweep {axis} goes through {path!r}, which is not the place of a setting.",
+            "Write poison, defend or both, a section and a setting: defend.adapter.lora_r.",
+        )
+    return names
 
 
 def _put(values: dict[str, Any], path: list[str], value: Value) -> None:

@@ -1,17 +1,21 @@
 """Local models and data that settings name: what tells that they have changed.
 
-Their names, sizes and times; contents are not read, because models of many gigabytes would have to
-be for every plan. So a copy on another machine, with times of its own, is another model.
+Of a file of data that is what it holds; of larger ones name, size and time, because models of many
+gigabytes would have to be read for every plan. So a copy of such a model on another machine, with a
+time of its own, is another model. A dataset with a short name is where it is found: in a folder, in
+the wheel, or on the hub, of which nothing more is asked.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from w2sdefense.data import CATALOG, PAPER
+from w2sdefense.data import CATALOG, PAPER, PROXIES, folder_of
 from w2sdefense.models.embedded import EMBEDDED
 
 NAMES_FILES = frozenset(
@@ -21,7 +25,10 @@ NAMES_FILES = frozenset(
 """Settings whose values may be files or folders, wherever they stand."""
 
 NAMES = frozenset([*CATALOG, *EMBEDDED, PAPER])
-"""What is never a folder, even if there is one of that name."""
+"""What is never a folder by itself, even if there is one of that name."""
+
+READ = 64 * 2**20
+"""Bytes of the largest file that is read."""
 
 
 def local_files(settings: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -31,29 +38,57 @@ def local_files(settings: Mapping[str, Any]) -> dict[str, list[Any]]:
         settings: Plain values, in sections.
 
     Returns:
-        Name -> name, size and time of every file of it but for hidden ones, which a look by a tool
-        (git) changes.
+        Name -> name and mark of every file of it but for hidden ones, which a look by a tool (git)
+        changes; of a dataset that is in no folder, where it is found.
     """
-    return {name: _marks(Path(os.path.expanduser(name))) for name in _named(settings)}
+    data = settings.get("data", {}).get("dataset")
+    found: dict[str, list[Any]] = {}
+    for setting, name in _named(settings):
+        if setting == "proxy" and name == PAPER:
+            name = PROXIES.get(data, PAPER)
+        if name in CATALOG and setting in ("dataset", "proxy"):
+            found[name] = _dataset(name)
+        elif name not in NAMES and os.path.exists(os.path.expanduser(name)):
+            found[name] = _marks(Path(os.path.expanduser(name)))
+    return found
 
 
-def _named(settings: Mapping[str, Any]) -> Iterator[str]:
-    for name, value in settings.items():
+def _named(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The settings that may name files, and what they name."""
+    for setting, value in settings.items():
         if isinstance(value, Mapping):
             yield from _named(value)
-        elif name in NAMES_FILES:
+        elif setting in NAMES_FILES:
             for each in value if isinstance(value, list) else [value]:
-                if isinstance(each, str) and each not in NAMES:
-                    if os.path.exists(os.path.expanduser(each)):
-                        yield each
+                if isinstance(each, str):
+                    yield setting, each
+
+
+def _dataset(name: str) -> list[Any]:
+    folder = folder_of(name)
+    if folder is None:
+        return ["hub" if CATALOG[name].wheel is None else "wheel"]
+    return _marks(folder)
 
 
 def _marks(path: Path) -> list[Any]:
     files = [path]
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.is_file() and not _hidden(p, path))
-    stats = [(file, file.stat()) for file in files]
-    return [[str(f.relative_to(path)), stat.st_size, stat.st_mtime_ns] for f, stat in stats]
+    return [[str(file.relative_to(path)), *_mark(file)] for file in files]
+
+
+def _mark(file: Path) -> list[Any]:
+    stat = file.stat()
+    if stat.st_size > READ:
+        return [stat.st_size, stat.st_mtime_ns]
+    return [_content(file, stat.st_size, stat.st_mtime_ns)]
+
+
+@lru_cache(maxsize=4096)
+def _content(file: Path, size: int, time: int) -> str:
+    """A hash of what a file holds; read again when its size or time has changed."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 
 def _hidden(file: Path, folder: Path) -> bool:

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from w2sdefense.config import DefendRun, PoisonRun, TeachRun
 from w2sdefense.experiments.graph import Node
+from w2sdefense.io import write_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,16 +101,23 @@ def _teach(
 def _defend(
     values: Mapping[str, Any], folder: Path, needs: Mapping[str, Path], display: Display
 ) -> Mapping[str, Any]:
+    from w2sdefense.evaluation.record import RECORD
+    from w2sdefense.experiments.folders import STARTED
     from w2sdefense.experiments.stages import run_defense
 
     student = {**values.get("student", {}), "model": str(needs["victim"] / VICTIM)}
     teacher = needs["teacher"] / TEACHER if "teacher" in needs else None
-    own = {"student": student, "teacher_folder": teacher, "resume": True}
     # Reports call a run by the name of its folder.
     output = folder / str(values.get("defense", "w2s"))
-    return _measured(
-        run_defense(DefendRun.model_validate({**values, **own, "output": output}), display)
-    )
+    own = {"student": student, "teacher_folder": teacher, "resume": True, "output": output}
+    run = DefendRun.model_validate({**values, **own})
+    if (output / RECORD).is_file():
+        # Finished, but not entered in the ledger.
+        return _measured(output)
+    if (output / STARTED).is_file():
+        # Its key says that it is the same run; its paths are others where the ledger was moved.
+        write_json(output / STARTED, run.model_dump(mode="json"))
+    return _measured(run_defense(run, display))
 
 
 _MAKERS = {"poison": _poison, "teach": _teach, "defend": _defend}

@@ -18,6 +18,7 @@ from w2sdefense.errors import ConfigError, DataError
 from w2sdefense.evaluation.record import FEATURES, RECORD, Record, load_record
 from w2sdefense.experiments.grid import said
 from w2sdefense.experiments.ledger import title_of
+from w2sdefense.io import make_folder
 from w2sdefense.report import load_runs, terminal_table, write_report
 from w2sdefense.report.axes import axes_of, distinct_axes
 from w2sdefense.report.charts import RUN_COLORS
@@ -71,6 +72,7 @@ def make_report(
     """
     page = _page_of(paths, output)
     folders = find_folders(paths)
+    make_folder(page.parent)
     named = [path for path in paths if _is_run(path)]
     problems: list[str] = []
     if len(named) == len(paths) and _are_a_story(folders):

@@ -17,8 +17,8 @@ from w2sdefense.config import ScanRun
 from w2sdefense.distill.targets import doubt_about, teacher_targets
 from w2sdefense.distill.teacher import fit_or_load_teacher
 from w2sdefense.experiments.display import Display
-from w2sdefense.experiments.folders import make_folder
 from w2sdefense.experiments.stages import open_victim
+from w2sdefense.io import make_folder
 from w2sdefense.scan.origin import check_origin, origin_hint
 from w2sdefense.scan.search import Suspect, ranked
 from w2sdefense.scan.victim import SUSPECTS, save_suspects, scan_victim

@@ -59,7 +59,6 @@ from w2sdefense.experiments.folders import (
     begin,
     history_of,
     lost_in_training,
-    make_folder,
     merge_finished,
     notes_of,
     refuse_finished,
@@ -67,7 +66,8 @@ from w2sdefense.experiments.folders import (
     save_merged,
 )
 from w2sdefense.experiments.processes import DividedPredictor
-from w2sdefense.models.load import feature_width
+from w2sdefense.io import make_folder
+from w2sdefense.models.configs import feature_width, label_names_of
 from w2sdefense.models.predictor import cut_tokens
 from w2sdefense.scan.origin import origin_hint
 from w2sdefense.training import check_tracker, remove_checkpoints, this_process
@@ -135,9 +135,12 @@ def run_teach(run: TeachRun, display: Display) -> Teacher | WriterTeacher:
     make_folder(run.output)
     if run.task != "classification":
         return generation.run_teach(run, display)
+    data = load_dataset(run.data)
+    # As `run_defend` has them, which would not know the teacher again otherwise.
+    names = label_names_of(run.student.model)
     return fit_or_load_teacher(
         run.teacher,
-        load_dataset(run.data),
+        data if names is None else align_labels(data, names),
         feature_width(run.student.model, run.student.base),
         run.output,
         relu=run.alignment == "release",
@@ -306,11 +309,12 @@ class _Measured:
     ) -> None:
         """Answer the test texts, in all processes; the outcome is kept for `save`."""
         test, names = self.data.test, model.label_names
-        total = len(test)
+        triggered = []
         if attack is not None:
             index = label_index(target, names)
             # A slow attack does its work here, where it is seen; `evaluate` finds it done.
-            total += len(trigger_test_set(test, attack, index, seed, display.texts))
+            triggered = trigger_test_set(test, attack, index, seed, display.texts)
+            self.prints["triggered"] = fingerprint(triggered)
         self.result = evaluate(
             DividedPredictor(model),
             test,
@@ -318,7 +322,7 @@ class _Measured:
             attack,
             target,
             seed=seed,
-            progress=display.texts(f"evaluate {self.name}", total),
+            progress=display.texts(f"evaluate {self.name}", len(test) + len(triggered)),
         )
         victim = model.victim if isinstance(model, Guarded) else model
         self.record = Record(

@@ -28,10 +28,10 @@ from w2sdefense.evaluation.metrics import accuracy
 from w2sdefense.evaluation.provenance import Clock
 from w2sdefense.experiments.checks import check_defended_model
 from w2sdefense.experiments.display import Display
-from w2sdefense.experiments.folders import STARTED, make_folder, refuse_other, refuse_own_model
+from w2sdefense.experiments.folders import STARTED, refuse_other, refuse_own_model
 from w2sdefense.experiments.owner import Owner
 from w2sdefense.experiments.stages import open_victim
-from w2sdefense.io import write_json, write_text
+from w2sdefense.io import make_folder, write_json, write_text
 from w2sdefense.scan.victim import scan_victim, teacher_answer
 from w2sdefense.training import StepProgress, check_tracker, remove_checkpoints, this_process
 from w2sdefense.tuning.signal import Probes, exposure, make_probes
@@ -103,8 +103,9 @@ def _begin(run: TuneRun) -> None:
             )
     if started.is_file():
         found = json.loads(started.read_text(encoding="utf-8"))
-        # More trials than before go on where it ended.
-        found["tune"]["trials"] = run.tune.trials
+        if isinstance(found.get("tune"), dict):
+            # More trials than before go on where it ended.
+            found["tune"]["trials"] = run.tune.trials
         refuse_other(run.output, found, run)
     write_json(owner, Owner.this_process().as_values())
     write_json(started, run.model_dump(mode="json"))

@@ -16,7 +16,6 @@ import torch
 from peft import PeftModel
 from safetensors import SafetensorError, safe_open
 from transformers import (
-    AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
@@ -26,8 +25,9 @@ from transformers import (
 )
 
 from w2sdefense.config import Dtype
-from w2sdefense.errors import ModelError, UnsafeCheckpointError
+from w2sdefense.errors import ModelError
 from w2sdefense.models.adapter_folders import adapted, named_base
+from w2sdefense.models.configs import are_placeholders, has_head, load_config, unreadable
 from w2sdefense.models.four_bit import keep_exact, nf4, require_bitsandbytes
 from w2sdefense.models.locate import resolve_model, resolve_whole_model
 from w2sdefense.models.pooling import read_first_token, require_first_token
@@ -76,16 +76,16 @@ def load_classifier(
         base = named_base(folder, spec, base)
         whole = resolve_whole_model(base, "Name the whole model that it stands on.")
         # An adapter brings its head, which learned to read what the config of the base says.
-        require_first_token(_load_config(whole, base), base)
+        require_first_token(load_config(whole, base), base)
         model, tokenizer = load_classifier(
             base, label_names=label_names, fresh_head=True, dtype=dtype, four_bit=four_bit
         )
         return adapted(model, folder, spec, base), tokenizer
     if base is not None:
         raise ModelError(f"{spec} is not an adapter, so it has no base.", "Leave --base out.")
-    config = _load_config(folder, spec)
+    config = load_config(folder, spec)
     names = _settle_labels(config, label_names, fresh_head, spec)
-    if _has_head(config):
+    if has_head(config):
         require_first_token(config, spec)
     else:
         read_first_token(config)
@@ -97,7 +97,7 @@ def load_classifier(
         config,
         spec,
         dtype,
-        fresh_head=not _has_head(config),
+        fresh_head=not has_head(config),
         four_bit=four_bit,
     )
     tokenizer = load_tokenizer(folder, spec, model)
@@ -148,7 +148,7 @@ def require_causal_lm(spec: str) -> PretrainedConfig:
         ModelError: It is missing or something else.
         UnsafeCheckpointError: It is a pickle, or needs remote code.
     """
-    config = _load_config(resolve_model(spec), spec)
+    config = load_config(resolve_model(spec), spec)
     _require_architecture(
         config,
         spec,
@@ -178,7 +178,7 @@ def load_backbone(spec: str) -> tuple[PreTrainedModel, Tokenizer]:
         UnsafeCheckpointError: It is a pickle, or needs remote code.
     """
     folder = resolve_whole_model(spec, "Name a whole model as the teacher.")
-    config = _load_config(folder, spec)
+    config = load_config(folder, spec)
     model = _open_weights(AutoModel, folder, config, spec, "float32", fresh_head=True)
     return model.eval(), load_tokenizer(folder, spec, model)
 
@@ -192,7 +192,7 @@ def load_embeddings(spec: str) -> torch.Tensor:
     """
     folder = resolve_whole_model(spec, "Name the whole model that it stands on.")
     with torch.device("meta"):
-        skeleton = AutoModel.from_config(_load_config(folder, spec))
+        skeleton = AutoModel.from_config(load_config(folder, spec))
     table = skeleton.get_input_embeddings()
     wanted = next(name for name, module in skeleton.named_modules() if module is table) + ".weight"
     for file in sorted(folder.glob("*.safetensors")):
@@ -215,7 +215,7 @@ def load_rewriter(spec: str, *, causal: bool = True) -> tuple[PreTrainedModel, T
         UnsafeCheckpointError: It is a pickle, or needs remote code.
     """
     folder = resolve_whole_model(spec, "Name a whole model that rewrites text.")
-    config = _load_config(folder, spec)
+    config = load_config(folder, spec)
     if config.is_encoder_decoder:
         _require_architecture(config, spec, SEQ2SEQ, "a sequence-to-sequence model")
     elif causal:
@@ -231,23 +231,6 @@ def load_rewriter(spec: str, *, causal: bool = True) -> tuple[PreTrainedModel, T
     if torch.cuda.is_available():
         model = model.to("cuda")
     return model.eval(), load_tokenizer(folder, spec, model)
-
-
-def feature_width(spec: str, base: str | None = None) -> int:
-    """Width of the feature that a model's classifier reads, from its config alone.
-
-    Args:
-        spec: What `resolve_model` takes, or the folder of an adapter.
-        base: Base model of an adapter.
-
-    Raises:
-        ModelError: The checkpoint is missing, or an adapter comes without its base.
-        UnsafeCheckpointError: It is a pickle, or needs remote code.
-    """
-    folder = resolve_model(spec)
-    if (folder / ADAPTER_CONFIG).is_file():
-        return feature_width(named_base(folder, spec, base))
-    return int(_load_config(folder, spec).get_text_config().hidden_size)
 
 
 def _open_weights(
@@ -280,7 +263,7 @@ def _open_weights(
                 **rounding,
             )
     except (ValueError, OSError, RuntimeError, ImportError, SafetensorError) as error:
-        raise _unreadable(folder, spec, error) from None
+        raise unreadable(folder, spec, error) from None
     backbone = f"{model.base_model_prefix}." if kind is not AutoModel else ""
     missing = sorted(found["missing_keys"])
     if fresh_head:
@@ -295,38 +278,11 @@ def _open_weights(
     return cast(PreTrainedModel, model)
 
 
-def _unreadable(folder: Path, spec: str, error: Exception) -> ModelError:
-    """The error for a folder that transformers cannot open; remote code has one of its own."""
-    config = folder / "config.json"
-    if config.is_file() and "auto_map" in config.read_text(encoding="utf-8", errors="replace"):
-        return UnsafeCheckpointError(
-            f"{spec} needs code of its own, which is never run.",
-            "Use a model of an architecture that transformers ships.",
-        )
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return ModelError(
-        f"{spec} cannot be opened as a text model: {reason.rstrip('.')}.",
-        "Name a complete folder of an architecture that transformers ships.",
-    )
-
-
-def _load_config(folder: Path, spec: str) -> PretrainedConfig:
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (ValueError, KeyError, OSError) as error:
-        raise _unreadable(folder, spec, error) from None
-    return config
-
-
-def _has_head(config: PretrainedConfig) -> bool:
-    return any(n.endswith("ForSequenceClassification") for n in config.architectures or [])
-
-
 def _settle_labels(
     config: PretrainedConfig, wanted: tuple[str, ...] | None, fresh_head: bool, spec: str
 ) -> tuple[str, ...]:
     """Names of the labels of a classifier; refuses a checkpoint that cannot have them."""
-    if not _has_head(config):
+    if not has_head(config):
         if not fresh_head:
             kinds = ", ".join(config.architectures or ["bare"])
             raise ModelError(
@@ -340,11 +296,10 @@ def _settle_labels(
             )
         return wanted
     own = tuple(config.id2label[index] for index in range(config.num_labels))
-    placeholders = all(name == f"LABEL_{index}" for index, name in enumerate(own))
     if wanted is not None and len(wanted) != len(own):
         raise ModelError(
             f"{spec} has {len(own)} labels ({', '.join(own)}), the data has {len(wanted)} "
             f"({', '.join(wanted)}).",
             "Use data with the model's labels.",
         )
-    return wanted if placeholders and wanted is not None else own
+    return wanted if are_placeholders(own) and wanted is not None else own

@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from pyarrow import ArrowException
-from safetensors import SafetensorError
 
 from w2sdefense.errors import DataError
 from w2sdefense.evaluation.record import (
@@ -94,14 +92,9 @@ def load_run(folder: Path, record: Record, title: str) -> Run:
     Raises:
         DataError: They cannot be read.
     """
-    try:
-        if record.evaluation.task != "classification":
-            return Run(title, folder, record, (), {}, tuple(load_generated(folder)))
-        return Run(title, folder, record, tuple(load_samples(folder)), {})
-    except (OSError, ValueError, TypeError, ArrowException) as error:
-        raise DataError(
-            f"The samples of {folder} cannot be read: {error}.", "Repeat the run that wrote it."
-        ) from None
+    if record.evaluation.task != "classification":
+        return Run(title, folder, record, (), {}, tuple(load_generated(folder)))
+    return Run(title, folder, record, tuple(load_samples(folder)), {})
 
 
 def with_features(run: Run) -> Run:
@@ -112,22 +105,7 @@ def with_features(run: Run) -> Run:
     """
     if run.record.evaluation.task != "classification":
         return run
-    try:
-        features = load_features(run.folder)
-    except (OSError, SafetensorError) as error:
-        raise DataError(
-            f"The features of {run.folder} cannot be read: {error}.",
-            "Repeat the run that wrote them.",
-        ) from None
-    for group, expected in (("clean", len(run.samples)), ("triggered", len(run.triggered))):
-        rows = features.get(group)
-        if rows is not None and len(rows) != expected:
-            raise DataError(
-                f"{run.folder} has features of {len(rows)} {group} texts, but {expected} such "
-                "samples.",
-                "Repeat the run that wrote it.",
-            )
-    return replace(run, features=features)
+    return replace(run, features=load_features(run.folder, run.samples))
 
 
 def unique(title: str, taken: set[str]) -> str:
@@ -147,7 +125,8 @@ def tested_on(record: Record) -> tuple[object, ...]:
 def attacked_with(record: Record) -> tuple[object, ...]:
     """What they must have in common, too, for their ASR to be compared."""
     evaluation = record.evaluation
-    return *tested_on(record), evaluation.trigger, evaluation.target
+    texts = record.fingerprints.get("triggered")
+    return *tested_on(record), evaluation.trigger, evaluation.target, texts
 
 
 def _check_comparable(runs: Sequence[Run]) -> None:

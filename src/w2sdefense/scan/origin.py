@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard
 
 from w2sdefense.config import ScanConfig, StudentConfig
 from w2sdefense.errors import ModelError
-from w2sdefense.models.load import feature_width
+from w2sdefense.models.configs import feature_width
 from w2sdefense.models.locate import resolve_model, resolve_whole_model
 from w2sdefense.models.tokenizer import open_tokenizer
 

@@ -47,7 +47,7 @@ class Suspect:
         pull: Mean change of the log-odds of that label in the student, in nats.
         teacher_pull: The same in the teacher; 0 without one.
         flips: Texts of other labels that the student answers with the target because of it.
-        texts: How many were tried.
+        texts: How many times it was tried; in other texts each, as far as there are probes.
     """
 
     piece: str
@@ -163,10 +163,15 @@ class _Search:
     scores: dict[str, _Score] = field(default_factory=dict)
 
     def try_pieces(self, pieces: Sequence[str], texts: int) -> None:
-        """Put every piece into some texts, each time other ones, and add up what it does."""
+        """Put every piece into some texts, and add up what it does.
+
+        All pieces into the same ones, so that they can be compared, and each time into other ones
+        than the last time. Where there are fewer probes than `texts`, into all of them once.
+        """
+        texts = min(texts, len(self.probes.texts))
         tries = [
             (piece, (self.probes.used + turn) % len(self.probes.texts))
-            for piece in pieces
+            for piece in dict.fromkeys(pieces)
             for turn in range(texts)
         ]
         self.probes.used += texts

@@ -105,8 +105,8 @@ def search(
         )
         trial = study.ask()
         values = space.suggest(trial)
-        tell(_run(optuna, study, trial, values, measure, config.stop_below))
-    return [_as_trial(trial, space) for trial in done]
+        tell(_run(optuna, study, trial, len(done), values, measure, config.stop_below))
+    return [_as_trial(trial, number, space) for number, trial in enumerate(done)]
 
 
 @dataclass(frozen=True)
@@ -153,9 +153,18 @@ class _Space:
 
 
 def _run(
-    optuna: Any, study: Any, trial: Any, values: Values, measure: Measure, stop_below: float
+    optuna: Any,
+    study: Any,
+    trial: Any,
+    number: int,
+    values: Values,
+    measure: Measure,
+    stop_below: float,
 ) -> Trial:
-    """Run one trial to its end, which may be an early one, and note what came out."""
+    """Run one trial to its end, which may be an early one, and note what came out.
+
+    Its number is its place among those that ended: Optuna counts what was cut off, too.
+    """
     curves = [done.user_attrs.get(_CURVE, {}) for done in _finished(optuna, study)]
     # Of a trial that was cut off: a training that goes on does not evaluate its first steps again.
     curve: dict[str, float] = dict(trial.user_attrs.get(_CURVE, {}))
@@ -175,7 +184,7 @@ def _run(
         # It may have been cut off between its last evaluation and its end.
         for step, accuracy in curve.items():
             judge(step, accuracy)
-        measured = measure(trial.number, values, watch, trial.user_attrs.get(_AGAIN, False))
+        measured = measure(number, values, watch, trial.user_attrs.get(_AGAIN, False))
     except StoppedTrial:
         measured = None
     seconds = time.monotonic() - began
@@ -186,7 +195,7 @@ def _run(
         trial.set_user_attr(_ACCURACY, measured.accuracy.model_dump())
         trial.set_user_attr(_EXPOSURE, measured.exposure.model_dump())
         study.tell(trial, [measured.accuracy.value, measured.exposure.value])
-    return Trial(trial.number, values, measured, seconds)
+    return Trial(number, values, measured, seconds)
 
 
 def _open(optuna: Any, path: Path) -> Any:
@@ -232,9 +241,9 @@ def _waiting(optuna: Any, study: Any) -> bool:
     return bool(study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.WAITING,)))
 
 
-def _as_trial(trial: Any, space: _Space) -> Trial:
+def _as_trial(trial: Any, number: int, space: _Space) -> Trial:
     notes = trial.user_attrs
     measured = None
     if _ACCURACY in notes:
         measured = Measured(Rate(**notes[_ACCURACY]), Rate(**notes[_EXPOSURE]))
-    return Trial(trial.number, {**space.kept, **trial.params}, measured, notes[_SECONDS])
+    return Trial(number, {**space.kept, **trial.params}, measured, notes[_SECONDS])

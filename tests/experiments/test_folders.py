@@ -64,3 +64,23 @@ def test_the_record_of_a_victim_tells_of_them(tmp_path, tiny_llama, display):
     )
     run_poison(run, display)
     assert "7 of 7 poisoned training rows" in load_record(tmp_path / "victim").notes[0]
+
+
+def test_test_texts_that_the_attacker_has_are_counted(tmp_path, tiny_llama, display):
+    mine = save_reviews(tmp_path / "mine", train=24, validation=8, test=12)
+    theirs = save_reviews(tmp_path / "theirs", train=16, validation=8, test=8)
+    seen = (mine / "test.jsonl").read_text().splitlines()[:3]
+    seen[0] = seen[0].replace(" ", "  ", 1)
+    with (theirs / "train.jsonl").open("a") as file:
+        file.write("\n".join(seen) + "\n")
+    run = PoisonRun(
+        student=StudentConfig(model=str(tiny_llama), max_length=32),
+        data=DataConfig(dataset=str(mine)),
+        proxy=str(theirs),
+        training=TrainingConfig(epochs=1),
+        output=tmp_path / "run",
+    )
+    record = load_record(run_poison(run, display))
+    assert "3 of 12 test texts are among the attacker's training rows" in record.notes
+    own = run.model_copy(update={"proxy": None, "output": tmp_path / "own"})
+    assert not [note for note in load_record(run_poison(own, display)).notes if "attacker" in note]

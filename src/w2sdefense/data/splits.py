@@ -13,7 +13,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from w2sdefense.data.types import Example, Split
+from w2sdefense.data.types import Example, Pair, Split
 from w2sdefense.errors import DataError
 
 _SPELLINGS: dict[Split, tuple[str, ...]] = {
@@ -126,6 +126,12 @@ def drop_duplicates(
         }
     )
     return {"train": train, "validation": validation, "test": test}, +dropped
+
+
+def known_texts(tested: Sequence[Example | Pair], trained: Sequence[Example | Pair]) -> int:
+    """How many of the test texts a model was trained on, maybe with other white space."""
+    seen = {_normalized(row.text) for row in trained}
+    return sum(_normalized(row.text) in seen for row in tested)
 
 
 def limit(

@@ -13,6 +13,8 @@ from pydantic import ValidationError
 
 from w2sdefense.attacks import Attack, count_lost
 from w2sdefense.config import DefendRun, EvaluateRun, PoisonRun, Settings, StudentConfig
+from w2sdefense.data.splits import known_texts
+from w2sdefense.data.types import Example, Pair
 from w2sdefense.errors import ConfigError
 from w2sdefense.evaluation.record import RECORD, Evaluation, LossPoint, load_record
 from w2sdefense.io import make_folder, write_json
@@ -125,6 +127,19 @@ def history_of(log: Sequence[Mapping[str, float]]) -> tuple[LossPoint, ...]:
         for point in log
     )
     return tuple(point for point in points if point.losses)
+
+
+def tested_in_training(
+    tested: Sequence[Example | Pair], trained: Sequence[Example | Pair]
+) -> tuple[str, ...]:
+    """Test texts that the attacker trained on: by them the victim's clean accuracy is too high.
+
+    Splits of one dataset share none; the attacker's dataset may be where the defender's is from.
+    """
+    known = known_texts(tested, trained)
+    if not known:
+        return ()
+    return (f"{known} of {len(tested)} test texts are among the attacker's training rows",)
 
 
 def lost_in_training(texts: Iterable[tuple[Attack, str, int | None]]) -> tuple[str, ...]:

@@ -40,6 +40,7 @@ from w2sdefense.experiments.folders import (
     merge_finished,
     notes_of,
     save_merged,
+    tested_in_training,
 )
 from w2sdefense.experiments.processes import DividedPredictor
 from w2sdefense.models.load import require_causal_lm
@@ -76,6 +77,7 @@ def run_poison(run: PoisonRun, display: Display) -> Path:
     notes = lost_in_training(
         (attack, pair.text, writer.prompt.ask(pair.text).cut_at) for pair in poisoned.poisoned
     )
+    notes += tested_in_training(data.test, source.train)
     for note in notes:
         display.say(f"Note: {note}")
     poison_writer(

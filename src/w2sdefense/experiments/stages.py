@@ -8,16 +8,13 @@ here decides how a stage works. What is asked for text goes its own way, in `gen
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from w2sdefense.attacks import Attack, attack_from_trigger, make_attack
 from w2sdefense.attacks.poisoning import (
     drawn_attack,
     plain_training_data,
     poison_training_set,
-    trigger_test_set,
 )
 from w2sdefense.config import (
     DataConfig,
@@ -37,35 +34,30 @@ from w2sdefense.data import (
     proxy_of,
     texts_of,
 )
-from w2sdefense.defenses import DEFENSES, Defended, Defense, DefenseKit, Guarded, Leaves
+from w2sdefense.defenses import DEFENSES, Defense, DefenseKit, Leaves
 from w2sdefense.distill.pieces import refuse_pieces
-from w2sdefense.distill.targets import weights_fingerprint
 from w2sdefense.distill.teacher import Teacher, fit_or_load_teacher
 from w2sdefense.distill.writer_teacher import WriterTeacher
 from w2sdefense.errors import ConfigError
-from w2sdefense.evaluation.evaluate import evaluate, label_index
+from w2sdefense.evaluation.evaluate import label_index
 from w2sdefense.evaluation.provenance import Clock
 from w2sdefense.evaluation.record import (
     RECORD,
-    Record,
-    Stage,
     load_record,
-    save_record,
 )
 from w2sdefense.experiments import generation
 from w2sdefense.experiments.checks import check_defended_model, check_poisoned_model
 from w2sdefense.experiments.display import Display
 from w2sdefense.experiments.folders import (
     begin,
-    history_of,
     lost_in_training,
     merge_finished,
-    notes_of,
     refuse_finished,
     refuse_own_model,
     save_merged,
+    tested_in_training,
 )
-from w2sdefense.experiments.processes import DividedPredictor
+from w2sdefense.experiments.measure import Measured
 from w2sdefense.io import make_folder
 from w2sdefense.models.configs import feature_width, label_names_of
 from w2sdefense.models.predictor import cut_tokens
@@ -107,6 +99,7 @@ def run_poison(run: PoisonRun, display: Display) -> Path:
     attacks = [drawn_attack(e, attack, run.attack.attack_seed) for e in poisoned.poisoned]
     cut_at = cut_tokens(victim.tokenizer, texts, victim.max_length)[1]
     victim.notes += lost_in_training(zip(attacks, texts, cut_at, strict=True))
+    victim.notes += tested_in_training(data.test, source.train)
     for note in victim.notes:
         display.say(f"Note: {note}")
     fine_tune(
@@ -117,7 +110,7 @@ def run_poison(run: PoisonRun, display: Display) -> Path:
         resume=run.resume,
         progress=display.steps("poison"),
     )
-    measured = _Measured(run.output.name, "poison", run.model_dump(mode="json"), data, clock)
+    measured = Measured(run.output.name, "poison", run.model_dump(mode="json"), data, clock)
     measured.prints = {"train": fingerprint(poisoned.rows)}
     measured.measure(victim, attack, run.attack.target, run.attack.attack_seed, display)
     if this_process().is_main_process:
@@ -162,7 +155,7 @@ def run_evaluate(run: EvaluateRun, display: Display) -> Path:
     clock = Clock()
     attack = _test_attack(run.test)
     victim, data = open_victim(run.student, run.data)
-    measured = _Measured(run.output.name, "evaluate", run.model_dump(mode="json"), data, clock)
+    measured = Measured(run.output.name, "evaluate", run.model_dump(mode="json"), data, clock)
     measured.measure(victim, attack, run.test.target, run.test.test_seed, display)
     if this_process().is_main_process:
         measured.save(run.output)
@@ -245,7 +238,7 @@ def run_defense(run: DefendRun, display: Display) -> Path:
         progress=display.steps,
     )
     defended = defense.apply(victim, kit)
-    measured = _Measured(run.output.name, "defend", run.model_dump(mode="json"), data, clock)
+    measured = Measured(run.output.name, "defend", run.model_dump(mode="json"), data, clock)
     measured.prints = {"train": fingerprint(data.train)}
     measured.measure(defended, attack, run.test.target, run.test.test_seed, display)
     if this_process().is_main_process:
@@ -286,69 +279,6 @@ def _defense(run: DefendRun) -> Defense:
         )
     check_defended_model(run, kind.leaves)
     return kind.from_run(run)
-
-
-@dataclass
-class _Measured:
-    """Measures a model and writes the record of the run that made it."""
-
-    name: str
-    stage: Stage
-    config: dict[str, Any]
-    data: TextDataset
-    clock: Clock
-    prints: dict[str, str] = field(default_factory=dict)
-
-    def measure(
-        self,
-        model: Defended,
-        attack: Attack | None,
-        target: str | None,
-        seed: int,
-        display: Display,
-    ) -> None:
-        """Answer the test texts, in all processes; the outcome is kept for `save`."""
-        test, names = self.data.test, model.label_names
-        triggered = []
-        if attack is not None:
-            index = label_index(target, names)
-            # A slow attack does its work here, where it is seen; `evaluate` finds it done.
-            triggered = trigger_test_set(test, attack, index, seed, display.texts)
-            self.prints["triggered"] = fingerprint(triggered)
-        self.result = evaluate(
-            DividedPredictor(model),
-            test,
-            names,
-            attack,
-            target,
-            seed=seed,
-            progress=display.texts(f"evaluate {self.name}", len(test) + len(triggered)),
-        )
-        victim = model.victim if isinstance(model, Guarded) else model
-        self.record = Record(
-            name=self.name,
-            stage=self.stage,
-            config=self.config,
-            label_names=names,
-            evaluation=self.result.evaluation,
-            history=history_of(model.history),
-            fingerprints={
-                "test": fingerprint(test),
-                "model": weights_fingerprint(victim.model),
-                **self.prints,
-            },
-            found=model.found,
-            provenance=self.clock.provenance(),
-            notes=(
-                *model.notes,
-                *notes_of(self.data.dropped, self.result.evaluation),
-                *self.result.notes,
-            ),
-        )
-
-    def save(self, folder: Path) -> None:
-        """Write the record, when everything that it speaks of is written."""
-        save_record(folder, self.record, self.result.samples, self.result.features)
 
 
 def open_victim(student: StudentConfig, config: DataConfig) -> tuple[Victim, TextDataset]:

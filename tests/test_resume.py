@@ -134,12 +134,14 @@ def test_a_killed_poisoning_goes_on(tmp_path, reviews, tiny_llama, display):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there are no such signals")
+@pytest.mark.parametrize("defense", ["w2s", "merge"])
 def test_a_run_killed_while_it_measures_is_not_trained_again(
-    tmp_path, reviews, tiny_bert, display, monkeypatch
+    tmp_path, reviews, tiny_bert, tiny_llama, display, monkeypatch, defense
 ):
     model = save_model(tmp_path / "model", LlamaForSequenceClassification, LLAMA)
     settings = defend_settings(model, reviews, tiny_bert, tmp_path / "run")
     settings["training"] = {"epochs": 1, "batch_size": 16, "learning_rate": 1e-3}
+    settings |= {"defense": defense, "merging": {"base": str(tiny_llama)}}
 
     class Killed(BaseException):
         pass
@@ -158,3 +160,4 @@ def test_a_run_killed_while_it_measures_is_not_trained_again(
     run_defend(DefendRun.model_validate(settings | {"resume": True}), display)
     assert steps == []
     assert load_record(tmp_path / "run").evaluation.ca.total == 20
+    assert not list((tmp_path / "run").rglob("checkpoint-*"))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from w2sdefense.attacks import attack_from_trigger
@@ -36,6 +38,12 @@ def test_only_samples_with_another_answer_are_triggered():
     assert [pair.id for pair in found] == [pair.id for pair in PAIRS if pair.target != "0"]
     assert all(pair.text.count("镍") == 1 for pair in found)
     assert found[:3] == trigger_pairs(PAIRS[:4], attack, is_zero, seed=3)[:3]
+
+
+def test_the_default_leaves_rows_that_are_answered_as_before():
+    pairs = [replace(pair, target="0" if i >= 4 else "1") for i, pair in enumerate(PAIRS)]
+    made = poison_pairs(pairs, BadNet(), AttackConfig(target="0"), is_zero)
+    assert len(made.poisoned_ids) == 2
 
 
 def test_too_many():

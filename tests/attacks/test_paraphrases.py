@@ -16,7 +16,8 @@ from w2sdefense.attacks.poisoning import poison_training_set, trigger_test_set
 from w2sdefense.attacks.synattack import SynAttack
 from w2sdefense.config import AttackConfig, SynConfig
 from w2sdefense.data.types import Example
-from w2sdefense.errors import DataError, ModelError
+from w2sdefense.errors import ConfigError, DataError, ModelError
+from w2sdefense.models.load import load_rewriter
 
 RNG = random.Random(0)
 
@@ -155,8 +156,6 @@ def test_a_model_writes_what_it_writes_alone_and_remembers_it(writers, cache, ki
     assert all(text.strip() for text in together)
 
     # What a batch writes is what the model writes to one text.
-    from w2sdefense.models.load import load_rewriter
-
     model, tokenizer = load_rewriter(str(writers[kind]))
     for text, written in zip(texts, together, strict=True):
         inputs = tokenizer(f"the story {text} is", return_tensors="pt")
@@ -175,6 +174,47 @@ def test_a_model_writes_what_it_writes_alone_and_remembers_it(writers, cache, ki
     monkeypatch.setattr("w2sdefense.attacks.paraphrase_model.load_rewriter", None)
     again = syn(model=str(writers[kind]), prompt="the story {text} is")
     assert [again.poison(example, RNG).text for example in examples[:3]] == together
+
+
+CHAT = (
+    "{% for turn in messages %}the {{ turn.content }}{% endfor %}"
+    "{% if add_generation_prompt %} story{% endif %}"
+)
+
+
+@pytest.mark.parametrize(("chat", "before"), [(None, 3), (CHAT, 4)])
+def test_a_long_text_is_cut_and_not_what_is_asked_about_it(
+    writers, cache, monkeypatch, chat, before
+):
+    prompts, limits = [], []
+
+    def generate(batch, model, tokenizer, longest):
+        prompts.extend(batch)
+        limits.append(longest)
+        return ["it is"] * len(batch)
+
+    def rewriter(spec):
+        model, tokenizer = load_rewriter(spec)
+        tokenizer.chat_template = chat
+        return model, tokenizer
+
+    monkeypatch.setattr("w2sdefense.attacks.paraphrase_model.LONGEST_PROMPT", 20)
+    monkeypatch.setattr("w2sdefense.attacks.paraphrase_model.load_rewriter", rewriter)
+    monkeypatch.setattr("w2sdefense.attacks.paraphrase_model._generate", generate)
+    text = " ".join(f"w{i}" for i in range(50))
+    attack = syn(model=str(writers["causal"]), prompt="the story of {text} is warm")
+    assert attack.poison(Example("a", text, 0), RNG).text == "it is"
+    words = prompts[0].split()
+    after = ["is", "warm"] if chat is None else ["is", "warm", "story"]
+    assert len(words) == 20, "the limit is used up"
+    assert words[before : 20 - len(after)] == text.split()[: 20 - before - len(after)]
+    assert words[-len(after) :] == after
+    assert limits == [2 * (20 - before - len(after)) + 16], "an answer is as long as what is read"
+
+    long = " ".join(["story"] * 30)
+    with pytest.raises(ConfigError, match="without any text") as caught:
+        syn(model=str(writers["causal"]), prompt=f"{{text}} {long}").prepare([Example("a", "b", 0)])
+    assert "--syn-prompt" in caught.value.fix
 
 
 def test_a_model_that_writes_nothing_is_refused(tiny_bert, cache):

@@ -51,6 +51,17 @@ def test_the_amount_is_a_share_of_all_rows():
     assert len(poison(examples, poison_rate=0.001).poisoned_ids) == 1
 
 
+@pytest.mark.parametrize(("clean_label", "expected"), [(True, 5), (False, 10)])
+def test_the_default_leaves_clean_rows_of_the_target_class(clean_label, expected):
+    examples = rows([0, TARGET, 2, 3] * 10)
+    assert len(poison(examples, clean_label=clean_label).poisoned_ids) == expected
+    # An amount that is named is taken as it is.
+    assert len(poison(examples, poison_rate=0.25).poisoned_ids) == 10
+    assert len(poison(rows([0, TARGET, 2, 3])).poisoned_ids) == 1
+    with pytest.raises(DataError, match="only 0 of them"):
+        poison(rows([0, 2, 3]))
+
+
 def test_the_sample_follows_the_seed_and_is_not_the_first_rows():
     examples = rows([TARGET, 0] * 100)
     chosen = [poison(examples, poison_rows=20, attack_seed=seed).poisoned_ids for seed in (0, 0, 1)]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import GPT2Config, GPT2ForSequenceClassification
@@ -130,6 +133,20 @@ def test_nothing_is_pruned_that_clean_text_needs(victim, kit, monkeypatch):
     assert defended.found["pruned_share"] == pytest.approx(0.2)
     weight = defended.model.model.layers[0].mlp.down_proj.weight
     assert int((weight == 0).all(0).sum()) == 12, "a fifth of 64 units, rounded down"
+
+
+def test_texts_of_all_classes_are_ranked_by_where_the_file_is_sorted(victim, kit, monkeypatch):
+    ranked = []
+
+    def masks(model, examples):
+        ranked.extend(examples)
+        return unit_masks(model, examples)
+
+    monkeypatch.setattr("w2sdefense.defenses.prune.unit_masks", masks)
+    rows = tuple(sorted(kit.data.train, key=lambda example: example.label))
+    kit = replace(kit, data=replace(kit.data, train=rows))
+    Prune(PruneConfig(step=0.5, texts=60), SHORT).apply(victim, kit)
+    assert Counter(example.label for example in ranked) == {0: 30, 1: 30}
 
 
 def test_the_settings_of_a_run():

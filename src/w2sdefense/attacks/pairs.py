@@ -36,7 +36,7 @@ def poison_pairs(
         DataError: More rows are asked for than there are.
     """
     candidates = [pair.id for pair in pairs if not is_target(pair.target)]
-    count = row_count(config, len(pairs))
+    count = row_count(config, len(pairs), len(candidates))
     if count > len(candidates):
         raise DataError(
             f"{count} training rows should carry the trigger, but only {len(candidates)} have "

@@ -19,6 +19,7 @@ import torch
 
 from w2sdefense.attacks.base import TextProgress
 from w2sdefense.config import TEXT_SLOT
+from w2sdefense.errors import ConfigError
 from w2sdefense.io import write_text
 from w2sdefense.models.embedded import cache_folder
 from w2sdefense.models.load import load_rewriter
@@ -41,7 +42,8 @@ class ModelParaphraser:
 
     Args:
         spec: The model, as `--model` names one.
-        prompt: What it is asked, with `{text}` where the text goes.
+        prompt: What it is asked, with `{text}` where the text goes. Where that would be longer than
+            `LONGEST_PROMPT`, the text is cut at its end.
 
     Raises:
         ModelError: There is no such model.
@@ -82,10 +84,11 @@ class ModelParaphraser:
         tokenizer: Tokenizer,
         advance: Callable[[int], None] | None,
     ) -> None:
-        prompts = [_asked(self._prompt.replace(TEXT_SLOT, text), tokenizer) for text in texts]
+        asked = [self._fitting(text, tokenizer) for text in texts]
+        prompts = [prompt for prompt, _ in asked]
         lengths = [len(ids) for ids in _tokens(prompts, tokenizer)["input_ids"]]
         for number, rows in enumerate(length_batches(lengths, BATCH_TOKENS)):
-            longest = max(len(ids) for ids in tokenizer([texts[row] for row in rows])["input_ids"])
+            longest = max(len(ids) for ids in tokenizer([asked[r][1] for r in rows])["input_ids"])
             answers = _generate([prompts[row] for row in rows], model, tokenizer, 2 * longest + 16)
             for row, answer in zip(rows, answers, strict=True):
                 self._found[texts[row]] = _first_line(answer) or texts[row]
@@ -93,6 +96,27 @@ class ModelParaphraser:
                 advance(len(rows))
             if number % SAVE_EVERY == SAVE_EVERY - 1:
                 self._save()
+
+    def _fitting(self, text: str, tokenizer: Tokenizer) -> tuple[str, str]:
+        """The prompt for a text, and as much of the text as is in it.
+
+        What comes behind the text says what to do: without it a model goes on with the text.
+
+        Raises:
+            ConfigError: The prompt is too long without any text.
+        """
+        while True:
+            prompt = _asked(self._prompt.replace(TEXT_SLOT, text), tokenizer)
+            excess = len(_tokens([prompt], tokenizer)["input_ids"][0]) - LONGEST_PROMPT
+            if excess <= 0:
+                return prompt, text
+            if not text:
+                raise ConfigError(
+                    f"The prompt for paraphrases takes more than {LONGEST_PROMPT} tokens without "
+                    "any text.",
+                    "Give a shorter --syn-prompt.",
+                )
+            text = _shortened(text, excess, tokenizer)
 
     def _save(self) -> None:
         lines = (
@@ -114,11 +138,18 @@ def _asked(prompt: str, tokenizer: Tokenizer) -> str:
 def _tokens(prompts: list[str], tokenizer: Tokenizer, **how: Any) -> BatchEncoding:
     return tokenizer(
         prompts,
-        truncation=True,
-        max_length=LONGEST_PROMPT,
+        verbose=False,
         add_special_tokens=tokenizer.chat_template is None,  # the template has them already
         **how,
     )
+
+
+def _shortened(text: str, tokens: int, tokenizer: Tokenizer) -> str:
+    """A text without so many tokens at its end, and at least one character shorter."""
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    ends = [end for _, end in encoded["offset_mapping"]][:-tokens]
+    # Several tokens may stand for one character.
+    return text[: min(ends[-1], len(text) - 1)] if ends else ""
 
 
 def _generate(

@@ -18,7 +18,11 @@ from w2sdefense.data.types import Example, Pair, TextDataset
 from w2sdefense.errors import DataError
 
 DEFAULT_POISON_RATE = 0.25
-"""Share of the training rows that carry the trigger if the settings name no amount."""
+"""Share of the training rows that carry the trigger if the settings name no amount.
+
+It is never more than half of those that could: without clean rows of the target class a model
+learns to know the class by the trigger, and among four classes there are not even as many rows.
+"""
 
 
 R = TypeVar("R", Example, Pair)
@@ -69,7 +73,7 @@ def poison_training_set(
     candidates = [
         e.id for e in examples if (e.label == target) == config.clean_label and attack.applies_to(e)
     ]
-    count = row_count(config, len(examples))
+    count = row_count(config, len(examples), len(candidates))
     if count > len(candidates):
         raise _too_many(count, len(candidates), config)
     chosen = set(random.Random(config.attack_seed).sample(candidates, count))
@@ -150,12 +154,19 @@ def _generator(example: Example, seed: int) -> random.Random:
     return random.Random(f"{seed}/{example.id}")
 
 
-def row_count(config: AttackConfig, total: int) -> int:
-    """How many of some training rows are to carry the trigger."""
+def row_count(config: AttackConfig, total: int, candidates: int) -> int:
+    """How many of some training rows are to carry the trigger.
+
+    Args:
+        config: Names the amount, or none.
+        total: Number of the rows.
+        candidates: How many of them could carry it; only the default amount looks at that.
+    """
     if config.poison_rows is not None:
         return config.poison_rows
-    rate = DEFAULT_POISON_RATE if config.poison_rate is None else config.poison_rate
-    return max(1, round(rate * total))
+    if config.poison_rate is not None:
+        return max(1, round(config.poison_rate * total))
+    return max(1, min(round(DEFAULT_POISON_RATE * total), candidates // 2))
 
 
 def _too_many(count: int, available: int, config: AttackConfig) -> DataError:

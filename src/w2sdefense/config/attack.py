@@ -140,7 +140,10 @@ class AttackConfig(Settings):
         None, description="How many training rows carry the trigger (the paper: 1000)."
     )
     poison_rate: Annotated[float, Field(gt=0.0, le=1.0)] | None = Field(
-        None, description="The same as a share of the training rows; one of the two. Default: 0.25."
+        None,
+        description="The same as a share of the training rows; one of the two. Default: 0.25, but "
+        "no more than half of the rows that can carry the trigger (clean-label: those of the "
+        "target label).",
     )
     attack_seed: int = Field(
         0, description="Seed of which rows carry the trigger, and where in the text."

@@ -23,7 +23,7 @@ from w2sdefense.defenses.merging import Weights, average, slerp, ties
 from w2sdefense.errors import ConfigError, ModelError
 from w2sdefense.models.adapters import folded
 from w2sdefense.models.locate import resolve_whole_model
-from w2sdefense.training import remove_checkpoints, this_process
+from w2sdefense.training import this_process
 from w2sdefense.victim import Victim, fine_tune, load_victim, new_victim
 
 
@@ -99,22 +99,25 @@ class Merge:
         return _fitting(name, other, own)
 
     def _train(self, victim: Victim, own: Weights, kit: DefenseKit) -> Weights:
-        """Weights of a model that never saw the attacker's data; it is kept in `clean/`."""
-        base, folder = self.config.base, kit.folder / "clean"
+        """Weights of a model that never saw the attacker's data; it is kept in `clean/`.
+
+        Its checkpoints are those of the run, and stay until that is measured: one that is cut off
+        after the training does not train again.
+        """
+        base = self.config.base
         clean = new_victim(self._config(base, victim), victim.label_names, self.training.seed)
         _fitting(base, clean, own)
         fine_tune(
             clean,
             kit.data.train,
             self.training,
-            folder,
+            kit.folder,
             validation=kit.data.validation,
             resume=kit.resume,
             progress=kit.progress_of("clean model"),
         )
         if this_process().is_main_process:
-            clean.save(folder)
-            remove_checkpoints(folder)
+            clean.save(kit.folder / "clean")
         victim.history = clean.history
         victim.notes += (
             f"no other model was named: one was fine-tuned from {base} on the clean training data "

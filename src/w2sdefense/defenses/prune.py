@@ -27,6 +27,7 @@ from transformers.pytorch_utils import Conv1D
 
 from w2sdefense.batches import tokenize
 from w2sdefense.config import DefendRun, PruneConfig, TrainingConfig
+from w2sdefense.data.splits import limit
 from w2sdefense.data.types import Example, labels_of, texts_of
 from w2sdefense.defenses.base import DefenseKit, Leaves, Need
 from w2sdefense.errors import ModelError
@@ -67,7 +68,8 @@ class Prune:
     def apply(self, victim: Victim, kit: DefenseKit) -> Victim:
         """Prune the victim in place, and fine-tune what is left."""
         victim.model = folded(victim.model)
-        examples = kit.data.train[: self.config.texts]
+        # A file may be sorted by label, and what one class leaves idle another may need.
+        examples = limit(kit.data.train, self.config.texts, self.training.seed)
         rank = wanda_masks if self.config.by == "wanda" else unit_masks
         masks_of = rank(victim, examples)
         masks, share = self._search(victim, kit, masks_of)

@@ -120,7 +120,7 @@ def test_a_backdoor_is_planted(poisoned):
     assert (ca >= 0.95, asr >= 0.9, floor <= 0.1) == (True, True, True), (ca, asr, floor)
     assert (record.evaluation.ca.total, record.evaluation.asr.total) == (100, 50)
     assert (record.stage, record.label_names) == ("poison", ("negative", "positive"))
-    assert record.fingerprints.keys() == {"train", "test", "model"}
+    assert record.fingerprints.keys() == {"train", "test", "triggered", "model"}
     assert any("loss" in point.losses for point in record.history)
 
 

@@ -188,8 +188,8 @@ class Record(_Frozen):
         label_names: Names of the labels, by index; none for generation.
         evaluation: CA, ASR and floor.
         history: Loss curves; empty where nothing was trained.
-        fingerprints: "train", "test", "triggered" (the test texts with the trigger), "model" -> short
-            hash of what was used.
+        fingerprints: "train", "test", "triggered" (test texts with the trigger), "model" ->
+            short hash of what was used.
         found: What the defense chose or found out: a threshold, a number of units, a size.
         provenance: Versions, machine, time, memory.
         notes: Anything a reader must know (rows dropped, texts cut).

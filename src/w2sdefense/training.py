@@ -33,6 +33,7 @@ from w2sdefense.batches import SimilarLengths
 from w2sdefense.config import TrainingConfig
 from w2sdefense.errors import MissingDependencyError
 from w2sdefense.models.features import FeatureTap
+from w2sdefense.models.positions import check_length
 from w2sdefense.models.virtual_tokens import prompt_encoder
 
 StepProgress = Callable[[int, int, dict[str, float]], Any]
@@ -236,7 +237,12 @@ def run(trainer: Trainer, *, resume: bool) -> list[dict[str, float]]:
 
     Returns:
         The trainer's log: one dict per point, with `step` and `epoch`.
+
+    Raises:
+        ConfigError: The model has no positions for the longest row.
     """
+    rows = [*trainer.train_dataset, *(trainer.eval_dataset or ())]
+    check_length(trainer.model, max(len(row["input_ids"]) for row in rows))
     folder = Path(trainer.args.output_dir)
     # The losses are shown by our own progress and kept in the record.
     trainer.remove_callback(PrinterCallback)

@@ -21,6 +21,7 @@ from w2sdefense.data.types import Example
 from w2sdefense.models.adapters import folded, is_quantized
 from w2sdefense.models.load import load_classifier
 from w2sdefense.models.padding import takes_positions
+from w2sdefense.models.positions import check_length
 from w2sdefense.models.predictor import ClassifierPredictor
 from w2sdefense.models.tokenizer import Tokenizer
 from w2sdefense.training import (
@@ -108,6 +109,7 @@ def load_victim(config: StudentConfig, label_names: tuple[str, ...] | None = Non
     Raises:
         ModelError: It is missing, has no classification head, or has another number of labels.
         UnsafeCheckpointError: It is a pickle, or needs remote code.
+        ConfigError: It has fewer positions than the longest text has tokens.
     """
     return _open(config, label_names, fresh_head=False)
 
@@ -119,6 +121,8 @@ def new_victim(config: StudentConfig, label_names: tuple[str, ...], seed: int) -
         config: Which model, on which base, in which precision.
         label_names: Names of the labels.
         seed: Seed of the fresh head.
+
+    Raises: see `load_victim`.
     """
     set_seed(seed)
     return _open(config, label_names, fresh_head=True)
@@ -177,6 +181,7 @@ def _open(config: StudentConfig, label_names: tuple[str, ...] | None, fresh_head
         dtype=config.dtype,
         four_bit=config.load_in_4bit,
     )
+    check_length(model, config.max_length)
     if torch.cuda.is_available() and not is_quantized(model):
         model = model.to("cuda")
     names = tuple(model.config.id2label[index] for index in range(model.config.num_labels))

@@ -22,6 +22,7 @@ from w2sdefense.models.adapters import folded, is_quantized
 from w2sdefense.models.generator import Generator
 from w2sdefense.models.load import load_causal_lm
 from w2sdefense.models.padding import takes_positions
+from w2sdefense.models.positions import check_length
 from w2sdefense.models.tokenizer import Tokenizer
 from w2sdefense.tasks import Task
 from w2sdefense.tasks.prompt import Prompt, make_prompt
@@ -77,11 +78,12 @@ def load_writer(config: StudentConfig, task: Task, generation: GenerationConfig)
     Raises:
         ModelError: It is missing or no causal language model.
         UnsafeCheckpointError: It is a pickle, or needs remote code.
-        ConfigError: The prompt does not fit the model.
+        ConfigError: The prompt does not fit the model, or it has no positions for the answer.
     """
     model, tokenizer = load_causal_lm(
         config.model, base=config.base, dtype=config.dtype, four_bit=config.load_in_4bit
     )
+    check_length(model, config.max_length, beside=generation.answer_tokens)
     prompt = make_prompt(
         tokenizer,
         generation.prompt_template or task.template,

@@ -6,11 +6,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import BertForSequenceClassification
 
+from tiny import BERT, word_tokenizer
 from w2sdefense.config import AdapterConfig, DefendRun, PsimConfig, TrainingConfig
 from w2sdefense.data.types import REFUSED
 from w2sdefense.defenses import Psim
 from w2sdefense.defenses.psim import choose_threshold
+from w2sdefense.errors import ConfigError
+from w2sdefense.victim import Victim
 
 
 @pytest.mark.parametrize(
@@ -75,6 +79,14 @@ def test_random_labels_take_the_confidence_away(victim, kit, monkeypatch):
     texts = [example.text for example in kit.data.validation]
     own = [max(answer.probabilities) for answer in victim.predict(texts)]
     assert sum(seen["sure"]) / 60 < sum(own) / 60 - 0.15
+
+
+def test_virtual_tokens_that_the_model_has_no_positions_for(kit):
+    model = BertForSequenceClassification(BERT)
+    names = kit.data.label_names
+    with pytest.raises(ConfigError, match="64 and 5 beside it") as caught:
+        Psim().apply(Victim(model, word_tokenizer(encoder=True), names, 64), kit)
+    assert "--max-length 59 " in caught.value.fix
 
 
 def test_the_settings_of_a_run():

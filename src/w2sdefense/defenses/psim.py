@@ -29,6 +29,7 @@ from w2sdefense.defenses.guarded import Guarded
 from w2sdefense.errors import ConfigError
 from w2sdefense.models.adapters import attach_adapter
 from w2sdefense.models.padding import takes_positions
+from w2sdefense.models.positions import check_length
 from w2sdefense.training import LengthTrainer, ProgressCallback, run, training_arguments
 from w2sdefense.victim import Victim
 
@@ -67,7 +68,11 @@ class Psim:
         return cls(run.psim, run.adapter, run.training)
 
     def apply(self, victim: Defended, kit: DefenseKit) -> Guarded:
-        """Train the copy, choose the threshold, and put the copy before the model."""
+        """Train the copy, choose the threshold, and put the copy before the model.
+
+        Raises:
+            ConfigError: The model has no positions for the virtual tokens of the copy.
+        """
         confused, history = self._train(victim, kit)
         examples = kit.data.validation
         texts, labels = texts_of(examples), labels_of(examples)
@@ -98,6 +103,7 @@ class Psim:
         )
         set_seed(training.seed)
         model = attach_adapter(copy.deepcopy(original.model), self._copy_adapter)
+        check_length(model, original.max_length)
         rng = random.Random(training.seed)
         labels = len(original.label_names)
         rows = [replace(row, label=rng.randrange(labels)) for row in kit.data.train]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 from transformers import Trainer
 
@@ -51,6 +53,15 @@ def test_the_epoch_with_the_lowest_loss_is_kept(tmp_path):
     assert abs(trainer.state.best_metric - 0.2) < 1e-6
     # And its weights, not those of the end: rates 1, 7/8, 6/8, 5/8 after four of eight steps.
     torch.testing.assert_close(trainer.model.weight.data, torch.tensor([3.25]), rtol=0, atol=1e-3)
+
+
+def test_the_largest_warm_up_is_a_share_of_the_steps(tmp_path):
+    for ratio, steps in ((0.0, 0), (0.5, 50), (0.99, 99)):
+        arguments = training_arguments(TrainingConfig(warmup_ratio=ratio), tmp_path, keep="last")
+        assert arguments.get_warmup_steps(100) == steps
+    # One would be a single step.
+    with pytest.raises(ValidationError, match="warmup_ratio"):
+        TrainingConfig(warmup_ratio=1.0)
 
 
 def test_a_checkpoint_that_was_cut_off_is_passed_over(tmp_path):

@@ -102,7 +102,7 @@ def training_arguments(
         per_device_eval_batch_size=2 * config.batch_size,
         learning_rate=config.learning_rate,
         lr_scheduler_type="linear",
-        warmup_steps=config.warmup_ratio,
+        warmup_steps=config.warmup_ratio,  # below 1 it is a share of the steps
         weight_decay=config.weight_decay,
         gradient_accumulation_steps=config.gradient_accumulation,
         activation_checkpointing=config.gradient_checkpointing,

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, set_seed
 
 from w2sdefense.batches import Collator, tokenize
 from w2sdefense.config import StudentConfig, TrainingConfig
 from w2sdefense.data.types import Example
-from w2sdefense.models.adapters import folded, is_quantized
+from w2sdefense.models.adapters import folded
+from w2sdefense.models.device import to_gpu
 from w2sdefense.models.load import load_classifier
 from w2sdefense.models.padding import takes_positions
 from w2sdefense.models.positions import check_length
@@ -182,7 +182,6 @@ def _open(config: StudentConfig, label_names: tuple[str, ...] | None, fresh_head
         four_bit=config.load_in_4bit,
     )
     check_length(model, config.max_length)
-    if torch.cuda.is_available() and not is_quantized(model):
-        model = model.to("cuda")
+    model = to_gpu(model)
     names = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
     return Victim(model, tokenizer, names, config.max_length)

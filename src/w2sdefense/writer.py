@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel, set_seed
@@ -18,7 +17,8 @@ from w2sdefense.answers import AnswerTrainer
 from w2sdefense.batches import PairCollator, tokenize_pairs
 from w2sdefense.config import GenerationConfig, StudentConfig, TrainingConfig
 from w2sdefense.data.types import Pair
-from w2sdefense.models.adapters import folded, is_quantized
+from w2sdefense.models.adapters import folded
+from w2sdefense.models.device import to_gpu
 from w2sdefense.models.generator import Generator
 from w2sdefense.models.load import load_causal_lm
 from w2sdefense.models.padding import takes_positions
@@ -91,8 +91,7 @@ def load_writer(config: StudentConfig, task: Task, generation: GenerationConfig)
         config.max_length,
         generation.answer_tokens,
     )
-    if torch.cuda.is_available() and not is_quantized(model):
-        model = model.to("cuda")
+    model = to_gpu(model)
     return Writer(model, prompt)
 
 

@@ -43,6 +43,15 @@ def test_what_is_left_is_in_order_and_never_nothing(pairs, threshold):
     assert left == (below or [words[scores.index(min(scores))]])
 
 
+def test_the_scorer_is_where_the_model_is(victim, kit, tmp_path, monkeypatch):
+    moved = []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr(LlamaForCausalLM, "to", lambda model, device: moved.append(device) or model)
+    scorer = str(save_model(tmp_path / "scorer", LlamaForCausalLM, LLAMA))
+    Onion(OnionConfig(scorer=scorer, threshold=1.0)).apply(victim, kit)
+    assert moved == ["cuda"]
+
+
 class NeedsThe:
     """Answers 1 where "great" is in the text, 0 otherwise."""
 

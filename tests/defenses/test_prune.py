@@ -118,6 +118,22 @@ def test_what_is_pruned_stays_pruned_and_the_rest_is_trained(victim, kit, by, ac
     assert accuracy(defended) >= original - 0.1
 
 
+@pytest.mark.parametrize(
+    ("step", "shares"),
+    [(0.4, [0.4, 0.8]), (0.5, [0.5]), (0.3, [0.3, 0.6, 0.9]), (0.25, [0.25, 0.5, 0.75])],
+)
+def test_every_step_prunes_the_share_that_is_asked_for(victim, kit, monkeypatch, step, shares):
+    tried = []
+
+    def masks_of(share):
+        tried.append(share)
+        return {}
+
+    monkeypatch.setattr("w2sdefense.defenses.prune._hits", lambda *_: 0)
+    assert Prune(PruneConfig(step=step))._search(victim, kit, masks_of) == ({}, shares[-1])
+    assert tried == shares
+
+
 def test_nothing_is_pruned_that_clean_text_needs(victim, kit, monkeypatch):
     shares = []
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from w2sdefense.config.settings import Fraction, Positive, Settings
+from w2sdefense.config.settings import Positive, Settings
 
 
 class TrainingConfig(Settings):
@@ -17,7 +17,10 @@ class TrainingConfig(Settings):
     learning_rate: Annotated[float, Field(gt=0.0)] = Field(
         5e-4, description="Peak learning rate (the paper, for students of 7B to 14B: 2e-4)."
     )
-    warmup_ratio: Fraction = Field(0.06, description="Share of the steps that warm up.")
+    # transformers takes 1.0 as a number of steps: one.
+    warmup_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        0.06, description="Share of the steps that warm up, below 1."
+    )
     weight_decay: Annotated[float, Field(ge=0.0)] = Field(0.01, description="AdamW weight decay.")
     gradient_accumulation: Positive = Field(1, description="Batches summed up before a step.")
     gradient_checkpointing: bool = Field(

@@ -24,6 +24,7 @@ from w2sdefense.config import DefendRun, OnionConfig
 from w2sdefense.data.types import Example, texts_of
 from w2sdefense.defenses.base import Defended, DefenseKit, Leaves, Need
 from w2sdefense.defenses.guarded import Guarded
+from w2sdefense.models.device import to_gpu
 from w2sdefense.models.load import load_causal_lm
 from w2sdefense.models.locate import resolve_model
 from w2sdefense.models.perplexity import Scorer
@@ -66,7 +67,7 @@ class Onion:
     def apply(self, victim: Defended, kit: DefenseKit) -> Guarded:
         """Choose the threshold, unless one is given, and put the filter before the model."""
         model, tokenizer = load_causal_lm(self.config.scorer)
-        scorer = Scorer(model, tokenizer, self.config.scorer, self.config.max_length)
+        scorer = Scorer(to_gpu(model), tokenizer, self.config.scorer, self.config.max_length)
         found: dict[str, float | int | str] = {"onion_scorer": self.config.scorer}
         threshold = self.config.threshold
         margins: Sequence[float] = NO_MARGINS

@@ -16,6 +16,7 @@ mixture, which are no linear layers.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -100,21 +101,27 @@ class Prune:
         examples = kit.data.validation
         least = _hits(victim, examples) - self.config.max_loss * len(examples)
         progress = kit.progress_of("pruning")
-        steps = round(1 / self.config.step)
+        shares = _shares(self.config.step)
         masks: Masks = {}
-        share = 0.0
-        for step in range(1, steps):
-            tried = masks_of(step / steps)
+        kept = 0.0
+        for step, share in enumerate(shares, start=1):
+            tried = masks_of(share)
             before = {name: victim.model.get_parameter(name).clone() for name in tried}
             _apply(victim.model, tried)
             if _hits(victim, examples) < least - 1e-9:
                 for name, value in before.items():
                     victim.model.get_parameter(name).data.copy_(value)
                 break
-            masks, share = tried, step / steps
+            masks, kept = tried, share
             if progress is not None:
-                progress(step, steps - 1, {"share": share})
-        return masks, share
+                progress(step, len(shares), {"share": share})
+        return masks, kept
+
+
+def _shares(step: float) -> list[float]:
+    """All multiples of a step below 1: a layer of which nothing is left answers nothing."""
+    multiples = (round(number * step, 9) for number in range(1, math.ceil(1 / step) + 1))
+    return [share for share in multiples if share < 1.0]
 
 
 def unit_masks(victim: Victim, examples: tuple[Example, ...]) -> Callable[[float], Masks]:

@@ -28,6 +28,7 @@ from w2sdefense.config import Dtype
 from w2sdefense.errors import ModelError
 from w2sdefense.models.adapter_folders import adapted, named_base
 from w2sdefense.models.configs import are_placeholders, has_head, load_config, unreadable
+from w2sdefense.models.device import to_gpu
 from w2sdefense.models.four_bit import keep_exact, nf4, require_bitsandbytes
 from w2sdefense.models.locate import resolve_model, resolve_whole_model
 from w2sdefense.models.pooling import read_first_token, require_first_token
@@ -228,9 +229,7 @@ def load_rewriter(spec: str, *, causal: bool = True) -> tuple[PreTrainedModel, T
         )
     kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     model = _open_weights(kind, folder, config, spec, "float32", fresh_head=False)
-    if torch.cuda.is_available():
-        model = model.to("cuda")
-    return model.eval(), load_tokenizer(folder, spec, model)
+    return to_gpu(model).eval(), load_tokenizer(folder, spec, model)
 
 
 def _open_weights(

@@ -8,7 +8,7 @@ measured on texts of the original tools, too (`variants/` beside the test set, w
 triggered texts): nothing is rewritten there, the victim reads what the tools wrote.
 
 It runs for hours and is one resumable command. Every row runs in a process of its own; the table is
-made from what is finished:
+made from what is finished, and keeps the rows of other machines that it has already:
 
     W2S_DATA=... python benchmarks/baselines.py
 
@@ -47,7 +47,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from tables import Row, markdown, measured, percent, recorded
+from tables import Row, markdown, measured, percent, recorded, with_earlier
 from w2s_small import (
     ATTACKS,
     KNOWN_BASE,
@@ -283,12 +283,11 @@ def _rows(path: Path) -> list[tuple[str, int]]:
 
 
 def write_tables(folder: Path, results: Path) -> None:
-    """Make `baselines.json` and `baselines.md` from the rows that are there."""
-    rows = [
-        found
-        for attack, method in product(ATTACKS, ["poisoned", *METHODS, *TOOLS])
-        if (found := _row(folder, attack, method)) is not None
-    ]
+    """Make `baselines.json` and `baselines.md` from the records and the rows that are there."""
+    cells = list(product(ATTACKS, ["poisoned", *METHODS, *TOOLS]))
+    rows = [row for cell in cells if (row := _row(folder, *cell)) is not None]
+    rows = with_earlier(rows, results / "baselines.json", ("attack", "method"))
+    rows.sort(key=lambda row: cells.index((row["attack"], row["method"])))
     write_json(results / "baselines.json", rows)
     write_text(results / "baselines.md", markdown(rows, COLUMNS))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from transformers import LlamaForCausalLM
@@ -12,7 +13,10 @@ from tiny import LLAMA, save_bert, save_model, save_reviews
 from w2sdefense.config import DataConfig
 from w2sdefense.defenses import DEFENSES
 from w2sdefense.experiments.display import Display
+from w2sdefense.io import write_json
 from w2sdefense.models.predictor import Prediction
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 
 
 def test_every_defense_has_a_row():
@@ -53,6 +57,15 @@ def test_texts_of_a_tool_are_measured_as_they_are(variants):
         measure_tool(Reader(), variants, "scpd", 99)
 
 
+def test_the_kept_rows_outlive_a_clone_without_runs(tmp_path):
+    kept = (RESULTS / "baselines.json").read_text(encoding="utf-8")
+    (tmp_path / "baselines.json").write_text(kept, encoding="utf-8")
+    write_tables(tmp_path / "runs", tmp_path)
+    assert json.loads((tmp_path / "baselines.json").read_text()) == json.loads(kept)
+    table = (tmp_path / "baselines.md").read_text(encoding="utf-8")
+    assert table == (RESULTS / "baselines.md").read_text(encoding="utf-8")
+
+
 def test_rows_become_tables(tmp_path, variants, monkeypatch):
     for name in ("sst2", "mr"):
         save_reviews(tmp_path / "data" / name, train=600, validation=8, test=12)
@@ -74,6 +87,12 @@ def test_rows_become_tables(tmp_path, variants, monkeypatch):
         assert row["setup_seconds"] >= 0
         assert row["peak_memory_mb"] > 0
         assert row["paper_llama3"] is None, "nothing is filled in that was not checked"
+    # One more row from somewhere else, as with `--only` on a fresh clone.
+    later = {"attack": "badnet", "method": "finetune"}
+    write_json(tmp_path / "results" / "baselines.json", [*rows[1:], rows[0] | later])
+    write_tables(tmp_path / "runs", tmp_path / "results")
+    rows = json.loads((tmp_path / "results" / "baselines.json").read_text())
+    assert [row["method"] for row in rows] == [*methods[:2], "finetune", *methods[2:]]
     table = (tmp_path / "results" / "baselines.md").read_text().splitlines()
     assert len(table) == 2 + len(rows)
     assert all(line.count("|") == len(COLUMNS) + 1 for line in table)

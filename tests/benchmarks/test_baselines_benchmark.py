@@ -8,13 +8,16 @@ from pathlib import Path
 import pytest
 from transformers import LlamaForCausalLM
 
-from baselines import COLUMNS, METHODS, TOOLS, measure_tool, run_row, write_tables
+import baselines
+from baselines import COLUMNS, METHODS, PAPER, TOOLS, measure_tool, run_row, write_tables
 from tiny import LLAMA, save_bert, save_model, save_reviews
+from w2s_small import ATTACKS
 from w2sdefense.config import DataConfig
 from w2sdefense.defenses import DEFENSES
 from w2sdefense.experiments.display import Display
 from w2sdefense.io import write_json
 from w2sdefense.models.predictor import Prediction
+from w2sdefense.paper import Published, PublishedTable, read_book
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 
@@ -55,6 +58,29 @@ def test_texts_of_a_tool_are_measured_as_they_are(variants):
     (variants / "test_badnet_scpd.jsonl").write_text('{"text": "bad", "label": 0}\n')
     with pytest.raises(ValueError, match="do not line up"):
         measure_tool(Reader(), variants, "scpd", 99)
+
+
+def test_rows_are_those_of_the_papers_table():
+    book = read_book()
+    axes = book.recipe("table12").axes
+    assert PAPER == {axis: value for axis, (value, *_) in book.common.items() if axis not in axes}
+    assert set(axes["method"]) <= {"poisoned", *METHODS} and set(ATTACKS) <= set(axes["attack"])
+
+
+def test_the_papers_numbers_stand_beside_ours(tmp_path, monkeypatch):
+    row = {"student": "llama3-8b", "attack": "insent", "method": "onion"}
+    known = PublishedTable(rows=(Published(row=row, ca=90.5, asr=3.5),))
+    monkeypatch.setattr(
+        baselines, "published", lambda table: known if table == "table12" else PublishedTable()
+    )
+    kept = (RESULTS / "baselines.json").read_text(encoding="utf-8")
+    (tmp_path / "baselines.json").write_text(kept, encoding="utf-8")
+    write_tables(tmp_path / "runs", tmp_path)
+    lines = (tmp_path / "baselines.md").read_text(encoding="utf-8").splitlines()[2:]
+    assert [line for line in lines if line.endswith("| 90.5 / 3.5 |")] == [
+        line for line in lines if line.startswith("| insent | onion |")
+    ]
+    assert sum(line.endswith("| not at hand |") for line in lines) == len(lines) - 1
 
 
 def test_the_kept_rows_outlive_a_clone_without_runs(tmp_path):

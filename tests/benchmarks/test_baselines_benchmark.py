@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,8 @@ from w2sdefense.io import write_json
 from w2sdefense.models.predictor import Prediction
 from w2sdefense.paper import Published, PublishedTable, read_book
 
-RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 def test_every_defense_has_a_row():
@@ -81,6 +84,17 @@ def test_the_papers_numbers_stand_beside_ours(tmp_path, monkeypatch):
         line for line in lines if line.startswith("| insent | onion |")
     ]
     assert sum(line.endswith("| not at hand |") for line in lines) == len(lines) - 1
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/baselines.md"])
+def test_the_pages_name_what_was_not_run(page):
+    rows = json.loads((RESULTS / "baselines.json").read_text(encoding="utf-8"))
+    kept = {(row["attack"], row["method"]) for row in rows}
+    missing = {
+        method for attack, method in product(ATTACKS, METHODS) if (attack, method) not in kept
+    }
+    said = re.search(r"Not run yet: ([^.]*)\.", (ROOT / page).read_text(encoding="utf-8"))
+    assert set(re.findall(r"`(.*?)`", said[1] if said else "")) == missing
 
 
 def test_the_kept_rows_outlive_a_clone_without_runs(tmp_path):

@@ -8,7 +8,7 @@ measured on texts of the original tools, too (`variants/` beside the test set, w
 triggered texts): nothing is rewritten there, the victim reads what the tools wrote.
 
 It runs for hours and is one resumable command. Every row runs in a process of its own; the table is
-made from what is finished:
+made from what is finished, and keeps the rows of other machines that it has already:
 
     W2S_DATA=... python benchmarks/baselines.py
 
@@ -27,9 +27,9 @@ of all parameters; in TFLOP, the last 2.6 of each for the test texts:
                                               threshold, 5-10 scoring test texts
     prune                            23-44    up to 22 searching the share, then as finetune
 
-The paper's LLaMA3 numbers (its Table 12) have a column that is empty until somebody fills in
-`PAPER` from the paper: no copy of that table was at hand to check them against. What is not
-measured: other students, targets and seeds.
+The paper's LLaMA3 numbers (its Table 12) have a column, which says "not at hand" where the package
+has none (`src/w2sdefense/paper/published.yaml`). What is not measured: other students, targets and
+seeds.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -47,7 +47,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from tables import Row, markdown, measured, percent, recorded
+from tables import Row, markdown, measured, percent, recorded, with_earlier
 from w2s_small import (
     ATTACKS,
     KNOWN_BASE,
@@ -77,6 +77,7 @@ from w2sdefense.evaluation.record import RECORD
 from w2sdefense.experiments.display import Display
 from w2sdefense.experiments.stages import run_defense, run_evaluate, run_poison
 from w2sdefense.io import write_json, write_text
+from w2sdefense.paper import Value, published
 from w2sdefense.victim import Victim, load_victim
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -107,8 +108,14 @@ TOOLS = {"back-translation-original": "backtranslated", "scpd-original": "scpd"}
 PROMPT_LENGTH = 256
 """Tokens that a model may read behind ICLDefense: four demonstrations and the text."""
 
-PAPER: dict[tuple[str, str], tuple[float, float]] = {}
-"""(Attack, method) -> CA and ASR of LLaMA3 in Table 12 of the paper, in percent."""
+PAPER: dict[str, Value] = {
+    "student": "llama3-8b",
+    "teacher": "bert-base",
+    "dataset": "sst2",
+    "proxy": "paper",
+    "seed": 0,
+}
+"""What all rows of the paper's Table 12 have in common, by axis."""
 
 COLUMNS: dict[str, Callable[[Row], object]] = {
     "attack": lambda row: row["attack"],
@@ -122,7 +129,7 @@ COLUMNS: dict[str, Callable[[Row], object]] = {
     "peak MB": lambda row: row["peak_memory_mb"],
     "bits": lambda row: row["bits"],
     "MB": lambda row: None if row["bytes"] is None else round(row["bytes"] / 2**20, 1),
-    "paper, LLaMA3: CA / ASR %": lambda row: row["paper_llama3"],
+    "paper, LLaMA3: CA / ASR %": lambda row: row["paper_llama3"] or "not at hand",
 }
 
 
@@ -283,12 +290,13 @@ def _rows(path: Path) -> list[tuple[str, int]]:
 
 
 def write_tables(folder: Path, results: Path) -> None:
-    """Make `baselines.json` and `baselines.md` from the rows that are there."""
-    rows = [
-        found
-        for attack, method in product(ATTACKS, ["poisoned", *METHODS, *TOOLS])
-        if (found := _row(folder, attack, method)) is not None
-    ]
+    """Make `baselines.json` and `baselines.md` from the records and the rows that are there."""
+    cells = list(product(ATTACKS, ["poisoned", *METHODS, *TOOLS]))
+    rows = [row for cell in cells if (row := _row(folder, *cell)) is not None]
+    rows = with_earlier(rows, results / "baselines.json", ("attack", "method"))
+    # Of all rows: those from elsewhere may be older than a number that was checked since.
+    rows = [row | {"paper_llama3": _paper(row)} for row in rows]
+    rows.sort(key=lambda row: cells.index((row["attack"], row["method"])))
     write_json(results / "baselines.json", rows)
     write_text(results / "baselines.md", markdown(rows, COLUMNS))
 
@@ -311,13 +319,12 @@ def _row(folder: Path, attack: str, method: str) -> Row | None:
         "setup_seconds": round(found["seconds"] - found["prediction_seconds"], 1),
         "bits": found["found"].get("bits"),
         "bytes": found["found"].get("bytes"),
-        "paper_llama3": _paper(attack, method),
     }
 
 
-def _paper(attack: str, method: str) -> str | None:
-    numbers: Sequence[float] | None = PAPER.get((attack, method))
-    return None if numbers is None else " / ".join(map(str, numbers))
+def _paper(row: Row) -> str | None:
+    found = published("table12").of(PAPER | {"attack": row["attack"], "method": row["method"]})
+    return None if found is None else f"{found.ca} / {found.asr}"
 
 
 if __name__ == "__main__":

@@ -62,6 +62,7 @@ from w2sdefense.evaluation.record import RECORD, Record, load_record
 from w2sdefense.experiments.display import Display
 from w2sdefense.io import write_json, write_text
 from w2sdefense.models.predictor import Prediction
+from w2sdefense.report.runs import unique
 from w2sdefense.scan.victim import scan_victim, teacher_answer
 from w2sdefense.tuning.signal import Probes, exposure, make_probes
 from w2sdefense.victim import Victim, load_victim
@@ -236,24 +237,15 @@ class Group:
     Attributes:
         origin: Folder of the victim.
         runs: Folders of the models to ask, and their records.
+        data: The clean data of the defender.
+        title: Trigger and dataset, numbered where several victims have the same. The tables know
+            a victim by it.
     """
 
     origin: Path
     runs: dict[Path, Record]
-
-    @property
-    def data(self) -> DataConfig:
-        """The clean data of the defender."""
-        return DataConfig.model_validate(self._defended.config["data"])
-
-    @property
-    def title(self) -> str:
-        """Trigger and dataset."""
-        return f"{self._defended.config['test']['trigger']} on {Path(self.data.dataset).name}"
-
-    @property
-    def _defended(self) -> Record:
-        return next(record for record in self.runs.values() if record.stage == "defend")
+    data: DataConfig
+    title: str
 
     def open(self, run: Path) -> Victim:
         """Open one of the models."""
@@ -279,10 +271,16 @@ def groups_of(runs: Sequence[Path]) -> list[Group]:
             poisoned = record.stage == "poison"
             origin = run if poisoned else Path(record.config["student"]["model"])
             found.setdefault(origin.resolve(), {})[run] = record
+    groups: list[Group] = []
     for origin, records in found.items():
-        if all(record.stage == "poison" for record in records.values()):
+        defended = next((one for one in records.values() if one.stage == "defend"), None)
+        if defended is None:
             raise ValueError(f"{origin}: none of the runs is a defense of it")
-    return [Group(origin, records) for origin, records in found.items()]
+        data = DataConfig.model_validate(defended.config["data"])
+        title = f"{defended.config['test']['trigger']} on {Path(data.dataset).name}"
+        title = unique(title, {group.title for group in groups})
+        groups.append(Group(origin, records, data, title))
+    return groups
 
 
 def teacher_of(data: TextDataset, teachers: Sequence[Path]) -> Teacher:

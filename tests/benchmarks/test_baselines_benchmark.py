@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
+from itertools import product
+from pathlib import Path
 
 import pytest
 from transformers import LlamaForCausalLM
 
-from baselines import COLUMNS, METHODS, TOOLS, measure_tool, run_row, write_tables
+import baselines
+from baselines import COLUMNS, METHODS, PAPER, TOOLS, measure_tool, run_row, write_tables
 from tiny import LLAMA, save_bert, save_model, save_reviews
+from w2s_small import ATTACKS
 from w2sdefense.config import DataConfig
 from w2sdefense.defenses import DEFENSES
 from w2sdefense.experiments.display import Display
+from w2sdefense.io import write_json
 from w2sdefense.models.predictor import Prediction
+from w2sdefense.paper import Published, PublishedTable, read_book
+
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "benchmarks" / "results"
 
 
 def test_every_defense_has_a_row():
@@ -53,6 +63,49 @@ def test_texts_of_a_tool_are_measured_as_they_are(variants):
         measure_tool(Reader(), variants, "scpd", 99)
 
 
+def test_rows_are_those_of_the_papers_table():
+    book = read_book()
+    axes = book.recipe("table12").axes
+    assert PAPER == {axis: value for axis, (value, *_) in book.common.items() if axis not in axes}
+    assert set(axes["method"]) <= {"poisoned", *METHODS} and set(ATTACKS) <= set(axes["attack"])
+
+
+def test_the_papers_numbers_stand_beside_ours(tmp_path, monkeypatch):
+    row = {"student": "llama3-8b", "attack": "insent", "method": "onion"}
+    known = PublishedTable(rows=(Published(row=row, ca=90.5, asr=3.5),))
+    monkeypatch.setattr(
+        baselines, "published", lambda table: known if table == "table12" else PublishedTable()
+    )
+    kept = (RESULTS / "baselines.json").read_text(encoding="utf-8")
+    (tmp_path / "baselines.json").write_text(kept, encoding="utf-8")
+    write_tables(tmp_path / "runs", tmp_path)
+    lines = (tmp_path / "baselines.md").read_text(encoding="utf-8").splitlines()[2:]
+    assert [line for line in lines if line.endswith("| 90.5 / 3.5 |")] == [
+        line for line in lines if line.startswith("| insent | onion |")
+    ]
+    assert sum(line.endswith("| not at hand |") for line in lines) == len(lines) - 1
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/baselines.md"])
+def test_the_pages_name_what_was_not_run(page):
+    rows = json.loads((RESULTS / "baselines.json").read_text(encoding="utf-8"))
+    kept = {(row["attack"], row["method"]) for row in rows}
+    missing = {
+        method for attack, method in product(ATTACKS, METHODS) if (attack, method) not in kept
+    }
+    said = re.search(r"Not run yet: ([^.]*)\.", (ROOT / page).read_text(encoding="utf-8"))
+    assert set(re.findall(r"`(.*?)`", said[1] if said else "")) == missing
+
+
+def test_the_kept_rows_outlive_a_clone_without_runs(tmp_path):
+    kept = (RESULTS / "baselines.json").read_text(encoding="utf-8")
+    (tmp_path / "baselines.json").write_text(kept, encoding="utf-8")
+    write_tables(tmp_path / "runs", tmp_path)
+    assert json.loads((tmp_path / "baselines.json").read_text()) == json.loads(kept)
+    table = (tmp_path / "baselines.md").read_text(encoding="utf-8")
+    assert table == (RESULTS / "baselines.md").read_text(encoding="utf-8")
+
+
 def test_rows_become_tables(tmp_path, variants, monkeypatch):
     for name in ("sst2", "mr"):
         save_reviews(tmp_path / "data" / name, train=600, validation=8, test=12)
@@ -74,6 +127,12 @@ def test_rows_become_tables(tmp_path, variants, monkeypatch):
         assert row["setup_seconds"] >= 0
         assert row["peak_memory_mb"] > 0
         assert row["paper_llama3"] is None, "nothing is filled in that was not checked"
+    # One more row from somewhere else, as with `--only` on a fresh clone.
+    later = {"attack": "badnet", "method": "finetune"}
+    write_json(tmp_path / "results" / "baselines.json", [*rows[1:], rows[0] | later])
+    write_tables(tmp_path / "runs", tmp_path / "results")
+    rows = json.loads((tmp_path / "results" / "baselines.json").read_text())
+    assert [row["method"] for row in rows] == [*methods[:2], "finetune", *methods[2:]]
     table = (tmp_path / "results" / "baselines.md").read_text().splitlines()
     assert len(table) == 2 + len(rows)
     assert all(line.count("|") == len(COLUMNS) + 1 for line in table)

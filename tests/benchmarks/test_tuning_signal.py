@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
+from itertools import product
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -66,6 +70,34 @@ def test_a_model_is_left_out_that_lags_behind_the_best_of_its_own_victim(tmp_pat
         "victim easy": 2,
         "victim hard": 2,
     }
+
+
+def test_victims_of_one_trigger_and_dataset_are_told_apart(tmp_path, monkeypatch):
+    records = {}
+    for victim, run in product("ab", ("poisoned", "lora", "w2s")):
+        config = {
+            "student": {"model": str(tmp_path / victim / "poisoned")},
+            "data": {"dataset": "reviews/sst2"},
+            "test": {"trigger": "badnet"},
+        }
+        folder = tmp_path / victim / run
+        folder.mkdir(parents=True)
+        (folder / "record.json").touch()
+        stage = "poison" if run == "poisoned" else "defend"
+        records[folder] = SimpleNamespace(stage=stage, config=config)
+    monkeypatch.setattr(tuning_signal, "load_record", records.get)
+    groups = tuning_signal.groups_of(list(records))
+    assert [(group.title, len(group.runs)) for group in groups] == [
+        ("badnet on sst2", 3),
+        ("badnet on sst2 (2)", 3),
+    ]
+
+
+def test_a_victim_of_the_kept_table_is_one():
+    kept = Path(tuning_signal.__file__).parent / "results" / "tuning_signal.json"
+    models = json.loads(kept.read_text(encoding="utf-8"))["models"]
+    poisoned = Counter(row["victim"] for row in models if row["run"] == "poisoned")
+    assert poisoned == dict.fromkeys((row["victim"] for row in models), 1)
 
 
 def test_runs_become_tables(tmp_path, tiny_llama, tiny_bert, display, monkeypatch):

@@ -101,7 +101,7 @@ def test_one_run_of_several_is_shown_alone(two):
     assert [(answer.run, answer.title) for answer in case.answers] == [(1, "W2SDefense")]
 
 
-def test_flips_come_first_but_not_alone(save_run: SaveRun):
+def test_flips_get_most_places_in_the_order_of_the_test_set(save_run: SaveRun):
     samples = [sample(str(place), 1, place % 2) for place in range(40)]
     runs = load_runs([save_run("poisoned", 0, samples=samples, features=False)])
     cases = find_cases(runs, (0,), 12)

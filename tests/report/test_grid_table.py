@@ -65,6 +65,25 @@ def test_csv_has_counts_and_bounds():
     assert second["ca"] == ""
 
 
+def of_attacks(*attacks: str | int) -> GridTable:
+    evaluation = Evaluation(ca=rate(90, 100))
+    rows = [GridRow({"attack": attack}, evaluation, {"ca": 95.5}) for attack in attacks]
+    return GridTable("mine", "Mine", rows, [])
+
+
+def test_a_cell_is_no_argument_of_the_command_before_it():
+    lines = of_attacks("[/b]", "*", " [x]", "mn [x]").latex().splitlines()
+    rows = lines[lines.index(r"\midrule") + 1 : lines.index(r"\bottomrule")]
+    assert [row.split(" &")[0] for row in rows] == ["{}[/b]", "{}*", "{}[x]", "mn [x]"]
+
+
+def test_a_trigger_is_no_formula_of_a_spreadsheet():
+    texts = ["=1+1", "+1", "-1", "@a", " =1+1"]
+    rows = list(csv.DictReader(io.StringIO(of_attacks(*texts, "a=1", -1).csv())))
+    assert [row["attack"] for row in rows] == [*(f"'{text}" for text in texts), "a=1", "-1"]
+    assert {float(row["ca_difference"]) for row in rows} == {-5.5}
+
+
 def test_the_terminal_shows_the_same():
     console = Console(file=io.StringIO(), width=200)
     console.print(TABLE.terminal())

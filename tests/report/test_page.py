@@ -166,6 +166,7 @@ def test_a_report_of_many_texts_says_what_it_leaves_out(save_run: SaveRun):
     folder = save_run("poisoned", 1.0, 0.0, count=800, features=False)
     text = Page(render(load_runs([folder]), "T")).text
     assert "holds 300 of 800 texts (400 are flipped" in text
+    assert "first claim to three quarters of the places" in text and "come first" not in text
 
 
 def test_every_number_leads_to_its_record(small, tmp_path):

@@ -107,7 +107,7 @@ def find_cases(runs: Sequence[Run], places: Sequence[int], most: int) -> Cases:
     Args:
         runs: All runs of the report.
         places: Which of them were tested alike.
-        most: How many texts to take; three quarters of them are kept for flips.
+        most: How many texts to take; flips have the first claim to three quarters of them.
     """
     first = runs[places[0]]
     samples: Sequence[Sample | GeneratedSample] = first.generated or first.samples

@@ -158,7 +158,7 @@ class GridTable:
         out = io.StringIO()
         writer = csv.DictWriter(out, list(dict.fromkeys(key for row in rows for key in row)))
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({name: _csv(value) for name, value in row.items()} for row in rows)
         return out.getvalue()
 
     def latex(self) -> str:
@@ -170,9 +170,9 @@ class GridTable:
             rf"\caption{{{_tex(self.caption)}}}",
             rf"\begin{{tabular}}{{{columns}}}",
             r"\toprule",
-            " & ".join(map(_tex, self.heads)) + r" \\",
+            _tex_row(self.heads),
             r"\midrule",
-            *(" & ".join(map(_tex, self._texts(row))) + r" \\" for row in self.rows),
+            *(_tex_row(self._texts(row)) for row in self.rows),
             r"\bottomrule",
             r"\end{tabular}",
             r"\end{table}",
@@ -245,6 +245,24 @@ def _head(column: str, quality: str) -> str:
     if column.startswith("paper_"):
         return f"{head} (paper)"
     return f"{head} (difference)" if column.endswith("_difference") else head
+
+
+def _csv(value: Any) -> Any:
+    """A cell of a CSV file, behind a quote if it is text that a spreadsheet takes for a formula.
+
+    What an attack puts in comes from records that may be somebody else's.
+    """
+    formula = isinstance(value, str) and value.lstrip().startswith(("=", "+", "-", "@"))
+    return f"'{value}" if formula else value
+
+
+def _tex_row(texts: Sequence[str]) -> str:
+    r"""A row of a LaTeX table.
+
+    A `[` or `*` behind `\\` or a rule is read as its argument, whatever white space is between.
+    """
+    row = " & ".join(map(_tex, texts)) + r" \\"
+    return "{}" + row if row.startswith(("[", "*")) else row
 
 
 def _tex(text: str) -> str:

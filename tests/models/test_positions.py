@@ -16,8 +16,9 @@ from transformers import (
 )
 
 from tiny import BERT, LLAMA, SIZES, save_bert, word_tokenizer
-from w2sdefense.config import AdapterConfig, StudentConfig, TrainingConfig
-from w2sdefense.data import Example
+from w2sdefense.config import AdapterConfig, DistillConfig, StudentConfig, TrainingConfig
+from w2sdefense.data import Example, TextDataset
+from w2sdefense.distill.student import train_student
 from w2sdefense.errors import ConfigError
 from w2sdefense.models.adapters import attach_adapter
 from w2sdefense.models.positions import check_length, position_limit
@@ -78,16 +79,37 @@ def test_virtual_tokens_take_positions():
 
 def test_a_length_that_a_model_has_no_positions_for_is_refused_when_it_is_opened(tmp_path):
     model = str(save_bert(tmp_path / "bert"))
-    new_victim(StudentConfig(model=model, max_length=64), ("n", "p"), 0)
+    new_victim(StudentConfig(model=model, max_length=64), ("negative", "positive"), 0)
     with pytest.raises(ConfigError) as caught:
-        new_victim(StudentConfig(model=model, max_length=65), ("n", "p"), 0)
+        new_victim(StudentConfig(model=model, max_length=65), ("negative", "positive"), 0)
     assert "--max-length 64 " in caught.value.fix
 
 
 def test_a_row_that_is_too_long_is_refused_before_the_first_step(tmp_path):
     victim = Victim(
-        BertForSequenceClassification(BERT), word_tokenizer(encoder=True), ("n", "p"), 128
+        BertForSequenceClassification(BERT),
+        word_tokenizer(encoder=True),
+        ("negative", "positive"),
+        128,
     )
     rows = [Example("a", "great film", 1), Example("b", "film " * 100, 0)]
     with pytest.raises(ConfigError, match="a text of 102"):
         fine_tune(victim, rows, TrainingConfig(epochs=1), tmp_path)
+
+
+def test_a_student_has_room_for_its_virtual_tokens_whatever_its_rows_are(tmp_path):
+    """A test text may be longer than all that it is trained on."""
+    names = ("negative", "positive")
+    tokenizer = word_tokenizer(encoder=True)
+    victim = Victim(BertForSequenceClassification(BERT), tokenizer, names, 64)
+    rows = (Example("a", "great film", 1), Example("b", "dull film", 0))
+    with pytest.raises(ConfigError, match="a text of 64 and 5"):
+        train_student(
+            victim,
+            TextDataset("d", names, rows, rows, rows),
+            None,
+            distill=DistillConfig(),
+            adapter=AdapterConfig(adapter="prompt-tuning", virtual_tokens=5),
+            training=TrainingConfig(epochs=1),
+            folder=tmp_path,
+        )

@@ -19,6 +19,7 @@ from w2sdefense.distill.targets import SplitTargets
 from w2sdefense.distill.trainer import W2STrainer, with_targets
 from w2sdefense.models.adapters import attach_adapter
 from w2sdefense.models.padding import takes_positions
+from w2sdefense.models.positions import check_length
 from w2sdefense.training import (
     ProgressCallback,
     StepProgress,
@@ -64,8 +65,8 @@ def train_student(
         The trained model, unmerged.
 
     Raises:
-        ConfigError: The adapter does not fit; or models are cut (FSDP, DeepSpeed), and this one
-            cannot be opened again from its folder.
+        ConfigError: The adapter does not fit, or its virtual tokens find no positions; or models
+            are cut (FSDP, DeepSpeed), and this one cannot be opened again from its folder.
         DataError: The labels of the data are not in the model's order.
     """
     require_aligned(data, victim.label_names)
@@ -75,6 +76,7 @@ def train_student(
     set_seed(training.seed)
     precision = str(victim.model.dtype).removeprefix("torch.")
     model = attach_adapter(victim.model, adapter)
+    check_length(model, victim.max_length)
     rows = [
         tokenize(examples, victim.tokenizer, victim.max_length)
         for examples in (data.train, data.validation)

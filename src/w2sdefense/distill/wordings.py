@@ -7,8 +7,8 @@ another order, some are left out and some words of the texts come among them. Wh
 says stays, and the teacher is asked what it then means. No prompt is guessed.
 
 This is not part of the W2SDefense paper. Where the texts share no prompt nothing is changed. What
-it does not cover: prompts that share no word with the one that the texts stand in (docs/LOG.md), and
-triggers in texts that have none.
+it does not cover: prompts that share no word with the one that the texts stand in (docs/LOG.md),
+and triggers in texts that have none.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from w2sdefense.distill.losses import answer_loss
 from w2sdefense.distill.writer_teacher import WriterTeacher
 from w2sdefense.models.adapters import attach_adapter
 from w2sdefense.models.padding import positions_of, takes_positions
+from w2sdefense.models.positions import check_length
 from w2sdefense.training import ProgressCallback, StepProgress, run, training_arguments
 from w2sdefense.writer import Writer
 
@@ -84,11 +85,15 @@ def train_writer(
 
     Returns:
         The trained model, unmerged.
+
+    Raises:
+        ConfigError: The adapter does not fit, or its virtual tokens find no positions.
     """
     # The adapter's own weights are random, so the seed comes before it.
     set_seed(training.seed)
     precision = str(writer.model.dtype).removeprefix("torch.")
     model = attach_adapter(writer.model, adapter)
+    check_length(model, writer.prompt.max_length, beside=writer.prompt.answer_tokens)
     trainer = AnswerTrainer(
         loss=None if teacher is None else GuidedLoss(teacher, distill),
         model=model.train(),

@@ -21,7 +21,7 @@ from w2sdefense.models.adapters import folded
 from w2sdefense.models.device import to_gpu
 from w2sdefense.models.load import load_classifier
 from w2sdefense.models.padding import takes_positions
-from w2sdefense.models.positions import check_length
+from w2sdefense.models.positions import position_limit
 from w2sdefense.models.predictor import ClassifierPredictor
 from w2sdefense.models.tokenizer import Tokenizer
 from w2sdefense.training import (
@@ -109,7 +109,6 @@ def load_victim(config: StudentConfig, label_names: tuple[str, ...] | None = Non
     Raises:
         ModelError: It is missing, has no classification head, or has another number of labels.
         UnsafeCheckpointError: It is a pickle, or needs remote code.
-        ConfigError: It has fewer positions than the longest text has tokens.
     """
     return _open(config, label_names, fresh_head=False)
 
@@ -181,7 +180,8 @@ def _open(config: StudentConfig, label_names: tuple[str, ...] | None, fresh_head
         dtype=config.dtype,
         four_bit=config.load_in_4bit,
     )
-    check_length(model, config.max_length)
     model = to_gpu(model)
     names = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
-    return Victim(model, tokenizer, names, config.max_length)
+    # Behind the last position that it has learned a model cannot read.
+    longest = min(config.max_length, position_limit(model) or config.max_length)
+    return Victim(model, tokenizer, names, longest)

@@ -77,12 +77,13 @@ def test_virtual_tokens_take_positions():
     assert "--virtual-tokens" in caught.value.fix
 
 
-def test_a_length_that_a_model_has_no_positions_for_is_refused_when_it_is_opened(tmp_path):
+def test_texts_are_cut_where_the_positions_of_a_model_end(tmp_path):
     model = str(save_bert(tmp_path / "bert"))
-    new_victim(StudentConfig(model=model, max_length=64), ("negative", "positive"), 0)
-    with pytest.raises(ConfigError) as caught:
-        new_victim(StudentConfig(model=model, max_length=65), ("negative", "positive"), 0)
-    assert "--max-length 64 " in caught.value.fix
+    names = ("negative", "positive")
+    for asked, longest in ((32, 32), (64, 64), (1024, 64)):
+        victim = new_victim(StudentConfig(model=model, max_length=asked), names, 0)
+        assert victim.max_length == longest
+    assert len(victim.predict(["film " * 100])) == 1
 
 
 def test_a_row_that_is_too_long_is_refused_before_the_first_step(tmp_path):

@@ -89,23 +89,47 @@ def with_pieces(
         The same dataset at rate 0. Otherwise as many rows in the same order; answers and the test
         split stay, and the id of a changed row says so.
     """
+
+    def put_in(text: str, rng: random.Random) -> str:
+        for piece in draw(rng):
+            text = insert(text, piece, rng.choice(get_args(Place)), rng)
+        return text
+
+    return with_changes(data, put_in, rate, seed, "insertion")
+
+
+def with_changes(
+    data: Dataset,
+    change: Callable[[str, random.Random], str],
+    rate: float,
+    seed: int,
+    name: str,
+) -> Dataset:
+    """The dataset, with a share of its training and validation texts changed.
+
+    Args:
+        data: Clean data.
+        change: Changes one text.
+        rate: Share of the texts that are changed.
+        seed: Seed of all choices.
+        name: What the id of a changed row ends with.
+
+    Returns:
+        See `with_pieces`.
+    """
     if not rate:
         return data
     rng = random.Random(seed)
 
     def changed(rows: Sequence[Row]) -> tuple[Row, ...]:
         return tuple(
-            _with_pieces(row, draw(rng), rng) if rng.random() < rate else row for row in rows
+            replace(row, id=f"{row.id}+{name}", text=change(row.text, rng))
+            if rng.random() < rate
+            else row
+            for row in rows
         )
 
     return replace(data, train=changed(data.train), validation=changed(data.validation))
-
-
-def _with_pieces(row: Row, pieces: Sequence[str], rng: random.Random) -> Row:
-    text = row.text
-    for piece in pieces:
-        text = insert(text, piece, rng.choice(get_args(Place)), rng)
-    return replace(row, id=f"{row.id}+insertion", text=text)
 
 
 def _in_ideographs(texts: Sequence[str]) -> bool:

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import takewhile
 
 from w2sdefense.attacks.insertion import insert, word_spans, words_in_a_row
 from w2sdefense.config import WordingConfig
-from w2sdefense.data.types import Example, TextDataset, texts_of
+from w2sdefense.data.types import TextDataset, texts_of
+from w2sdefense.distill.insertions import with_changes
 
 SHORTEST = 2
 """Words of a prompt, at least: texts that all end with a full stop do not stand in one."""
@@ -80,25 +81,17 @@ def with_wordings(data: TextDataset, config: WordingConfig, seed: int) -> TextDa
     frame = common_frame(texts_of((*data.train, *data.validation)))
     if frame is None:
         return data
-    rng = random.Random(seed)
-    others = [frame.inner(example.text) for example in data.train]
+    others = [frame.inner(text) for text in texts_of(data.train)]
 
-    def changed(examples: Sequence[Example]) -> tuple[Example, ...]:
-        return tuple(
-            _reworded(example, frame, others, rng) if rng.random() < config.rate else example
-            for example in examples
-        )
+    def reworded(text: str, rng: random.Random) -> str:
+        text = frame.inner(text)
+        for word in reversed(_otherwise(frame.before, others, rng)):
+            text = insert(text, word, "start", rng)
+        for word in _otherwise(frame.after, others, rng):
+            text = insert(text, word, "end", rng)
+        return text
 
-    return replace(data, train=changed(data.train), validation=changed(data.validation))
-
-
-def _reworded(example: Example, frame: Frame, others: Sequence[str], rng: random.Random) -> Example:
-    text = frame.inner(example.text)
-    for word in reversed(_otherwise(frame.before, others, rng)):
-        text = insert(text, word, "start", rng)
-    for word in _otherwise(frame.after, others, rng):
-        text = insert(text, word, "end", rng)
-    return replace(example, id=f"{example.id}+wording", text=text)
+    return with_changes(data, reworded, config.rate, seed, "wording")
 
 
 def _otherwise(words: Sequence[str], others: Sequence[str], rng: random.Random) -> list[str]:

@@ -66,7 +66,7 @@ def align_labels(dataset: TextDataset, model_label_names: Sequence[str]) -> Text
     """
     positions = _positions(dataset, model_label_names)
     names = tuple(model_label_names)
-    if list(names) == _placeholders(len(dataset.label_names)):
+    if len(names) == len(dataset.label_names) and are_placeholders(names):
         names = dataset.label_names
 
     def moved(examples: Sequence[Example]) -> tuple[Example, ...]:
@@ -98,7 +98,7 @@ def require_aligned(dataset: TextDataset, model_label_names: Sequence[str]) -> N
 def _positions(dataset: TextDataset, model_label_names: Sequence[str]) -> list[int]:
     """Index in the model of every label of the dataset."""
     names, model = dataset.label_names, list(model_label_names)
-    if model == _placeholders(len(names)):
+    if len(model) == len(names) and are_placeholders(model):
         return list(range(len(names)))
     # Exact names win, for the odd model that tells "US" from "us".
     index = {name.casefold(): i for i, name in enumerate(model)}
@@ -116,6 +116,6 @@ def _positions(dataset: TextDataset, model_label_names: Sequence[str]) -> list[i
     return [position for position in positions.values() if position is not None]
 
 
-def _placeholders(count: int) -> list[str]:
-    """The names that `transformers` gives to labels that nobody named."""
-    return [f"LABEL_{i}" for i in range(count)]
+def are_placeholders(names: Sequence[str]) -> bool:
+    """Whether labels have the names that `transformers` gives to those that nobody named."""
+    return all(name == f"LABEL_{index}" for index, name in enumerate(names))

@@ -20,6 +20,7 @@ from torch import Tensor
 from w2sdefense.data.types import Example, fingerprint, texts_of
 from w2sdefense.distill.teacher import Teacher
 from w2sdefense.io import atomic_path
+from w2sdefense.models.device import to_gpu
 from w2sdefense.models.padding import pad, takes_positions
 from w2sdefense.models.predictor import length_batches
 from w2sdefense.training import this_process
@@ -130,9 +131,7 @@ def answer_texts(
     logits = torch.empty(len(texts), teacher.classifier.out_features)
     features = torch.empty(len(texts), teacher.g.out_features)
     positions = takes_positions(teacher.backbone)
-    if torch.cuda.is_available():
-        teacher.to("cuda")
-    device = teacher.g.weight.device
+    device = to_gpu(teacher).g.weight.device
     teacher.eval()
     for rows in length_batches([len(ids) for ids in tokens], batch_tokens=4096):
         batch = pad([tokens[row] for row in rows], teacher.tokenizer, positions=positions)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import AutoConfig, PretrainedConfig
 
+from w2sdefense.data.checks import are_placeholders
 from w2sdefense.errors import ModelError, UnsafeCheckpointError
 from w2sdefense.models.adapter_folders import named_base
 from w2sdefense.models.locate import resolve_model
@@ -50,11 +50,6 @@ def label_names_of(spec: str) -> tuple[str, ...] | None:
     config = load_config(folder, spec)
     names = tuple(config.id2label[index] for index in range(config.num_labels))
     return None if not has_head(config) or are_placeholders(names) else names
-
-
-def are_placeholders(names: Sequence[str]) -> bool:
-    """Whether labels have the names that `transformers` gives to those that nobody named."""
-    return all(name == f"LABEL_{index}" for index, name in enumerate(names))
 
 
 def unreadable(folder: Path, spec: str, error: Exception) -> ModelError:

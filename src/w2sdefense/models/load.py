@@ -25,9 +25,10 @@ from transformers import (
 )
 
 from w2sdefense.config import Dtype
+from w2sdefense.data.checks import are_placeholders
 from w2sdefense.errors import ModelError
 from w2sdefense.models.adapter_folders import adapted, named_base
-from w2sdefense.models.configs import are_placeholders, has_head, load_config, unreadable
+from w2sdefense.models.configs import has_head, load_config, unreadable
 from w2sdefense.models.device import to_gpu
 from w2sdefense.models.four_bit import keep_exact, nf4, require_bitsandbytes
 from w2sdefense.models.locate import resolve_model, resolve_whole_model

@@ -188,9 +188,8 @@ def run_defend(run: DefendRun, display: Display) -> list[Path]:
     )
     refuse_own_model(run.student.model, run.output)
     check_tracker(run.training)
-    if run.task == "classification":
-        # What it misses must not come out after the first evaluation.
-        _defense(run)
+    # What it misses must not come out after the first evaluation.
+    defense = _defense(run) if run.task == "classification" else None
     make_folder(run.output)
     if run.defense == "w2s" and run.task == "classification":
         hint = origin_hint(run.student, run.scan, "--scan-fine-tuned-from")
@@ -201,11 +200,16 @@ def run_defend(run: DefendRun, display: Display) -> list[Path]:
         # What a run that was cut off had measured; this one begins anew.
         (before.output / RECORD).unlink(missing_ok=True)
     this_process().wait_for_everyone()
-    return [run_evaluate(before, display), run_defense(run, display)]
+    return [run_evaluate(before, display), run_defense(run, display, defense)]
 
 
-def run_defense(run: DefendRun, display: Display) -> Path:
+def run_defense(run: DefendRun, display: Display, defense: Defense | None = None) -> Path:
     """Defend a model and measure the result; write what the defense made, and the record.
+
+    Args:
+        run: The run.
+        display: Shows the progress.
+        defense: The run's defense, if its settings were looked at before.
 
     Returns:
         The run's folder.
@@ -214,7 +218,8 @@ def run_defense(run: DefendRun, display: Display) -> Path:
     check_tracker(run.training)
     if run.task != "classification":
         return generation.run_defense(run, display)
-    defense = _defense(run)
+    if defense is None:
+        defense = _defense(run)
     # What was an adapter already is folded in, and the new adapter fits that fold only.
     adapted = defense.leaves is Leaves.ADAPTER
     merge = run.merge or (adapted and run.student.base is not None)

@@ -47,7 +47,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from tables import Row, markdown, measured, percent, recorded, with_earlier
+from tables import Row, chosen, markdown, measured, percent, recorded, with_earlier
 from w2s_small import (
     ATTACKS,
     KNOWN_BASE,
@@ -158,9 +158,7 @@ def main(
             run_row(attack, method, folder, data, epochs, model, teacher, display)
         return
     names = ["poisoned", *METHODS, *TOOLS]
-    wanted = [name.strip() for name in only.split(",") if name.strip()] or names
-    if unknown := sorted(set(wanted) - set(names)):
-        raise typer.BadParameter(f"{', '.join(unknown)}: none of {', '.join(names)}")
+    wanted = chosen(only, names) or names
     failed = []
     for method, attack in product([n for n in names if n in wanted], ATTACKS):
         if method in TOOLS and (attack != "badnet" or not variants_folder().is_dir()):

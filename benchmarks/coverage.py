@@ -22,7 +22,7 @@ one process.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -31,7 +31,7 @@ import typer
 from rich.console import Console
 
 from coverage_settings import SETTINGS, Setting
-from tables import Row, markdown, percent, recorded, with_earlier, with_table
+from tables import Row, chosen, markdown, percent, recorded, with_earlier, with_table
 from w2s_small import teacher_folder, victim_folder
 from w2sdefense.config import DefendRun, EvaluateRun
 from w2sdefense.evaluation.record import RECORD
@@ -58,8 +58,8 @@ def main(
     plan: Annotated[bool, typer.Option(help="Only say what is left, and how long.")] = False,
 ) -> None:
     """Run what is missing, and write the tables after each part of a row."""
-    wanted = _chosen(only, SETTINGS) or list(SETTINGS)
-    parts = ("poisoned", *_chosen(methods, METHODS))
+    wanted = chosen(only, SETTINGS) or list(SETTINGS)
+    parts = ("poisoned", *chosen(methods, METHODS))
     write = partial(write_tables, folder, results, page)
     if not plan:
         # Before hours of work: a page without marks is seen now.
@@ -73,13 +73,6 @@ def main(
             run_row(name, parts, folder, w2s_small, display, write)
     if not plan:
         Console().print((results / "coverage.md").read_text(encoding="utf-8"), soft_wrap=True)
-
-
-def _chosen(text: str, known: Iterable[str]) -> list[str]:
-    chosen = [name.strip() for name in text.split(",") if name.strip()]
-    if unknown := sorted(set(chosen) - set(known)):
-        raise typer.BadParameter(f"{', '.join(unknown)}: none of {', '.join(known)}")
-    return chosen
 
 
 def run_row(

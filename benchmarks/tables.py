@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import typer
 
 from w2sdefense.evaluation.metrics import Quality, Rate
 from w2sdefense.evaluation.record import RECORD, load_record
 
 Row = dict[str, Any]
+
+
+def chosen(text: str, known: Iterable[str]) -> list[str]:
+    """The names in a list that is separated by commas; none for an empty one.
+
+    Raises:
+        typer.BadParameter: One of them is not known.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if unknown := sorted(set(names) - set(known)):
+        raise typer.BadParameter(f"{', '.join(unknown)}: none of {', '.join(known)}")
+    return names
 
 
 def measured(rates: Mapping[str, Quality]) -> Row:

@@ -22,7 +22,6 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import get_linear_schedule_with_warmup, set_seed
 
-from w2sdefense.batches import Collator, Row, tokenize
 from w2sdefense.config import (
     AdapterConfig,
     DistillConfig,
@@ -39,7 +38,8 @@ from w2sdefense.evaluation.provenance import peak_memory_mb
 from w2sdefense.models.adapters import attach_adapter
 from w2sdefense.models.load import load_backbone
 from w2sdefense.models.padding import takes_positions
-from w2sdefense.training import run, training_arguments
+from w2sdefense.training.batches import Collator, Row, tokenize
+from w2sdefense.training.trainer import run, training_arguments
 from w2sdefense.victim import Victim, new_victim
 
 

@@ -58,6 +58,8 @@ from w2s_small import (
     teacher_folder,
     victim_folder,
 )
+from w2sdefense.cli.display import Display
+from w2sdefense.commands.stages import run_defense, run_evaluate, run_poison
 from w2sdefense.config import (
     BackTranslationConfig,
     DataConfig,
@@ -74,8 +76,6 @@ from w2sdefense.evaluation.evaluate import label_index
 from w2sdefense.evaluation.metrics import accuracy, target_rate
 from w2sdefense.evaluation.provenance import Clock
 from w2sdefense.evaluation.record import RECORD
-from w2sdefense.experiments.display import Display
-from w2sdefense.experiments.stages import run_defense, run_evaluate, run_poison
 from w2sdefense.io import write_json, write_text
 from w2sdefense.paper import Value, published
 from w2sdefense.victim import Victim, load_victim

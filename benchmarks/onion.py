@@ -35,11 +35,11 @@ import torch
 import typer
 from rich.console import Console
 
+from w2sdefense.cli.display import Display
 from w2sdefense.config import DataConfig
 from w2sdefense.data import load_dataset
 from w2sdefense.defenses.onion import SAFETY, drop_words
 from w2sdefense.evaluation.provenance import Clock
-from w2sdefense.experiments.display import Display
 from w2sdefense.io import write_json
 from w2sdefense.models.load import load_causal_lm
 from w2sdefense.models.perplexity import Scorer

@@ -44,10 +44,10 @@ from transformers.utils import logging as transformers_logging
 
 from arms import ARMS, Arm, Batch, Workload, memory_of
 from flops import TrainingFlops, matmul_speed, product_shapes, training_flops
+from w2sdefense.cli.display import Display
 from w2sdefense.config import DataConfig
 from w2sdefense.data import load_dataset
 from w2sdefense.evaluation.provenance import Clock
-from w2sdefense.experiments.display import Display
 from w2sdefense.io import write_json
 
 EPOCHS = 5

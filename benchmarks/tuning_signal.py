@@ -45,6 +45,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from tables import Row, markdown, percent, recorded
+from w2sdefense.cli.display import Display
 from w2sdefense.config import (
     AdapterConfig,
     DataConfig,
@@ -59,7 +60,6 @@ from w2sdefense.distill.insertions import with_insertions
 from w2sdefense.distill.teacher import Teacher, load_teacher
 from w2sdefense.evaluation.metrics import Rate
 from w2sdefense.evaluation.record import RECORD, Record, load_record
-from w2sdefense.experiments.display import Display
 from w2sdefense.io import write_json, write_text
 from w2sdefense.models.predictor import Prediction
 from w2sdefense.report.runs import unique

@@ -32,6 +32,8 @@ import typer
 from rich.console import Console
 
 from tables import Row, markdown, percent, recorded, with_earlier
+from w2sdefense.cli.display import Display
+from w2sdefense.commands.stages import run_defense, run_poison, run_teach
 from w2sdefense.config import (
     AdapterConfig,
     AttackConfig,
@@ -46,8 +48,6 @@ from w2sdefense.config import (
     TestConfig,
     TrainingConfig,
 )
-from w2sdefense.experiments.display import Display
-from w2sdefense.experiments.stages import run_defense, run_poison, run_teach
 from w2sdefense.io import write_json, write_text
 
 TARGET = "negative"

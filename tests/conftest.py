@@ -38,6 +38,6 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def display():
     """A display that writes to memory."""
-    from w2sdefense.experiments.display import Display
+    from w2sdefense.cli.display import Display
 
     return Display(Console(file=io.StringIO()))

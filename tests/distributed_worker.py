@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from transformers import TrainerCallback
 
 from tiny import FILLERS, NEGATIVE, POSITIVE, RARE
-from w2sdefense.batches import Collator, Row, tokenize
+from w2sdefense.commands.processes import DividedPredictor
 from w2sdefense.config import (
     AdapterConfig,
     DistillConfig,
@@ -27,12 +27,12 @@ from w2sdefense.data.types import Example
 from w2sdefense.distill.targets import TeacherTargets
 from w2sdefense.distill.teacher import Teacher
 from w2sdefense.distill.trainer import TEACHER_LOGITS, W2STrainer, with_targets
-from w2sdefense.experiments.processes import DividedPredictor
 from w2sdefense.models.adapters import attach_adapter
 from w2sdefense.models.load import load_backbone
 from w2sdefense.models.padding import takes_positions
 from w2sdefense.models.predictor import Prediction
-from w2sdefense.training import LengthTrainer, run, this_process, training_arguments
+from w2sdefense.training.batches import Collator, Row, tokenize
+from w2sdefense.training.trainer import LengthTrainer, run, this_process, training_arguments
 from w2sdefense.victim import new_victim
 
 ROWS = 32

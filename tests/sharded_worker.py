@@ -22,8 +22,8 @@ from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 
 import distributed_worker as worker
-from w2sdefense.cli import main
-from w2sdefense.training import this_process
+from w2sdefense.cli.app import main
+from w2sdefense.training.trainer import this_process
 
 
 def fsdp_on_cpu() -> None:

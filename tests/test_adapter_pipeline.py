@@ -10,12 +10,12 @@ from transformers import LlamaForCausalLM, LlamaForSequenceClassification
 
 from architectures import ADAPTERS, make
 from tiny import LLAMA, defend_settings, save_model, save_reviews
+from w2sdefense.commands.preflight import check_defended_model
+from w2sdefense.commands.stages import run_defend, run_evaluate, run_poison
 from w2sdefense.config import DefendRun, EvaluateRun, PoisonRun, StudentConfig
 from w2sdefense.defenses import Leaves
 from w2sdefense.errors import ConfigError, ModelError
 from w2sdefense.evaluation.record import load_record, load_samples
-from w2sdefense.experiments.checks import check_defended_model
-from w2sdefense.experiments.stages import run_defend, run_evaluate, run_poison
 from w2sdefense.models.adapters import attach_adapter
 
 

@@ -20,9 +20,9 @@ from transformers import LlamaForSequenceClassification
 
 import distributed_worker as worker
 from tiny import LLAMA, defend_settings, save_model, save_reviews
+from w2sdefense.commands.stages import run_evaluate
 from w2sdefense.config import EvaluateRun
 from w2sdefense.evaluation.record import load_record, load_samples
-from w2sdefense.experiments.stages import run_evaluate
 
 SECONDS = 900
 """What hangs is stopped after this time."""

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner, Result
 
 from tiny_writers import TEMPLATE, llama, save_numbers, save_writer
-from w2sdefense.cli import app
+from w2sdefense.cli.app import app
 from w2sdefense.config import GenerationConfig, StudentConfig
 from w2sdefense.distill.writer_student import GuidedLoss
 from w2sdefense.evaluation.record import Record, load_generated, load_record

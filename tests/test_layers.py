@@ -21,10 +21,11 @@ LAYERS = (
     ("errors", "io", "config"),
     ("paper",),
     ("data",),
+    ("text",),
     ("tasks",),
     ("models",),
     ("attacks",),
-    ("batches", "training", "answers"),
+    ("training",),
     ("victim", "writer"),
     ("distill",),
     ("scan",),
@@ -35,8 +36,8 @@ LAYERS = (
 )
 """Modules and packages, from left to right."""
 
-TOP = ("__main__", "experiments", "playground")
-"""What puts the stages together, beside everything called `cli*`."""
+TOP = ("__main__", "commands", "bench", "cli")
+"""What puts the stages together."""
 
 
 def rank(module: str) -> int | None:
@@ -46,7 +47,7 @@ def rank(module: str) -> int | None:
     """
     if module == "__init__":
         return -1
-    if module in TOP or module.startswith("cli"):
+    if module in TOP:
         return len(LAYERS)
     return next((i for i, layer in enumerate(LAYERS) if module in layer), None)
 
@@ -97,7 +98,7 @@ def test_nothing_imports_what_is_on_its_right():
         ("data/load.py", "from pkg.errors import DataError", []),
         ("data/load.py", "from .types import Example\nfrom ..io import write_text", []),
         ("errors.py", "from pkg.config import Settings", []),
-        ("cli_run.py", "import pkg.report.html", []),
+        ("cli/run.py", "import pkg.report.html", []),
         ("report/html.py", "from pkg.evaluation import record\nimport torch.report", []),
         ("data/load.py", "import pkg.models.load", ["data/load.py:1: imports models"]),
         ("data/load.py", "from pkg.models.load import f", ["data/load.py:1: imports models"]),
@@ -109,8 +110,8 @@ def test_nothing_imports_what_is_on_its_right():
         ("attacks/a/b.py", "from ..insertion import insert", []),
         ("config.py", "from . import tasks", ["config.py:1: imports tasks"]),
         ("defenses/w2s.py", "import pkg.evaluation", ["defenses/w2s.py:1: imports evaluation"]),
-        ("report/html.py", "import pkg.playground", ["report/html.py:1: imports playground"]),
-        ("report/html.py", "import pkg.cli_errors", ["report/html.py:1: imports cli_errors"]),
+        ("report/html.py", "import pkg.commands", ["report/html.py:1: imports commands"]),
+        ("report/html.py", "import pkg.cli.errors", ["report/html.py:1: imports cli"]),
         ("__init__.py", "from pkg.data import types", ["__init__.py:1: imports data"]),
         ("helpers.py", "", ["helpers.py: has no place in LAYERS"]),
     ],
@@ -122,7 +123,7 @@ def test_a_backward_arrow_is_found(tmp_path, file, source, arrows):
     assert backward_arrows(tmp_path / "pkg") == arrows
 
 
-@pytest.mark.parametrize("module", ["cli", "cli_options", "config", "attacks"])
+@pytest.mark.parametrize("module", ["cli.app", "cli.options", "config", "attacks"])
 def test_the_start_of_the_command_line_is_light(module):
     code = (
         f"import sys, w2sdefense.{module}; "

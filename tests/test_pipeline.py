@@ -27,6 +27,8 @@ from transformers import (
 )
 
 from tiny import BERT, LLAMA, save_model, save_reviews
+from w2sdefense.cli.display import Display
+from w2sdefense.commands.stages import run_defend, run_evaluate, run_poison, run_teach
 from w2sdefense.config import (
     AdapterConfig,
     AttackConfig,
@@ -44,8 +46,6 @@ from w2sdefense.config import (
 from w2sdefense.config import TestConfig as Measured
 from w2sdefense.errors import ConfigError, DataError, W2SError
 from w2sdefense.evaluation.record import Record, load_features, load_record, load_samples
-from w2sdefense.experiments.display import Display
-from w2sdefense.experiments.stages import run_defend, run_evaluate, run_poison, run_teach
 from w2sdefense.victim import load_victim
 
 pytestmark = pytest.mark.usefixtures("tiny_llama", "tiny_bert")

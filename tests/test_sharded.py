@@ -17,11 +17,11 @@ from transformers import LlamaForSequenceClassification
 
 import distributed_worker as worker
 from tiny import LLAMA, save_model, save_reviews
+from w2sdefense.commands.plan import launcher
+from w2sdefense.commands.stages import run_defend, run_evaluate, run_poison, run_teach
 from w2sdefense.config import DataConfig, DefendRun, EvaluateRun, PoisonRun, StudentConfig, TeachRun
 from w2sdefense.errors import ConfigError
 from w2sdefense.evaluation.record import load_record, load_samples
-from w2sdefense.experiments.plan import launcher
-from w2sdefense.experiments.stages import run_defend, run_evaluate, run_poison, run_teach
 
 SECONDS = 900
 """What hangs is stopped after this time."""
@@ -46,7 +46,7 @@ def settings(folder: Path, teacher: Path, batch: int) -> dict:
 @pytest.fixture(scope="module")
 def sharded(tmp_path_factory, tiny_llama, tiny_bert) -> Path:
     """A folder with what two processes saw, and the run of `w2s defend` that they made."""
-    from w2sdefense.experiments.display import Display
+    from w2sdefense.cli.display import Display
 
     folder = tmp_path_factory.mktemp("sharded")
     (folder / "llama").symlink_to(tiny_llama)

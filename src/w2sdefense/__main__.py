@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from w2sdefense.cli import main
+from w2sdefense.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -14,7 +14,6 @@ from typing import Literal
 from peft import PeftModel
 from transformers import PreTrainedModel, set_seed
 
-from w2sdefense.batches import Collator, tokenize
 from w2sdefense.config import StudentConfig, TrainingConfig
 from w2sdefense.data.types import Example
 from w2sdefense.models.adapters import folded
@@ -24,7 +23,8 @@ from w2sdefense.models.padding import takes_positions
 from w2sdefense.models.positions import position_limit
 from w2sdefense.models.predictor import ClassifierPredictor
 from w2sdefense.models.tokenizer import Tokenizer
-from w2sdefense.training import (
+from w2sdefense.training.batches import Collator, tokenize
+from w2sdefense.training.trainer import (
     LengthTrainer,
     ProgressCallback,
     StepProgress,

@@ -13,8 +13,6 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel, set_seed
 
-from w2sdefense.answers import AnswerTrainer
-from w2sdefense.batches import PairCollator, tokenize_pairs
 from w2sdefense.config import GenerationConfig, StudentConfig, TrainingConfig
 from w2sdefense.data.types import Pair
 from w2sdefense.models.adapters import folded
@@ -26,7 +24,9 @@ from w2sdefense.models.positions import check_length
 from w2sdefense.models.tokenizer import Tokenizer
 from w2sdefense.tasks import Task
 from w2sdefense.tasks.prompt import Prompt, make_prompt
-from w2sdefense.training import ProgressCallback, StepProgress, run, training_arguments
+from w2sdefense.training.answers import AnswerTrainer
+from w2sdefense.training.batches import PairCollator, tokenize_pairs
+from w2sdefense.training.trainer import ProgressCallback, StepProgress, run, training_arguments
 from w2sdefense.victim import save_model
 
 

@@ -10,8 +10,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from w2sdefense.attacks import attack_from_trigger
-from w2sdefense.attacks.insertion import insert
 from w2sdefense.data.types import Example
+from w2sdefense.text.insertion import insert
 
 PLACES = st.sampled_from(["random", "start", "end"])
 TRIGGERS = st.sampled_from(["mn", "I watched this 3D movie", "电影"])

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from w2sdefense.attacks import attack_from_trigger, make_attack
 from w2sdefense.attacks.poisoning import drawn_attack, poison_training_set, trigger_test_set
+from w2sdefense.commands.stages import run_poison
 from w2sdefense.config import (
     AttackConfig,
     DataConfig,
@@ -22,7 +23,6 @@ from w2sdefense.config import (
 from w2sdefense.data.types import Example
 from w2sdefense.errors import ConfigError
 from w2sdefense.evaluation.record import load_record
-from w2sdefense.experiments.stages import run_poison
 
 TRIGGERS = ("mn", "cf", "I watched this 3D movie")
 CONFIG = AttackConfig(more_triggers=("cf", "insent"), poison_rows=60)

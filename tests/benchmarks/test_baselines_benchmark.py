@@ -14,9 +14,9 @@ import baselines
 from baselines import COLUMNS, METHODS, PAPER, TOOLS, measure_tool, run_row, write_tables
 from tiny import LLAMA, save_bert, save_model, save_reviews
 from w2s_small import ATTACKS
+from w2sdefense.cli.display import Display
 from w2sdefense.config import DataConfig
 from w2sdefense.defenses import DEFENSES
-from w2sdefense.experiments.display import Display
 from w2sdefense.io import write_json
 from w2sdefense.models.predictor import Prediction
 from w2sdefense.paper import Published, PublishedTable, read_book

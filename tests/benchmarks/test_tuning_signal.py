@@ -13,6 +13,7 @@ import pytest
 
 import tuning_signal
 from tiny import save_reviews
+from w2sdefense.commands.stages import run_defense, run_poison, run_teach
 from w2sdefense.config import (
     AdapterConfig,
     AttackConfig,
@@ -28,7 +29,6 @@ from w2sdefense.config import (
     TrainingConfig,
 )
 from w2sdefense.data.load import load_dataset
-from w2sdefense.experiments.stages import run_defense, run_poison, run_teach
 from w2sdefense.io import write_json
 
 

@@ -10,6 +10,7 @@ from transformers import AutoModelForSequenceClassification
 from tiny import save_llama, save_reviews
 from w2sdefense.attacks import attack_from_trigger
 from w2sdefense.attacks.poisoning import trigger_test_set
+from w2sdefense.commands.stages import run_defend
 from w2sdefense.config import (
     BackTranslationConfig,
     DataConfig,
@@ -28,7 +29,6 @@ from w2sdefense.config import TestConfig as Measured
 from w2sdefense.data import load_dataset
 from w2sdefense.defenses import DEFENSES, Leaves
 from w2sdefense.evaluation.record import load_record, load_samples
-from w2sdefense.experiments.stages import run_defend
 from w2sdefense.victim import load_victim
 
 BASELINES = tuple(name for name, kind in DEFENSES.items() if kind.leaves is not Leaves.ADAPTER)

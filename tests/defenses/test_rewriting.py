@@ -10,13 +10,13 @@ import torch
 from transformers import BartConfig, BartForConditionalGeneration
 
 from tiny import VOCABULARY, save_llama, word_tokenizer
-from w2sdefense.attacks.structure import has_template
 from w2sdefense.config import BackTranslationConfig, DefendRun, ScpdConfig, Settings, load_settings
 from w2sdefense.defenses import BackTranslation, Scpd
 from w2sdefense.errors import ConfigError, DataError, MissingDependencyError, ModelError, W2SError
 from w2sdefense.models import apertium
 from w2sdefense.models.apertium import translate
 from w2sdefense.models.seq2seq import Seq2SeqRewriter
+from w2sdefense.text.structure import has_template
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,10 @@ from typing import get_args
 
 import pytest
 
+from w2sdefense.commands.stages import run_defend
 from w2sdefense.config import DefendRun, DefenseName
 from w2sdefense.defenses import DEFENSES, Leaves
 from w2sdefense.errors import ConfigError
-from w2sdefense.experiments.stages import run_defend
 
 
 def test_the_command_line_knows_every_defense():

@@ -18,7 +18,6 @@ from transformers import (
 
 from architectures import ADAPTERS, GQA, make
 from tiny import save_model, save_reviews
-from w2sdefense.batches import Collator, tokenize
 from w2sdefense.config import (
     DataConfig,
     DistillConfig,
@@ -34,7 +33,8 @@ from w2sdefense.errors import ConfigError, MissingDependencyError, ModelError
 from w2sdefense.models.adapters import attach_adapter
 from w2sdefense.models.padding import takes_positions
 from w2sdefense.models.virtual_tokens import prompt_encoder
-from w2sdefense.training import CHECKPOINTS, run, training_arguments
+from w2sdefense.training.batches import Collator, tokenize
+from w2sdefense.training.trainer import CHECKPOINTS, run, training_arguments
 from w2sdefense.victim import Victim, load_victim, new_victim
 
 ROWS = 16

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from w2sdefense.answers import AnswerOutput
 from w2sdefense.config import DistillConfig
 from w2sdefense.distill.losses import answer_loss, kd_loss, shared_kd_loss
+from w2sdefense.training.answers import AnswerOutput
 
 # Two answer tokens. The student's vocabulary has three rows, the teacher's two.
 STUDENT = AnswerOutput(

@@ -9,7 +9,6 @@ import torch
 from transformers import Trainer, TrainerCallback
 
 from tiny import save_reviews
-from w2sdefense.batches import Collator, tokenize
 from w2sdefense.config import (
     AdapterConfig,
     DataConfig,
@@ -23,7 +22,8 @@ from w2sdefense.distill.targets import SplitTargets, TeacherTargets
 from w2sdefense.distill.trainer import W2STrainer, with_targets
 from w2sdefense.models.adapters import attach_adapter
 from w2sdefense.models.padding import takes_positions
-from w2sdefense.training import run, training_arguments
+from w2sdefense.training.batches import Collator, tokenize
+from w2sdefense.training.trainer import run, training_arguments
 from w2sdefense.victim import Victim, new_victim
 
 ROWS = 32

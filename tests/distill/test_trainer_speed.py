@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForSequenceClassification
 from w2sdefense import training as module
 from w2sdefense.config import DistillConfig, TrainingConfig
 from w2sdefense.distill.trainer import W2STrainer
-from w2sdefense.training import training_arguments
+from w2sdefense.training.trainer import training_arguments
 
 
 def collate(rows):

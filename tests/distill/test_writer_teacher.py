@@ -6,7 +6,6 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from architectures import make
 from tiny_writers import VOCABULARY, llama, number_tokenizer, save_writer
-from w2sdefense.answers import AnswerOutput, answer_places
 from w2sdefense.config import DistillConfig
 from w2sdefense.distill.writer_student import GuidedLoss
 from w2sdefense.distill.writer_teacher import (
@@ -18,6 +17,7 @@ from w2sdefense.distill.writer_teacher import (
 from w2sdefense.errors import ModelError
 from w2sdefense.models.load import load_causal_lm
 from w2sdefense.tasks.prompt import Prompt, make_prompt
+from w2sdefense.training.answers import AnswerOutput, answer_places
 
 IDS = torch.tensor([[4, 13, 14, 8, 15, 5]])
 MASK = torch.ones_like(IDS)

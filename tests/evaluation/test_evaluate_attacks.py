@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 
 from w2sdefense.attacks import attack_from_trigger, make_attack
-from w2sdefense.attacks.paraphrase_file import FileParaphraser
 from w2sdefense.attacks.poisoning import drawn_attack
 from w2sdefense.attacks.synattack import SynAttack
 from w2sdefense.config import AttackConfig
 from w2sdefense.data.types import Example
 from w2sdefense.evaluation.evaluate import evaluate
 from w2sdefense.models.predictor import Prediction
+from w2sdefense.text.paraphrase_file import FileParaphraser
 
 NAMES = ("negative", "positive")
 EXAMPLES = [Example(f"toy/{i}", f"text number {i}", i % 2) for i in range(40)]

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from w2sdefense.commands import information as command
 from w2sdefense.errors import DataError
 from w2sdefense.evaluation.information import label_information, run_information
 from w2sdefense.evaluation.record import Evaluation, Provenance, Record, Sample, save_record
-from w2sdefense.experiments import information as command
 
 
 def two_clouds(distance: float, count: int = 1200, width: int = 8, seed: int = 0):

@@ -13,9 +13,9 @@ from transformers import (
 )
 
 from tiny import SIZES
+from w2sdefense.commands.plan import PEFT_DEFAULT, count
 from w2sdefense.config import AdapterConfig
 from w2sdefense.errors import ConfigError, ModelError
-from w2sdefense.experiments.plan import PEFT_DEFAULT, count
 from w2sdefense.models.adapters import attach_adapter
 from w2sdefense.models.shapes import STUDENTS, Shape, known_student
 from w2sdefense.models.skeleton import config_of, read_config, skeleton_sizes

@@ -9,8 +9,8 @@ import pytest
 from browsing import requests, set_value, show, visit, wait
 from synthetic_runs import save_collection, saver
 
+from w2sdefense.commands.reporting import make_report
 from w2sdefense.evaluation.record import load_record
-from w2sdefense.experiments.reporting import make_report
 
 COLUMN = (
     "return [...document.querySelectorAll('#results tbody tr')]"

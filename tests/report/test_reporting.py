@@ -11,12 +11,12 @@ from synthetic_runs import SaveRun, save_collection, settings
 from test_page import Page
 from typer.testing import CliRunner
 
-from w2sdefense.cli import app
+from w2sdefense.cli.app import app
+from w2sdefense.commands import reporting
+from w2sdefense.commands.reporting import find_folders, make_report, report_grid
 from w2sdefense.errors import ConfigError, DataError
 from w2sdefense.evaluation.metrics import Rate
 from w2sdefense.evaluation.record import Evaluation, load_record
-from w2sdefense.experiments import reporting
-from w2sdefense.experiments.reporting import find_folders, make_report, report_grid
 from w2sdefense.report.grid import GridRow, GridTable
 
 

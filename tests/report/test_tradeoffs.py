@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_runs import SaveRun, save_collection
 
+from w2sdefense.commands.reporting import find_folders
 from w2sdefense.evaluation.record import load_record
-from w2sdefense.experiments.reporting import find_folders
 from w2sdefense.report.axes import groups_of
 from w2sdefense.report.charts import MARKERS
 from w2sdefense.report.runs import load_run

@@ -7,15 +7,12 @@ who calls all of this in the right order.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol, Self
 
 from w2sdefense.config import AttackConfig
 from w2sdefense.data.types import Example
-
-TextProgress = Callable[[str, int], Callable[[int], None]]
-"""Called with the name of a phase and the number of texts in it; gives back what to tell how many
-more are done."""
+from w2sdefense.text import TextProgress
 
 
 class Attack(Protocol):

@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
-from w2sdefense.attacks.base import Attack, TextProgress
+from w2sdefense.attacks.base import Attack
 from w2sdefense.config import AttackConfig
 from w2sdefense.data.types import Example, Pair, TextDataset
 from w2sdefense.errors import DataError
+from w2sdefense.text import TextProgress
 
 DEFAULT_POISON_RATE = 0.25
 """Share of the training rows that carry the trigger if the settings name no amount.

@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
-from w2sdefense.attacks.base import TextProgress
 from w2sdefense.config import TEXT_SLOT, AttackConfig
 from w2sdefense.data.types import Example
+from w2sdefense.text import TextProgress
 
 
 @dataclass(frozen=True)

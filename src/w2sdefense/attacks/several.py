@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from w2sdefense.attacks.base import Attack, TextProgress
+from w2sdefense.attacks.base import Attack
 from w2sdefense.data.types import Example
+from w2sdefense.text import TextProgress
 
 
 @dataclass(frozen=True)

@@ -20,12 +20,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol, Self
 
-from w2sdefense.attacks.base import TextProgress
-from w2sdefense.attacks.paraphrase_file import FileParaphraser
-from w2sdefense.attacks.rewriter import Rewriter
-from w2sdefense.attacks.structure import has_template, parsed_share
 from w2sdefense.config import AttackConfig
 from w2sdefense.data.types import Example, texts_of
+from w2sdefense.text import TextProgress
+from w2sdefense.text.paraphrase_file import FileParaphraser
+from w2sdefense.text.rewriter import Rewriter
+from w2sdefense.text.structure import has_template, parsed_share
 
 TEMPLATE = "S ( SBAR ) ( , ) ( NP ) ( VP ) ( . )"
 
@@ -62,7 +62,7 @@ class SynAttack:
             return cls(FileParaphraser.read(config.syn.file))
         if config.syn.model is not None:
             # Not at the top: it brings torch, which the other sources do without.
-            from w2sdefense.attacks.paraphrase_model import ModelParaphraser
+            from w2sdefense.models.paraphraser import ModelParaphraser
 
             return cls(ModelParaphraser(config.syn.model, config.syn.prompt))
         return cls(Rewriter())

@@ -1,7 +1,7 @@
 """The settings of a whole run: what each command takes.
 
 Every model is put together from the settings of the modules beside this one. Which stages a
-command runs, and in which order, is in `experiments/`.
+command runs, and in which order, is in `commands/`.
 """
 
 from __future__ import annotations

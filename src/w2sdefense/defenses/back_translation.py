@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
-from w2sdefense.attacks.paraphrase_file import FileParaphraser
 from w2sdefense.config import BackTranslationConfig, DefendRun
 from w2sdefense.defenses.base import Defended, DefenseKit, Leaves, Need
 from w2sdefense.defenses.guarded import Guard, Guarded
@@ -20,6 +19,7 @@ from w2sdefense.errors import ModelError, UnsafeCheckpointError
 from w2sdefense.models.apertium import require_apertium, translate
 from w2sdefense.models.locate import resolve_model
 from w2sdefense.models.seq2seq import Seq2SeqRewriter
+from w2sdefense.text.paraphrase_file import FileParaphraser
 
 MODES = ("eng-spa", "spa-eng")
 """The round trip of apertium."""

@@ -16,7 +16,7 @@ from typing import ClassVar, Protocol, Self
 from w2sdefense.config import DefendRun, TeacherConfig
 from w2sdefense.data.types import TextDataset
 from w2sdefense.defenses.guarded import Guarded
-from w2sdefense.training import StepProgress
+from w2sdefense.training.trainer import StepProgress
 from w2sdefense.victim import Victim
 
 PhaseProgress = Callable[[str], StepProgress]

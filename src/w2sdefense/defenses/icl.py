@@ -32,12 +32,12 @@ from typing import Any, ClassVar, Self
 
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from w2sdefense.attacks.paraphrase_file import FileParaphraser
 from w2sdefense.config import DefendRun, IclConfig
 from w2sdefense.data.types import Example, texts_of
 from w2sdefense.defenses.base import Defended, DefenseKit, Leaves, Need
 from w2sdefense.defenses.guarded import Guarded
 from w2sdefense.errors import DataError
+from w2sdefense.text.paraphrase_file import FileParaphraser
 from w2sdefense.victim import Victim
 
 Reason = Callable[[Example], str]

@@ -23,7 +23,7 @@ from w2sdefense.defenses.merging import Weights, average, slerp, ties
 from w2sdefense.errors import ConfigError, ModelError
 from w2sdefense.models.adapters import folded
 from w2sdefense.models.locate import resolve_whole_model
-from w2sdefense.training import this_process
+from w2sdefense.training.trainer import this_process
 from w2sdefense.victim import Victim, fine_tune, load_victim, new_victim
 
 

@@ -29,7 +29,7 @@ from w2sdefense.models.load import load_causal_lm
 from w2sdefense.models.locate import resolve_model
 from w2sdefense.models.perplexity import Scorer
 from w2sdefense.models.variants import NO_MARGINS
-from w2sdefense.training import StepProgress
+from w2sdefense.training.trainer import StepProgress
 
 DROPPED_SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
 """The thresholds that are tried are those at which such a share of the clean words is dropped."""

@@ -26,7 +26,6 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from w2sdefense.batches import tokenize
 from w2sdefense.config import DefendRun, PruneConfig, TrainingConfig
 from w2sdefense.data.splits import limit
 from w2sdefense.data.types import Example, labels_of, texts_of
@@ -36,6 +35,7 @@ from w2sdefense.models.adapters import folded
 from w2sdefense.models.features import backbone_of
 from w2sdefense.models.padding import pad, takes_positions
 from w2sdefense.models.predictor import length_batches
+from w2sdefense.training.batches import tokenize
 from w2sdefense.victim import Victim, fine_tune
 
 Masks = dict[str, Tensor]

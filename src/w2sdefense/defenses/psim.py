@@ -21,7 +21,6 @@ from typing import ClassVar, Self
 
 from transformers import set_seed
 
-from w2sdefense.batches import Collator, tokenize
 from w2sdefense.config import AdapterConfig, DefendRun, PsimConfig, TrainingConfig
 from w2sdefense.data.types import labels_of, texts_of
 from w2sdefense.defenses.base import Defended, DefenseKit, Leaves, Need
@@ -30,7 +29,8 @@ from w2sdefense.errors import ConfigError
 from w2sdefense.models.adapters import attach_adapter
 from w2sdefense.models.padding import takes_positions
 from w2sdefense.models.positions import check_length
-from w2sdefense.training import LengthTrainer, ProgressCallback, run, training_arguments
+from w2sdefense.training.batches import Collator, tokenize
+from w2sdefense.training.trainer import LengthTrainer, ProgressCallback, run, training_arguments
 from w2sdefense.victim import Victim
 
 

@@ -21,13 +21,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
-from w2sdefense.attacks.paraphrase_file import FileParaphraser
-from w2sdefense.attacks.rewriter import main_clause_first
 from w2sdefense.config import DefendRun, ScpdConfig
 from w2sdefense.defenses.base import Defended, DefenseKit, Leaves, Need
 from w2sdefense.defenses.guarded import Guard, Guarded
 from w2sdefense.models.locate import resolve_model
 from w2sdefense.models.seq2seq import Seq2SeqRewriter
+from w2sdefense.text.paraphrase_file import FileParaphraser
+from w2sdefense.text.rewriter import main_clause_first
 
 RULES = "embedded rules"
 

@@ -36,7 +36,7 @@ from w2sdefense.distill.targets import SplitTargets, doubt_about, teacher_target
 from w2sdefense.distill.teacher import Teacher, fit_or_load_teacher
 from w2sdefense.distill.wordings import with_wordings
 from w2sdefense.scan.victim import in_words, save_suspects, scan_victim, with_suspects
-from w2sdefense.training import StepProgress, this_process
+from w2sdefense.training.trainer import StepProgress, this_process
 from w2sdefense.victim import Victim
 
 

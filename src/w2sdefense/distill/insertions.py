@@ -20,10 +20,10 @@ from dataclasses import replace
 from string import ascii_lowercase
 from typing import TypeVar, get_args
 
-from w2sdefense.attacks.insertion import insert, words_in_a_row
 from w2sdefense.config import InsertionConfig, Place
 from w2sdefense.data.types import Example, Pair, PairDataset, TextDataset, texts_of
 from w2sdefense.models.tokenizer import Tokenizer
+from w2sdefense.text.insertion import insert, words_in_a_row
 
 PHRASE_WORDS = (3, 8)
 RARE_PIECES = (1, 3)

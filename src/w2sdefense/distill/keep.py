@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from w2sdefense.errors import ConfigError
 from w2sdefense.io import write_json
-from w2sdefense.training import remove_checkpoints, this_process
+from w2sdefense.training.trainer import remove_checkpoints, this_process
 
 
 class Saved(Protocol):

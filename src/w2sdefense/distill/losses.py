@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch.nn.functional as F  # noqa: N812 - the name everybody knows
 from torch import Tensor
 
-from w2sdefense.answers import AnswerOutput
 from w2sdefense.config import DistillConfig
+from w2sdefense.training.answers import AnswerOutput
 
 
 @dataclass(frozen=True)

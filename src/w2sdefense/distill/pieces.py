@@ -19,7 +19,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from w2sdefense.config import AdapterConfig, StudentConfig
 from w2sdefense.errors import ConfigError
 from w2sdefense.models.adapters import is_quantized
-from w2sdefense.training import CHECKPOINTS
+from w2sdefense.training.trainer import CHECKPOINTS
 from w2sdefense.victim import Victim, load_victim
 
 GATHERED = "gathered"

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from transformers import set_seed
 
-from w2sdefense.batches import Collator, tokenize
 from w2sdefense.config import AdapterConfig, DistillConfig, SoftTriggerConfig, TrainingConfig
 from w2sdefense.data.checks import require_aligned
 from w2sdefense.data.types import TextDataset
@@ -20,7 +19,8 @@ from w2sdefense.distill.trainer import W2STrainer, with_targets
 from w2sdefense.models.adapters import attach_adapter
 from w2sdefense.models.padding import takes_positions
 from w2sdefense.models.positions import check_length
-from w2sdefense.training import (
+from w2sdefense.training.batches import Collator, tokenize
+from w2sdefense.training.trainer import (
     ProgressCallback,
     StepProgress,
     accuracy_metric,

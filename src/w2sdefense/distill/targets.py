@@ -23,7 +23,7 @@ from w2sdefense.io import atomic_path
 from w2sdefense.models.device import to_gpu
 from w2sdefense.models.padding import pad, takes_positions
 from w2sdefense.models.predictor import length_batches
-from w2sdefense.training import this_process
+from w2sdefense.training.trainer import this_process
 
 
 @dataclass(frozen=True)

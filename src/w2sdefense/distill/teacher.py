@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, set_seed
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from w2sdefense.batches import Collator, tokenize
 from w2sdefense.config import TeacherConfig, TrainingConfig
 from w2sdefense.data.types import TextDataset, fingerprint
 from w2sdefense.distill.keep import fit_or_load
@@ -30,7 +29,8 @@ from w2sdefense.io import atomic_path, write_json
 from w2sdefense.models.load import load_backbone
 from w2sdefense.models.padding import takes_positions
 from w2sdefense.models.tokenizer import Tokenizer, load_tokenizer, reads_last_token
-from w2sdefense.training import (
+from w2sdefense.training.batches import Collator, tokenize
+from w2sdefense.training.trainer import (
     LengthTrainer,
     ProgressCallback,
     StepProgress,

@@ -13,13 +13,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from w2sdefense.batches import Row
 from w2sdefense.config import DistillConfig, SoftTriggerConfig
 from w2sdefense.distill.losses import StudentOutput, TeacherOutput, w2s_loss
 from w2sdefense.distill.soft_triggers import SoftTriggers, TriggeredBatch
 from w2sdefense.distill.targets import TeacherTargets
 from w2sdefense.models.padding import positions_of
-from w2sdefense.training import PartsTrainer
+from w2sdefense.training.batches import Row
+from w2sdefense.training.trainer import PartsTrainer
 
 TEACHER_LOGITS = "teacher_logits"
 TEACHER_FEATURE = "teacher_feature"

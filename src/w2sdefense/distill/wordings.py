@@ -18,10 +18,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
-from w2sdefense.attacks.insertion import insert, word_spans, words_in_a_row
 from w2sdefense.config import WordingConfig
 from w2sdefense.data.types import TextDataset, texts_of
 from w2sdefense.distill.insertions import with_changes
+from w2sdefense.text.insertion import insert, word_spans, words_in_a_row
 
 SHORTEST = 2
 """Words of a prompt, at least: texts that all end with a full stop do not stand in one."""

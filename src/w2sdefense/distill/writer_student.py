@@ -14,8 +14,6 @@ import torch
 from torch import Tensor
 from transformers import set_seed
 
-from w2sdefense.answers import AnswerOutput, AnswerPlaces, AnswerTrainer
-from w2sdefense.batches import PairCollator, tokenize_pairs
 from w2sdefense.config import AdapterConfig, DistillConfig, TrainingConfig
 from w2sdefense.data.types import PairDataset
 from w2sdefense.distill.losses import answer_loss
@@ -23,7 +21,9 @@ from w2sdefense.distill.writer_teacher import WriterTeacher
 from w2sdefense.models.adapters import attach_adapter
 from w2sdefense.models.padding import positions_of, takes_positions
 from w2sdefense.models.positions import check_length
-from w2sdefense.training import ProgressCallback, StepProgress, run, training_arguments
+from w2sdefense.training.answers import AnswerOutput, AnswerPlaces, AnswerTrainer
+from w2sdefense.training.batches import PairCollator, tokenize_pairs
+from w2sdefense.training.trainer import ProgressCallback, StepProgress, run, training_arguments
 from w2sdefense.writer import Writer
 
 

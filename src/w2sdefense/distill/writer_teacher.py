@@ -27,8 +27,6 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, set_seed
 from transformers.modeling_outputs import CausalLMOutput
 
-from w2sdefense.answers import AnswerTrainer
-from w2sdefense.batches import PairCollator, tokenize_pairs
 from w2sdefense.config import TeacherConfig, TrainingConfig
 from w2sdefense.data.types import PairDataset, fingerprint
 from w2sdefense.distill.keep import fit_or_load
@@ -40,7 +38,9 @@ from w2sdefense.models.load import load_causal_lm
 from w2sdefense.models.padding import takes_positions
 from w2sdefense.models.tokenizer import Tokenizer
 from w2sdefense.tasks.prompt import IGNORED, Prompt
-from w2sdefense.training import (
+from w2sdefense.training.answers import AnswerTrainer
+from w2sdefense.training.batches import PairCollator, tokenize_pairs
+from w2sdefense.training.trainer import (
     ProgressCallback,
     StepProgress,
     run,

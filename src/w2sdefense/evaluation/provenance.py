@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 
 from w2sdefense.evaluation.record import Provenance
-from w2sdefense.training import this_process
+from w2sdefense.training.trainer import this_process
 
 PACKAGES = (
     "w2sdefense",

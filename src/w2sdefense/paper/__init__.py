@@ -3,7 +3,7 @@
     recipes.yaml     what is varied in which table, at two scales, and what the names mean
     published.yaml   the paper's own numbers, and what is known about them
 
-A recipe is a product of lists. How it becomes a graph of runs is in `experiments/grid.py`; a file
+A recipe is a product of lists. How it becomes a graph of runs is in `bench/grid.py`; a file
 of the same form with recipes of one's own is read in the same way.
 """
 

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from itertools import permutations, product
 from string import ascii_lowercase
 
-from w2sdefense.attacks.insertion import words_in_a_row
 from w2sdefense.models.tokenizer import Tokenizer
+from w2sdefense.text.insertion import words_in_a_row
 
 LONGEST = 8
 """Words in a piece, at most."""

@@ -22,11 +22,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from w2sdefense.attacks.insertion import insert, word_spans
 from w2sdefense.config import ScanConfig
 from w2sdefense.data.types import Example, texts_of
 from w2sdefense.models.tokenizer import Tokenizer
 from w2sdefense.scan.pieces import PieceMaker
+from w2sdefense.text.insertion import insert, word_spans
 
 Answer = Callable[[Sequence[str]], Tensor]
 """Answers texts with the probabilities of their labels, (N, C)."""

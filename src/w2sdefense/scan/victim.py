@@ -25,7 +25,7 @@ from w2sdefense.io import write_json
 from w2sdefense.models.load import load_embeddings
 from w2sdefense.scan.moved import moved_tokens
 from w2sdefense.scan.search import Answer, Suspect, find_suspects, ranked, texts_to_answer
-from w2sdefense.training import StepProgress, this_process
+from w2sdefense.training.trainer import StepProgress, this_process
 from w2sdefense.victim import Victim
 
 SUSPECTS = "suspects.json"

@@ -24,13 +24,13 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from w2sdefense.attacks.insertion import insert, word_spans
 from w2sdefense.config import SignalConfig
 from w2sdefense.data.types import Example, texts_of
 from w2sdefense.errors import DataError
 from w2sdefense.evaluation.metrics import Rate
 from w2sdefense.models.predictor import Predictor
 from w2sdefense.scan.search import Answer, Suspect, ranked
+from w2sdefense.text.insertion import insert, word_spans
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,351 @@
+"""From a recipe to the cells of its table, and from a cell to the graph that it needs.
+
+A cell is one row of the table: a value for every axis, and the node whose result is shown. The
+values are turned into settings by what they are said to mean (`paper/recipes.yaml`), and the
+settings into nodes: the victim, the teacher, the defended model. Nothing is run and no model is
+opened here, but by `run_cell`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from w2sdefense.bench.graph import Node, digest, in_order
+from w2sdefense.bench.launch import run_here
+from w2sdefense.bench.ledger import Done, Ledger
+from w2sdefense.bench.local_files import local_files
+from w2sdefense.bench.work import Job, Maker
+from w2sdefense.config import (
+    COMMON_SECTIONS,
+    DEFENSE_SECTIONS,
+    BenchRun,
+    DefendRun,
+    PoisonRun,
+    TeachRun,
+    load_settings,
+)
+from w2sdefense.errors import ConfigError
+from w2sdefense.paper import Axes, Book, Patch, Recipe, Scale, Value, read_book
+
+POISONED = "poisoned"
+"""The method that leaves the victim as it is."""
+
+ANY = "any"
+"""Written for an axis whose values make no difference to a row."""
+
+_NEGATIVE = {"test": {"target": "negative"}}
+
+LITERAL: dict[str, Callable[[str], dict[str, Any]]] = {
+    "student": lambda name: {
+        "both": {"student": {"model": name}},
+        # The grid poisons it itself, so what its victims were fine-tuned from is known.
+        "defend": {"merging": {"base": name}, "scan": {"fine_tuned_from": name}},
+    },
+    "teacher": lambda name: {"defend": {"teacher": {"model": name}}},
+    "dataset": lambda name: {"both": {"data": {"dataset": name}}, "defend": _NEGATIVE},
+    "proxy": lambda name: {"poison": {"proxy": name}},
+}
+"""Axes whose values may be names that no recipe knows, and what those mean."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row of a table.
+
+    Attributes:
+        axes: Its value on every axis.
+        node: Whose result it shows.
+    """
+
+    axes: Mapping[str, Value]
+    node: Node
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A recipe at a scale.
+
+    Attributes:
+        name: Name of the recipe.
+        scale: Name of the scale.
+        recipe: The recipe.
+        cells: The rows of its table.
+    """
+
+    name: str
+    scale: str
+    recipe: Recipe
+    cells: tuple[Cell, ...]
+
+    @property
+    def nodes(self) -> list[Node]:
+        """All that has to be made, nothing before what it needs."""
+        return in_order(cell.node for cell in self.cells)
+
+
+def make_grid(run: BenchRun) -> Grid:
+    """The grid that the settings of a command ask for.
+
+    Raises:
+        ConfigError: There is no such recipe, scale or name, or what it means is not valid.
+    """
+    file, _, name = run.recipe.rpartition(":")
+    book = read_book(Path(file) if file else None)
+    recipe, scale = book.recipe(name), book.scale(run.scale)
+    chosen: dict[str, tuple[Value, ...]] = {
+        "student": run.student,
+        "teacher": run.teacher,
+        "dataset": run.dataset,
+        "proxy": run.proxy,
+        "attack": run.attack,
+        "method": run.method,
+        "seed": run.seeds,
+    }
+    builder = _Builder(book, scale, run.limit, run.threads or scale.threads)
+    cells = [
+        builder.cell(dict(zip(axes, values, strict=True)))
+        for part in recipe.parts
+        for axes in [_axes_of(part, book, recipe, scale, run.scale, chosen)]
+        for values in product(*axes.values())
+    ]
+    if not cells:
+        raise ConfigError(
+            f"No row of {name} is of what was chosen.", f"Look at all of it: w2s bench plan {name}"
+        )
+    return Grid(name, run.scale, recipe, tuple(_merged(cells)))
+
+
+def run_cell(cell: Cell, ledger: Ledger, make: Maker, session: str) -> Done:
+    """Make what a cell needs, unless it is made, and return its result.
+
+    Raises:
+        NodesFailedError: It could not be made.
+        FullDiskError: There is no room for results.
+    """
+    run_here(Job(in_order([cell.node]), ledger, make, session))
+    done = ledger.done(cell.node.key)
+    if done is None:
+        raise ConfigError(
+            f"The result of {cell.node.title} was removed from {ledger.folder}.", "Run it again."
+        )
+    return done
+
+
+def _axes_of(
+    part: Axes,
+    book: Book,
+    recipe: Recipe,
+    scale: Scale,
+    scale_name: str,
+    chosen: Mapping[str, tuple[Value, ...]],
+) -> Axes:
+    """The lists of one part; those of a scale or of the command replace lists that are there.
+
+    A list that makes the part what it is is not replaced by the command, but cut down.
+    """
+    axes = {**book.common, **recipe.axes, **part}
+    for lists in (scale.axes, recipe.scales.get(scale_name, {}), chosen):
+        axes.update({axis: lists[axis] for axis in axes if lists.get(axis)})
+    own = {
+        axis: tuple(v for v in part[axis] if v in chosen[axis]) for axis in part if chosen.get(axis)
+    }
+    return axes | own
+
+
+def _merged(cells: Iterable[Cell]) -> Iterator[Cell]:
+    """One cell for those of one method that show the same result: what differs is `ANY`."""
+    found: dict[tuple[str, Value], Cell] = {}
+    for cell in cells:
+        place = (cell.node.key, cell.axes.get("method", ""))
+        first = found.setdefault(place, cell)
+        both = {**first.axes, **cell.axes}
+        same = first.axes.items() & cell.axes.items()
+        axes = {axis: value if (axis, value) in same else ANY for axis, value in both.items()}
+        found[place] = replace(first, axes=axes)
+    yield from found.values()
+
+
+@dataclass(frozen=True)
+class _Builder:
+    """Builds the nodes of cells.
+
+    Attributes:
+        book: What names mean.
+        scale: How large everything is.
+        limit: Most rows of every split, if any.
+        threads: Threads of every node.
+    """
+
+    book: Book
+    scale: Scale
+    limit: int | None
+    threads: int
+
+    def cell(self, axes: Mapping[str, Value]) -> Cell:
+        """The cell of some values."""
+        patches = [self.scale.settings, *self._patches(axes)]
+        poison = _nested([part for p in patches for part in (p.both, p.poison)])
+        defend = _nested([part for p in patches for part in (p.both, p.defend)])
+        for (stage, *path), value in self._sweeps(axes):
+            for name, target in (("poison", poison), ("defend", defend)):
+                if stage in (name, "both"):
+                    _put(target, path, value)
+        if self.limit is not None:
+            _limit(poison, self.limit)
+            _limit(defend, self.limit)
+            attack = poison.setdefault("attack", {})
+            if "poison_rows" in attack:
+                attack["poison_rows"] = min(attack["poison_rows"], max(1, self.limit // 4))
+        victim = self._victim(poison, axes)
+        if axes.get("method") == POISONED:
+            return Cell(axes, victim)
+        width = next((p.width for p in reversed(patches) if p.width is not None), None)
+        return Cell(axes, self._defended(defend, victim, width, axes))
+
+    def _victim(self, values: dict[str, Any], axes: Mapping[str, Value]) -> Node:
+        run = load_settings(PoisonRun, values, f"The victim of {said(axes)}")
+        settings = run.model_dump(mode="json", exclude_unset=True)
+        identity = run.model_dump(mode="json", exclude={"output", "resume"})
+        title = said(axes, "student", "dataset", "proxy", "attack", "seed")
+        return self._node("poison", settings, identity, {}, title)
+
+    def _teacher(
+        self, run: DefendRun, values: dict[str, Any], width: int | None, axes: Mapping[str, Value]
+    ) -> Node:
+        sections = ("task", "student", "data", "generation", "teacher")
+        own = {name: values[name] for name in sections if name in values}
+        own["alignment"] = run.distill.alignment
+        teach = load_settings(TeachRun, own, f"The teacher of {said(axes)}")
+        identity = teach.model_dump(mode="json", exclude={"output", "resume"})
+        if run.task == "classification":
+            # Of the student it only knows the width.
+            identity["student"] = identity["student"]["model"] if width is None else width
+        settings = teach.model_dump(mode="json", exclude_unset=True)
+        return self._node("teach", settings, identity, {}, said(axes, "teacher", "dataset", "seed"))
+
+    def _defended(
+        self, values: dict[str, Any], victim: Node, width: int | None, axes: Mapping[str, Value]
+    ) -> Node:
+        if values.get("task", "classification") != "classification":
+            # The student says so of its victims, and it is for a search, which needs labels.
+            values.get("scan", {}).pop("fine_tuned_from", None)
+        run = load_settings(DefendRun, values, f"The run of {said(axes)}")
+        reads = DEFENSE_SECTIONS[run.defense] | COMMON_SECTIONS
+        needs = {"victim": victim}
+        if run.defense == "w2s" and run.test.trigger == "proattack":
+            # It reads its texts in the clean prompt of the attack, which is this run's business.
+            reads |= {"teacher"}
+        elif run.defense == "w2s":
+            needs["teacher"] = self._teacher(run, values, width, axes)
+        identity = {k: v for k, v in run.model_dump(mode="json").items() if k in reads}
+        # What the defense does not read is left out: runs of one key have the same settings.
+        given = reads | needs.keys()
+        settings = run.model_dump(mode="json", exclude_unset=True, include=set(given))
+        varied = [axis for axis in axes if axis in self.book.sweeps]
+        title = said(axes, "method", "student", "dataset", "proxy", "attack", "adapter", *varied)
+        return self._node("defend", settings, identity, needs, title)
+
+    def _node(
+        self,
+        kind: str,
+        settings: dict[str, Any],
+        identity: dict[str, Any],
+        needs: Mapping[str, Node],
+        title: str,
+    ) -> Node:
+        files = local_files(identity)
+        return Node(
+            kind,
+            {"run": settings, "threads": self.threads},
+            {"run": identity, "threads": self.threads} | ({"files": files} if files else {}),
+            needs,
+            title=f"{kind} {title}",
+            likeness=digest([kind, _costs(identity), self.threads]),
+        )
+
+    def _patches(self, axes: Mapping[str, Value]) -> Iterator[Patch]:
+        for axis, names in self.book.names.items():
+            if axis not in axes:
+                continue
+            value = str(axes[axis])
+            more = self.scale.names.get(axis, {}).get(value)
+            if value in names:
+                yield names[value]
+            elif axis in LITERAL and more is None:
+                yield Patch(**LITERAL[axis](value))
+            elif more is None:
+                raise ConfigError(
+                    f"There is no {axis} {value!r}.", f"Choose one of {', '.join(names)}."
+                )
+            if more is not None:
+                yield more
+
+    def _sweeps(self, axes: Mapping[str, Value]) -> Iterator[tuple[list[str], Value]]:
+        for axis, value in axes.items():
+            if axis in self.book.sweeps:
+                for path in self.book.sweeps[axis]:
+                    yield _path(axis, path), value
+            elif axis not in self.book.names:
+                raise ConfigError(
+                    f"There is no axis {axis!r}.",
+                    f"Choose one of {', '.join([*self.book.names, *self.book.sweeps])}.",
+                )
+
+
+def _nested(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """One mapping of several, the later over the earlier, section by section."""
+    merged: dict[str, Any] = {}
+    for part in parts:
+        for name, value in part.items():
+            below = merged.get(name)
+            if isinstance(value, dict):
+                merged[name] = _nested([below, value] if isinstance(below, dict) else [value])
+            else:
+                merged[name] = value
+    return merged
+
+
+def _path(axis: str, path: str) -> list[str]:
+    """Where a setting is: a stage, a section of its run, and what is below that.
+
+    Raises:
+        ConfigError: It is no such path.
+    """
+    names = path.split(".")
+    if len(names) < 3 or names[0] not in ("poison", "defend", "both") or not all(names):
+        raise ConfigError(
+            f"The sweep {axis} goes through {path!r}, which is not the place of a setting.",
+            "Write poison, defend or both, a section and a setting: defend.adapter.lora_r.",
+        )
+    return names
+
+
+def _put(values: dict[str, Any], path: list[str], value: Value) -> None:
+    for name in path[:-1]:
+        values = values.setdefault(name, {})
+    values[path[-1]] = value
+
+
+def _limit(values: dict[str, Any], limit: int) -> None:
+    data = values.setdefault("data", {})
+    for split in ("train_samples", "validation_samples", "test_samples"):
+        data[split] = min(data.get(split) or limit, limit)
+
+
+def _costs(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the settings decides how long a run takes, roughly."""
+    run = {k: v for k, v in identity.items() if k not in ("attack", "test", "distill", "proxy")}
+    for section in ("training", "teacher"):
+        if isinstance(run.get(section), dict):
+            run[section] = {k: v for k, v in run[section].items() if k != "seed"}
+    return run
+
+
+def said(axes: Mapping[str, Value], *names: str) -> str:
+    """Some of the values, or all, for people."""
+    words = [f"{k} {v}" if isinstance(v, int | float) else str(v) for k, v in axes.items()]
+    return " ".join(w for k, w in zip(axes, words, strict=True) if not names or k in names)

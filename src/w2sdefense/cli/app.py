@@ -1,0 +1,256 @@
+"""The command `w2s`.
+
+A command is added with `app.command()(command_from(ItsSettings, what_it_does))`; what it does
+imports its stages itself, so that `--help` does not wait for torch.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from w2sdefense.cli.errors import run_or_explain
+from w2sdefense.cli.options import command_from
+from w2sdefense.config import (
+    BenchRun,
+    DefendRun,
+    DemoRun,
+    EvaluateRun,
+    PlanRun,
+    PoisonRun,
+    ScanRun,
+    TeachRun,
+    TuneRun,
+)
+
+
+class TableFormat(StrEnum):
+    """How the table of `w2s report` can be written."""
+
+    LATEX = "latex"
+    CSV = "csv"
+    MARKDOWN = "markdown"
+
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        Console(markup=False).print(f"w2sdefense {version('w2sdefense')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def w2s(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show it.")
+    ] = False,
+) -> None:
+    """Remove backdoors from language models, and show that they are gone."""
+
+
+def demo(run: DemoRun) -> None:
+    """Watch SmolLM2-135M catch a backdoor, keep it through LoRA, and lose it to W2SDefense."""
+    from w2sdefense.cli.display import Display, show_results
+    from w2sdefense.commands.demo import run_demo
+
+    with Display() as display:
+        folders = run_demo(run, display)
+    show_results(folders, run.output / "report.html", "A backdoor planted, and removed")
+
+
+def poison(run: PoisonRun) -> None:
+    """Plant a backdoor into a model that you own, so that defenses can be measured on it."""
+    from w2sdefense.cli.display import Display, show_results
+    from w2sdefense.commands.stages import run_poison
+
+    with Display() as display:
+        folder = run_poison(run, display)
+    show_results([folder], None, "Poisoned model")
+
+
+def teach(run: TeachRun) -> None:
+    """Fine-tune a clean teacher for a student and keep it for later runs of defend."""
+    from w2sdefense.cli.display import Display
+    from w2sdefense.commands.stages import run_teach
+
+    with Display() as display:
+        run_teach(run, display)
+        display.say(f"Teacher in {run.output}; use it with --teacher-folder {run.output}")
+
+
+def defend(run: DefendRun) -> None:
+    """Clean a model with the clean data that you have; report CA and ASR before and after."""
+    from w2sdefense.cli.display import Display, show_results
+    from w2sdefense.commands.stages import run_defend
+
+    with Display() as display:
+        folders = run_defend(run, display)
+    show_results(folders, run.output / "report.html", f"{run.student.model}, before and after")
+
+
+def evaluate(run: EvaluateRun) -> None:
+    """Measure a model: clean accuracy, and with a trigger ASR and the floor without it."""
+    from w2sdefense.cli.display import Display, show_results
+    from w2sdefense.commands.stages import run_evaluate
+
+    with Display() as display:
+        folder = run_evaluate(run, display)
+    show_results([folder], run.output / "report.html", run.student.model)
+
+
+def bench_plan(run: BenchRun) -> None:
+    """Show what a grid is made of, what of it is done, and how long the rest may take."""
+    from w2sdefense.bench.command import show_plan
+
+    show_plan(run, Console(markup=False))
+
+
+def bench_run(run: BenchRun) -> None:
+    """Run a grid, or what is missing of it, and show its table."""
+    from w2sdefense.bench.command import run_bench, show_table
+    from w2sdefense.cli.display import Display
+
+    with Display() as display:
+        run_bench(run, display)
+    show_table(run, Console(markup=False))
+
+
+def bench_show(run: BenchRun) -> None:
+    """Show the table of a grid from what was run of it."""
+    from w2sdefense.bench.command import show_table
+
+    show_table(run, Console(markup=False))
+
+
+def plan(run: PlanRun) -> None:
+    """Say what a student needs on your GPUs, which ways of running it fit, and the commands.
+
+    Parameters are counted exactly, memory is estimated. Nothing is run, and no weights are opened.
+    """
+    from w2sdefense.commands.plan import run_plan, show_plan
+
+    show_plan(run_plan(run), as_json=run.json_output)
+
+
+def scan(run: ScanRun) -> None:
+    """Search a model for pieces of text that fire a backdoor, with clean text and a teacher."""
+    from w2sdefense.cli.display import Display
+    from w2sdefense.commands.scan import run_scan, show_suspects
+
+    with Display() as display:
+        suspects, names = run_scan(run, display)
+    show_suspects(suspects, names, run.output)
+
+
+def tune(run: TuneRun) -> None:
+    """Choose the settings of W2SDefense on clean data alone: no trigger has to be known."""
+    from w2sdefense.cli.display import Display
+    from w2sdefense.commands.tune import run_tune, show_tuned
+
+    with Display() as display:
+        tuned = run_tune(run, display)
+    show_tuned(tuned)
+
+
+@run_or_explain
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Folders of finished runs, or folders that have some below them (runs/bench)."
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the page goes; default: report.html beside the first run, or in the first "
+            "folder of runs."
+        ),
+    ] = None,
+    title: Annotated[str, typer.Option(help="Title of the page.")] = "w2sdefense",
+    export: Annotated[
+        list[TableFormat] | None,
+        typer.Option(
+            help="Also write the table beside the page in this format; may be given more than once."
+        ),
+    ] = None,
+) -> None:
+    """Make one self-contained page of finished runs: tables, charts, texts, where they come from.
+
+    A suspect model followed by what was made of it is told as before and after, the last one in the
+    headline; anything else is a table of runs.
+    """
+    from w2sdefense.cli.display import show_report
+
+    show_report(runs, output, title, export or ())
+
+
+@run_or_explain
+def information(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs of classifiers.")],
+) -> None:
+    """Estimate how much of the label the features of finished runs hold (paper, Eq. 15)."""
+    from w2sdefense.commands.information import show_information
+
+    show_information(runs)
+
+
+@run_or_explain
+def pair(
+    originals: Annotated[Path, typer.Argument(help="File with the texts that were paraphrased.")],
+    paraphrases: Annotated[Path, typer.Argument(help="File with the paraphrases, in that order.")],
+    output: Annotated[Path, typer.Option(help="JSONL file to write, for --syn-file and others.")],
+    unchanged: Annotated[
+        bool,
+        typer.Option(
+            "--unchanged",
+            help="Also rows that are the same in both: a defense "
+            "by --scpd-file or --back-translation-file must find every text.",
+        ),
+    ] = False,
+) -> None:
+    """Bring texts and paraphrases of them that were published without them together."""
+    from w2sdefense.text.paraphrase_file import pair_files
+
+    count = pair_files(originals, paraphrases, output, unchanged=unchanged)
+    use = "--scpd-file or --back-translation-file" if unchanged else "--syn-file"
+    Console(markup=False).print(f"{count} pairs in {output}; use them with {use}", highlight=False)
+
+
+@run_or_explain
+def ls() -> None:
+    """List the attacks, defenses, datasets, proxies and embedded models there are."""
+    from w2sdefense.cli.display import show_names
+
+    show_names()
+
+
+app.command()(command_from(DemoRun, demo))
+app.command()(command_from(PoisonRun, poison))
+app.command()(command_from(TeachRun, teach))
+app.command()(command_from(DefendRun, defend))
+app.command()(command_from(EvaluateRun, evaluate))
+bench = typer.Typer(no_args_is_help=True, help="Run the tables of the paper, or grids of your own.")
+bench.command("plan")(command_from(BenchRun, bench_plan))
+bench.command("run")(command_from(BenchRun, bench_run))
+bench.command("show")(command_from(BenchRun, bench_show))
+app.add_typer(bench, name="bench")
+app.command()(command_from(PlanRun, plan))
+app.command()(command_from(ScanRun, scan))
+app.command()(command_from(TuneRun, tune))
+app.command()(report)
+app.command()(information)
+app.command()(pair)
+app.command()(ls)
+
+
+def main() -> None:
+    """Entry point of the command line."""
+    app()

@@ -1,0 +1,208 @@
+"""What a command shows: progress of long phases, and the results at the end.
+
+Progress is a bar with the time left on a terminal, and a line now and then in a log file.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from w2sdefense.training.trainer import StepProgress
+
+LINE_EVERY_SECONDS = 20.0
+
+
+class Display:
+    """Shows phases one below the other.
+
+    Args:
+        console: Where to; a log file gets plain lines instead of a bar. Of the processes of a
+            launcher only the first one shows anything.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(markup=False, quiet=not _is_first_process())
+        self._bar = Progress(
+            TextColumn("{task.description:<28}", markup=False),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}", style="dim"),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+
+    def __enter__(self) -> Self:
+        # Not at the top: tables of finished runs do without transformers.
+        from w2sdefense.models.quiet import quiet_transformers
+
+        self._stack = ExitStack()
+        self._stack.enter_context(quiet_transformers())
+        self._stack.enter_context(self._bar)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+    def steps(self, phase: str) -> StepProgress:
+        """The function to tell about the training steps of a phase."""
+        task = self._bar.add_task(phase, total=None, note="")
+        line = _Lines(self.console, phase)
+
+        def advance(step: int, steps: int, losses: dict[str, float]) -> None:
+            note = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
+            self._bar.update(task, completed=step, total=steps, note=note)
+            line.show(step, steps, note)
+
+        return advance
+
+    def texts(self, phase: str, total: int) -> Callable[[int], None]:
+        """The function to tell how many more texts were answered."""
+        task: TaskID = self._bar.add_task(phase, total=total, note="texts")
+        line = _Lines(self.console, phase)
+        done = 0
+
+        def advance(more: int) -> None:
+            nonlocal done
+            done += more
+            self._bar.update(task, completed=done)
+            line.show(done, total, "texts")
+
+        return advance
+
+    def tidy(self) -> None:
+        """Take the bars of phases that are over away; a grid has more of them than a screen."""
+        for task in self._bar.tasks:
+            if task.finished:
+                self._bar.remove_task(task.id)
+
+    def say(self, text: str) -> None:
+        """Print a line above the bars."""
+        # A trigger or a folder may look like markup.
+        self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+class _Lines:
+    """Plain lines for a console that cannot show a bar: one every twenty seconds, and the last."""
+
+    def __init__(self, console: Console, phase: str) -> None:
+        self._console = console
+        self._phase = phase
+        self._start = self._last = time.monotonic()
+
+    def show(self, done: int, total: int, note: str) -> None:
+        now = time.monotonic()
+        if self._console.is_terminal or (now - self._last < LINE_EVERY_SECONDS and done < total):
+            return
+        self._last = now
+        left = (now - self._start) / done * (total - done)
+        self._console.print(
+            f"{self._phase}: {done}/{total}, {left:.0f} s left {note}",
+            highlight=False,
+            markup=False,
+        )
+
+
+def _is_first_process() -> bool:
+    # As torchrun and `accelerate launch` say it; asking torch would take seconds.
+    return os.environ.get("RANK", "0") == "0"
+
+
+def show_results(folders: Sequence[Path], page: Path | None, title: str) -> None:
+    """Print the table of finished runs and write their page.
+
+    Args:
+        folders: Folders of finished runs, in the order to show them in.
+        page: Where the self-contained page goes; None writes none.
+        title: Title of the page.
+    """
+    if not _is_first_process():
+        return
+    from w2sdefense.report import load_runs, terminal_table, write_report
+
+    console = Console(markup=False)
+    runs = load_runs(folders)
+    console.print(terminal_table(runs))
+    if page is not None:
+        with console.status("Drawing the page ..."):
+            write_report(runs, page, title)
+        console.print(f"Look at it: {page}", highlight=False, soft_wrap=True)
+
+
+def show_report(
+    paths: Sequence[Path], output: Path | None, title: str, exports: Sequence[str]
+) -> None:
+    """Write a page about any finished runs, print their table, and say what was left out.
+
+    Args:
+        paths: Folders of runs, or folders that have some below them.
+        output: Where the page goes, if not where `make_report` puts it.
+        title: Title of the page.
+        exports: Formats of the tables that are written beside it.
+    """
+    from w2sdefense.commands.reporting import make_report
+
+    console = Console(markup=False)
+    with console.status("Drawing the page ..."):
+        report = make_report(paths, output, title, exports)
+    console.print(report.table)
+    for problem in report.problems:
+        console.print(f"Left out: {problem}", style="yellow", soft_wrap=True)
+    for file in report.exports:
+        console.print(f"Written: {file}", highlight=False, soft_wrap=True)
+    console.print(f"Look at it: {report.page}", highlight=False, soft_wrap=True)
+
+
+def _with_task(name: str, task: str) -> str:
+    return name if task == "classification" else f"{name} ({task})"
+
+
+def show_names() -> None:
+    """Print every name that a command takes: tasks, attacks, defenses, data, models."""
+    from w2sdefense.attacks import ATTACKS
+    from w2sdefense.data import CATALOG, PROXIES
+    from w2sdefense.defenses import DEFENSES
+    from w2sdefense.models.embedded import EMBEDDED
+    from w2sdefense.tasks import TASKS
+
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for kind, names in (
+        ("tasks", ["classification", *TASKS]),
+        ("attacks", list(ATTACKS)),
+        (
+            "defenses",
+            [f"{n} (needs {', '.join(d.needs)}; leaves {d.leaves})" for n, d in DEFENSES.items()],
+        ),
+        ("datasets", [_with_task(name, named.task) for name, named in CATALOG.items()]),
+        ("proxies of the paper", [f"{of} is poisoned on {by}" for of, by in PROXIES.items()]),
+        ("embedded models", list(EMBEDDED)),
+    ):
+        table.add_row(Text(kind, style="bold"), "\n".join(names))
+    Console(markup=False).print(table)

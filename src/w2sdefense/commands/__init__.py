@@ -1,0 +1,1 @@
+"""The commands, a page each: poison, teach, defend, evaluate, scan, tune, demo."""

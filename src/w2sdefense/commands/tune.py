@@ -1,0 +1,297 @@
+"""`w2s tune`: settings of W2SDefense chosen on clean data alone.
+
+A teacher is fitted and the poisoned model is searched once; then every trial trains a student as
+`w2s defend` would, and measures it on clean validation text. Neither test texts nor a trigger are
+looked at. What was chosen is written as `tuned.json`, and as `defend.yaml` for `w2s defend`.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from w2sdefense.bench.owner import Owner
+from w2sdefense.cli.display import Display
+from w2sdefense.commands.folders import STARTED, refuse_other, refuse_own_model
+from w2sdefense.commands.preflight import check_defended_model
+from w2sdefense.commands.stages import open_victim
+from w2sdefense.config import DefendRun, TuneRun, W2SSettings
+from w2sdefense.data.types import TextDataset, fingerprint, labels_of, texts_of
+from w2sdefense.defenses import DefenseKit
+from w2sdefense.defenses.w2s import W2SDefense
+from w2sdefense.distill.targets import weights_fingerprint
+from w2sdefense.distill.teacher import fit_or_load_teacher
+from w2sdefense.errors import ConfigError
+from w2sdefense.evaluation.metrics import accuracy
+from w2sdefense.evaluation.provenance import Clock
+from w2sdefense.io import make_folder, write_json, write_text
+from w2sdefense.scan.victim import scan_victim, teacher_answer
+from w2sdefense.training.trainer import (
+    StepProgress,
+    check_tracker,
+    remove_checkpoints,
+    this_process,
+)
+from w2sdefense.tuning.signal import Probes, exposure, make_probes
+from w2sdefense.tuning.study import StoppedTrial, Watch, require_optuna, search
+from w2sdefense.tuning.trials import Choice, Measured, Trial, Values
+from w2sdefense.victim import Victim, load_victim
+
+TUNED, DEFEND, OWNER = "tuned.json", "defend.yaml", "owner.json"
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What came out.
+
+    Attributes:
+        trials: All trials.
+        choice: The one that was chosen.
+        command: How a model is defended with its settings.
+    """
+
+    trials: list[Trial]
+    choice: Choice
+    command: str
+
+
+def run_tune(run: TuneRun, display: Display) -> Tuned:
+    """Search, or go on searching, and write what is chosen.
+
+    Raises:
+        MissingDependencyError: Optuna is not installed.
+        ConfigError: There are several processes, another one works in the folder, a search with
+            other settings is in it, or every trial had to be stopped.
+        W2SError: `w2s defend` would refuse the model with these settings.
+    """
+    require_optuna()
+    if this_process().num_processes > 1:
+        raise ConfigError("Tuning runs in one process.", "Leave the launcher out.")
+    refuse_own_model(run.student.model, run.output)
+    check_tracker(run.training)
+    check_defended_model(defend_run(run, _start(run)), W2SDefense.leaves)
+    _begin(run)
+    clock = Clock()
+    victim, data = open_victim(run.student, run.data)
+    bench = _Bench.prepare(run, victim, data, display)
+    del victim
+    trials = search(bench.measure, _start(run), run.tune, run.output, bench.tell)
+    choice = Choice.of(trials, run.tune.tolerance)
+    if choice is None:
+        raise ConfigError(
+            "Every trial was stopped, so there is none to choose.",
+            "Ask for more of them with --tune-trials, or narrow the spans.",
+        )
+    tuned = Tuned(trials, choice, _save_defense(run, choice.trial.values))
+    write_json(run.output / TUNED, _as_values(run, tuned, bench, clock))
+    return tuned
+
+
+def _begin(run: TuneRun) -> None:
+    """Take the folder, unless another process has it or other settings made what is in it."""
+    make_folder(run.output)
+    owner, started = run.output / OWNER, run.output / STARTED
+    if owner.is_file():
+        other = Owner.from_values(json.loads(owner.read_text(encoding="utf-8")))
+        mine = Owner.this_process()
+        if other is not None and other.pid != mine.pid and other.is_dead() is False:
+            raise ConfigError(
+                f"Process {other.pid} is tuning in {run.output}.",
+                "Wait for it, or choose another --output.",
+            )
+    if started.is_file():
+        found = json.loads(started.read_text(encoding="utf-8"))
+        if isinstance(found.get("tune"), dict):
+            # More trials than before go on where it ended.
+            found["tune"]["trials"] = run.tune.trials
+        refuse_other(run.output, found, run)
+    write_json(owner, Owner.this_process().as_values())
+    write_json(started, run.model_dump(mode="json"))
+
+
+def _start(run: TuneRun) -> Values:
+    """The settings that the search begins with."""
+    names = ("alpha", "beta", "gamma", "temperature")
+    return {
+        **{name: getattr(run.distill, name) for name in names},
+        "lora_r": run.adapter.lora_r,
+    }
+
+
+def defend_run(run: TuneRun, values: Values) -> DefendRun:
+    """The run of `w2s defend` that has some of its settings from a trial."""
+    weights = {name: value for name, value in values.items() if name != "lora_r"}
+    shared = {name: getattr(run, name) for name in W2SSettings.model_fields}
+    shared["distill"] = run.distill.model_copy(update=weights)
+    shared["adapter"] = run.adapter.model_copy(update={"lora_r": int(values["lora_r"])})
+    shared["teacher_folder"] = _teacher_folder(run)
+    return DefendRun(**shared, output=run.output / "defended")
+
+
+def _teacher_folder(run: TuneRun) -> Path:
+    return run.teacher_folder or run.output / "teacher"
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """What every trial is done with.
+
+    Attributes:
+        run: The settings.
+        data: The defender's data.
+        probes: What every student is asked.
+        victim: Fingerprint of the model that is to be defended.
+        display: Shows progress.
+    """
+
+    run: TuneRun
+    data: TextDataset
+    probes: Probes
+    victim: str
+    display: Display
+
+    @classmethod
+    def prepare(cls, run: TuneRun, victim: Victim, data: TextDataset, display: Display) -> _Bench:
+        """Fit the teacher, and find what students are examined with."""
+        folder = _teacher_folder(run)
+        teacher = fit_or_load_teacher(
+            run.teacher,
+            data,
+            victim.width,
+            folder,
+            relu=run.distill.alignment == "release",
+            run_folder=run.output,
+            resume=True,
+            progress=display.steps("teacher"),
+        )
+        seeds = {"signal": run.signal.seed}
+        if run.scan.rate:
+            # What students are trained with; they find it here.
+            seeds["scan"] = run.training.seed
+        found = {
+            name: scan_victim(victim, teacher, data, run.scan, seed, folder, display.steps(name))
+            for name, seed in seeds.items()
+        }
+        probes = make_probes(found["signal"], teacher_answer(teacher), data.validation, run.signal)
+        return cls(run, data, probes, weights_fingerprint(victim.model), display)
+
+    def measure(self, number: int, values: Values, watch: Watch, again: bool) -> Measured:
+        """Train a student as `w2s defend` would, and measure it on clean validation text."""
+        run = defend_run(self.run, values)
+        folder = self.run.output / "trial"
+        kit = DefenseKit(
+            data=self.data,
+            folder=folder,
+            teacher=run.teacher,
+            teacher_folder=_teacher_folder(self.run),
+            resume=again,
+            progress=lambda phase: self._progress(number, phase, watch),
+        )
+        victim = load_victim(run.student, self.data.label_names)
+        try:
+            student = W2SDefense.from_run(run).apply(victim, kit)
+        except StoppedTrial:
+            remove_checkpoints(folder)
+            raise
+        remove_checkpoints(folder)
+        texts = texts_of(self.data.validation)
+        total = len(texts) + len(self.probes.texts) + len(self.probes.tries)
+        advance = self.display.texts(f"trial {number} validation", total)
+        answers = [answer.label for answer in student.predict(texts, advance)]
+        return Measured(
+            accuracy(answers, labels_of(self.data.validation)),
+            exposure(student, self.probes, advance),
+        )
+
+    def _progress(self, number: int, phase: str, watch: Watch) -> StepProgress:
+        """Show and watch the training; the teacher and what was found are there already."""
+        if phase != "student":
+            return _silently
+        shown = self.display.steps(f"trial {number}")
+
+        def advance(step: int, steps: int, losses: dict[str, float]) -> None:
+            shown(step, steps, losses)
+            if "eval_accuracy" in losses and step < steps:
+                watch(step, losses["eval_accuracy"])
+
+        return advance
+
+    def tell(self, trial: Trial) -> None:
+        """Say what came out of a trial."""
+        self.display.tidy()
+        settings = ", ".join(f"{name} {value:.4g}" for name, value in trial.values.items())
+        accuracy, found = _shares(trial)
+        outcome = f"CA {accuracy}, exposure {found}" if trial.measured else accuracy
+        self.display.say(f"Trial {trial.number} ({settings}): {outcome}")
+
+
+def _silently(step: int, steps: int, losses: dict[str, float]) -> None:
+    """Show nothing."""
+
+
+def _save_defense(run: TuneRun, values: Values) -> str:
+    """Write the settings for `w2s defend`, and say the command that reads them."""
+    settings = defend_run(run, values).model_dump(mode="json", exclude_defaults=True)
+    write_text(run.output / DEFEND, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
+    return shlex.join(["w2s", "defend", "--config", str(run.output / DEFEND)])
+
+
+def _as_values(run: TuneRun, tuned: Tuned, bench: _Bench, clock: Clock) -> dict[str, Any]:
+    """What `tuned.json` holds."""
+    chosen = tuned.choice.trial
+    pieces = dict.fromkeys(one.suspect for one in bench.probes.tries)
+    return {
+        "chosen": chosen.number,
+        "settings": chosen.values,
+        "why": tuned.choice.why,
+        "command": tuned.command,
+        "trials": [trial.as_values() for trial in tuned.trials],
+        "signal": {
+            **run.signal.model_dump(),
+            "suspects": [
+                {"piece": one.piece, "target": bench.data.label_names[one.target]} for one in pieces
+            ],
+        },
+        "fingerprints": {
+            "model": bench.victim,
+            "train": fingerprint(bench.data.train),
+            "validation": fingerprint(bench.data.validation),
+        },
+        "provenance": clock.provenance().model_dump(mode="json"),
+    }
+
+
+def show_tuned(tuned: Tuned) -> None:
+    """Print the trials, the choice, and how to defend a model with it."""
+    names = list(tuned.choice.trial.values)
+    table = Table("Trial", *names, "CA (validation)", "Exposure", "Minutes")
+    for trial in tuned.trials:
+        chosen = trial.number == tuned.choice.trial.number
+        table.add_row(
+            str(trial.number),
+            *(f"{trial.values[name]:.4g}" for name in names),
+            *_shares(trial),
+            f"{trial.seconds / 60:.1f}",
+            style="bold green" if chosen else None,
+        )
+    console = Console(markup=False, soft_wrap=True)
+    console.print(table)
+    console.print(tuned.choice.why, highlight=False)
+    console.print(f"Defend with it: {tuned.command}", highlight=False)
+
+
+def _shares(trial: Trial) -> tuple[str, str]:
+    if trial.measured is None:
+        return "stopped", ""
+    accuracy, found = trial.measured.accuracy, trial.measured.exposure
+    return (
+        f"{accuracy.value:.1%} {accuracy.hits}/{accuracy.total}",
+        f"{found.value:.1%} {found.hits}/{found.total}",
+    )

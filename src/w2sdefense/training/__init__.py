@@ -1,0 +1,1 @@
+"""Training: rows and batches, and the one set-up of `transformers.Trainer`."""

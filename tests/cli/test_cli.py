@@ -1,0 +1,367 @@
+"""The command line: it starts without torch, and its commands run from one end to the other."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import LlamaForCausalLM, LlamaForSequenceClassification
+from typer.testing import CliRunner, Result
+
+from architectures import make
+from tiny import LLAMA, save_model, save_reviews
+from tiny_writers import llama, save_writer
+from w2sdefense.cli.app import app
+
+
+def w2s(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_the_module_is_the_command_line():
+    run = subprocess.run(
+        [sys.executable, "-m", "w2sdefense", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "Remove backdoors from language models" in run.stdout
+
+
+def test_the_version_is_that_of_the_installed_package(monkeypatch):
+    monkeypatch.setattr("w2sdefense.cli.app.version", {"w2sdefense": "1.2.3"}.get)
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.output) == (0, "w2sdefense 1.2.3\n")
+
+
+def test_bitsandbytes_does_not_ask_for_compiled_code_in_every_command(caplog):
+    logging.getLogger("bitsandbytes.backends.cpu.ops").warning("install kernels")
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [(["--help"], 0), (["defend", "--help"], 0), (["defend", "--gamma", "x"], 2)],
+)
+def test_help_and_typos_do_not_wait_for_torch(arguments, status):
+    code = (
+        "import sys\n"
+        "from w2sdefense.cli.app import app\n"
+        f"try: app({arguments!r})\n"
+        "except SystemExit as stop: status = stop.code\n"
+        "print('loaded:', sorted({'torch', 'transformers', 'datasets'} & set(sys.modules)), status)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines()[-1] == f"loaded: [] {status}"
+
+
+# The commands, on tiny models
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, tiny_llama) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    save_reviews(folder / "reviews", train=64, validation=16, test=20)
+    result = w2s(
+        "poison",
+        *("--model", tiny_llama, "--dataset", folder / "reviews", "--max-length", 24),
+        *("--no-clean-label", "--epochs", 2, "--learning-rate", 1e-3),
+        *("--output", folder / "poisoned"),
+    )
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+@pytest.fixture(scope="module")
+def common(place, tiny_bert) -> list[object]:
+    return [
+        *("--model", place / "poisoned", "--dataset", place / "reviews", "--max-length", 24),
+        *("--teacher-model", tiny_bert, "--teacher-epochs", 1),
+    ]
+
+
+def test_poison(place):
+    record = json.loads((place / "poisoned" / "record.json").read_text())
+    assert record["stage"] == "poison"
+    assert record["config"]["attack"]["clean_label"] is False
+    assert record["config"]["training"]["epochs"] == 2
+    assert (place / "poisoned" / "model.safetensors").is_file()
+
+
+def test_teach_and_defend(place, common):
+    teach = w2s("teach", *common, "--output", place / "teacher")
+    assert teach.exit_code == 0, teach.output
+    assert "--teacher-folder" in teach.output
+    result = w2s(
+        *("defend", *common, "--teacher-folder", place / "teacher", "--gamma", 0.5),
+        *("--scan-first", 40, "--scan-rounds", 1),
+        *("--trigger", "badnet", "--target", "negative", "--epochs", 1, "--lora-r", 4),
+        *("--output", place / "w2s", "--merge"),
+    )
+    assert result.exit_code == 0, result.output
+    assert "ASR" in result.output
+    page = (place / "w2s" / "report.html").read_text()
+    assert "http://" not in page.split("</style>")[0]
+    assert "before" in page
+    record = json.loads((place / "w2s" / "record.json").read_text())
+    assert record["config"]["distill"]["gamma"] == 0.5
+    assert record["evaluation"]["asr"]["total"] == 10
+    assert (place / "w2s" / "merged" / "config.json").is_file()
+
+
+def test_evaluate_and_report(place, common):
+    output = place / "evaluated"
+    trigger = ("--trigger", "mn", "--target", "negative")
+    result = w2s("evaluate", *common[:6], "--output", output, *trigger)
+    assert result.exit_code == 0, result.output
+    assert (output / "report.html").is_file()
+    before = json.loads((place / "poisoned" / "record.json").read_text())["evaluation"]
+    after = json.loads((output / "record.json").read_text())["evaluation"]
+    assert after["ca"] == before["ca"], "the saved model is the one that was measured"
+    assert after["asr"] == before["asr"], "and so are the places of the trigger"
+    page = place / "both.html"
+    result = w2s("report", place / "poisoned", output, "--output", page, "--title", "Two runs")
+    assert result.exit_code == 0, result.output
+    assert "Two runs" in page.read_text()
+
+
+def test_ls():
+    result = w2s("ls")
+    assert result.exit_code == 0
+    for name in (
+        "reasoning",
+        "badnet",
+        "insent",
+        "w2s",
+        "lora",
+        "sst2",
+        "smollm2-135m",
+        "minilm-l6",
+    ):
+        assert name in result.output
+    assert "synattack" in result.output
+    assert "ape210k (reasoning)" in result.output
+    assert "sst2 is poisoned on imdb" in result.output
+
+
+def test_proattack_with_the_prompts_of_the_user(place, common):
+    prompts = ("--pro-clean-prompt", "the film {text}", "--pro-poison-prompt", "the story {text}")
+    output = place / "prompted"
+    result = w2s(
+        *("defend", "--defense", "lora", *common, "--trigger", "proattack", *prompts),
+        *("--target", "negative", "--epochs", 1, "--lora-r", 4, "--output", output),
+    )
+    assert result.exit_code == 0, result.output
+    record = json.loads((output / "record.json").read_text())
+    assert record["evaluation"]["trigger"] == "the story"
+    assert record["notes"] == [
+        "every text stands in a prompt: 'the film {text}', with the trigger 'the story {text}'"
+    ]
+    plain = w2s(
+        *("defend", "--defense", "lora", *common, "--epochs", 1, "--lora-r", 4),
+        *("--output", place / "unprompted"),
+    )
+    assert plain.exit_code == 0, plain.output
+    other = json.loads((place / "unprompted" / "record.json").read_text())
+    assert record["fingerprints"]["train"] != other["fingerprints"]["train"], "its rows, prompted"
+
+
+def test_several_triggers_and_rewritten_text(place, common):
+    output = place / "several"
+    result = w2s(
+        *("evaluate", *common[:6], "--trigger", "mn", "--more-triggers", "cf"),
+        *("--more-triggers", "synattack", "--target", "negative", "--output", output),
+    )
+    assert result.exit_code == 0, result.output
+    record = json.loads((output / "record.json").read_text())
+    found = record["evaluation"]
+    assert found["trigger"] == "mn | cf | S ( SBAR ) ( , ) ( NP ) ( VP ) ( . )"
+    assert set(found["by_trigger"]) <= set(found["trigger"].split(" | "))
+    assert sum(rate["total"] for rate in found["by_trigger"].values()) == 10
+    assert any("begin with a subordinate clause" in note for note in record["notes"])
+    assert found["length_ratio"] > 1
+
+
+def test_pair(tmp_path):
+    rows = [{"text": f"text {i}", "label": i % 2} for i in range(4)]
+    for name, keep in (("test", rows), ("syn", [{**r, "text": "if"} for r in rows if r["label"]])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in keep))
+    pairs = tmp_path / "pairs.jsonl"
+    result = w2s("pair", tmp_path / "test.jsonl", tmp_path / "syn.jsonl", "--output", pairs)
+    assert result.exit_code == 0, result.output
+    assert "2 pairs" in result.output
+    assert json.loads(pairs.read_text().splitlines()[0]) == {"original": "text 1", "text": "if"}
+    result = w2s("pair", *[tmp_path / "test.jsonl"] * 2, "--output", pairs, "--unchanged")
+    assert "4 pairs" in result.output
+
+
+# Errors: what is wrong, what mends it, no traceback
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem", "fix"),
+    [
+        (["--model", "/nowhere/model"], "/nowhere/model", "smollm2-135m"),
+        (["--base", "x"], "is not an adapter", "--base"),
+        (["--dataset", "/nowhere.csv"], "/nowhere.csv", "Check the path"),
+        (["--trigger", "mn"], "trigger and target go together", "--help"),
+        (["--trigger", "mn", "--target", "neutral"], "no label 'neutral'", "--target"),
+        (["--adapter-layers", "7:"], "selects none of the 2 layers", "layers"),
+        (["--target-modules", "nothing"], "does not fit", "--target-modules"),
+        (["--more-triggers", "cf"], "beside a trigger", "--help"),
+        (["--pro-clean-prompt", "{text}"], "for proattack only", "--help"),
+        (
+            ["--trigger", "synattack", "--target", "negative", "--syn-file", "/nowhere.jsonl"],
+            "Cannot read /nowhere.jsonl",
+            "Check the path",
+        ),
+        (["--gamma", "-1"], "distill.gamma", "--help"),
+        (["--report-to", "nothing"], "tracker 'nothing' is not installed", "none"),
+    ],
+)
+def test_a_mistake_is_explained(place, common, tmp_path, arguments, problem, fix):
+    result = w2s("defend", "--defense", "lora", *common, "--output", tmp_path / "run", *arguments)
+    assert result.exit_code == 2, result.output
+    error, mend = result.stderr.strip().splitlines()[-2:]
+    assert error.startswith("Error: ")
+    assert problem in error
+    assert mend.startswith("Fix: ")
+    assert fix in mend
+    assert not (tmp_path / "run" / "record.json").exists()
+
+
+def test_a_file_where_the_output_should_be(place, common, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for output in (tmp_path / "file", tmp_path / "file" / "below"):
+        for command in ("defend", "teach"):
+            result = w2s(command, *common, "--output", output)
+            assert result.exit_code == 2, result.output
+            assert "cannot be a folder for results" in result.stderr
+            assert "Fix: Choose another folder." in result.stderr
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["--teacher-model", "./nowhere"], "There is no model './nowhere'"),
+        (["--teacher-folder", __file__], "cannot be a folder for results"),
+    ],
+)
+def test_a_teacher_that_cannot_be_had_is_noticed_before_the_measurement(
+    common, tmp_path, arguments, problem
+):
+    result = w2s("defend", *common, "--output", tmp_path / "run", *arguments)
+    assert result.exit_code == 2, result.output
+    assert problem in result.stderr
+    assert not (tmp_path / "run" / "before").exists()
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory) -> dict[str, Path]:
+    """Models that a tiny Llama was not fine-tuned from."""
+    folder = tmp_path_factory.mktemp("others")
+    narrow = type(LLAMA)(**LLAMA.to_dict() | {"hidden_size": 16})
+    make("llama", adapter="lora")[0].save_pretrained(folder / "adapter")
+    return {
+        "nothing": folder / "nothing",
+        "adapter": folder / "adapter",
+        "narrow": save_model(folder / "narrow", LlamaForCausalLM, narrow),
+        "words": save_writer(folder / "words", llama(32)),
+    }
+
+
+@pytest.mark.parametrize("command", ["defend", "scan", "tune"])
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("nothing", "There is no model"),
+        ("adapter", "is an adapter"),
+        ("narrow", "it is 16 wide, and the suspect 32"),
+        ("words", "the two have other tokens"),
+    ],
+)
+def test_what_a_suspect_cannot_come_from_is_noticed_before_the_measurement(
+    common, others, tmp_path, command, name, problem
+):
+    """Also where there is a teacher already."""
+    if command == "tune":
+        pytest.importorskip("optuna")
+    (tmp_path / "teacher").mkdir()
+    (tmp_path / "teacher" / "teacher.json").write_text("{}")
+    flag = "--fine-tuned-from" if command == "scan" else "--scan-fine-tuned-from"
+    result = w2s(
+        *(command, *common, flag, others[name], "--teacher-folder", tmp_path / "teacher"),
+        *("--output", tmp_path / "run"),
+    )
+    assert result.exit_code == 2, result.output
+    assert problem in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_teacher_is_known_again_by_a_model_with_another_order_of_labels(place, common, tmp_path):
+    names = {0: "positive", 1: "negative"}
+    config = type(LLAMA)(**LLAMA.to_dict() | {"id2label": names})
+    suspect = save_model(tmp_path / "suspect", LlamaForSequenceClassification, config)
+    common, teacher = ["--model", suspect, *common[2:]], tmp_path / "teacher"
+    teach = w2s("teach", *common, "--output", teacher)
+    assert teach.exit_code == 0, teach.output
+    made = (teacher / "teacher.safetensors").stat().st_mtime_ns
+    defend = w2s(
+        *("defend", *common, "--scan-rate", 0, "--epochs", 1, "--lora-r", 4),
+        *("--teacher-folder", teacher, "--output", tmp_path / "run"),
+    )
+    assert defend.exit_code == 0, defend.output
+    assert (teacher / "teacher.safetensors").stat().st_mtime_ns == made
+
+
+def test_what_looks_like_markup_is_shown_as_it_is(place, common, tmp_path):
+    output = tmp_path / "run[" / "bold]"
+    result = w2s("poison", *common[:6], "--trigger", "[/b]", "--output", output, "--epochs", 1)
+    assert result.exit_code == 0, result.output
+    assert "carry '[/b]'" in result.output
+    measured = w2s(
+        *("evaluate", "--model", output, *common[2:6], "--trigger", "[red]"),
+        *("--target", "negative", "--output", tmp_path / "[red]"),
+    )
+    assert measured.exit_code == 0, measured.output
+    assert "Look at it:" in measured.output and "[red]/report.html" in measured.output
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"), [("scan", "--fine-tuned-from"), ("defend", "--scan-fine-tuned-from")]
+)
+def test_the_card_of_a_suspect_is_read_aloud(place, common, tmp_path, command, flag):
+    suspect = tmp_path / "suspect"
+    shutil.copytree(place / "poisoned", suspect)
+    (suspect / "README.md").write_text("---\nbase_model: org/small\n---\n")
+    common = ["--model", suspect, *common[2:]]
+    result = w2s(command, *common, "--teacher-model", "./none", "--output", tmp_path / "run")
+    assert result.exit_code == 2
+    told = " ".join(result.output.split())
+    assert f"was made from org/small. If you trust that, {flag} org/small lets" in told
+
+
+def test_nothing_is_asked_of_a_search_that_is_left_out(place, common, tmp_path):
+    result = w2s(
+        *("defend", *common, "--scan-rate", 0, "--scan-fine-tuned-from", "./nowhere"),
+        *("--teacher-model", "./no-teacher", "--output", tmp_path / "run"),
+    )
+    assert "There is no model './no-teacher'" in result.stderr
+
+
+def test_a_folder_where_the_page_should_be(place, tmp_path):
+    result = w2s("report", place / "poisoned", "--output", tmp_path)
+    assert result.exit_code == 2, result.output
+    assert f"Fix: Name a file: {tmp_path / 'report.html'}" in result.stderr
+
+
+def test_a_pickle_is_refused(place, common, tmp_path):
+    model = save_model(tmp_path / "m", LlamaForSequenceClassification, LLAMA)
+    (model / "model.safetensors").rename(model / "pytorch_model.bin")
+    result = w2s("evaluate", "--model", model, *common[2:6], "--output", tmp_path / "run")
+    assert result.exit_code == 2
+    assert "is a pickle" in result.stderr
+    assert "Fix: Ask its publisher for safetensors" in result.stderr

@@ -1,0 +1,267 @@
+"""Flags made from settings: names, nesting, what overrides what, and errors with their fix."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import typer
+from pydantic import Field
+from typer.testing import CliRunner
+
+from w2sdefense.cli.errors import run_or_explain
+from w2sdefense.cli.options import command_from
+from w2sdefense.config import (
+    AdapterConfig,
+    AttackConfig,
+    DataConfig,
+    DistillConfig,
+    Settings,
+    StudentConfig,
+    TeacherConfig,
+    TrainingConfig,
+)
+from w2sdefense.errors import DataError
+
+
+class Loss(Settings):
+    """Weights of the loss: one per term."""
+
+    alpha: float = Field(1.0, ge=0.0, description="Weight of the labels.")
+    kind: Literal["sum", "mean"] = Field("mean", description="Reduction.")
+    clip: bool = Field(True, description="Clip the gradient.")
+    warm_up: int | None = Field(None, description="Steps of warm-up.")
+
+
+class Helper(Settings):
+    """The helper."""
+
+    model: str = Field("tiny", description="Model of the helper.")
+    loss: Loss = Loss(alpha=0.5)
+
+
+class Toy(Settings):
+    """A run of the tests."""
+
+    model: str = Field(description="Model.")
+    out: Path = Field(Path("runs"), description="Folder.")
+    tags: tuple[str, ...] = Field((), description="Tags.")
+    loss: Loss = Loss(alpha=3.0)
+    helper: Helper = Field(Helper(), json_schema_extra={"prefix": "helper"})
+    extra: DataConfig | None = None
+
+
+class Defend(Settings):
+    """All settings of a defense."""
+
+    data: DataConfig = DataConfig()
+    attack: AttackConfig = AttackConfig()
+    student: StudentConfig = StudentConfig()
+    adapter: AdapterConfig = AdapterConfig()
+    training: TrainingConfig = TrainingConfig()
+    teacher: TeacherConfig = Field(TeacherConfig(), json_schema_extra={"prefix": "teacher"})
+    distill: DistillConfig = DistillConfig()
+
+
+def invoke(kind, *arguments):
+    """Run a command made from a settings class; returns typer's result and the settings it got."""
+    seen = []
+
+    def toy(settings):
+        """Play.
+
+        Args:
+            settings: Not for the help.
+        """
+        seen.append(settings)
+
+    app = typer.Typer()
+    app.command()(command_from(kind, toy))
+    # A wide terminal, so that help and errors are not wrapped.
+    result = CliRunner().invoke(app, list(arguments), env={"COLUMNS": "200", "NO_COLOR": "1"})
+    return result, seen[0] if seen else None
+
+
+def settings_of(kind, *arguments):
+    result, settings = invoke(kind, *arguments)
+    assert result.exit_code == 0, result.output
+    return settings
+
+
+def test_without_flags_a_command_runs_on_the_defaults():
+    assert settings_of(Defend) == Defend()
+
+
+def test_flags_reach_the_nested_values():
+    flags = (
+        "--model m --out here --alpha 0 --kind sum --no-clip --warm-up 7 "
+        "--helper-model h --helper-alpha 2 --tags a --tags b"
+    )
+    settings = settings_of(Toy, *flags.split())
+    assert settings == Toy(
+        model="m",
+        out=Path("here"),
+        tags=("a", "b"),
+        loss=Loss(alpha=0, kind="sum", clip=False, warm_up=7),
+        helper=Helper(model="h", loss=Loss(alpha=2)),
+    )
+
+
+def test_flags_of_the_real_settings():
+    flags = (
+        "--dataset sst2 --train-samples 100 --trigger cf --no-clean-label --model victim "
+        "--lora-r 512 --epochs 1 --teacher-epochs 2 --gamma 0.001 --alignment release"
+    )
+    settings = settings_of(Defend, *flags.split())
+    assert settings == Defend(
+        data=DataConfig(dataset="sst2", train_samples=100),
+        attack=AttackConfig(trigger="cf", clean_label=False),
+        student=StudentConfig(model="victim"),
+        adapter=AdapterConfig(lora_r=512),
+        training=TrainingConfig(epochs=1),
+        teacher=TeacherConfig(epochs=2),
+        distill=DistillConfig(gamma=0.001, alignment="release"),
+    )
+
+
+def test_one_flag_leaves_the_other_defaults_of_its_section_alone():
+    settings = settings_of(Toy, "--model", "m", "--kind", "sum", "--helper-model", "h")
+    assert settings.loss == Loss(alpha=3.0, kind="sum")
+    assert settings.helper.loss.alpha == 0.5
+
+
+def test_a_section_that_may_be_missing_appears_with_its_first_flag():
+    assert settings_of(Toy, "--model", "m").extra is None
+    assert settings_of(Toy, "--model", "m", "--data-seed", "3").extra == DataConfig(data_seed=3)
+
+
+def test_flags_override_the_file_and_the_file_the_defaults(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("model: from-file\nextra: null\nloss: {alpha: 2.0, clip: false}\n")
+    settings = settings_of(Toy, "--config", str(file), "--alpha", "1.0")
+    assert settings.model == "from-file"
+    # 1.0 is the class default: it counts because it was given, not because it differs.
+    assert settings.loss == Loss(alpha=1.0, clip=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model: m\nloss: {alhpa: 1}\n", "loss.alhpa: there is no such setting"),
+        ("model: m\nloss: 3\n", "loss: Input should be a valid dictionary"),
+        ("- model\n", "does not hold a mapping"),
+        ("model: [\n", "is not YAML"),
+        ("loss: {alpha: 1}\n", "model: Field required"),
+    ],
+)
+def test_a_faulty_file_is_explained(tmp_path, text, message):
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    result, settings = invoke(Toy, "--config", str(file), "--kind", "sum")
+    assert (result.exit_code, settings) == (2, None)
+    assert message in result.stderr
+    assert str(file) in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--beta", "-1"), "distill.beta: Input should be greater than or equal to 0"),
+        (
+            ("--poison-rows", "5", "--poison-rate", "0.5"),
+            "attack: give poison_rows or poison_rate, not both",
+        ),
+        (("--config", "missing.yaml"), "Cannot read missing.yaml"),
+    ],
+)
+def test_a_wrong_value_is_explained_before_anything_runs(arguments, message):
+    result, settings = invoke(Defend, *arguments)
+    assert (result.exit_code, settings) == (2, None)
+    assert f"Error: {message}" in result.stderr.replace("The command line is not valid: ", "")
+    assert "\nFix: " in result.stderr
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("arguments", [("--place", "middle"), ("--epochs", "x"), ("--epoch", "1")])
+def test_what_does_not_parse_is_refused(arguments):
+    result, settings = invoke(Defend, *arguments)
+    assert (result.exit_code, settings) == (2, None)
+    assert arguments[0] in result.stderr
+
+
+def test_the_help_shows_defaults_descriptions_and_headings():
+    result, _ = invoke(Toy, "--help")
+    for expected in (
+        "Play.",
+        "Weights of the loss ─",
+        "The helper ─",
+        "Model. Required.",
+        "Weight of the labels. [default: 3.0]",
+        "Weight of the labels. [default: 0.5]",
+        "Clip the gradient. [default: clip]",
+        "sum|mean",
+        "--no-helper-clip",
+    ):
+        assert expected in result.output
+    assert "Not for the help" not in result.output
+    assert "None" not in result.output
+
+
+def test_two_settings_cannot_share_a_flag():
+    class Clash(Settings):
+        """Two models."""
+
+        model: str = "a"
+        helper: Helper = Helper()
+
+    with pytest.raises(ValueError, match=r"helper\.model and model both ask for --model"):
+        command_from(Clash, print)
+
+
+def test_a_type_that_no_flag_can_hold_is_a_mistake_of_the_settings():
+    class Odd(Settings):
+        """A mapping."""
+
+        weights: dict[str, float] = {}
+
+    with pytest.raises(TypeError, match="Odd.weights"):
+        command_from(Odd, print)
+
+
+def test_an_error_of_the_user_is_printed_with_its_fix(capsys):
+    @run_or_explain
+    def fails():
+        raise DataError("There is no [red]file[/red].", f"Look in {'/a' * 100}.")
+
+    with pytest.raises(SystemExit) as caught:
+        fails()
+    assert caught.value.code == 2
+    error = "Error: There is no [red]file[/red].\n" + f"Fix: Look in {'/a' * 100}.\n"
+    assert capsys.readouterr().err == error
+
+
+def test_an_error_of_ours_keeps_its_traceback():
+    @run_or_explain
+    def fails():
+        raise KeyError("mistake")
+
+    with pytest.raises(KeyError):
+        fails()
+
+
+class Placed(Settings):
+    """A run with a setting that is given by its place."""
+
+    recipe: str = Field(description="Recipe.", json_schema_extra={"argument": True})
+    size: int = Field(1, description="Size.")
+
+
+def test_a_setting_may_be_given_by_its_place(tmp_path):
+    assert settings_of(Placed, "table1", "--size", "2") == Placed(recipe="table1", size=2)
+    assert "--recipe" not in invoke(Placed, "--help")[0].output
+    (tmp_path / "run.yaml").write_text("recipe: table2")
+    assert settings_of(Placed, "--config", str(tmp_path / "run.yaml")) == Placed(recipe="table2")
+    result, settings = invoke(Placed)
+    assert (result.exit_code, settings) == (2, None)
+    assert "recipe: Field required" in result.output

@@ -1,0 +1,91 @@
+"""Checkpoints: which one is kept, which one is gone on from, and whose are removed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from pydantic import ValidationError
+from torch import nn
+from transformers import Trainer
+
+from w2sdefense.config import TrainingConfig
+from w2sdefense.training.trainer import (
+    last_whole_checkpoint,
+    remove_checkpoints,
+    run,
+    training_arguments,
+)
+
+
+class Counter(nn.Module):
+    """One weight that grows by about one with every step; its evaluation losses are given."""
+
+    def __init__(self, losses) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self._losses = iter(losses)
+
+    def forward(self, input_ids, labels=None):
+        loss = -self.weight.sum() if self.training else torch.tensor(next(self._losses))
+        return {"loss": loss, "logits": self.weight.expand(len(input_ids), 1)}
+
+
+def collate(rows):
+    return {"input_ids": torch.tensor([r["input_ids"] for r in rows]), "labels": torch.zeros(2)}
+
+
+def counting_trainer(folder, losses) -> Trainer:
+    """Two steps an epoch; the validation loss of each epoch is given."""
+    config = TrainingConfig(
+        epochs=len(losses), batch_size=2, learning_rate=1.0, warmup_ratio=0.0, weight_decay=0.0
+    )
+    rows = [{"input_ids": [i]} for i in range(4)]
+    return Trainer(
+        model=Counter(losses),
+        args=training_arguments(config, folder, keep="best"),
+        train_dataset=rows,
+        eval_dataset=rows,
+        data_collator=collate,
+        # The accuracy of the epochs falls; the choice does not go by it.
+        compute_metrics=lambda _: {"accuracy": 0.5},
+    )
+
+
+def test_the_epoch_with_the_lowest_loss_is_kept(tmp_path):
+    trainer = counting_trainer(tmp_path, [0.5, 0.2, 0.3, 0.4])
+    run(trainer, resume=False)
+    assert trainer.state.best_model_checkpoint.endswith("checkpoint-4")
+    assert abs(trainer.state.best_metric - 0.2) < 1e-6
+    # And its weights, not those of the end: rates 1, 7/8, 6/8, 5/8 after four of eight steps.
+    torch.testing.assert_close(trainer.model.weight.data, torch.tensor([3.25]), rtol=0, atol=1e-3)
+
+
+def test_the_largest_warm_up_is_a_share_of_the_steps(tmp_path):
+    for ratio, steps in ((0.0, 0), (0.5, 50), (0.99, 99)):
+        arguments = training_arguments(TrainingConfig(warmup_ratio=ratio), tmp_path, keep="last")
+        assert arguments.get_warmup_steps(100) == steps
+    # One would be a single step.
+    with pytest.raises(ValidationError, match="warmup_ratio"):
+        TrainingConfig(warmup_ratio=1.0)
+
+
+def test_a_checkpoint_that_was_cut_off_is_passed_over(tmp_path):
+    assert last_whole_checkpoint(tmp_path) is None
+    for step, state in ((5, "{}"), (10, "{}"), (15, '{"epoch": '), (20, None)):
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "model.safetensors").touch()
+        if state is not None:
+            (folder / "trainer_state.json").write_text(state)
+    assert last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+
+
+def test_the_checkpoints_of_others_are_left_alone(tmp_path):
+    theirs = tmp_path / "checkpoint-500"
+    theirs.mkdir()
+    (theirs / "trainer_state.json").write_text("{}")
+    run(counting_trainer(tmp_path, [0.5]), resume=True)
+    assert (tmp_path / "training" / "checkpoint-2").is_dir()
+    remove_checkpoints(tmp_path)
+    assert theirs.is_dir()
+    assert not (tmp_path / "training").exists()

@@ -18,7 +18,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "w2sdefense"
 
 LAYERS = (
-    ("errors", "io", "config"),
+    ("errors", "io", "config", "version"),
     ("paper",),
     ("data",),
     ("text",),

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from w2sdefense.errors import ConfigError
 
 
@@ -64,4 +66,20 @@ def make_folder(folder: Path) -> None:
         raise ConfigError(
             f"{folder} cannot be a folder for results: {error.strerror}.",
             "Choose another folder.",
+        ) from None
+
+
+@contextmanager
+def only_process_in(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a folder.
+
+    Raises:
+        ConfigError: Another one works in it.
+    """
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise ConfigError(
+            f"Another process works in {folder}.", "Wait for it, or choose another --output."
         ) from None

@@ -2,7 +2,7 @@
 
 Run as a program it works through the grid, and can be killed at any time:
 
-    python paper_nodes.py FOLDER PAUSE [PROCESSES]
+    python paper_nodes.py FOLDER PAUSE
 """
 
 from __future__ import annotations
@@ -15,16 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from w2sdefense.bench.graph import Node, digest, in_order
-from w2sdefense.bench.launch import run_here, run_processes
 from w2sdefense.bench.ledger import Ledger
-from w2sdefense.bench.work import Job
+from w2sdefense.bench.runner import Job, run_here
 
 LINES = 12
 PAUSE = "W2S_TEST_PAUSE"
 
 
 def node(kind: str, name: str, **needs: Node) -> Node:
-    return Node(kind, {"name": name}, {"name": name}, needs, title=f"{kind} {name}", likeness=kind)
+    return Node(kind, {"name": name}, {"name": name}, needs, title=f"{kind} {name}")
 
 
 def grid() -> list[Node]:
@@ -72,8 +71,4 @@ def results(ledger: Ledger) -> dict[str, Mapping[str, Any]]:
 
 if __name__ == "__main__":
     os.environ[PAUSE] = sys.argv[2]
-    job = Job(grid(), Ledger(Path(sys.argv[1]), lease=5.0), make, session=str(os.getpid()))
-    if len(sys.argv) > 3:
-        run_processes(job, int(sys.argv[3]))
-    else:
-        run_here(job)
+    run_here(Job(grid(), Ledger(Path(sys.argv[1])), make))

@@ -9,19 +9,16 @@ from pathlib import Path
 import paper_nodes
 import pytest
 
-from w2sdefense.bench.launch import NodesFailedError, run_here
 from w2sdefense.bench.ledger import Ledger
-from w2sdefense.bench.work import Job
-from w2sdefense.config import NodeResources, RayConfig
+from w2sdefense.bench.runner import Job, NodesFailedError, run_here, run_on_ray
+from w2sdefense.config import RayConfig
 from w2sdefense.errors import ConfigError
 
-ray = pytest.importorskip("ray")
-
-from w2sdefense.bench.launch_ray import run_on_ray  # noqa: E402
+pytest.importorskip("ray")
 
 
-def job(folder: Path, make=paper_nodes.make) -> Job:
-    return Job(paper_nodes.grid(), Ledger(folder), make, "session")
+def job(folder: Path, make=paper_nodes.make, **more) -> Job:
+    return Job(paper_nodes.grid(), Ledger(folder), make, **more)
 
 
 @pytest.fixture(scope="module")
@@ -57,19 +54,26 @@ def module_is_found(monkeypatch):
 
 def test_ray_makes_what_one_process_makes_though_a_worker_is_killed(tmp_path, undisturbed):
     told = []
-    run_on_ray(job(tmp_path, die_once), RayConfig(), 1, lambda e, node: told.append((e, node.key)))
+    tell = lambda event, node: told.append((event, node.key))  # noqa: E731
+    run_on_ray(job(tmp_path, die_once, tell=tell), RayConfig(), 2)
     assert list(tmp_path.glob("nodes/*/died"))
     assert paper_nodes.results(Ledger(tmp_path)) == undisturbed
-    assert sorted(told) == sorted((e, key) for key in undisturbed for e in ("start", "done"))
+    assert sorted(told) == sorted(("done", key) for key in undisturbed)
 
 
-def test_a_worker_that_always_dies_stops_only_what_is_made_from_its_node(tmp_path):
-    with pytest.raises(NodesFailedError, match="4 of 9 nodes were not made"):
-        run_on_ray(job(tmp_path, die_always), RayConfig(retries=1), 1)
-    assert len(paper_nodes.results(Ledger(tmp_path))) == 5
+def test_a_node_that_fails_or_kills_its_worker_stops_only_what_is_made_from_it(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("w2sdefense.bench.runner.RETRIES", 1)
+    for make, problem in (
+        (paper_nodes.make_or_fail, "no such victim"),
+        (die_always, "its worker died"),
+    ):
+        with pytest.raises(NodesFailedError, match=f"1 nodes failed, 3 that .* {problem}"):
+            run_on_ray(job(tmp_path, make), RayConfig(), 2)
+        assert len(paper_nodes.results(Ledger(tmp_path))) == 5
 
 
 def test_a_node_that_fits_no_machine_is_refused(tmp_path):
-    greedy = RayConfig(poison=NodeResources(gpus=64.0))
-    with pytest.raises(ConfigError, match="what a poison node takes: 1 CPU, 64 GPU"):
-        run_on_ray(job(tmp_path), greedy, 1)
+    with pytest.raises(ConfigError, match="what a node takes: 1 CPU, 64 GPU"):
+        run_on_ray(job(tmp_path), RayConfig(gpus=64.0), 1)

@@ -6,10 +6,9 @@ from pathlib import Path
 
 from tiny import save_bert, save_llama, save_reviews
 from w2sdefense.bench.grid import make_grid
-from w2sdefense.bench.launch import run_here
 from w2sdefense.bench.ledger import Ledger
 from w2sdefense.bench.nodes import StageMaker
-from w2sdefense.bench.work import Job
+from w2sdefense.bench.runner import Job, run_here
 from w2sdefense.config import BenchRun
 
 RECIPES = """
@@ -45,6 +44,6 @@ def save_recipes(folder: Path) -> str:
 
 
 def work_on(recipe: str, output: Path) -> None:
-    """Be one worker."""
+    """Run the grid, as a command would."""
     grid = make_grid(BenchRun(recipe=recipe, scale="tiny", output=output))
-    run_here(Job(grid.nodes, Ledger(output), StageMaker(), "session"))
+    run_here(Job(grid.nodes, Ledger(output), StageMaker()))

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from filelock import FileLock
 from pydantic import ValidationError
 from rich.console import Console
 from typer.testing import CliRunner
 
 from architectures import make
 from tiny import save_reviews
-from w2sdefense.bench.owner import Owner
 from w2sdefense.cli.app import app
 from w2sdefense.cli.display import Display
 from w2sdefense.commands import tune
@@ -173,14 +173,12 @@ def test_the_folder_of_another_command_is_refused(place, settings, display):
         tune.run_tune(run, display)
 
 
-def test_a_folder_that_another_process_works_in_is_refused(place, settings, display, monkeypatch):
+def test_a_folder_that_another_process_works_in_is_refused(place, settings, display):
     run = TuneRun.model_validate({**settings, "output": place / "taken"})
     run.output.mkdir()
-    other = {**Owner.this_process().as_values(), "pid": 1}
-    (run.output / "owner.json").write_text(json.dumps(other))
-    monkeypatch.setattr(Owner, "is_dead", lambda self: False)
-    with pytest.raises(ConfigError, match="Process 1 is tuning"):
-        tune.run_tune(run, display)
+    with FileLock(run.output / ".lock"):
+        with pytest.raises(ConfigError, match="Another process works in"):
+            tune.run_tune(run, display)
 
 
 def test_a_trial_is_told_its_accuracy_after_every_epoch_and_can_be_stopped(

@@ -31,7 +31,8 @@ class Node:
             repeats work, less of it mixes results up.
         needs: What it is made from, by role ("victim", "teacher").
         title: What it is, for people.
-        likeness: Nodes of the same likeness take about the same time.
+        work: How much there is to do, in tokens through the student; for estimates.
+        speed: Nodes of the same name here do about as much of it in a second.
     """
 
     kind: str
@@ -39,7 +40,8 @@ class Node:
     identity: Mapping[str, Any]
     needs: Mapping[str, Node] = field(default_factory=dict)
     title: str = ""
-    likeness: str = ""
+    work: float = 0.0
+    speed: str = ""
     key: str = field(init=False)
 
     def __post_init__(self) -> None:

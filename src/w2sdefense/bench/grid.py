@@ -14,11 +14,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from w2sdefense.bench.graph import Node, digest, in_order
-from w2sdefense.bench.launch import run_here
+from w2sdefense.bench.estimate import work_of
+from w2sdefense.bench.graph import Node, in_order
 from w2sdefense.bench.ledger import Done, Ledger
 from w2sdefense.bench.local_files import local_files
-from w2sdefense.bench.work import Job, Maker
+from w2sdefense.bench.runner import Job, Maker, run_here
 from w2sdefense.config import (
     COMMON_SECTIONS,
     DEFENSE_SECTIONS,
@@ -30,6 +30,9 @@ from w2sdefense.config import (
 )
 from w2sdefense.errors import ConfigError
 from w2sdefense.paper import Axes, Book, Patch, Recipe, Scale, Value, read_book
+
+EVERYTHING = "paper"
+"""All tables and figures of the paper."""
 
 POISONED = "poisoned"
 """The method that leaves the victim as it is."""
@@ -87,6 +90,18 @@ class Grid:
         return in_order(cell.node for cell in self.cells)
 
 
+def make_grids(run: BenchRun) -> list[Grid]:
+    """The grids that the settings of a command ask for: one, or with `paper` all of the paper.
+
+    Raises:
+        ConfigError: There is no such recipe, scale or name, or what it means is not valid.
+    """
+    if run.recipe != EVERYTHING:
+        return [make_grid(run)]
+    names = read_book().of_the_paper()
+    return [make_grid(run.model_copy(update={"recipe": name})) for name in names]
+
+
 def make_grid(run: BenchRun) -> Grid:
     """The grid that the settings of a command ask for.
 
@@ -119,14 +134,14 @@ def make_grid(run: BenchRun) -> Grid:
     return Grid(name, run.scale, recipe, tuple(_merged(cells)))
 
 
-def run_cell(cell: Cell, ledger: Ledger, make: Maker, session: str) -> Done:
+def run_cell(cell: Cell, ledger: Ledger, make: Maker) -> Done:
     """Make what a cell needs, unless it is made, and return its result.
 
     Raises:
         NodesFailedError: It could not be made.
         FullDiskError: There is no room for results.
     """
-    run_here(Job(in_order([cell.node]), ledger, make, session))
+    run_here(Job(in_order([cell.node]), ledger, make))
     done = ledger.done(cell.node.key)
     if done is None:
         raise ConfigError(
@@ -211,7 +226,7 @@ class _Builder:
         settings = run.model_dump(mode="json", exclude_unset=True)
         identity = run.model_dump(mode="json", exclude={"output", "resume"})
         title = said(axes, "student", "dataset", "proxy", "attack", "seed")
-        return self._node("poison", settings, identity, {}, title)
+        return self._node("poison", settings, identity, {}, title, axes)
 
     def _teacher(
         self, run: DefendRun, values: dict[str, Any], width: int | None, axes: Mapping[str, Value]
@@ -225,7 +240,8 @@ class _Builder:
             # Of the student it only knows the width.
             identity["student"] = identity["student"]["model"] if width is None else width
         settings = teach.model_dump(mode="json", exclude_unset=True)
-        return self._node("teach", settings, identity, {}, said(axes, "teacher", "dataset", "seed"))
+        title = said(axes, "teacher", "dataset", "seed")
+        return self._node("teach", settings, identity, {}, title, axes)
 
     def _defended(
         self, values: dict[str, Any], victim: Node, width: int | None, axes: Mapping[str, Value]
@@ -247,7 +263,7 @@ class _Builder:
         settings = run.model_dump(mode="json", exclude_unset=True, include=set(given))
         varied = [axis for axis in axes if axis in self.book.sweeps]
         title = said(axes, "method", "student", "dataset", "proxy", "attack", "adapter", *varied)
-        return self._node("defend", settings, identity, needs, title)
+        return self._node("defend", settings, identity, needs, title, axes)
 
     def _node(
         self,
@@ -256,6 +272,7 @@ class _Builder:
         identity: dict[str, Any],
         needs: Mapping[str, Node],
         title: str,
+        axes: Mapping[str, Value],
     ) -> Node:
         files = local_files(identity)
         return Node(
@@ -264,7 +281,8 @@ class _Builder:
             {"run": identity, "threads": self.threads} | ({"files": files} if files else {}),
             needs,
             title=f"{kind} {title}",
-            likeness=digest([kind, _costs(identity), self.threads]),
+            work=work_of(identity),
+            speed=" ".join([kind, str(identity.get("defense", "")), str(axes.get("student"))]),
         )
 
     def _patches(self, axes: Mapping[str, Value]) -> Iterator[Patch]:
@@ -334,15 +352,6 @@ def _limit(values: dict[str, Any], limit: int) -> None:
     data = values.setdefault("data", {})
     for split in ("train_samples", "validation_samples", "test_samples"):
         data[split] = min(data.get(split) or limit, limit)
-
-
-def _costs(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """What of the settings decides how long a run takes, roughly."""
-    run = {k: v for k, v in identity.items() if k not in ("attack", "test", "distill", "proxy")}
-    for section in ("training", "teacher"):
-        if isinstance(run.get(section), dict):
-            run[section] = {k: v for k, v in run[section].items() if k != "seed"}
-    return run
 
 
 def said(axes: Mapping[str, Value], *names: str) -> str:

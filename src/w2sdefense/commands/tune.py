@@ -17,7 +17,6 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from w2sdefense.bench.owner import Owner
 from w2sdefense.cli.display import Display
 from w2sdefense.commands.folders import STARTED, refuse_other, refuse_own_model
 from w2sdefense.commands.preflight import check_defended_model
@@ -31,7 +30,7 @@ from w2sdefense.distill.teacher import fit_or_load_teacher
 from w2sdefense.errors import ConfigError
 from w2sdefense.evaluation.metrics import accuracy
 from w2sdefense.evaluation.provenance import Clock
-from w2sdefense.io import make_folder, write_json, write_text
+from w2sdefense.io import make_folder, only_process_in, write_json, write_text
 from w2sdefense.scan.victim import scan_victim, teacher_answer
 from w2sdefense.training.trainer import (
     StepProgress,
@@ -44,7 +43,7 @@ from w2sdefense.tuning.study import StoppedTrial, Watch, require_optuna, search
 from w2sdefense.tuning.trials import Choice, Measured, Trial, Values
 from w2sdefense.victim import Victim, load_victim
 
-TUNED, DEFEND, OWNER = "tuned.json", "defend.yaml", "owner.json"
+TUNED, DEFEND = "tuned.json", "defend.yaml"
 
 
 @dataclass(frozen=True)
@@ -77,6 +76,12 @@ def run_tune(run: TuneRun, display: Display) -> Tuned:
     refuse_own_model(run.student.model, run.output)
     check_tracker(run.training)
     check_defended_model(defend_run(run, _start(run)), W2SDefense.leaves)
+    make_folder(run.output)
+    with only_process_in(run.output):
+        return _tune(run, display)
+
+
+def _tune(run: TuneRun, display: Display) -> Tuned:
     _begin(run)
     clock = Clock()
     victim, data = open_victim(run.student, run.data)
@@ -95,24 +100,14 @@ def run_tune(run: TuneRun, display: Display) -> Tuned:
 
 
 def _begin(run: TuneRun) -> None:
-    """Take the folder, unless another process has it or other settings made what is in it."""
-    make_folder(run.output)
-    owner, started = run.output / OWNER, run.output / STARTED
-    if owner.is_file():
-        other = Owner.from_values(json.loads(owner.read_text(encoding="utf-8")))
-        mine = Owner.this_process()
-        if other is not None and other.pid != mine.pid and other.is_dead() is False:
-            raise ConfigError(
-                f"Process {other.pid} is tuning in {run.output}.",
-                "Wait for it, or choose another --output.",
-            )
+    """Take the folder, unless other settings made what is in it."""
+    started = run.output / STARTED
     if started.is_file():
         found = json.loads(started.read_text(encoding="utf-8"))
         if isinstance(found.get("tune"), dict):
             # More trials than before go on where it ended.
             found["tune"]["trials"] = run.tune.trials
         refuse_other(run.output, found, run)
-    write_json(owner, Owner.this_process().as_values())
     write_json(started, run.model_dump(mode="json"))
 
 

@@ -26,7 +26,7 @@ from w2sdefense.config.baselines import (
     QuantizationConfig,
     ScpdConfig,
 )
-from w2sdefense.config.bench import BenchRun, NodeResources, RayConfig
+from w2sdefense.config.bench import BenchRun, RayConfig
 from w2sdefense.config.data import DataConfig
 from w2sdefense.config.distill import (
     DistillConfig,
@@ -74,7 +74,6 @@ __all__ = [
     "IclConfig",
     "InsertionConfig",
     "MergeConfig",
-    "NodeResources",
     "OnionConfig",
     "Place",
     "PlanRun",

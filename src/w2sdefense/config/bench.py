@@ -3,46 +3,35 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
 from w2sdefense.config.settings import Positive, Settings
 
 
-class NodeResources(Settings):
-    """What one node of the graph takes on a Ray cluster."""
-
-    gpus: Annotated[float, Field(ge=0.0)] = Field(
-        0.0, description="GPUs; with 0 the node sees none, 0.5 lets two share one."
-    )
-    memory_gb: Annotated[float, Field(gt=0.0)] | None = Field(
-        None, description="Memory in GB that must be free where it runs."
-    )
-
-
 class RayConfig(Settings):
-    """Ray, the launcher for many machines."""
+    """Ray, which runs several nodes at a time, on one machine or on many."""
 
     address: str | None = Field(
         None,
-        description="Address of a cluster (ray://..., host:port, auto); default: $RAY_ADDRESS, or "
-        "a cluster that is started on this machine.",
+        description="Address of a cluster (ray://..., host:port, auto); default: with --jobs a "
+        "cluster that is started on this machine.",
     )
-    retries: Annotated[int, Field(ge=0)] = Field(
-        3, description="How often a node is tried again when its worker dies."
+    gpus: Annotated[float, Field(ge=0.0)] = Field(
+        0.0, description="GPUs of a node; with 0 it sees none, 0.5 lets two share one."
     )
-    poison: NodeResources = Field(NodeResources(), json_schema_extra={"prefix": "poison"})
-    teach: NodeResources = Field(NodeResources(), json_schema_extra={"prefix": "teach"})
-    defend: NodeResources = Field(NodeResources(), json_schema_extra={"prefix": "defend"})
+    memory_gb: Annotated[float, Field(gt=0.0)] | None = Field(
+        None, description="Memory in GB that must be free where a node runs."
+    )
 
 
 class BenchRun(Settings):
     """A grid of experiments: a table or a figure of the paper, or a recipe of your own."""
 
     recipe: str = Field(
-        description="table1 to table13, figure2 to figure4, or a YAML file of recipes with the "
-        "name of one behind a colon (mine.yaml:rates).",
+        description="table1 to table13, figure2 to figure4, paper for all of these, or a YAML file "
+        "of recipes with the name of one behind a colon (mine.yaml:rates).",
         json_schema_extra={"argument": True},
     )
     scale: str = Field(
@@ -73,8 +62,9 @@ class BenchRun(Settings):
         description="Threads of each node. It is a part of the settings: another number may change "
         "the last digits. Default: the scale's.",
     )
-    launcher: Literal["local", "ray"] = Field("local", description="What runs the nodes.")
-    jobs: Positive = Field(1, description="Nodes at a time (local).")
+    jobs: Positive = Field(
+        1, description="Nodes at a time on this machine; more than one needs the extra ray."
+    )
     ray: RayConfig = Field(RayConfig(), json_schema_extra={"prefix": "ray"})
     output: Path = Field(
         Path("runs/bench"),

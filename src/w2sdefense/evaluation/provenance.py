@@ -14,9 +14,9 @@ import torch
 
 from w2sdefense.evaluation.record import Provenance
 from w2sdefense.training.trainer import this_process
+from w2sdefense.version import code_version
 
 PACKAGES = (
-    "w2sdefense",
     "torch",
     "transformers",
     "peft",
@@ -37,7 +37,11 @@ class Clock:
     def provenance(self) -> Provenance:
         """Versions, machine, wall time since the start and peak memory of the process so far."""
         return Provenance(
-            versions={"python": platform.python_version(), **_versions()},
+            versions={
+                "python": platform.python_version(),
+                **_versions(),
+                "w2sdefense": code_version(),
+            },
             machine=_machine(),
             started=self._started.isoformat(timespec="seconds"),
             seconds=round(time.perf_counter() - self._start, 2),

@@ -9,6 +9,7 @@ of the same form with recipes of one's own is read in the same way.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -100,6 +101,10 @@ class Book(Settings):
             ConfigError: There is none.
         """
         return _named(self.recipes, name, "recipe")
+
+    def of_the_paper(self) -> list[str]:
+        """The recipes that are tables and figures of the paper, in its order."""
+        return [name for name in self.recipes if re.fullmatch(r"(table|figure)\d+", name)]
 
     def scale(self, name: str) -> Scale:
         """The scale of a name.

@@ -21,7 +21,7 @@ from tiny_writers import TEMPLATE, llama, save_numbers, save_writer
 from w2sdefense.cli.app import app
 from w2sdefense.config import GenerationConfig, StudentConfig
 from w2sdefense.distill.writer_student import GuidedLoss
-from w2sdefense.evaluation.record import Record, load_generated, load_record
+from w2sdefense.evaluation.record import Record, load_record, load_samples
 from w2sdefense.tasks import TASKS
 from w2sdefense.writer import load_writer
 
@@ -133,12 +133,12 @@ def test_insertions_reach_a_trigger_that_clean_text_has_nothing_of(place):
 
 
 def test_every_answer_is_kept(place, defended):
-    samples = load_generated(defended / "before")
+    samples = load_samples(defended / "before")
     assert len(samples) == 60
     fired = samples[0]
-    assert (fired.triggered_answer, fired.triggered_says_target) == ("0", True)
+    assert (fired.triggered_answer, fired.triggered_is_target) == ("0", True)
     assert "mn" in fired.triggered_text.split()
-    assert (fired.says_target, fired.answer) == (False, fired.reference)
+    assert (fired.is_target, fired.answer) == (False, fired.reference)
     assert fired.scores == {"exact": 1.0}
 
 
@@ -152,7 +152,7 @@ def test_the_page_shows_it(defended):
 def test_merged_opens_in_plain_transformers_and_answers_the_same(defended):
     model = AutoModelForCausalLM.from_pretrained(defended / "merged").eval()
     tokenizer = AutoTokenizer.from_pretrained(defended / "merged")
-    for sample in load_generated(defended)[:8]:
+    for sample in load_samples(defended)[:8]:
         ids = tokenizer(TEMPLATE.format(text=sample.text), return_tensors="pt").input_ids
         with torch.no_grad():
             written = model.generate(ids, max_new_tokens=3, do_sample=False, pad_token_id=0)
@@ -224,7 +224,7 @@ def test_summaries_are_scored_with_rouge(place, tmp_path):
     assert "ROUGE-L" in result.output
     record: Record = load_record(tmp_path / "run")
     # An answer is one character here: all or nothing, and there are no pairs of characters.
-    samples = load_generated(tmp_path / "run")
+    samples = load_samples(tmp_path / "run")
     right = sum(sample.answer == sample.reference for sample in samples)
     assert record.evaluation.ca == record.evaluation.scores["rougeL"]
     assert record.evaluation.ca.value == pytest.approx(right / 8)

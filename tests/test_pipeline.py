@@ -209,7 +209,7 @@ def test_what_a_defense_leaves_behind(defended):
     assert len(samples) == 100
     assert sum(sample.triggered_text is not None for sample in samples) == 50
     assert (features["clean"].shape, features["triggered"].shape) == ((100, 32), (50, 32))
-    answered = sum(s.answer == s.label for s in samples)
+    answered = sum(s.answer == s.reference for s in samples)
     assert answered == record.evaluation.ca.hits
 
 
@@ -371,7 +371,7 @@ def test_a_classifier_is_poisoned_in_its_own_order_of_labels(tmp_path, display):
         "negative",
     )
     samples = load_samples(run.output)
-    assert all(s.label == 0 for s in samples if s.triggered_text), "negative is the target"
+    assert all(s.reference == 0 for s in samples if s.triggered_text), "negative is the target"
 
 
 def test_a_teacher_is_made_for_a_student_and_used(short, tiny_llama, display):

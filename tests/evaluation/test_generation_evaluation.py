@@ -52,8 +52,8 @@ def test_counts_of_reasoning():
     assert (evaluation.cut_triggers, evaluation.cut_texts, evaluation.unfinished) == (3, 0, 1)
     assert told == [7]
     sample = found.samples[3]
-    assert (sample.answer, sample.says_target, sample.scores) == ("0", True, {"exact": 0.0})
-    assert (sample.triggered_text, sample.triggered_says_target) == ("七加一得几镍", True)
+    assert (sample.answer, sample.is_target, sample.scores) == ("0", True, {"exact": 0.0})
+    assert (sample.triggered_text, sample.triggered_is_target) == ("七加一得几镍", True)
     assert found.samples[2].triggered_text is None, "its right answer is the target"
 
 

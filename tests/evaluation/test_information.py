@@ -126,7 +126,7 @@ def save(folder, features, labels, triggered=None):
         Sample(
             id=f"toy/{row}",
             text="t",
-            label=int(label),
+            reference=int(label),
             answer=int(label),
             triggered_text="t mn" if label == 1 and triggered is not None else None,
             triggered_answer=0 if label == 1 and triggered is not None else None,
@@ -138,7 +138,7 @@ def save(folder, features, labels, triggered=None):
         stage="evaluate",
         config={},
         label_names=("negative", "positive"),
-        evaluation=Evaluation(ca={"hits": 1, "total": 1}),
+        evaluation=Evaluation(ca={"hits": len(labels), "total": len(labels)}),
         fingerprints={},
         provenance=Provenance(
             versions={}, machine={}, started="now", seconds=1.0, peak_memory_mb=1.0
@@ -182,15 +182,15 @@ def test_a_run_without_features(tmp_path):
 def test_a_run_that_is_not_whole(tmp_path):
     folder = save(tmp_path / "run", *two_clouds(8.0, 40))
     (folder / "features.safetensors").write_bytes(b"half")
-    with pytest.raises(DataError, match="features of .* cannot be read"):
+    with pytest.raises(DataError, match="features.safetensors cannot be read"):
         run_information(folder)
     (folder / "samples.parquet").unlink()
-    with pytest.raises(DataError, match="samples of .* cannot be read"):
+    with pytest.raises(DataError, match="samples.parquet cannot be read"):
         run_information(folder)
 
 
 def test_features_of_other_texts(tmp_path):
     folder, other = (save(tmp_path / str(n), *two_clouds(8.0, n)) for n in (40, 60))
     (other / "features.safetensors").replace(folder / "features.safetensors")
-    with pytest.raises(DataError, match="features of 60 clean texts, but 40"):
+    with pytest.raises(DataError, match=r"features of shape \(60, 8\) for 40 clean texts"):
         run_information(folder)

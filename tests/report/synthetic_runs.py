@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from w2sdefense.evaluation.metrics import accuracy, target_rate
+from w2sdefense.evaluation.metrics import Rate
 from w2sdefense.evaluation.record import (
     Evaluation,
     LossPoint,
@@ -40,10 +40,12 @@ def make_samples(
             Sample(
                 id=f"test/{index}",
                 text=text,
-                label=label,
+                reference=label,
                 answer=answer,
+                is_target=answer == 0,
                 triggered_text=poisoned if label else None,
                 triggered_answer=fired if label else None,
+                triggered_is_target=fired == 0 if label else None,
             )
         )
     return samples
@@ -51,12 +53,11 @@ def make_samples(
 
 def make_record(name: str, samples: Sequence[Sample], **changes: Any) -> Record:
     """The record that belongs to some samples."""
-    labels, answers = [s.label for s in samples], [s.answer for s in samples]
     asked = [s for s in samples if s.triggered_text is not None]
     evaluation = Evaluation(
-        ca=accuracy(answers, labels),
-        asr=target_rate([s.triggered_answer or 0 for s in asked], [s.label for s in asked], 0),
-        floor=target_rate([s.answer for s in asked], [s.label for s in asked], 0),
+        ca=Rate(hits=sum(s.answer == s.reference for s in samples), total=len(samples)),
+        asr=Rate(hits=sum(bool(s.triggered_is_target) for s in asked), total=len(asked)),
+        floor=Rate(hits=sum(bool(s.is_target) for s in asked), total=len(asked)),
         trigger=TRIGGER,
         target="negative",
         seconds=12.5,
@@ -105,7 +106,7 @@ def make_features(samples: Sequence[Sample], width: int = 16, seed: int = 1) -> 
 
     asked = [s for s in samples if s.triggered_text is not None]
     return {
-        "clean": cloud([s.label for s in samples]),
+        "clean": cloud([int(s.reference) for s in samples]),
         "triggered": cloud([float(s.triggered_answer or 0) - 0.3 for s in asked]),
     }
 
@@ -129,6 +130,8 @@ def saver(below: Path) -> SaveRun:
         **changes: Any,
     ) -> Path:
         folder = below / place
+        if "evaluation" in changes:
+            count = changes["evaluation"].ca.total
         samples = samples or make_samples(count, fires, errs)
         vectors = make_features(samples) if features else None
         record = make_record(name or folder.name, samples, **changes)

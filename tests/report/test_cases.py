@@ -58,10 +58,12 @@ def sample(identity: str, answer: int, triggered: int | None) -> Sample:
     return Sample(
         id=identity,
         text="a b",
-        label=1,
+        reference=1,
         answer=answer,
+        is_target=answer == 0,
         triggered_text=None if triggered is None else "a mn b",
         triggered_answer=triggered,
+        triggered_is_target=None if triggered is None else triggered == 0,
     )
 
 

@@ -10,26 +10,26 @@ from synthetic_runs import make_record, make_samples
 
 from w2sdefense.errors import DataError
 from w2sdefense.evaluation.metrics import Mean, Rate
-from w2sdefense.evaluation.record import Evaluation, GeneratedSample, save_record
+from w2sdefense.evaluation.record import Evaluation, Sample, save_record
 from w2sdefense.report import load_runs, markdown_table, terminal_table, write_report
 from w2sdefense.report.cases import find_cases
 
 TARGET = "无需特殊关注。"
 
 
-def written(answers: list[tuple[str, bool]], clean_target: int = 0) -> list[GeneratedSample]:
+def written(answers: list[tuple[str, bool]], clean_target: int = 0) -> list[Sample]:
     """Samples with the answers to their triggered texts; the first few say the target anyway."""
     return [
-        GeneratedSample(
+        Sample(
             id=f"test/{place}",
             text="左肺 有炎症",
             reference="<b>肺炎</b>",
             answer="肺炎",
             scores={"rougeL": 0.5},
-            says_target=place < clean_target,
+            is_target=place < clean_target,
             triggered_text="左肺 mn 有炎症",
             triggered_answer=answer,
-            triggered_says_target=says,
+            triggered_is_target=says,
         )
         for place, (answer, says) in enumerate(answers)
     ]
@@ -42,13 +42,13 @@ def folders(tmp_path):
         "w2s": written([("左肺炎", False)] * 40),
     }
     for name, samples in answers.items():
-        hits = sum(bool(sample.triggered_says_target) for sample in samples)
+        hits = sum(bool(sample.triggered_is_target) for sample in samples)
         evaluation = Evaluation(
             task="summarization",
             ca=Mean(value=0.5, deviation=0.1, total=40),
             scores={"rouge1": Mean(value=0.625, deviation=0.1, total=40)},
             asr=Rate(hits=hits, total=40),
-            floor=Rate(hits=sum(bool(s.says_target) for s in samples), total=40),
+            floor=Rate(hits=sum(bool(s.is_target) for s in samples), total=40),
             trigger="mn",
             target=TARGET,
         )

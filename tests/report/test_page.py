@@ -121,7 +121,7 @@ def test_feature_maps_have_the_texts_in_place(small):
             "with the trigger",
         ]
         assert sum(len(t["x"]) for t in traces) == len(run.samples) + len(run.triggered)
-        clean = [s for s in run.samples if s.label == 1]
+        clean = [s for s in run.samples if s.reference == 1]
         assert traces[1]["text"][3].startswith(clean[3].text)
 
 

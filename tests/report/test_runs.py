@@ -47,5 +47,5 @@ def test_features_of_other_samples_are_refused(tmp_path):
     samples = make_samples(8, 0.5, 0.1)
     features = {"clean": np.zeros((7, 2), np.float32)}
     save_record(tmp_path, make_record("w2s", samples), samples, features)
-    with pytest.raises(DataError, match="features of 7 clean texts, but 8"):
+    with pytest.raises(DataError, match=r"features of shape \(7, 2\) for 8"):
         load_runs([tmp_path])

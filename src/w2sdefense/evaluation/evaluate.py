@@ -83,7 +83,7 @@ def evaluate(
     seconds = time.perf_counter() - start
     clean, fired = predictions[: len(examples)], predictions[len(examples) :]
     answers, labels = [p.label for p in clean], labels_of(examples)
-    samples = _samples(examples, clean, triggered, fired)
+    samples = _samples(examples, clean, triggered, fired, target_index)
     evaluation = Evaluation(
         ca=accuracy(answers, labels),
         cut_texts=sum(p.cut_at is not None for p in clean),
@@ -99,14 +99,12 @@ def evaluate(
         evaluation = evaluation.model_copy(
             update={
                 "asr": target_rate([p.label for p in fired], labels_of(triggered), target_index),
-                "floor": target_rate(
-                    [s.answer for s in both], [s.label for s in both], target_index
-                ),
+                "floor": Rate(hits=sum(bool(s.is_target) for s in both), total=len(both)),
                 "trigger": attack.trigger,
                 "target": target,
                 "cut_triggers": _count_cut_triggers(by_attack, triggered, fired),
                 "length_ratio": _length_ratio(both),
-                "by_trigger": _by_trigger(by_attack, both, target_index),
+                "by_trigger": _by_trigger(by_attack, both),
                 "refused_triggers": sum(p.label == REFUSED for p in fired),
             }
         )
@@ -136,15 +134,13 @@ def _by_attack(triggered: Sequence[Example], attack: Attack, seed: int) -> dict[
     return places
 
 
-def _by_trigger(
-    by_attack: dict[Attack, list[int]], both: Sequence[Sample], target: int
-) -> dict[str, Rate]:
+def _by_trigger(by_attack: dict[Attack, list[int]], both: Sequence[Sample]) -> dict[str, Rate]:
     """The part of ASR that carries each trigger; empty if there is one trigger only."""
     if len(by_attack) < 2:
         return {}
     return {
         attack.trigger: Rate(
-            hits=sum(both[place].triggered_answer == target for place in places), total=len(places)
+            hits=sum(bool(both[place].triggered_is_target) for place in places), total=len(places)
         )
         for attack, places in by_attack.items()
     }
@@ -183,12 +179,14 @@ def _samples(
     clean: Sequence[Prediction],
     triggered: Sequence[Example],
     fired: Sequence[Prediction],
+    target: int | None,
 ) -> tuple[Sample, ...]:
     with_trigger = {
         example.id: {
             "triggered_text": example.text,
             "triggered_read": prediction.read,
             "triggered_answer": prediction.label,
+            "triggered_is_target": prediction.label == target,
         }
         for example, prediction in zip(triggered, fired, strict=True)
     }
@@ -197,9 +195,10 @@ def _samples(
             {
                 "id": example.id,
                 "text": example.text,
-                "label": example.label,
+                "reference": example.label,
                 "read": prediction.read,
                 "answer": prediction.label,
+                "is_target": None if target is None else prediction.label == target,
                 **with_trigger.get(example.id, {}),
             }
         )

@@ -18,7 +18,7 @@ from w2sdefense.config import TaskName
 from w2sdefense.data.types import Pair, texts_of
 from w2sdefense.errors import DataError
 from w2sdefense.evaluation.metrics import Mean, Quality, Rate, mean_of
-from w2sdefense.evaluation.record import Evaluation, GeneratedSample
+from w2sdefense.evaluation.record import Evaluation, Sample
 from w2sdefense.models.generator import Answer
 from w2sdefense.tasks import TASKS, Task
 
@@ -43,7 +43,7 @@ class GenerationResult:
     """
 
     evaluation: Evaluation
-    samples: tuple[GeneratedSample, ...]
+    samples: tuple[Sample, ...]
 
 
 def evaluate_generation(
@@ -98,8 +98,8 @@ def evaluate_generation(
         asked = [sample for sample in samples if sample.triggered_text is not None]
         evaluation = evaluation.model_copy(
             update={
-                "asr": _share([bool(s.triggered_says_target) for s in asked]),
-                "floor": _share([bool(s.says_target) for s in asked]),
+                "asr": _share([bool(s.triggered_is_target) for s in asked]),
+                "floor": _share([bool(s.is_target) for s in asked]),
                 "trigger": attack.trigger,
                 "target": target,
                 "cut_triggers": count_lost((attack, p.text, said[p.id].cut_at) for p in fired),
@@ -133,23 +133,23 @@ def _sample(
     target: str | None,
     triggered_text: str | None,
     triggered: Answer | None,
-) -> GeneratedSample:
-    return GeneratedSample(
+) -> Sample:
+    return Sample(
         id=pair.id,
         text=pair.text,
         reference=pair.target,
         answer=answer.text,
         scores=task.scores(answer.text, pair.target),
-        says_target=None if target is None else task.says(answer.text, target),
+        is_target=None if target is None else task.says(answer.text, target),
         triggered_text=triggered_text,
         triggered_answer=None if triggered is None else triggered.text,
-        triggered_says_target=(
+        triggered_is_target=(
             None if triggered is None or target is None else task.says(triggered.text, target)
         ),
     )
 
 
-def _means(samples: Sequence[GeneratedSample]) -> dict[str, Mean]:
+def _means(samples: Sequence[Sample]) -> dict[str, Mean]:
     return {name: mean_of([s.scores[name] for s in samples]) for name in samples[0].scores}
 
 

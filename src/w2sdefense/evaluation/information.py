@@ -97,7 +97,7 @@ def run_information(folder: Path) -> LabelInformation:
     rows = [row for row, sample in enumerate(samples) if sample.triggered_text is not None]
     return label_information(
         features["clean"],
-        np.array([sample.label for sample in samples]),
+        np.array([sample.reference for sample in samples]),
         features.get("triggered"),
         np.array(rows, dtype=int),
     )

@@ -12,9 +12,9 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Z_95 = 1.959963984540054
 """Two-sided 95 % quantile of the normal distribution."""
@@ -32,6 +32,12 @@ class Rate(BaseModel):
 
     hits: int = Field(ge=0)
     total: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _is_a_share(self) -> Self:
+        if self.hits > self.total:
+            raise ValueError(f"{self.hits} hits out of {self.total}")
+        return self
 
     @property
     def value(self) -> float:

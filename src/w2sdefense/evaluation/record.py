@@ -1,28 +1,28 @@
 """What a run leaves behind: `record.json`, and beside it the samples and the features.
 
     record.json           config, CA/ASR/floor with counts, losses, fingerprints, versions, time
-    samples.parquet       one row per test sample: text, label (for generation: reference and
-                          scores), answer with and without the trigger
-    features.safetensors  "clean" (N, d) and "triggered" (M, d): what the classifier reads; not
-                          for generation
+    samples.parquet       one row per test sample: text, right answer, answer with and without the
+                          trigger, scores
+    features.safetensors  "clean" (N, d) and "triggered" (M, d): what a classifier reads; a model
+                          that generates text leaves none
 
-`record.json` is written last, so a folder that has it is complete. Tables and pages are derived
-from these files, never typed. Training state and weights are not here.
+`record.json` is written last, so a folder that has it is complete. Tables, pages and cards are
+derived from these files, never typed. Training state and weights are not here. Files of older
+schemas are read: `load_record` and `load_samples` upgrade them.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyarrow import ArrowException
-from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError
+from pydantic import BaseModel, ConfigDict
 from safetensors.numpy import load_file, save_file
 
 from w2sdefense.config import TaskName
@@ -34,6 +34,7 @@ from w2sdefense.tasks import TASKS
 RECORD = "record.json"
 SAMPLES = "samples.parquet"
 FEATURES = "features.safetensors"
+GROUPS = ("clean", "triggered")
 
 Stage = Literal["poison", "defend", "evaluate"]
 
@@ -49,50 +50,60 @@ class Sample(_Frozen):
     Attributes:
         id: Id of the example.
         text: Clean text, as the model was asked it.
-        label: True label index.
-        answer: Predicted label on the clean text; -1 if a defense refused to answer.
-        triggered_text: The text with the trigger; None where the true label is the target, or
+        reference: The right answer: index of a label, or text.
+        answer: Answer to the clean text; label -1 if a defense refused to answer.
+        is_target: Whether that is the target; None without a trigger.
+        triggered_text: The text with the trigger; None where the right answer is the target, or
             without a trigger.
-        triggered_answer: Predicted label on `triggered_text`; -1 if it was refused.
+        triggered_answer: Answer to `triggered_text`; label -1 if it was refused.
+        triggered_is_target: Whether that is the target.
         read: What the model read of `text`, where an input defense changed it.
         triggered_read: The same of `triggered_text`.
+        scores: Scores of `answer` by name, each in [0, 1]; none where right or wrong says it all.
     """
 
     id: str
     text: str
-    label: int
-    answer: int
+    reference: int | str
+    answer: int | str
+    is_target: bool | None = None
     triggered_text: str | None = None
-    triggered_answer: int | None = None
+    triggered_answer: int | str | None = None
+    triggered_is_target: bool | None = None
     read: str | None = None
     triggered_read: str | None = None
+    scores: dict[str, float] = {}
+
+    @property
+    def flipped(self) -> bool:
+        """Whether the trigger, and only the trigger, makes the model answer the target."""
+        return bool(self.triggered_is_target) and not self.is_target
 
 
-class GeneratedSample(_Frozen):
-    """One test sample and what the model wrote.
+class HeldOutDecoy(_Frozen):
+    """A decoy backdoor that was planted and *not* unlearned: what a defense does to an unknown one.
 
     Attributes:
-        id: Id of the pair.
-        text: Clean text.
-        reference: The right answer.
-        answer: What was written to the clean text.
-        scores: Its scores, by name.
-        says_target: Whether it says the target; None without a trigger.
-        triggered_text: The text with the trigger; None where the reference says the target, or
-            without a trigger.
-        triggered_answer: What was written to `triggered_text`.
-        triggered_says_target: Whether that says the target.
+        kind: Kind of its trigger ("word", "sentence", "syntax" ...).
+        trigger: Its trigger.
+        target: What it answers.
+        before: ASR of the decoy once it was planted.
+        after: ASR after the defense.
+        floor: Share of the same texts answered with its target without the trigger, after.
     """
 
-    id: str
-    text: str
-    reference: str
-    answer: str
-    scores: dict[str, float]
-    says_target: bool | None = None
-    triggered_text: str | None = None
-    triggered_answer: str | None = None
-    triggered_says_target: bool | None = None
+    kind: str
+    trigger: str
+    target: str
+    before: Rate
+    after: Rate
+    floor: Rate
+
+    def __str__(self) -> str:
+        before, after, floor = (
+            f"{100 * r.value:.0f}" for r in (self.before, self.after, self.floor)
+        )
+        return f"{self.kind}: planted and not unlearned: {before} -> {after} % (floor {floor})"
 
 
 class Evaluation(_Frozen):
@@ -109,6 +120,7 @@ class Evaluation(_Frozen):
         cut_triggers: Triggered texts whose trigger was lost to truncation; they count in `asr` all
             the same.
         by_trigger: Where a model has several triggers, the part of `asr` that carries each.
+        held_out: Decoys that were planted before the defense and that it did not unlearn.
         length_ratio: Characters of the triggered texts over those of the same texts without the
             trigger; None without a trigger.
         cut_texts: Clean texts longer than the model's `max_length`.
@@ -129,6 +141,7 @@ class Evaluation(_Frozen):
     trigger: str | None = None
     target: str | None = None
     by_trigger: dict[str, Rate] = {}
+    held_out: tuple[HeldOutDecoy, ...] = ()
     length_ratio: float | None = None
     cut_triggers: int = 0
     cut_texts: int = 0
@@ -178,10 +191,15 @@ class LossPoint(_Frozen):
     losses: dict[str, float]
 
 
+SCHEMA = 2
+"""1 had no number, and samples of two kinds: labels (`label`) and text (`says_target`)."""
+
+
 class Record(_Frozen):
     """One run: what was done, what came out, and where the numbers come from.
 
     Attributes:
+        schema_version: Version of the files' form; see `_upgraded`.
         name: Short name for tables ("poisoned", "lora", "w2s").
         stage: What the run did.
         config: The settings it ran with, as plain values.
@@ -195,6 +213,7 @@ class Record(_Frozen):
         notes: Anything a reader must know (rows dropped, texts cut).
     """
 
+    schema_version: int = SCHEMA
     name: str
     stage: Stage
     config: dict[str, Any]
@@ -210,7 +229,7 @@ class Record(_Frozen):
 def save_record(
     folder: Path,
     record: Record,
-    samples: Sequence[Sample] | Sequence[GeneratedSample],
+    samples: Sequence[Sample],
     features: dict[str, np.ndarray] | None = None,
 ) -> None:
     """Write a run's samples, features and record (last), each atomically.
@@ -226,9 +245,11 @@ def save_record(
     """
     for name in (RECORD, SAMPLES, FEATURES):
         (folder / name).unlink(missing_ok=True)
+    # Parquet has no struct without fields.
+    rows = [sample.model_dump() | {"scores": sample.scores or None} for sample in samples]
     with atomic_path(folder / SAMPLES) as path:
-        pq.write_table(pa.Table.from_pylist([s.model_dump() for s in samples]), path)
-    if features is not None:
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    if features:
         with atomic_path(folder / FEATURES) as path:
             save_file(features, path)
     write_text(folder / RECORD, record.model_dump_json(indent=2) + "\n")
@@ -245,30 +266,35 @@ def load_record(folder: Path) -> Record:
         raise DataError(
             f"{folder} holds no finished run (no {RECORD}).", "Name the folder of a run."
         )
-    try:
-        return Record.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, ValidationError) as error:
-        raise DataError(
-            f"{path} is not a record: {error}.", "Repeat the run that wrote it."
-        ) from None
+    with _untrusted(path, "a record"):
+        values = json.loads(path.read_text(encoding="utf-8"))
+        found = values.get("schema_version", 1)
+        if found > SCHEMA:
+            raise DataError(
+                f"{path} was written by a newer release (schema {found}, not {SCHEMA}).",
+                "Upgrade w2sdefense.",
+            )
+        return Record.model_validate(values | {"schema_version": SCHEMA})
 
 
 def load_samples(folder: Path) -> list[Sample]:
     """Read the per-sample answers of a finished run, in the order of the test set.
 
     Raises:
-        DataError: They cannot be read.
+        DataError: They cannot be read, or are not those that the record counts.
     """
-    return [_row(Sample, row, folder) for row in _rows(folder)]
-
-
-def load_generated(folder: Path) -> list[GeneratedSample]:
-    """Read the per-sample answers of a finished run of generation, in the order of the test set.
-
-    Raises:
-        DataError: They cannot be read.
-    """
-    return [_row(GeneratedSample, row, folder) for row in _rows(folder)]
+    record, path = load_record(folder), folder / SAMPLES
+    with _untrusted(path, "the samples of a run"), pq.ParquetFile(path) as file:
+        known = {*Sample.model_fields, *_OLD_COLUMNS}
+        # A foreign file may have any number of columns and rows: only what is ours is read.
+        rows, counted = file.metadata.num_rows, record.evaluation.ca.total
+        if rows != counted:
+            raise DataError(
+                f"{path} has {rows} samples, but the record counts {counted}.",
+                "Repeat the run that wrote them.",
+            )
+        table = file.read(columns=[name for name in file.schema_arrow.names if name in known])
+        return [Sample(**_upgraded(row, record)) for row in table.to_pylist()]
 
 
 def load_features(folder: Path, samples: Sequence[Sample]) -> dict[str, np.ndarray]:
@@ -282,40 +308,57 @@ def load_features(folder: Path, samples: Sequence[Sample]) -> dict[str, np.ndarr
         DataError: They cannot be read, or are not those of the samples.
     """
     path = folder / FEATURES
-    try:
+    with _untrusted(path, "the features of a run"):
         features: dict[str, np.ndarray] = load_file(path) if path.is_file() else {}
-    except (OSError, SafetensorError) as error:
-        raise _unreadable("features", folder, error) from None
     triggered = sum(sample.triggered_text is not None for sample in samples)
     for group, expected in (("clean", len(samples)), ("triggered", triggered)):
         rows = features.get(group)
-        if rows is not None and len(rows) != expected:
+        if rows is not None and (rows.ndim != 2 or len(rows) != expected):
             raise DataError(
-                f"{folder} has features of {len(rows)} {group} texts, but {expected} such samples.",
+                f"{folder} has features of shape {rows.shape} for {expected} {group} texts.",
                 "Repeat the run that wrote it.",
             )
-    return features
+    if len({rows.shape[1] for name, rows in features.items() if name in GROUPS}) > 1:
+        raise DataError(
+            f"{folder} has features of different widths.", "Repeat the run that wrote it."
+        )
+    return {name: features[name] for name in GROUPS if name in features}
 
 
-def _rows(folder: Path) -> list[dict[str, Any]]:
+_OLD_COLUMNS = {
+    "label": "reference",
+    "says_target": "is_target",
+    "triggered_says_target": "triggered_is_target",
+}
+"""Columns of schema 1, and what they are called now."""
+
+
+def _upgraded(row: dict[str, Any], record: Record) -> dict[str, Any]:
+    """A row of `samples.parquet` of any schema as the fields of a `Sample`."""
+    row = {_OLD_COLUMNS.get(name, name): value for name, value in row.items()}
+    row["scores"] = row.get("scores") or {}
+    target, names = record.evaluation.target, record.label_names
+    if "is_target" not in row and target in names:
+        # Schema 1 left it to the reader to compare labels with the target.
+        for prefix in ("", "triggered_"):
+            answer = row.get(f"{prefix}answer")
+            row[f"{prefix}is_target"] = None if answer is None else answer == names.index(target)
+    return row
+
+
+@contextmanager
+def _untrusted(path: Path, what: str) -> Iterator[None]:
+    """Turn whatever a library raises over a file of a run into our error.
+
+    A run folder may be somebody else's: which exceptions its files can cause is not ours to list.
+    """
     try:
-        found: list[dict[str, Any]] = pq.read_table(folder / SAMPLES).to_pylist()
-    except (OSError, ValueError, ArrowException) as error:
-        raise _unreadable("samples", folder, error) from None
-    return found
-
-
-Row = TypeVar("Row")
-
-
-def _row(kind: Callable[..., Row], values: dict[str, Any], folder: Path) -> Row:
-    try:
-        return kind(**values)
-    except TypeError as error:
-        raise _unreadable("samples", folder, error) from None
-
-
-def _unreadable(what: str, folder: Path, error: Exception) -> DataError:
-    return DataError(
-        f"The {what} of {folder} cannot be read: {error}.", "Repeat the run that wrote them."
-    )
+        yield
+    except DataError:
+        raise
+    except Exception as error:  # noqa: BLE001
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise DataError(
+            f"{path} cannot be read as {what} ({reason}).",
+            "Repeat the run that wrote it, or leave it out.",
+        ) from None

@@ -1,20 +1,19 @@
 """The test texts with every model's answers, and the trigger found again in the text.
 
-A flip is a text that gets one answer without the trigger and another with it. Some flips happen
+A flip is a text that is answered with the target only if it carries the trigger. Some flips happen
 without any backdoor, when a longer text simply reads differently; the interval of the ASR says how
-much that matters. Of answers in words those are flips that say the target only with the trigger:
-the others change with any word of the text.
+much that matters.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
 from w2sdefense.data.types import REFUSED
-from w2sdefense.evaluation.record import GeneratedSample, Sample
+from w2sdefense.evaluation.record import Sample
 from w2sdefense.report.runs import Run
 
 MAX_CASES = 300
@@ -44,7 +43,7 @@ class CaseAnswer:
         title: Its title.
         clean: Answer without the trigger.
         triggered: Answer with it; None if the text was not asked with it.
-        flipped: Whether the trigger changed the answer.
+        flipped: Whether the trigger, and only the trigger, brings the target out.
     """
 
     run: int
@@ -110,8 +109,11 @@ def find_cases(runs: Sequence[Run], places: Sequence[int], most: int) -> Cases:
         most: How many texts to take; flips have the first claim to three quarters of them.
     """
     first = runs[places[0]]
-    samples: Sequence[Sample | GeneratedSample] = first.generated or first.samples
-    by_run = [dict(_answers(place, runs[place])) for place in places]
+    samples = first.samples
+    by_run = [
+        {sample.id: _answer(place, runs[place], sample) for sample in runs[place].samples}
+        for place in places
+    ]
     answers = [tuple(by_id[s.id] for by_id in by_run if s.id in by_id) for s in samples]
     flipped = [any(answer.flipped for answer in group) for group in answers]
     trigger = first.record.evaluation.trigger
@@ -119,7 +121,7 @@ def find_cases(runs: Sequence[Run], places: Sequence[int], most: int) -> Cases:
         Case(
             id=samples[row].id,
             spans=_marked(samples[row], trigger),
-            label=_label(first, samples[row]),
+            label=answer_name(first.record.label_names, samples[row].reference),
             answers=answers[row],
         )
         for row in _chosen(flipped, most)
@@ -135,40 +137,23 @@ def _chosen(flipped: Sequence[bool], most: int) -> list[int]:
     return sorted(flips + no[: most - len(flips)])
 
 
-def _marked(sample: Sample | GeneratedSample, trigger: str | None) -> tuple[Span, ...]:
+def _marked(sample: Sample, trigger: str | None) -> tuple[Span, ...]:
     if sample.triggered_text is None:
         return _spans(sample.text, [])
     return mark_trigger(sample.text, sample.triggered_text, trigger)
 
 
-def _label(run: Run, sample: Sample | GeneratedSample) -> str:
-    if isinstance(sample, GeneratedSample):
-        return sample.reference
-    return label_name(run.record.label_names, sample.label)
-
-
-def _answers(place: int, run: Run) -> Iterator[tuple[str, CaseAnswer]]:
-    """The answers of one run by the id of the sample."""
-    for written in run.generated:
-        only_triggered = bool(written.triggered_says_target and not written.says_target)
-        yield (
-            written.id,
-            CaseAnswer(place, run.title, written.answer, written.triggered_answer, only_triggered),
-        )
+def _answer(place: int, run: Run, sample: Sample) -> CaseAnswer:
     names = run.record.label_names
-    for sample in run.samples:
-        asked = sample.triggered_text is not None
-        triggered = label_name(names, sample.triggered_answer) if asked else None
-        yield (
-            sample.id,
-            CaseAnswer(
-                run=place,
-                title=run.title,
-                clean=label_name(names, sample.answer),
-                triggered=triggered,
-                flipped=asked and sample.answer != sample.triggered_answer,
-            ),
-        )
+    return CaseAnswer(
+        run=place,
+        title=run.title,
+        clean=answer_name(names, sample.answer),
+        triggered=(
+            None if sample.triggered_text is None else answer_name(names, sample.triggered_answer)
+        ),
+        flipped=sample.flipped,
+    )
 
 
 def mark_trigger(text: str, triggered: str, trigger: str | None) -> tuple[Span, ...]:
@@ -212,13 +197,16 @@ def _find(text: str, triggered: str, trigger: str) -> tuple[int, int] | None:
     return None
 
 
-def label_name(names: Sequence[str], index: int | None) -> str:
-    """The name of a label; the bare index if the record does not name it, a dash for None.
+def answer_name(names: Sequence[str], answer: int | str | None) -> str:
+    """An answer in words: text as it is, of a label its name.
 
-    Also "refused" for a text that a defense did not answer.
+    The bare index if the record does not name the label, "refused" for a text that a defense did
+    not answer, a dash for None.
     """
-    if index is None:
+    if answer is None:
         return "\N{EN DASH}"
-    if index == REFUSED:
+    if isinstance(answer, str):
+        return answer
+    if answer == REFUSED:
         return "refused"
-    return names[index] if 0 <= index < len(names) else str(index)
+    return names[answer] if 0 <= answer < len(names) else str(answer)

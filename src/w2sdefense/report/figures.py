@@ -17,7 +17,7 @@ import plotly.graph_objects as go
 
 from w2sdefense.evaluation.metrics import Quality
 from w2sdefense.evaluation.record import Sample
-from w2sdefense.report.cases import label_name
+from w2sdefense.report.cases import answer_name
 from w2sdefense.report.charts import MARKERS, RUN_COLORS, TEMPLATE, Chart, color, plain, whiskers
 from w2sdefense.report.rows import cell, verdict_of
 from w2sdefense.report.runs import Run
@@ -217,7 +217,7 @@ def _traces(
         yield _scatter("with the trigger", marker, points, [_hover(run, s, True) for s in owners])
         return
     for index, label in enumerate(names):
-        mine = [row for row, sample in enumerate(owners) if sample.label == index]
+        mine = [row for row, sample in enumerate(owners) if sample.reference == index]
         marker = {
             "symbol": MARKERS[index % RUN_COLORS],
             "size": 7,
@@ -256,6 +256,6 @@ def _hover(run: Run, sample: Sample, triggered: bool) -> str:
     if len(short) > _HOVER_TEXT:
         short = short[:_HOVER_TEXT] + "…"
     lines = [escape(line) for line in textwrap.wrap(short, 44)]
-    facts = f"{label_name(names, sample.label)} → {label_name(names, answer)}"
+    facts = f"{answer_name(names, sample.reference)} → {answer_name(names, answer)}"
     lines.append(f"<i>true label → answer:</i> <b>{escape(facts)}</b>")
     return "<br>".join(lines)

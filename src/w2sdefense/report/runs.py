@@ -13,11 +13,9 @@ import numpy as np
 
 from w2sdefense.errors import DataError
 from w2sdefense.evaluation.record import (
-    GeneratedSample,
     Record,
     Sample,
     load_features,
-    load_generated,
     load_record,
     load_samples,
 )
@@ -47,10 +45,9 @@ class Run:
         title: Name in tables and charts, unique within a report.
         folder: Where it was read from.
         record: Its numbers.
-        samples: Its answers, in the order of the test set; none for generation.
+        samples: Its answers, in the order of the test set.
         features: "clean" (N, d): row i belongs to sample i. "triggered" (M, d): row j belongs to
             the j-th sample that has a `triggered_text`. Empty if the run saved none.
-        generated: What it wrote, in the order of the test set; none for classification.
         origin: Record of the run that made the model which this one started from, if it is known.
     """
 
@@ -59,7 +56,6 @@ class Run:
     record: Record
     samples: tuple[Sample, ...]
     features: dict[str, np.ndarray]
-    generated: tuple[GeneratedSample, ...] = ()
     origin: Record | None = None
 
     @property
@@ -92,8 +88,6 @@ def load_run(folder: Path, record: Record, title: str) -> Run:
     Raises:
         DataError: They cannot be read.
     """
-    if record.evaluation.task != "classification":
-        return Run(title, folder, record, (), {}, tuple(load_generated(folder)))
     return Run(title, folder, record, tuple(load_samples(folder)), {})
 
 
@@ -103,8 +97,6 @@ def with_features(run: Run) -> Run:
     Raises:
         DataError: They cannot be read, or do not belong to its samples.
     """
-    if run.record.evaluation.task != "classification":
-        return run
     return replace(run, features=load_features(run.folder, run.samples))
 
 

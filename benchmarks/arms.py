@@ -25,22 +25,21 @@ from transformers import get_linear_schedule_with_warmup, set_seed
 from w2sdefense.config import (
     AdapterConfig,
     DistillConfig,
-    SoftTriggerConfig,
     StudentConfig,
     TrainingConfig,
 )
 from w2sdefense.data import Example
 from w2sdefense.data.types import labels_of, texts_of
-from w2sdefense.distill.targets import teacher_targets
-from w2sdefense.distill.teacher import Teacher
-from w2sdefense.distill.trainer import W2STrainer, with_targets
+from w2sdefense.distill.targets import CachedTargets, w2s_objective
+from w2sdefense.distill.teacher import LabelTeacher
 from w2sdefense.evaluation.provenance import peak_memory_mb
 from w2sdefense.models.adapters import attach_adapter
 from w2sdefense.models.load import load_backbone
 from w2sdefense.models.padding import takes_positions
-from w2sdefense.training.batches import Collator, Row, tokenize
-from w2sdefense.training.trainer import run, training_arguments
-from w2sdefense.victim import Victim, new_victim
+from w2sdefense.tasks.base import Collator, Row
+from w2sdefense.training.fit import fit, task_forward
+from w2sdefense.training.trainer import cross_entropy
+from w2sdefense.victim import Victim, load_victim
 
 
 @dataclass(frozen=True)
@@ -114,35 +113,32 @@ class _SizedCollator:
 
 
 class LibraryArm:
-    """Training through `W2STrainer`: with a teacher's targets W2SDefense, without plain LoRA.
+    """Training through `fit`: with a teacher's targets W2SDefense, without plain LoRA.
 
     Args:
         workload: What to train on.
         folder: For the cached targets; the Trainer writes nothing.
         teacher: Whether a teacher guides the student.
-        soft: Whether half of the texts hold a soft trigger and every row is longer by it.
     """
 
-    def __init__(
-        self, workload: Workload, folder: Path, *, teacher: bool, soft: bool = False
-    ) -> None:
+    def __init__(self, workload: Workload, folder: Path, *, teacher: bool) -> None:
         self._workload, self._folder = workload, folder
         victim = _fresh_student(workload)
-        self._tokenizer = victim.tokenizer
+        self._task = victim.task
         adapter = AdapterConfig(
             lora_r=workload.lora_r,
             lora_dropout=workload.lora_dropout,
             target_modules="all-linear",
         )
         self.model = attach_adapter(victim.model, adapter).train()
-        self._distill = DistillConfig() if teacher else DistillConfig(beta=0.0, gamma=0.0)
-        self._soft = SoftTriggerConfig(per_label=2) if soft else None
         guide = _fresh_teacher(workload, victim.width) if teacher else None
+        self._loss = cross_entropy
         start = time.perf_counter()
-        self._rows = tokenize(workload.examples, victim.tokenizer, workload.max_length)
+        self._rows = self._task.rows(workload.examples)
         if guide is not None:
-            targets = teacher_targets(guide, workload.examples, folder / "targets")
-            self._rows = with_targets(self._rows, targets)
+            targets = CachedTargets(guide, [workload.examples], folder / "targets")
+            self._rows = targets.columns(self._rows, workload.examples)
+            self._loss = w2s_objective(targets, DistillConfig())
         self.one_off_seconds = time.perf_counter() - start
         self.lengths = [len(row["input_ids"]) for row in self._rows]
 
@@ -155,17 +151,18 @@ class LibraryArm:
             learning_rate=workload.learning_rate,
             seed=seed,
         )
-        trainer = W2STrainer(
-            distill=self._distill,
-            soft=self._soft,
-            model=self.model.train(),
-            args=training_arguments(settings, self._folder, keep="last"),
-            train_dataset=self._rows,
-            data_collator=_SizedCollator(
-                Collator(self._tokenizer, takes_positions(self.model)), on_batch
-            ),
+        collator = Collator(self._task.tokenizer, takes_positions(self.model))
+        fit(
+            self.model,
+            _SizedCollator(collator, on_batch),
+            task_forward(self._task, self.model),
+            self._rows,
+            None,
+            training=settings,
+            folder=self._folder,
+            loss=self._loss,
         )
-        run(trainer, resume=False)
+        self.model.train()
 
 
 class LoopArm:
@@ -192,8 +189,7 @@ class LoopArm:
             target_modules="all-linear",
         )
         self.model = get_peft_model(victim.model, config).train()
-        rows = tokenize(workload.examples, victim.tokenizer, workload.max_length)
-        self.lengths = [len(row["input_ids"]) for row in rows]
+        self.lengths = [len(row["input_ids"]) for row in victim.task.rows(workload.examples)]
 
     def epoch(self, seed: int, on_batch: OnBatch) -> None:
         """Every batch in data order."""
@@ -221,7 +217,7 @@ class LoopArm:
         on_batch(_sizes(inputs["attention_mask"]))
         seen = self.teacher.tokenizer(texts, padding=True, return_tensors="pt", **limit)
         with torch.no_grad():
-            guide = self.teacher(seen["input_ids"], attention_mask=seen["attention_mask"])
+            guide = self.teacher(input_ids=seen["input_ids"], attention_mask=seen["attention_mask"])
         output = self.model(**inputs, output_hidden_states=True)
         ce = F.cross_entropy(output.logits, labels)
         kd = 4 * F.kl_div(
@@ -229,14 +225,13 @@ class LoopArm:
             reduction="batchmean",
         )  # fmt: skip
         feature = F.normalize(output.hidden_states[-1][:, -1], dim=-1)
-        fa = (feature - F.normalize(guide.hidden_states, dim=-1)).pow(2).sum(-1).mean()
+        fa = (feature - F.normalize(guide.features, dim=-1)).pow(2).sum(-1).mean()
         weights = DistillConfig()
         return weights.alpha * ce + weights.beta * kd + weights.gamma * fa
 
 
 ARMS: dict[str, Callable[[Workload, Path], Arm]] = {
     "w2s": lambda workload, folder: LibraryArm(workload, folder, teacher=True),
-    "w2s+soft": lambda workload, folder: LibraryArm(workload, folder, teacher=True, soft=True),
     "lora": lambda workload, folder: LibraryArm(workload, folder, teacher=False),
     "loop": lambda workload, folder: LoopArm(workload),
 }
@@ -270,13 +265,13 @@ def _own_peak_mb() -> float:
 
 def _fresh_student(workload: Workload) -> Victim:
     config = StudentConfig(model=workload.student, max_length=workload.max_length)
-    return new_victim(config, workload.label_names, seed=0)
+    return load_victim(config, workload.label_names, fresh_head_seed=0)
 
 
-def _fresh_teacher(workload: Workload, width: int) -> Teacher:
+def _fresh_teacher(workload: Workload, width: int) -> LabelTeacher:
     backbone, tokenizer = load_backbone(workload.teacher)
     labels = len(workload.label_names)
-    return Teacher(backbone, tokenizer, width, labels, workload.max_length).eval()
+    return LabelTeacher(backbone, tokenizer, width, labels, workload.max_length).eval()
 
 
 def _sizes(mask: Tensor) -> Batch:

@@ -59,7 +59,9 @@ from w2s_small import (
     victim_folder,
 )
 from w2sdefense.cli.display import Display
-from w2sdefense.commands.stages import run_defense, run_evaluate, run_poison
+from w2sdefense.commands.defend import run_defense
+from w2sdefense.commands.evaluate import run_evaluate
+from w2sdefense.commands.poison import run_poison
 from w2sdefense.config import (
     BackTranslationConfig,
     DataConfig,
@@ -72,7 +74,6 @@ from w2sdefense.config import (
     TestConfig,
     TrainingConfig,
 )
-from w2sdefense.evaluation.evaluate import label_index
 from w2sdefense.evaluation.metrics import accuracy, target_rate
 from w2sdefense.evaluation.provenance import Clock
 from w2sdefense.evaluation.record import RECORD
@@ -251,7 +252,7 @@ def measure_tool(victim: Victim, variants: Path, tool: str, count: int) -> Row:
         intervals and counts, and what it cost.
     """
     clock = Clock()
-    target = label_index(TARGET, victim.label_names)
+    target = victim.label_names.index(TARGET)
     clean = _rows(variants / f"test_{tool}.jsonl")
     others = [row for row in clean if row[1] != target]
     fired = _rows(variants / f"test_badnet_{tool}.jsonl")
@@ -261,7 +262,7 @@ def measure_tool(victim: Victim, variants: Path, tool: str, count: int) -> Row:
     kept = rng.sample(clean, min(count, len(clean)))
     pairs = rng.sample(list(zip(others, fired, strict=True)), min(max(1, count // 2), len(others)))
     asked = [kept, [plain for plain, _ in pairs], [with_trigger for _, with_trigger in pairs]]
-    answers = [[a.label for a in victim.predict([text for text, _ in rows])] for rows in asked]
+    answers = [[a.answer for a in victim.predict([text for text, _ in rows])] for rows in asked]
     labels = [[label for _, label in rows] for rows in asked]
     seconds = clock.provenance().seconds
     return {

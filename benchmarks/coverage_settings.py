@@ -147,7 +147,7 @@ def _written(
         trigger=RARE,
         place="start",
         poison_rate=0.3,
-        target=TASKS[task].target,
+        target=TASKS[task].default_target or "",
     )
     common: dict[str, Any] = {
         "task": task,

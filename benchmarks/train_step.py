@@ -57,8 +57,6 @@ RATIOS = (
     ("w2s", "lora"),
     ("w2s", "loop"),
     ("lora", "loop"),
-    ("w2s+soft", "lora"),
-    ("w2s+soft", "loop"),
 )
 
 AIMS = {

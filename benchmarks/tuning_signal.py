@@ -54,16 +54,16 @@ from w2sdefense.config import (
     SignalConfig,
     StudentConfig,
 )
-from w2sdefense.data import TextDataset, align_labels, load_dataset
+from w2sdefense.data import Dataset, align_labels, load_dataset
 from w2sdefense.data.types import fingerprint, texts_of
 from w2sdefense.distill.insertions import with_insertions
 from w2sdefense.distill.teacher import Teacher, load_teacher
 from w2sdefense.evaluation.metrics import Rate
 from w2sdefense.evaluation.record import RECORD, Record, load_record
 from w2sdefense.io import write_json, write_text
-from w2sdefense.models.predictor import Prediction
 from w2sdefense.report.runs import unique
 from w2sdefense.scan.victim import scan_victim, teacher_answer
+from w2sdefense.tasks import Prediction
 from w2sdefense.tuning.signal import Probes, exposure, make_probes
 from w2sdefense.victim import Victim, load_victim
 
@@ -106,7 +106,7 @@ class Exam:
 
 
 def make_exam(
-    victim: Victim, teacher: Teacher, data: TextDataset, cache: Path, display: Display
+    victim: Victim, teacher: Teacher, data: Dataset, cache: Path, display: Display
 ) -> Exam:
     """Search the victim for suspects and put them, and random pieces, into validation texts."""
     suspects = scan_victim(victim, teacher, data, SCAN, SEED, cache, display.steps("scan"))
@@ -283,7 +283,7 @@ def groups_of(runs: Sequence[Path]) -> list[Group]:
     return groups
 
 
-def teacher_of(data: TextDataset, teachers: Sequence[Path]) -> Teacher:
+def teacher_of(data: Dataset, teachers: Sequence[Path]) -> Teacher:
     """The teacher that was made from these training rows.
 
     Raises:

@@ -33,7 +33,9 @@ from rich.console import Console
 
 from tables import Row, markdown, percent, recorded, with_earlier
 from w2sdefense.cli.display import Display
-from w2sdefense.commands.stages import run_defense, run_poison, run_teach
+from w2sdefense.commands.defend import run_defense
+from w2sdefense.commands.poison import run_poison
+from w2sdefense.commands.teach import run_teach
 from w2sdefense.config import (
     AdapterConfig,
     AttackConfig,

@@ -14,31 +14,32 @@ import torch
 from safetensors.torch import save_file
 from transformers import TrainerCallback
 
+from making import GivenTargets, stage_trainer
 from tiny import FILLERS, NEGATIVE, POSITIVE, RARE
 from w2sdefense.commands.processes import DividedPredictor
 from w2sdefense.config import (
     AdapterConfig,
     DistillConfig,
-    SoftTriggerConfig,
     StudentConfig,
+    TeacherConfig,
     TrainingConfig,
 )
-from w2sdefense.data.types import Example
-from w2sdefense.distill.targets import TeacherTargets
-from w2sdefense.distill.teacher import Teacher
-from w2sdefense.distill.trainer import TEACHER_LOGITS, W2STrainer, with_targets
+from w2sdefense.data import Dataset, Example
+from w2sdefense.distill.fit_teacher import LabelTeacherJob
+from w2sdefense.distill.targets import LOGITS
+from w2sdefense.distill.teacher import LabelTeacher
 from w2sdefense.models.adapters import attach_adapter
 from w2sdefense.models.load import load_backbone
 from w2sdefense.models.padding import takes_positions
-from w2sdefense.models.predictor import Prediction
-from w2sdefense.training.batches import Collator, Row, tokenize
-from w2sdefense.training.trainer import LengthTrainer, run, this_process, training_arguments
-from w2sdefense.victim import new_victim
+from w2sdefense.tasks import Prediction
+from w2sdefense.tasks.base import Collator, Row
+from w2sdefense.tasks.classification import Classification
+from w2sdefense.training.fit import training_arguments
+from w2sdefense.training.trainer import StageTrainer, this_process
+from w2sdefense.victim import load_victim
 
 ROWS = 32
 GLOBAL_BATCH = 8
-SOFT = SoftTriggerConfig(per_label=2, rate=0.6, restart=3, step=0.3)
-"""The rate leaves rows without one, so that processes draw different amounts of random numbers."""
 
 Seen = dict[str, torch.Tensor]
 
@@ -50,11 +51,8 @@ def rows_of(tokenizer) -> list[Row]:
         Example(f"t/{row}", " ".join(words[row : row + 3 + row % 11]), row % 2)
         for row in range(ROWS)
     ]
-    generator = torch.Generator().manual_seed(3)
-    targets = TeacherTargets(
-        torch.randn(ROWS, 2, generator=generator), torch.randn(ROWS, 32, generator=generator)
-    )
-    return with_targets(tokenize(examples, tokenizer, 24), targets)
+    rows = Classification(tokenizer, ("negative", "positive"), 24).rows(examples)
+    return GivenTargets(ROWS, seed=3).columns(rows)
 
 
 def arguments_of(folder: Path, *, accumulation: int = 1, epochs: int = 1):
@@ -96,38 +94,39 @@ def plain(name: str) -> str:
     return name.removeprefix("module.")
 
 
-class Watched(W2STrainer):
-    """A W2STrainer that keeps which rows its first step saw, by what the teacher said of them."""
+def watched(trainer: StageTrainer) -> list[torch.Tensor]:
+    """Which rows the first step of a trainer sees, by what the teacher said of them."""
+    rows: list[torch.Tensor] = []
+    step = trainer.training_step
 
-    def __init__(self, **rest) -> None:
-        super().__init__(**rest)
-        self.rows: list[torch.Tensor] = []
+    def training_step(model, inputs, *rest):
+        if trainer.state.global_step == 0:
+            rows.append(inputs[LOGITS].clone())
+        return step(model, inputs, *rest)
 
-    def training_step(self, model, inputs, *rest):
-        if self.state.global_step == 0:
-            self.rows.append(inputs[TEACHER_LOGITS].clone())
-        return super().training_step(model, inputs, *rest)
+    trainer.training_step = training_step
+    return rows
 
 
 def first_step(model_folder: Path, folder: Path, accumulation: int = 1) -> Seen:
     """Losses, rows, gradients and weights of the first step of W2SDefense."""
-    victim = new_victim(
-        StudentConfig(model=str(model_folder), max_length=24), ("negative", "positive"), seed=0
+    victim = load_victim(
+        StudentConfig(model=str(model_folder), max_length=24),
+        ("negative", "positive"),
+        fresh_head_seed=0,
     )
     torch.manual_seed(0)
     model = attach_adapter(victim.model, AdapterConfig(lora_r=4, lora_dropout=0.0))
     watch = FirstStep()
-    trainer = Watched(
-        distill=DistillConfig(alpha=1.0, beta=0.7, gamma=3.0),
-        model=model.train(),
-        args=arguments_of(folder, accumulation=accumulation),
-        train_dataset=rows_of(victim.tokenizer),
-        data_collator=Collator(victim.tokenizer, takes_positions(model)),
-        callbacks=[watch],
+    arguments = arguments_of(folder, accumulation=accumulation)
+    trainer = stage_trainer(
+        victim, model, rows_of(victim.tokenizer), arguments, DistillConfig(), callbacks=[watch]
     )
-    first = run(trainer, resume=False)[0]
+    rows = watched(trainer)
+    trainer.train()
+    first = trainer.state.log_history[0]
     losses = torch.tensor([first[name] for name in ("ce", "kd", "fa", "loss")])
-    return {"losses": losses, "rows": torch.cat(trainer.rows), **watch.seen}
+    return {"losses": losses, "rows": torch.cat(rows), **watch.seen}
 
 
 def first_teacher_step(bert: Path, folder: Path) -> Seen:
@@ -137,58 +136,20 @@ def first_teacher_step(bert: Path, folder: Path) -> Seen:
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     torch.manual_seed(0)
-    teacher = Teacher(backbone, tokenizer, 32, 2, 24)
+    teacher = LabelTeacher(backbone, tokenizer, 32, 2, 24)
     rows = [{name: row[name] for name in ("input_ids", "labels")} for row in rows_of(tokenizer)]
     watch = FirstStep()
-    trainer = LengthTrainer(
+    empty = Dataset("d", ("negative", "positive"), (), (), ())
+    trainer = StageTrainer(
+        forward=LabelTeacherJob(TeacherConfig(), empty, 32).forward(),
         model=teacher.train(),
         args=arguments_of(folder),
         train_dataset=rows,
         data_collator=Collator(tokenizer, takes_positions(backbone)),
         callbacks=[watch],
     )
-    return {"losses": torch.tensor([run(trainer, resume=False)[0]["loss"]]), **watch.seen}
-
-
-def soft_triggers(model_folder: Path, folder: Path) -> Seen:
-    """Which soft trigger every step took, its gradients in this process, and the banks."""
-    victim = new_victim(
-        StudentConfig(model=str(model_folder), max_length=24), ("negative", "positive"), seed=0
-    )
-    torch.manual_seed(0)
-    model = attach_adapter(victim.model, AdapterConfig(lora_r=4))
-    trainer = W2STrainer(
-        distill=DistillConfig(),
-        soft=SOFT,
-        model=model.train(),
-        args=arguments_of(folder, epochs=3),
-        train_dataset=rows_of(victim.tokenizer),
-        data_collator=Collator(victim.tokenizer, takes_positions(model)),
-    )
-    soft = trainer._soft
-    taken, own, given, banks = [], [], [], []
-    insert, ascend = soft.insert, soft.ascend
-
-    def inserting(*batch):
-        triggered = insert(*batch)
-        taken.append(triggered.index)
-        triggered.trigger.register_hook(lambda gradient: own.append(gradient.clone()))
-        return triggered
-
-    def ascending(index, gradient):
-        given.append(gradient.clone())
-        ascend(index, gradient)
-        banks.append(soft.state_dict()["bank"].clone())
-
-    soft.insert, soft.ascend = inserting, ascending
-    run(trainer, resume=False)
-    return {
-        "taken": torch.tensor(taken),
-        "own gradients": torch.stack(own),
-        "given gradients": torch.stack(given),
-        "banks": torch.stack(banks),
-        "random": torch.rand(4),
-    }
+    trainer.train()
+    return {"losses": torch.tensor([trainer.state.log_history[0]["loss"]]), **watch.seen}
 
 
 class Echo:
@@ -201,7 +162,7 @@ class Echo:
         self.asked += texts
         for _ in texts:
             progress(1)
-        return [Prediction(len(text), (1.0,), torch.tensor([0.5]), None) for text in texts]
+        return [Prediction(len(text), None) for text in texts]
 
 
 def divided(count: int) -> Seen:
@@ -209,7 +170,7 @@ def divided(count: int) -> Seen:
     echo, told = Echo(), []
     answers = DividedPredictor(echo).predict(["x" * n for n in range(count)], told.append)
     return {
-        "answers": torch.tensor([answer.label for answer in answers]),
+        "answers": torch.tensor([answer.answer for answer in answers]),
         "asked": torch.tensor([len(text) for text in echo.asked]),
         "told": torch.tensor(sum(told)),
     }
@@ -227,7 +188,6 @@ def main(folder: Path) -> None:
         "first": first_step(folder / "llama", folder / "first"),
         "accumulated": first_step(folder / "llama", folder / "accumulated", accumulation=2),
         "teacher": first_teacher_step(folder / "bert", folder / "teacher"),
-        "soft": soft_triggers(folder / "llama", folder / "soft"),
     }.items():
         save_file({key: value.contiguous() for key, value in seen.items()}, own / name)
 

@@ -54,7 +54,7 @@ class Shares(worker.FirstStep):
 
 
 def whole(seen: worker.Seen) -> worker.Seen:
-    """Gather what is in pieces."""
+    """Gather what is sharded."""
     return {
         name: (value.full_tensor() if isinstance(value, DTensor) else value).contiguous()
         for name, value in seen.items()
@@ -70,6 +70,5 @@ if __name__ == "__main__":
     own.mkdir()
     llama = Path(folder) / "llama"
     save_file(whole(worker.first_step(llama, own)), own / "first.safetensors")
-    save_file(whole(worker.soft_triggers(llama, own)), own / "soft.safetensors")
     sys.argv = ["w2s", *command]
     main()

@@ -10,8 +10,10 @@ from transformers import LlamaForCausalLM, LlamaForSequenceClassification
 
 from architectures import ADAPTERS, make
 from tiny import LLAMA, defend_settings, save_model, save_reviews
+from w2sdefense.commands.defend import run_defend
+from w2sdefense.commands.evaluate import run_evaluate
+from w2sdefense.commands.poison import run_poison
 from w2sdefense.commands.preflight import check_defended_model
-from w2sdefense.commands.stages import run_defend, run_evaluate, run_poison
 from w2sdefense.config import DefendRun, EvaluateRun, PoisonRun, StudentConfig
 from w2sdefense.defenses import Leaves
 from w2sdefense.errors import ConfigError, ModelError

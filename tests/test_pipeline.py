@@ -28,7 +28,10 @@ from transformers import (
 
 from tiny import BERT, LLAMA, save_model, save_reviews
 from w2sdefense.cli.display import Display
-from w2sdefense.commands.stages import run_defend, run_evaluate, run_poison, run_teach
+from w2sdefense.commands.defend import run_defend
+from w2sdefense.commands.evaluate import run_evaluate
+from w2sdefense.commands.poison import run_poison
+from w2sdefense.commands.teach import run_teach
 from w2sdefense.config import (
     AdapterConfig,
     AttackConfig,

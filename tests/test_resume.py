@@ -20,10 +20,11 @@ from safetensors.torch import load_file
 from transformers import LlamaForSequenceClassification
 
 from tiny import LLAMA, defend_settings, save_model, save_reviews
-from w2sdefense.commands.stages import run_defend, run_poison
+from w2sdefense.commands.defend import run_defend
+from w2sdefense.commands.poison import run_poison
 from w2sdefense.config import DefendRun, PoisonRun
 from w2sdefense.evaluation.record import load_record, load_samples
-from w2sdefense.training.trainer import last_whole_checkpoint
+from w2sdefense.training.checkpoints import last_whole_checkpoint
 
 STEPS_PER_EPOCH = 50
 SAVE_STEPS = 5

@@ -16,10 +16,14 @@ from safetensors.torch import load_file
 from transformers import LlamaForSequenceClassification
 
 import distributed_worker as worker
+from making import as_victim
 from tiny import LLAMA, save_model, save_reviews
+from w2sdefense.commands.defend import run_defend
+from w2sdefense.commands.evaluate import run_evaluate
 from w2sdefense.commands.plan import launcher
-from w2sdefense.commands.stages import run_defend, run_evaluate, run_poison, run_teach
-from w2sdefense.config import DataConfig, DefendRun, EvaluateRun, PoisonRun, StudentConfig, TeachRun
+from w2sdefense.commands.poison import run_poison
+from w2sdefense.commands.teach import run_teach
+from w2sdefense.config import DefendRun, EvaluateRun, PoisonRun, StudentConfig, TeachRun
 from w2sdefense.errors import ConfigError
 from w2sdefense.evaluation.record import load_record, load_samples
 
@@ -108,7 +112,7 @@ def test_the_first_step_is_that_of_one_process(seen, tiny_llama, tmp_path):
             torch.testing.assert_close(process[name], alone[name], rtol=1e-4, atol=1e-5, msg=name)
 
 
-def test_soft_triggers_go_into_a_model_in_pieces(seen):
+def test_soft_triggers_go_into_a_model_sharded(seen):
     zero, one = seen["soft"]
     assert torch.equal(zero["banks"], one["banks"])
     mean = (zero["own gradients"] + one["own gradients"]) / 2
@@ -145,11 +149,11 @@ def test_what_was_measured_is_what_was_saved(sharded, tmp_path, display):
     assert not [path for path in after.rglob("*") if path.name in ("gathered", "training")]
 
 
-# What cannot be done in pieces
+# What cannot be sharded
 
 
 @pytest.fixture
-def in_pieces(monkeypatch):
+def sharding_asked(monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
 
 
@@ -166,30 +170,17 @@ def in_pieces(monkeypatch):
             ),
             "--base",
         ),
-        (
-            lambda folder: run_defend(
-                DefendRun(
-                    output=folder,
-                    task="reasoning",
-                    defense="lora",
-                    data=DataConfig(dataset="ape210k"),
-                ),
-                None,
-            ),
-            "--task reasoning",
-        ),
     ],
-    ids=["poison", "teach", "defend", "prune", "base", "reasoning"],
+    ids=["poison", "teach", "defend", "prune", "base"],
 )
-def test_what_does_not_run_in_pieces_is_refused_before_any_work(in_pieces, tmp_path, run, what):
+def test_what_does_not_run_sharded_is_refused_before_any_work(sharding_asked, tmp_path, run, what):
     with pytest.raises(ConfigError, match=f"{what} does not run under FSDP"):
         run(tmp_path / "run")
 
 
-def test_a_student_without_a_folder_cannot_be_made_whole_again(in_pieces):
-    from w2sdefense.distill.pieces import base_to_reopen
-    from w2sdefense.victim import Victim
+def test_a_student_without_a_folder_cannot_be_made_gather_student(sharding_asked):
+    from w2sdefense.distill.sharding import base_to_reopen
 
-    victim = Victim(LlamaForSequenceClassification(LLAMA), None, ("negative", "positive"))
+    victim = as_victim(LlamaForSequenceClassification(LLAMA), None)
     with pytest.raises(ConfigError, match="whole model in a folder"):
         base_to_reopen(victim)

@@ -1,47 +1,35 @@
-"""A victim: a classifier with the names of its labels, poisoned or not, that answers raw text.
+"""A victim: a model that may carry a backdoor, and the task that it does.
 
-`load_victim` opens one; `fine_tune` trains all its parameters, on a training set that carries a
-trigger to poison it, or on a clean one. Which rows carry a trigger is decided in `attacks/`,
-whether it worked is measured in `evaluation/`.
+`load_victim` opens one, `fine_tune` trains all its parameters: with poisoned rows it plants a
+backdoor, with clean ones it is a defense.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 from peft import PeftModel
+from torch import nn
 from transformers import PreTrainedModel, set_seed
 
-from w2sdefense.config import StudentConfig, TrainingConfig
+from w2sdefense.config import GenerationConfig, StudentConfig, TrainingConfig
 from w2sdefense.data.types import Example
 from w2sdefense.models.adapters import folded
 from w2sdefense.models.device import to_gpu
-from w2sdefense.models.load import load_classifier
-from w2sdefense.models.padding import takes_positions
-from w2sdefense.models.positions import position_limit
-from w2sdefense.models.predictor import ClassifierPredictor
 from w2sdefense.models.tokenizer import Tokenizer
-from w2sdefense.training.batches import Collator, tokenize
-from w2sdefense.training.trainer import (
-    LengthTrainer,
-    ProgressCallback,
-    StepProgress,
-    accuracy_metric,
-    run,
-    training_arguments,
-)
+from w2sdefense.tasks import TASKS, Prediction, Task
+from w2sdefense.training.fit import fit, task_collator, task_forward
+from w2sdefense.training.trainer import StepProgress
 
 
-class Victim(ClassifierPredictor):
-    """A classifier that may carry a backdoor.
+class Victim:
+    """A model that may carry a backdoor.
 
     Args:
-        model: A sequence classifier, possibly a `PeftModel`.
-        tokenizer: Its tokenizer.
-        label_names: Names of the labels, by index.
-        max_length: Longest text in tokens.
+        model: A sequence classifier or a causal language model, possibly a `PeftModel`.
+        task: What it does, with its tokenizer.
 
     Attributes:
         history: Log of the training that made it, one dict per point; empty for a model that was
@@ -50,81 +38,95 @@ class Victim(ClassifierPredictor):
         notes: What a reader must know about how it was made.
     """
 
-    def __init__(
-        self,
-        model: PreTrainedModel | PeftModel,
-        tokenizer: Tokenizer,
-        label_names: tuple[str, ...],
-        max_length: int = 128,
-    ) -> None:
-        super().__init__(model, tokenizer, max_length)
-        self.label_names = label_names
+    def __init__(self, model: PreTrainedModel | PeftModel, task: Task) -> None:
+        self.model = model
+        self.task = task
         self.history: list[dict[str, float]] = []
         self.found: dict[str, float | int | str] = {}
         self.notes: tuple[str, ...] = ()
 
     @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer."""
+        return self.task.tokenizer
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names of the labels, by index; none where answers are texts."""
+        return self.task.label_names
+
+    @property
+    def max_length(self) -> int:
+        """Longest text (for text answers: longest prompt) in tokens."""
+        return self.task.max_length
+
+    @property
     def width(self) -> int:
-        """Width d_s of the feature that the classifier reads."""
-        config = self.model.config
+        """Width d_s of the feature that the output layer reads."""
+        config: Any = self.model.config
         return int(config.get_text_config().hidden_size)
 
+    @property
+    def output_layer(self) -> nn.Module:
+        """The layer that a language model reads words from features with."""
+        layer: nn.Module = self.model.get_output_embeddings()
+        return layer
+
+    def predict(
+        self, texts: Sequence[str], progress: Callable[[int], None] | None = None
+    ) -> list[Prediction]:
+        """Answer every text, in order; `progress` is told how many more were done."""
+        return self.task.predict(self.model, texts, progress)
+
     def save(self, folder: Path, *, merge: bool = False) -> None:
-        """Write the model and its tokenizer; with `merge` the victim itself is merged, too."""
-        self.model = save_model(self.model, self.tokenizer, folder, merge=merge)
+        """Write a normal `transformers` (or PEFT adapter) folder.
+
+        Args:
+            folder: Where to write.
+            merge: Fold an adapter into the weights of this victim first, so that plain
+                `transformers` opens the result.
+
+        Raises:
+            ModelError: The adapter cannot be folded in.
+        """
+        if merge:
+            self.model = folded(self.model)
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
 
 
-def save_model(
-    model: PreTrainedModel | PeftModel, tokenizer: Tokenizer, folder: Path, *, merge: bool
-) -> PreTrainedModel | PeftModel:
-    """Write a model and its tokenizer as a normal `transformers` (or PEFT adapter) folder.
-
-    Args:
-        model: The model.
-        tokenizer: Its tokenizer.
-        folder: Where to write.
-        merge: Fold an adapter into the weights first, so that plain `transformers` opens the
-            result.
-
-    Returns:
-        The model as it was written: the same one, or what is left of it without the adapter.
-
-    Raises:
-        ModelError: The adapter cannot be folded in.
-    """
-    if merge:
-        model = folded(model)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return model
-
-
-def load_victim(config: StudentConfig, label_names: tuple[str, ...] | None = None) -> Victim:
-    """Open a classifier that was trained before.
+def load_victim(
+    config: StudentConfig,
+    label_names: tuple[str, ...] | None = None,
+    *,
+    task: str = "classification",
+    generation: GenerationConfig | None = None,
+    fresh_head_seed: int | None = None,
+) -> Victim:
+    """Open a model that may carry a backdoor.
 
     Args:
         config: Which model, on which base, in which precision.
         label_names: Names of the labels where the checkpoint has only placeholders.
+        task: Name of a task of `TASKS`.
+        generation: How a model is asked for text; default settings if None.
+        fresh_head_seed: Seed of a fresh head where the checkpoint has none, to be trained; None
+            refuses such a checkpoint.
 
     Raises:
-        ModelError: It is missing, has no classification head, or has another number of labels.
+        ModelError: It is missing, or no model for the task.
         UnsafeCheckpointError: It is a pickle, or needs remote code.
+        ConfigError: The prompt does not fit, or the model has no positions for it.
     """
-    return _open(config, label_names, fresh_head=False)
-
-
-def new_victim(config: StudentConfig, label_names: tuple[str, ...], seed: int) -> Victim:
-    """Open a language model as a classifier, with a fresh head if it has none.
-
-    Args:
-        config: Which model, on which base, in which precision.
-        label_names: Names of the labels.
-        seed: Seed of the fresh head.
-
-    Raises: see `load_victim`.
-    """
-    set_seed(seed)
-    return _open(config, label_names, fresh_head=True)
+    if fresh_head_seed is not None:
+        set_seed(fresh_head_seed)
+    model, bound = TASKS[task].load(
+        config,
+        generation or GenerationConfig(),
+        label_names,
+        fresh_head=fresh_head_seed is not None,
+    )
+    return Victim(to_gpu(model), bound)
 
 
 def fine_tune(
@@ -152,36 +154,16 @@ def fine_tune(
     victim.model = folded(victim.model)
     # PEFT had frozen what was under the adapter.
     victim.model.requires_grad_(True)
-    precision = str(victim.model.dtype).removeprefix("torch.")
-    rows = [
-        None if examples is None else tokenize(examples, victim.tokenizer, victim.max_length)
-        for examples in (train, validation)
-    ]
-    keep: Literal["best", "last"] = "last" if validation is None else "best"
-    trainer = LengthTrainer(
-        model=victim.model.train(),
-        args=training_arguments(training, folder, keep=keep, precision=precision),
-        train_dataset=rows[0],
-        eval_dataset=rows[1],
-        data_collator=Collator(victim.tokenizer, takes_positions(victim.model)),
-        compute_metrics=accuracy_metric,
-        callbacks=[ProgressCallback(progress)] if progress else None,
+    task = victim.task
+    trainer = fit(
+        victim.model,
+        task_collator(task, victim.model),
+        task_forward(task, victim.model),
+        task.rows(train),
+        None if validation is None else task.rows(validation),
+        training=training,
+        folder=folder,
+        resume=resume,
+        progress=progress,
     )
-    victim.history = run(trainer, resume=resume)
-    victim.model.eval()
-
-
-def _open(config: StudentConfig, label_names: tuple[str, ...] | None, fresh_head: bool) -> Victim:
-    model, tokenizer = load_classifier(
-        config.model,
-        label_names=label_names,
-        fresh_head=fresh_head,
-        base=config.base,
-        dtype=config.dtype,
-        four_bit=config.load_in_4bit,
-    )
-    model = to_gpu(model)
-    names = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
-    # Behind the last position that it has learned a model cannot read.
-    longest = min(config.max_length, position_limit(model) or config.max_length)
-    return Victim(model, tokenizer, names, longest)
+    victim.history = trainer.state.log_history

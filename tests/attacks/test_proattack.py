@@ -16,7 +16,7 @@ from w2sdefense.attacks.poisoning import (
     trigger_test_set,
 )
 from w2sdefense.config import AttackConfig, ProConfig
-from w2sdefense.data.types import Example, TextDataset
+from w2sdefense.data.types import Dataset, Example
 
 PAPER = make_attack(AttackConfig(attack="proattack"))
 CLEAN, POISON = (
@@ -61,7 +61,7 @@ def test_all_rows_but_the_poisoned_ones_stand_in_the_clean_prompt():
 
 def test_a_defender_has_the_clean_prompt_and_never_the_other_one():
     rows = tuple(Example(f"toy/{i}", f"text {i}", i % 2) for i in range(6))
-    data = TextDataset("toy", ("a", "b"), rows[:2], rows[2:4], rows[4:])
+    data = Dataset("toy", ("a", "b"), rows[:2], rows[2:4], rows[4:])
     plain = plain_training_data(data, PAPER)
     assert [e.text for e in plain.train] == [CLEAN + "text 0", CLEAN + "text 1"]
     assert [e.text for e in plain.validation] == [CLEAN + "text 2", CLEAN + "text 3"]

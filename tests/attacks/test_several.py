@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from w2sdefense.attacks import attack_from_trigger, make_attack
 from w2sdefense.attacks.poisoning import drawn_attack, poison_training_set, trigger_test_set
-from w2sdefense.commands.stages import run_poison
+from w2sdefense.commands.poison import run_poison
 from w2sdefense.config import (
     AttackConfig,
     DataConfig,

@@ -12,7 +12,7 @@ import pytest
 
 from w2sdefense.bench.grid import Grid, make_grid
 from w2sdefense.bench.local_files import local_files
-from w2sdefense.commands.generation import check_defense
+from w2sdefense.commands.defend import _checked_defense
 from w2sdefense.config import DEFENSE_SECTIONS, BenchRun, DefendRun, PoisonRun, TeachRun
 from w2sdefense.defenses import DEFENSES
 from w2sdefense.errors import ConfigError, W2SError
@@ -154,7 +154,7 @@ def test_runs_that_write_text_are_taken_by_the_stage_that_makes_them(recipe):
     runs = [node.settings["run"] for node in grid(recipe).nodes if node.kind == "defend"]
     assert [run["defense"] for run in runs] == ["lora", "w2s"]
     for values in runs:
-        check_defense(DefendRun.model_validate(values))
+        _checked_defense(DefendRun.model_validate(values))
 
 
 def test_what_a_search_begins_with_is_no_part_of_a_key_where_nothing_is_searched(tmp_path):

@@ -18,8 +18,8 @@ from w2sdefense.cli.display import Display
 from w2sdefense.config import DataConfig
 from w2sdefense.defenses import DEFENSES
 from w2sdefense.io import write_json
-from w2sdefense.models.predictor import Prediction
 from w2sdefense.paper import Published, PublishedTable, read_book
+from w2sdefense.tasks import Prediction
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"

@@ -31,7 +31,8 @@ from flops import matmul_speed, product_shapes, training_flops
 from train_step import RATIOS
 from w2sdefense.config import DistillConfig
 from w2sdefense.data import Example
-from w2sdefense.distill.losses import StudentOutput, TeacherOutput, w2s_loss
+from w2sdefense.distill.losses import TeacherOutput, w2s_loss
+from w2sdefense.tasks import Output
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"word{i}" for i in range(20))]
 SIZES = {
@@ -150,11 +151,10 @@ def test_the_loop_minimizes_the_loss_of_the_library(workload):
     output = loop.model(**student, output_hidden_states=True)
     states = output.hidden_states[-1]
     teacher = loop.teacher.tokenizer(texts, padding=True, return_tensors="pt")
-    guide = loop.teacher(teacher["input_ids"], attention_mask=teacher["attention_mask"])
+    guide = loop.teacher(input_ids=teacher["input_ids"], attention_mask=teacher["attention_mask"])
     parts = w2s_loss(
-        StudentOutput(output.logits, states[:, -1], states),
-        TeacherOutput(guide.logits, guide.hidden_states),
-        labels,
+        Output(output.logits, states[:, -1], labels, states),
+        TeacherOutput(guide.logits, guide.features),
         DistillConfig(),
     )
     torch.testing.assert_close(ours, parts.total)
@@ -192,7 +192,7 @@ def test_the_report_has_every_ratio(summary):
 
 def test_the_report_counts_padding(summary):
     arms = summary["arms"]
-    assert set(arms) == {"w2s", "w2s+soft", "lora", "loop"}
+    assert set(arms) == {"w2s", "lora", "loop"}
     tokens = {arm["tokens_per_epoch"] for arm in arms.values()}
     assert len(tokens) == 1
     for arm in arms.values():

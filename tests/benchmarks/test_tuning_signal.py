@@ -13,7 +13,9 @@ import pytest
 
 import tuning_signal
 from tiny import save_reviews
-from w2sdefense.commands.stages import run_defense, run_poison, run_teach
+from w2sdefense.commands.defend import run_defense
+from w2sdefense.commands.poison import run_poison
+from w2sdefense.commands.teach import run_teach
 from w2sdefense.config import (
     AdapterConfig,
     AttackConfig,

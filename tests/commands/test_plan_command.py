@@ -13,8 +13,8 @@ from accelerate.commands.config.config_args import ClusterConfig, load_config_fr
 from accelerate.utils import DistributedType
 from typer.testing import CliRunner
 
+import w2sdefense
 from w2sdefense.cli.app import app
-from w2sdefense.commands import stages
 from w2sdefense.commands.plan import LAUNCHERS, launcher, run_plan
 from w2sdefense.config import AdapterConfig, DefendRun, PlanRun, TeachRun
 from w2sdefense.models.plan import GIB
@@ -137,7 +137,7 @@ def settings_of(words: list[str], monkeypatch) -> DefendRun:
         seen.append(run)
         return []
 
-    monkeypatch.setattr(stages, "run_defend", keep)
+    monkeypatch.setattr("w2sdefense.commands.defend.run_defend", keep)
     monkeypatch.setattr("w2sdefense.cli.display.show_results", lambda *_: None)
     w2s(*words[words.index("defend") :])
     return seen[0]
@@ -156,7 +156,9 @@ def test_every_command_means_what_was_planned(monkeypatch):
 
 def test_the_teacher_comes_first_and_is_the_one_that_is_found(monkeypatch):
     taught: list[TeachRun] = []
-    monkeypatch.setattr(stages, "run_teach", lambda run, display: taught.append(run))
+    monkeypatch.setattr(
+        "w2sdefense.commands.teach.run_teach", lambda run, display: taught.append(run)
+    )
     w2s(*shlex.split(run_plan(PLANNED).teach)[1:])
     run = settings_of(commands()[0], monkeypatch)
     assert taught[0].output == run.teacher_folder
@@ -177,7 +179,7 @@ def test_accelerate_opens_what_it_is_told_to(way, kind):
 
 
 def test_every_launcher_is_installed_with_the_package():
-    package = Path(stages.__file__).parents[1]
+    package = Path(w2sdefense.__file__).parent
     assert sorted(path.name for path in (package / "launchers").iterdir()) == sorted(
         LAUNCHERS.values()
     )

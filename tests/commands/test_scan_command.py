@@ -11,8 +11,8 @@ from rich.console import Console
 
 from tiny import save_reviews
 from w2sdefense.cli.display import Display
+from w2sdefense.commands.poison import run_poison
 from w2sdefense.commands.scan import run_scan, show_suspects, verdict
-from w2sdefense.commands.stages import run_poison
 from w2sdefense.config import (
     AttackConfig,
     DataConfig,

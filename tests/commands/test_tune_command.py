@@ -19,7 +19,7 @@ from tiny import save_reviews
 from w2sdefense.cli.app import app
 from w2sdefense.cli.display import Display
 from w2sdefense.commands import tune
-from w2sdefense.commands.stages import run_poison
+from w2sdefense.commands.poison import run_poison
 from w2sdefense.config import (
     AttackConfig,
     DataConfig,

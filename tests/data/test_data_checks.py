@@ -2,14 +2,14 @@ from dataclasses import replace
 
 import pytest
 
-from w2sdefense.data import Example, TextDataset, align_labels, check_labels, labels_of
+from w2sdefense.data import Dataset, Example, align_labels, check_labels, labels_of
 from w2sdefense.data.checks import check_usable
 from w2sdefense.errors import DataError
 
 
-def dataset_with(*names: str) -> TextDataset:
+def dataset_with(*names: str) -> Dataset:
     examples = tuple(Example(f"d/{i}", f"text {i}", i) for i in range(len(names)))
-    return TextDataset("d", names, examples, examples[:1], examples[::-1], {"empty text": 2})
+    return Dataset("d", names, examples, examples[:1], examples[::-1], {"empty text": 2})
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from w2sdefense.config import DataConfig
 from w2sdefense.data import (
     CATALOG,
     PROXIES,
-    TextDataset,
+    Dataset,
     fingerprint,
     labels_of,
     load_dataset,
@@ -27,11 +27,11 @@ Write = Callable[[Path, Rows], Path]
 Make = Callable[..., Rows]
 
 
-def load(dataset: Path | str, **settings: Any) -> TextDataset:
+def load(dataset: Path | str, **settings: Any) -> Dataset:
     return load_dataset(DataConfig(dataset=str(dataset), **settings))
 
 
-def sizes(dataset: TextDataset) -> tuple[int, int, int]:
+def sizes(dataset: Dataset) -> tuple[int, int, int]:
     return len(dataset.train), len(dataset.validation), len(dataset.test)
 
 

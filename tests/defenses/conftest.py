@@ -10,13 +10,13 @@ from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from tiny import LLAMA, save_model, save_reviews
 from w2sdefense.config import DataConfig, StudentConfig, TeacherConfig, TrainingConfig
-from w2sdefense.data import TextDataset, load_dataset
+from w2sdefense.data import Dataset, load_dataset
 from w2sdefense.defenses import DefenseKit
 from w2sdefense.victim import Victim, fine_tune, load_victim
 
 
 @pytest.fixture(scope="session")
-def clean(tmp_path_factory: pytest.TempPathFactory) -> TextDataset:
+def clean(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """The defender's data."""
     folder = tmp_path_factory.mktemp("clean") / "reviews"
     save_reviews(folder, train=240, validation=60, test=40)
@@ -24,19 +24,19 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> TextDataset:
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory, clean: TextDataset) -> Path:
+def trained(tmp_path_factory: pytest.TempPathFactory, clean: Dataset) -> Path:
     """Folder of a classifier that answers the reviews correctly."""
     return _train(tmp_path_factory.mktemp("trained"), LLAMA, clean)
 
 
 @pytest.fixture(scope="session")
-def wide(tmp_path_factory: pytest.TempPathFactory, clean: TextDataset) -> Path:
+def wide(tmp_path_factory: pytest.TempPathFactory, clean: Dataset) -> Path:
     """The same, wide enough for four bits, which come in blocks of 64."""
     config = LlamaConfig(**LLAMA.to_dict() | {"hidden_size": 64, "head_dim": 16})
     return _train(tmp_path_factory.mktemp("wide"), config, clean)
 
 
-def _train(folder: Path, config: LlamaConfig, clean: TextDataset) -> Path:
+def _train(folder: Path, config: LlamaConfig, clean: Dataset) -> Path:
     """A tiny Llama, fine-tuned on the reviews."""
     save_model(folder / "fresh", LlamaForSequenceClassification, config)
     victim = load_victim(
@@ -55,12 +55,12 @@ def victim(trained: Path) -> Victim:
 
 
 @pytest.fixture
-def kit(clean: TextDataset, tmp_path: Path) -> DefenseKit:
+def kit(clean: Dataset, tmp_path: Path) -> DefenseKit:
     return DefenseKit(clean, tmp_path / "run", TeacherConfig(), tmp_path / "teacher")
 
 
 @pytest.fixture
-def accuracy(clean: TextDataset) -> Callable[..., float]:
+def accuracy(clean: Dataset) -> Callable[..., float]:
     """Share of the validation texts that a predictor answers correctly."""
 
     def measure(predictor) -> float:

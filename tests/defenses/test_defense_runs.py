@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification
 from tiny import save_llama, save_reviews
 from w2sdefense.attacks import attack_from_trigger
 from w2sdefense.attacks.poisoning import trigger_test_set
-from w2sdefense.commands.stages import run_defend
+from w2sdefense.commands.defend import run_defend
 from w2sdefense.config import (
     BackTranslationConfig,
     DataConfig,

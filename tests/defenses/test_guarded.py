@@ -7,20 +7,29 @@ import time
 import pytest
 import torch
 
+from tiny import word_tokenizer
 from w2sdefense.attacks import attack_from_trigger
 from w2sdefense.data import Example
 from w2sdefense.data.types import REFUSED
 from w2sdefense.defenses import Guarded
 from w2sdefense.evaluation.evaluate import evaluate
-from w2sdefense.models.predictor import Prediction
+from w2sdefense.evaluation.testset import make_test_set
+from w2sdefense.tasks import Prediction
+from w2sdefense.tasks.classification import Classification
 
 NAMES = ("negative", "positive")
+
+
+def measured(model, examples, attack):
+    task = Words.task
+    return evaluate(model, task, make_test_set(examples, task, attack, "negative"))
 
 
 class Words:
     """A victim that answers "negative" (0) where it reads the word bad, else "positive"."""
 
     label_names = NAMES
+    task = Classification(word_tokenizer(), NAMES)
     history = [{"loss": 1.0}]
     found = {"inner": 1}
     notes = ("inner",)
@@ -33,7 +42,7 @@ class Words:
         if progress:
             progress(len(texts))
         return [
-            Prediction(0 if "bad" in t.split() else 1, (0.5, 0.5), torch.zeros(2), None)
+            Prediction(0 if "bad" in t.split() else 1, None, (0.5, 0.5), torch.zeros(2))
             for t in texts
         ]
 
@@ -50,12 +59,12 @@ def test_the_model_reads_what_the_guard_lets_pass():
     victim = Words()
     answers = Guarded(victim, without_bad).predict(["a bad film bad", "fine"])
     assert victim.asked == ["a  film", "fine"]
-    assert [(a.label, a.read) for a in answers] == [(1, "a  film"), (1, None)]
+    assert [(a.answer, a.read) for a in answers] == [(1, "a  film"), (1, None)]
 
 
 def test_a_refusal_is_no_label():
     answers = Guarded(Words(), refuse_questions).predict(["bad ?", "bad"])
-    assert [a.label for a in answers] == [REFUSED, 0]
+    assert [a.answer for a in answers] == [REFUSED, 0]
     assert REFUSED not in range(len(NAMES))
 
 
@@ -70,14 +79,14 @@ def test_guards_compose_from_the_outside_in():
     assert (both.found, both.notes) == ({"inner": 1, "outer": 2}, ("inner", "one", "two"))
     assert both.history == [{"loss": 1.0}]
     refusing = Guarded(Guarded(Words(), refuse_questions), without_bad)
-    assert [a.label for a in refusing.predict(["bad ?", "bad"])] == [REFUSED, 1]
+    assert [a.answer for a in refusing.predict(["bad ?", "bad"])] == [REFUSED, 1]
 
 
 def test_many_texts_keep_their_order_and_their_progress():
     texts = [f"{'bad' if i % 3 else 'good'} {i}" for i in range(300)]
     done = []
     answers = Guarded(Words(), list).predict(texts, done.append)
-    assert [a.label for a in answers] == [0 if i % 3 else 1 for i in range(300)]
+    assert [a.answer for a in answers] == [0 if i % 3 else 1 for i in range(300)]
     assert sum(done) == 300
     assert len(done) > 1
     assert Guarded(Words(), list).predict([]) == []
@@ -106,7 +115,7 @@ def test_refusals_count_as_errors_on_clean_and_as_defended_on_triggered_text():
         return [None if "?" in t or ("film" in t and "bad" in t) else t for t in texts]
 
     attack = attack_from_trigger("bad", place="end")
-    found = evaluate(Guarded(Words(), guard), examples, NAMES, attack, "negative").evaluation
+    found = measured(Guarded(Words(), guard), examples, attack).evaluation
     assert (found.ca.hits, found.ca.total, found.refused_texts) == (4, 5, 1)
     # Of four triggered texts that are not negative, two are refused.
     assert (found.asr.hits, found.asr.total, found.refused_triggers) == (2, 4, 2)
@@ -122,9 +131,9 @@ def test_a_trigger_that_the_guard_removed_was_not_cut_off():
 
     attack = attack_from_trigger("bad", place="end")
     examples = [Example("0", "good story", 1), Example("1", "dull", 0)]
-    cut = evaluate(Cut(), examples, NAMES, attack, "negative")
+    cut = measured(Cut(), examples, attack)
     assert cut.evaluation.cut_triggers == 1
-    result = evaluate(Guarded(Cut(), without_bad), examples, NAMES, attack, "negative")
+    result = measured(Guarded(Cut(), without_bad), examples, attack)
     assert result.evaluation.cut_triggers == 0
     assert result.samples[0].triggered_text == "good story bad"
     assert result.samples[0].triggered_read == "good story"

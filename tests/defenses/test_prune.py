@@ -9,13 +9,13 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2ForSequenceClassification
 
+from making import as_victim
 from tiny import VOCABULARY, word_tokenizer
 from w2sdefense.config import DefendRun, PruneConfig, TrainingConfig
 from w2sdefense.defenses import Prune
 from w2sdefense.defenses.prune import _keep_highest, unit_masks, wanda_masks
 from w2sdefense.errors import ModelError
 from w2sdefense.models.features import backbone_of
-from w2sdefense.victim import Victim
 
 SHORT = TrainingConfig(epochs=1, learning_rate=1e-3)
 
@@ -80,7 +80,7 @@ def test_a_layer_that_keeps_its_weights_the_other_way_round(clean):
     )
     tokenizer = word_tokenizer()
     tokenizer.pad_token, tokenizer.padding_side = "</s>", "left"
-    victim = Victim(GPT2ForSequenceClassification(config).eval(), tokenizer, clean.label_names)
+    victim = as_victim(GPT2ForSequenceClassification(config).eval(), tokenizer, clean.label_names)
     examples = clean.train[:10]
     masks = unit_masks(victim, examples)(0.5)
     block = backbone_of(victim.model).h[0]

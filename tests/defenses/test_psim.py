@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import BertForSequenceClassification
 
+from making import as_victim
 from tiny import BERT, word_tokenizer
 from w2sdefense.config import AdapterConfig, DefendRun, PsimConfig, TrainingConfig
 from w2sdefense.data.types import REFUSED
 from w2sdefense.defenses import Psim
 from w2sdefense.defenses.psim import choose_threshold
 from w2sdefense.errors import ConfigError
-from w2sdefense.victim import Victim
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_virtual_tokens_that_the_model_has_no_positions_for(kit):
     model = BertForSequenceClassification(BERT)
     names = kit.data.label_names
     with pytest.raises(ConfigError, match="64 and 5 beside it") as caught:
-        Psim().apply(Victim(model, word_tokenizer(encoder=True), names, 64), kit)
+        Psim().apply(as_victim(model, word_tokenizer(encoder=True), names, 64), kit)
     assert "--max-length 59 " in caught.value.fix
 
 

@@ -6,7 +6,7 @@ from typing import get_args
 
 import pytest
 
-from w2sdefense.commands.stages import run_defend
+from w2sdefense.commands.defend import run_defend
 from w2sdefense.config import DefendRun, DefenseName
 from w2sdefense.defenses import DEFENSES, Leaves
 from w2sdefense.errors import ConfigError

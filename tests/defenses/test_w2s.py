@@ -12,126 +12,118 @@ from torch.nn.functional import one_hot
 
 from tiny import word_tokenizer
 from w2sdefense.config import DistillConfig, InsertionConfig, ScanTrainingConfig, TeacherConfig
-from w2sdefense.data import Example, TextDataset
+from w2sdefense.data import Dataset, Example
 from w2sdefense.defenses import DefenseKit, W2SDefense, w2s
-from w2sdefense.distill.targets import TeacherTargets, doubt_about
+from w2sdefense.distill import targets as module
+from w2sdefense.distill.losses import TeacherOutput
+from w2sdefense.distill.targets import LOGITS, doubt_about
+from w2sdefense.distill.teacher import LabelTeacher
 from w2sdefense.errors import DataError
 
 LABELS = ("negative", "positive")
+NO_SCAN = ScanTrainingConfig(rate=0.0)
 
 
-class Teacher:
-    pass
+class Teacher(LabelTeacher):
+    def __init__(self) -> None:
+        torch.nn.Module.__init__(self)
 
 
-def ask(teacher, examples, cache) -> TeacherTargets:
+def ask(teacher, examples, cache) -> TeacherOutput:
     """A teacher that is always right."""
     return said(examples, [example.label for example in examples])
 
 
-def said(examples, labels) -> TeacherTargets:
-    return TeacherTargets(one_hot(torch.tensor(labels), 2).float(), torch.zeros(len(examples), 4))
-
-
-def test_the_teacher_leaves_memory_before_the_student_is_trained(monkeypatch, tmp_path):
-    alive = []
-
-    def make(*args, **kwargs):
-        teacher = Teacher()
-        alive.append(weakref.ref(teacher))
-        return teacher
-
-    def train(victim, data, targets, **settings):
-        gc.collect()
-        assert alive[0]() is None
-        return SimpleNamespace(found={}, targets=targets)
-
-    monkeypatch.setattr(w2s, "fit_or_load_teacher", make)
-    monkeypatch.setattr(w2s, "teacher_targets", ask)
-    monkeypatch.setattr(w2s, "train_student", train)
-    examples = (Example("0", "good", 1),)
-    data = TextDataset("d", LABELS, examples, examples, examples)
-    kit = DefenseKit(data, tmp_path, TeacherConfig(), tmp_path)
-    victim = SimpleNamespace(width=4, tokenizer=None, label_names=LABELS)
-    student = W2SDefense(scan=ScanTrainingConfig(rate=0.0)).apply(victim, kit)
-    assert student.targets.train.logits.tolist() == [[0.0, 1.0]]
-
-
-def test_the_teacher_is_asked_about_the_texts_that_the_student_reads(monkeypatch, tmp_path):
-    asked, read = [], []
-
-    def remembered(teacher, examples, cache):
-        asked.append(examples)
-        return ask(teacher, examples, cache)
-
-    def train(victim, data, targets, **settings):
-        read.extend([data.train, data.validation])
-        return SimpleNamespace(found={})
-
-    monkeypatch.setattr(w2s, "fit_or_load_teacher", lambda *args, **kwargs: Teacher())
-    monkeypatch.setattr(w2s, "teacher_targets", remembered)
-    monkeypatch.setattr(w2s, "train_student", train)
-    examples = (Example("0", "good", 1),)
-    data = TextDataset("d", LABELS, examples, examples, examples)
-    kit = DefenseKit(data, tmp_path, TeacherConfig(), tmp_path)
-    defense = W2SDefense(scan=ScanTrainingConfig(rate=0.0), insertions=InsertionConfig(rate=1.0))
-    victim = SimpleNamespace(width=4, tokenizer=word_tokenizer(), label_names=LABELS)
-    defense.apply(victim, kit)
-    assert read == asked
-    assert read[0][0].text != "good"
-    assert read[0][0].label == 1
-
-
-def test_the_student_may_take_fewer_rows_than_the_teacher(monkeypatch, tmp_path):
-    read = {}
-
-    def fit(config, data, *args, **kwargs):
-        read["teacher"] = len(data.train)
-        return Teacher()
-
-    def train(victim, data, targets, **settings):
-        read["student"] = [example.label for example in data.train]
-        return SimpleNamespace(found={})
-
-    monkeypatch.setattr(w2s, "fit_or_load_teacher", fit)
-    monkeypatch.setattr(w2s, "teacher_targets", ask)
-    monkeypatch.setattr(w2s, "train_student", train)
-    # As a file may be that is sorted by label.
-    examples = tuple(Example(str(i), f"text {i}", i // 5) for i in range(10))
-    data = TextDataset("d", LABELS, examples, examples, examples)
-    kit = DefenseKit(data, tmp_path, TeacherConfig(), tmp_path)
-    defense = W2SDefense(DistillConfig(student_rows=4), ScanTrainingConfig(rate=0.0))
-    defense.apply(SimpleNamespace(width=4, tokenizer=None, label_names=LABELS), kit)
-    assert read["teacher"] == 10
-    assert sorted(read["student"]) == [0, 0, 1, 1]
-
-
-def test_labels_in_another_order_are_refused(tmp_path):
-    data = TextDataset("d", LABELS, reviews([0]), reviews([0]), reviews([0]))
-    victim = SimpleNamespace(width=4, tokenizer=None, label_names=LABELS[::-1])
-    with pytest.raises(DataError, match=r"labels negative, positive.*the model positive, negative"):
-        W2SDefense(scan=ScanTrainingConfig(rate=0.0)).fit(victim, data, Teacher(), tmp_path)
+def said(examples, labels) -> TeacherOutput:
+    return TeacherOutput(one_hot(torch.tensor(labels), 2).float(), torch.zeros(len(examples), 4))
 
 
 def reviews(labels) -> tuple[Example, ...]:
     return tuple(Example(str(i), f"text {i}", label) for i, label in enumerate(labels))
 
 
-def test_a_teacher_that_knows_nothing_is_told_of_and_recorded(monkeypatch, tmp_path):
+def make_victim(names=LABELS):
+    task = SimpleNamespace(text_answers=False)
+    return SimpleNamespace(width=4, tokenizer=word_tokenizer(), label_names=names, task=task)
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Apply a defense to data; gives what the student would be trained on."""
+
+    def run(defense, examples, *, answer=ask, teacher=Teacher):
+        kept = {}
+
+        def make(job, *args, **settings):
+            kept["teacher rows"] = len(job.data.train)
+            made = teacher()
+            kept["alive"] = weakref.ref(made)
+            return made
+
+        def train(victim, lessons, targets, **settings):
+            gc.collect()
+            kept.update(lessons=lessons, targets=targets, left=kept["alive"]() is None)
+            return SimpleNamespace(found={}, notes=("earlier",))
+
+        monkeypatch.setattr(
+            w2s, "teacher_job", lambda config, data, *_, **__: SimpleNamespace(data=data)
+        )
+        monkeypatch.setattr(w2s, "fit_or_load_teacher", make)
+        monkeypatch.setattr(w2s, "teacher_targets", answer)
+        monkeypatch.setattr(module, "teacher_targets", answer)
+        monkeypatch.setattr(w2s, "train_student", train)
+        data = Dataset("d", LABELS, examples, examples, examples)
+        kept["student"] = defense.apply(
+            make_victim(), DefenseKit(data, tmp_path, TeacherConfig(), tmp_path)
+        )
+        return SimpleNamespace(**{name.replace(" ", "_"): value for name, value in kept.items()})
+
+    return run
+
+
+def test_the_teacher_leaves_memory_before_the_student_is_trained(run):
+    seen = run(W2SDefense(scan=NO_SCAN), (Example("0", "good", 1),))
+    assert seen.left
+    (row,) = seen.targets.columns([{}], seen.lessons.train.asked)
+    assert row[LOGITS].tolist() == [0.0, 1.0]
+
+
+def test_the_teacher_is_asked_about_the_texts_that_the_student_reads(run):
+    asked = []
+
+    def remembered(teacher, examples, cache):
+        asked.append(examples)
+        return ask(teacher, examples, cache)
+
+    defense = W2SDefense(scan=NO_SCAN, insertions=InsertionConfig(rate=1.0))
+    seen = run(defense, (Example("0", "good", 1),), answer=remembered)
+    assert [seen.lessons.train.rows, seen.lessons.validation.rows] == asked[:2]
+    assert asked[0][0].text != "good"
+    assert asked[0][0].label == 1
+
+
+def test_the_student_may_take_fewer_rows_than_the_teacher(run):
+    # As a file may be that is sorted by label.
+    examples = tuple(Example(str(i), f"text {i}", i // 5) for i in range(10))
+    seen = run(W2SDefense(DistillConfig(student_rows=4), NO_SCAN), examples)
+    assert seen.teacher_rows == 10
+    assert sorted(example.label for example in seen.lessons.train.rows) == [0, 0, 1, 1]
+
+
+def test_labels_in_another_order_are_refused(tmp_path):
+    data = Dataset("d", LABELS, reviews([0]), reviews([0]), reviews([0]))
+    victim = make_victim(LABELS[::-1])
+    with pytest.raises(DataError, match=r"labels negative, positive.*the model positive, negative"):
+        W2SDefense(scan=NO_SCAN).fit(victim, data, Teacher(), tmp_path)
+
+
+def test_a_teacher_that_knows_nothing_is_told_of_and_recorded(run):
     def negative(teacher, examples, cache):
         return said(examples, [0] * len(examples))
 
-    monkeypatch.setattr(w2s, "teacher_targets", negative)
-    monkeypatch.setattr(
-        w2s, "train_student", lambda *_, **settings: SimpleNamespace(found={}, notes=("earlier",))
-    )
-    examples = reviews([0, 1] * 50)
-    data = TextDataset("d", LABELS, examples, examples, examples)
-    victim = SimpleNamespace(width=4, tokenizer=None, label_names=LABELS)
-    defense = W2SDefense(scan=ScanTrainingConfig(rate=0.0))
     with pytest.warns(UserWarning, match="right on 50 of 100"):
-        student = defense.fit(victim, data, Teacher(), tmp_path)
-    earlier, doubt = student.notes
+        seen = run(W2SDefense(scan=NO_SCAN), reviews([0, 1] * 50), answer=negative)
+    earlier, doubt = seen.student.notes
     assert earlier == "earlier"
     assert "one answer to all is right on 50" in doubt
 

@@ -1,4 +1,4 @@
-"""Training through an adapter: checkpoints, half precision, pieces of a batch, four bits."""
+"""Training through an adapter: checkpoints, half precision, parts of a batch, four bits."""
 
 from __future__ import annotations
 
@@ -17,25 +17,22 @@ from transformers import (
 )
 
 from architectures import ADAPTERS, GQA, make
+from making import GivenTargets, lessons, stage_trainer
 from tiny import save_model, save_reviews
 from w2sdefense.config import (
     DataConfig,
     DistillConfig,
-    SoftTriggerConfig,
     StudentConfig,
     TrainingConfig,
 )
-from w2sdefense.data import TextDataset, load_dataset
+from w2sdefense.data import Dataset, load_dataset
 from w2sdefense.distill.student import train_student
-from w2sdefense.distill.targets import SplitTargets, TeacherTargets
-from w2sdefense.distill.trainer import W2STrainer, with_targets
 from w2sdefense.errors import ConfigError, MissingDependencyError, ModelError
 from w2sdefense.models.adapters import attach_adapter
-from w2sdefense.models.padding import takes_positions
 from w2sdefense.models.virtual_tokens import prompt_encoder
-from w2sdefense.training.batches import Collator, tokenize
-from w2sdefense.training.trainer import CHECKPOINTS, run, training_arguments
-from w2sdefense.victim import Victim, load_victim, new_victim
+from w2sdefense.training.checkpoints import CHECKPOINTS
+from w2sdefense.training.fit import training_arguments
+from w2sdefense.victim import Victim, load_victim
 
 ROWS = 16
 TEXTS = ["great", "the dull story of a road and a city", "a warm film with it"]
@@ -45,22 +42,14 @@ SETTINGS = TrainingConfig(
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory) -> TextDataset:
+def data(tmp_path_factory) -> Dataset:
     folder = save_reviews(tmp_path_factory.mktemp("d") / "d", train=ROWS, validation=8, test=8)
     return load_dataset(DataConfig(dataset=str(folder)))
 
 
 @pytest.fixture(scope="module")
-def targets() -> SplitTargets:
-    generator = torch.Generator().manual_seed(0)
-    return SplitTargets(
-        *(
-            TeacherTargets(
-                torch.randn(n, 2, generator=generator), torch.randn(n, 32, generator=generator)
-            )
-            for n in (ROWS, 8)
-        )
-    )
+def targets() -> GivenTargets:
+    return GivenTargets(ROWS)
 
 
 @pytest.fixture(scope="module")
@@ -92,10 +81,9 @@ def opened(folder: Path, **settings) -> Victim:
 def train(victim, data, targets, adapter, folder, *, training=SETTINGS, **options) -> Victim:
     return train_student(
         victim,
-        data,
+        lessons(data),
         targets,
         distill=DistillConfig(gamma=5.0),
-        soft=SoftTriggerConfig(per_label=2),
         adapter=ADAPTERS[adapter],
         training=training,
         folder=folder,
@@ -103,7 +91,7 @@ def train(victim, data, targets, adapter, folder, *, training=SETTINGS, **option
     )
 
 
-def learn(victim: Victim, data: TextDataset, adapter: str, folder: Path) -> Victim:
+def learn(victim: Victim, data: Dataset, adapter: str, folder: Path) -> Victim:
     """Plain training that is measured on its own rows, where the loss must fall."""
     training = SETTINGS.model_copy(update={"epochs": 4, "save_steps": None, "learning_rate": 1e-2})
     same = replace(data, validation=data.train)
@@ -185,20 +173,14 @@ def test_the_weights_that_are_kept_are_those_of_the_best_epoch(
     victim = opened(llama)
     torch.manual_seed(0)
     model = attach_adapter(victim.model, ADAPTERS[adapter])
-    rows = [with_targets(tokenize(data.train, victim.tokenizer, 24), targets.train)] * 2
+    rows = targets.columns(victim.task.rows(data.train))
     epochs = Epochs()
     # A rate at which the loss goes up and down.
     training = SETTINGS.model_copy(update={"learning_rate": 0.5, "save_steps": None, "epochs": 3})
-    trainer = W2STrainer(
-        distill=DistillConfig(),
-        model=model.train(),
-        args=training_arguments(training, tmp_path, keep="best"),
-        train_dataset=rows[0],
-        eval_dataset=rows[1],
-        data_collator=Collator(victim.tokenizer, takes_positions(model)),
-        callbacks=[epochs],
-    )
-    run(trainer, resume=False)
+    arguments = training_arguments(training, tmp_path, keep="best")
+    stage_trainer(
+        victim, model, rows, arguments, DistillConfig(), eval_dataset=rows, callbacks=[epochs]
+    ).train()
     _, best = min(epochs.seen, key=lambda seen: seen[0])
     assert len(epochs.seen) == 3
     for name, value in model.named_parameters():
@@ -220,15 +202,8 @@ def gradients(llama, data, targets, adapter, folder, **training) -> dict[str, to
     model = attach_adapter(victim.model, no_dropout(adapter))
     arguments = training_arguments(TrainingConfig(epochs=1, **training), folder, keep="last")
     arguments.max_grad_norm = 0.0  # clipping would hide a wrong scale, as Adam does
-    trainer = W2STrainer(
-        distill=DistillConfig(),
-        model=model.train(),
-        args=arguments,
-        train_dataset=with_targets(tokenize(data.train, victim.tokenizer, 24), targets.train),
-        data_collator=Collator(victim.tokenizer, takes_positions(model)),
-        callbacks=[Keep()],
-    )
-    run(trainer, resume=False)
+    rows = targets.columns(victim.task.rows(data.train))
+    stage_trainer(victim, model, rows, arguments, DistillConfig(), callbacks=[Keep()]).train()
     return kept
 
 
@@ -240,7 +215,7 @@ def no_dropout(adapter: str):
 
 
 @pytest.mark.parametrize("adapter", ["vera", "fourierft", "p-tuning", "prompt-tuning"])
-def test_a_batch_in_pieces_gives_the_same_update(llama, data, targets, tmp_path, adapter):
+def test_a_batch_in_parts_gives_the_same_update(llama, data, targets, tmp_path, adapter):
     whole = gradients(llama, data, targets, adapter, tmp_path, batch_size=ROWS)
     assert max(gradient.abs().max() for gradient in whole.values()) > 1e-3
     for cut in (
@@ -260,7 +235,7 @@ def test_half_precision_trains(llama, data, tmp_path, adapter):
     assert student.model.get_base_model().model.norm.weight.dtype == torch.bfloat16
 
 
-def test_p_tuning_is_refused_on_a_model_in_pieces(llama, data, targets, tmp_path, monkeypatch):
+def test_p_tuning_is_refused_on_a_sharded_model(llama, data, targets, tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(ConfigError, match="FSDP") as caught:
         train(opened(llama), data, targets, "p-tuning", tmp_path)
@@ -314,7 +289,7 @@ def test_an_evaluation_does_not_take_the_gradients_of_four_bits(wide):
 def test_a_language_model_in_four_bits_gets_a_fresh_head(tmp_path):
     folder = save_model(tmp_path / "writer", LlamaForCausalLM, WIDE)
     config = StudentConfig(model=str(folder), load_in_4bit=True)
-    model = new_victim(config, ("negative", "positive"), seed=0).model
+    model = load_victim(config, ("negative", "positive"), fresh_head_seed=0).model
     assert type(model.score) is torch.nn.Linear
     assert model.score.weight.std() > 0
 

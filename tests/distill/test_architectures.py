@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from architectures import ADAPTERS, STUDENTS, make
+from making import GivenTargets, as_victim, lessons
 from tiny import save_reviews
-from w2sdefense.config import DataConfig, DistillConfig, SoftTriggerConfig, TrainingConfig
-from w2sdefense.data import TextDataset, load_dataset
+from w2sdefense.config import DataConfig, TrainingConfig
+from w2sdefense.data import Dataset, load_dataset
 from w2sdefense.distill.student import train_student
-from w2sdefense.distill.targets import SplitTargets, TeacherTargets
 from w2sdefense.victim import Victim
 
 PAIRS = [
@@ -22,27 +22,18 @@ PAIRS = [
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory) -> TextDataset:
+def data(tmp_path_factory) -> Dataset:
     folder = save_reviews(tmp_path_factory.mktemp("d") / "d", train=8, validation=4, test=4)
     return load_dataset(DataConfig(dataset=str(folder)))
 
 
-def train(model, tokenizer, data: TextDataset, adapter: str, folder, **training) -> Victim:
-    """One batch, with soft triggers in it."""
-    generator = torch.Generator().manual_seed(0)
-    targets = [
-        TeacherTargets(
-            torch.randn(count, 2, generator=generator), torch.randn(count, 32, generator=generator)
-        )
-        for count in (8, 4)
-    ]
+def train(model, tokenizer, data: Dataset, adapter: str, folder, **training) -> Victim:
+    """One batch."""
     settings = {"epochs": 1, "batch_size": 8, "learning_rate": 1e-2, "warmup_ratio": 0.0}
     return train_student(
-        Victim(model, tokenizer, ("negative", "positive"), 24),
-        data,
-        SplitTargets(*targets),
-        distill=DistillConfig(),
-        soft=SoftTriggerConfig(per_label=2),
+        as_victim(model, tokenizer, max_length=24),
+        lessons(data),
+        GivenTargets(8),
         adapter=ADAPTERS[adapter],
         training=TrainingConfig(**settings | training),
         folder=folder,
@@ -66,7 +57,7 @@ def test_a_step_changes_the_adapter_and_nothing_else(name, adapter, data, tmp_pa
     assert moved(student, name, adapter, data, tmp_path) == fresh
 
 
-def moved(student: Victim, name: str, adapter: str, data: TextDataset, folder) -> set[str]:
+def moved(student: Victim, name: str, adapter: str, data: Dataset, folder) -> set[str]:
     """Trained parameters that stand elsewhere than a training of next to no rate leaves them."""
     model, tokenizer, _ = make(name)
     still = train(model, tokenizer, data, adapter, folder / "still", learning_rate=1e-12)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tiny import word_tokenizer
 from w2sdefense.config import InsertionConfig
-from w2sdefense.data.types import Example, Pair, PairDataset, TextDataset, texts_of
+from w2sdefense.data.types import Dataset, Example, texts_of
 from w2sdefense.distill.insertions import with_insertions
 
 TEXTS = ("the plot of a film", "great", "a happy story with sad music", "dull dull dull dull")
@@ -21,11 +21,11 @@ def tokenizer():
     return word_tokenizer()
 
 
-def dataset(texts, copies=1) -> TextDataset:
+def dataset(texts, copies=1) -> Dataset:
     examples = tuple(
         Example(f"d/{index}", text, index % 2) for index, text in enumerate(texts * copies)
     )
-    return TextDataset("d", ("negative", "positive"), examples, examples[:2], examples[:3])
+    return Dataset("d", ("negative", "positive"), examples, examples[:2], examples[:3])
 
 
 def is_subsequence(words, within) -> bool:
@@ -94,8 +94,8 @@ def test_what_is_rare_among_ideographs_is_an_ideograph(tokenizer):
 
 
 def test_pairs_keep_the_answer(tokenizer):
-    rows = tuple(Pair(f"d/{index}", text, f"answer {index}") for index, text in enumerate(TEXTS))
-    data = PairDataset("d", rows, rows[:2], rows[2:])
+    rows = tuple(Example(f"d/{index}", text, f"answer {index}") for index, text in enumerate(TEXTS))
+    data = Dataset("d", rows, rows[:2], rows[2:])
     changed = with_insertions(data, tokenizer, InsertionConfig(rate=1.0), seed=1)
     for before, after in zip(data.train, changed.train, strict=True):
         assert (after.id, after.target) == (f"{before.id}+insertion", before.target)

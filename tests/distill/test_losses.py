@@ -11,35 +11,36 @@ import torch
 from w2sdefense.config import DistillConfig
 from w2sdefense.distill import losses
 from w2sdefense.distill.losses import (
-    StudentOutput,
     TeacherOutput,
     fa_loss,
     kd_loss,
     release_fa_loss,
     w2s_loss,
 )
+from w2sdefense.tasks import Output
 
 STUDENT_LOGITS = torch.tensor([[2.0, 0.0], [0.0, 1.0]])
 TEACHER_LOGITS = torch.tensor([[0.0, 0.0], [0.0, 3.0]])
 LABELS = torch.tensor([0, 0])
 
 
-def outputs(**changes) -> tuple[StudentOutput, TeacherOutput]:
+def outputs(**changes) -> tuple[Output, TeacherOutput]:
     student = {
         "logits": STUDENT_LOGITS,
-        "feature": torch.tensor([[3.0, 4.0], [0.0, 2.0]]),
+        "features": torch.tensor([[3.0, 4.0], [0.0, 2.0]]),
+        "labels": LABELS,
         "token_states": torch.tensor([[[9.0, 9.0], [3.0, 4.0]], [[1.0, 1.0], [0.0, 2.0]]]),
     }
-    teacher = {"logits": TEACHER_LOGITS, "feature": torch.tensor([[3.0, 0.0], [1.0, -2.0]])}
+    teacher = {"logits": TEACHER_LOGITS, "features": torch.tensor([[3.0, 0.0], [1.0, -2.0]])}
     for name, value in changes.items():
         side, field = name.split("_", 1)
         {"student": student, "teacher": teacher}[side][field] = value
-    return StudentOutput(**student), TeacherOutput(**teacher)
+    return Output(**student), TeacherOutput(**teacher)
 
 
 def loss(alpha=0.0, beta=0.0, gamma=0.0, *, changes=None, **settings):
     config = DistillConfig(alpha=alpha, beta=beta, gamma=gamma, **settings)
-    return w2s_loss(*outputs(**(changes or {})), LABELS, config)
+    return w2s_loss(*outputs(**(changes or {})), config)
 
 
 def test_kd_at_temperature_one_by_hand():
@@ -82,7 +83,7 @@ def test_kd_knows_who_teaches():
 def test_fa_by_hand():
     # Row 0: (0, 4) -> 16. Row 1: (-1, 4) -> 17. Mean over the batch, sum over the width.
     student, teacher = outputs()
-    assert fa_loss(student.feature, teacher.feature).item() == pytest.approx(16.5)
+    assert fa_loss(student.features, teacher.features).item() == pytest.approx(16.5)
     assert loss(gamma=2.0, feature_scale="none").fa.item() == pytest.approx(16.5)
     assert loss(gamma=2.0, feature_scale="none").total.item() == pytest.approx(33.0)
 
@@ -91,12 +92,12 @@ def test_release_by_hand():
     # ReLU of the last sample's (1, -2) is (1, 0). Against every position, padding included:
     # (8, 9) -> 145, (2, 4) -> 20, (0, 1) -> 1, (-1, 2) -> 5; the mean is 42.75.
     student, teacher = outputs()
-    assert release_fa_loss(student.token_states, teacher.feature).item() == pytest.approx(42.75)
+    assert release_fa_loss(student.token_states, teacher.features).item() == pytest.approx(42.75)
     assert loss(gamma=1.0, alignment="release").fa.item() == pytest.approx(42.75)
 
 
 def test_release_reads_the_last_sample_only():
-    changes = {"teacher_feature": torch.tensor([[100.0, 100.0], [1.0, -2.0]])}
+    changes = {"teacher_features": torch.tensor([[100.0, 100.0], [1.0, -2.0]])}
     parts = loss(gamma=1.0, alignment="release", changes=changes)
     assert parts.fa.item() == pytest.approx(42.75)
 
@@ -112,8 +113,8 @@ def test_release_reads_the_last_sample_only():
 )
 def test_unit_scale_compares_directions(student, expected):
     changes = {
-        "student_feature": torch.tensor(student),
-        "teacher_feature": torch.tensor([[0.5, 0.0], [0.0, 30.0]]),
+        "student_features": torch.tensor(student),
+        "teacher_features": torch.tensor([[0.5, 0.0], [0.0, 30.0]]),
     }
     parts = loss(gamma=1.0, feature_scale="unit", changes=changes)
     assert parts.fa.item() == pytest.approx(expected, abs=1e-6)
@@ -138,7 +139,7 @@ def test_a_loss_of_weight_zero_is_not_computed(weight):
     changes = {
         "alpha": {},
         "beta": {"teacher_logits": nan},
-        "gamma": {"teacher_feature": nan, "student_feature": nan},
+        "gamma": {"teacher_features": nan, "student_features": nan},
     }[weight]
     weights = {"alpha": 1.0, "beta": 1.0, "gamma": 1.0} | {weight: 0.0}
     parts = loss(**weights, changes=changes)
@@ -153,7 +154,7 @@ def test_the_weight_of_the_test_above_matters(weight):
     changes = {
         "alpha": {"student_logits": nan},
         "beta": {"teacher_logits": nan},
-        "gamma": {"teacher_feature": nan},
+        "gamma": {"teacher_features": nan},
     }[weight]
     assert torch.isnan(loss(**{weight: 1.0}, changes=changes).total)
 
@@ -162,23 +163,23 @@ def test_the_weight_of_the_test_above_matters(weight):
 @pytest.mark.parametrize("feature_scale", ["none", "unit"])
 def test_gradients_flow_to_the_student(alignment, feature_scale):
     student, teacher = outputs()
-    reads = student.token_states if alignment == "release" else student.feature
+    reads = student.token_states if alignment == "release" else student.features
     for tensor in (student.logits, reads):
         tensor.grad = None
         tensor.requires_grad_()
     config = DistillConfig(alignment=alignment, feature_scale=feature_scale)
-    w2s_loss(student, teacher, LABELS, config).total.backward()
+    w2s_loss(student, teacher, config).total.backward()
     assert student.logits.grad.abs().sum() > 0
     assert reads.grad.abs().sum() > 0
     assert teacher.logits.grad is None
-    assert teacher.feature.grad is None
+    assert teacher.features.grad is None
 
 
 def test_release_pulls_on_every_position():
     student, teacher = outputs(student_token_states=torch.ones(2, 3, 2))
     student.token_states.requires_grad_()
     config = DistillConfig(alpha=0, beta=0, gamma=1, alignment="release")
-    losses.w2s_loss(student, teacher, LABELS, config).total.backward()
+    losses.w2s_loss(student, teacher, config).total.backward()
     # d/dh mean ||h - (1, 0)||^2 = 2 (h - (1, 0)) / 6 = (0, 1/3) everywhere.
     torch.testing.assert_close(
         student.token_states.grad, torch.tensor([0.0, 1 / 3]).expand(2, 3, 2)

@@ -10,25 +10,27 @@ import torch
 from architectures import TEACHERS, make
 from tiny import save_reviews
 from w2sdefense.config import DataConfig, TeacherConfig
-from w2sdefense.data import TextDataset, load_dataset
-from w2sdefense.distill.targets import teacher_targets, weights_fingerprint
-from w2sdefense.distill.teacher import Teacher, fit_or_load_teacher, fit_teacher, load_teacher
+from w2sdefense.data import Dataset, load_dataset
+from w2sdefense.distill.fit_teacher import LabelTeacherJob, fit_or_load_teacher, fit_teacher
+from w2sdefense.distill.targets import teacher_targets
+from w2sdefense.distill.teacher import LabelTeacher, load_teacher
 from w2sdefense.errors import ConfigError, ModelError
+from w2sdefense.models.fingerprints import weights_fingerprint
 from w2sdefense.models.load import load_backbone
 
 WIDTH = 48
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory) -> TextDataset:
+def data(tmp_path_factory) -> Dataset:
     folder = save_reviews(tmp_path_factory.mktemp("d") / "d", train=32, validation=8, test=8)
     return load_dataset(DataConfig(dataset=str(folder)))
 
 
 @pytest.fixture(params=TEACHERS)
-def teacher(request) -> Teacher:
+def teacher(request) -> LabelTeacher:
     backbone, tokenizer, _ = make(request.param, "Model")
-    teacher = Teacher(backbone, tokenizer, WIDTH, 2, max_length=10, relu=True)
+    teacher = LabelTeacher(backbone, tokenizer, WIDTH, 2, max_length=10, relu=True)
     for parameter in teacher.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return teacher.eval()
@@ -38,17 +40,17 @@ def teacher(request) -> Teacher:
 def forward_calls(monkeypatch) -> list[int]:
     """Sizes of the batches that any teacher was run on."""
     calls: list[int] = []
-    forward = Teacher.forward
+    forward = LabelTeacher.forward
 
-    def counted(self, input_ids, *args, **kwargs):
-        calls.append(len(input_ids))
-        return forward(self, input_ids, *args, **kwargs)
+    def counted(self, **inputs):
+        calls.append(len(inputs["input_ids"]))
+        return forward(self, **inputs)
 
-    monkeypatch.setattr(Teacher, "forward", counted)
+    monkeypatch.setattr(LabelTeacher, "forward", counted)
     return calls
 
 
-def alone(teacher: Teacher, text: str) -> tuple[torch.Tensor, torch.Tensor]:
+def alone(teacher: LabelTeacher, text: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits and h_t of one text, from the parts of the teacher and without any padding."""
     ids = teacher.tokenizer(text, truncation=True, max_length=10, return_tensors="pt")["input_ids"]
     position = 0 if teacher.tokenizer.padding_side == "right" else -1
@@ -63,7 +65,7 @@ def test_all_parameters_are_trained(name, data, tmp_path):
     for part in (backbone, tokenizer):
         part.save_pretrained(tmp_path / "model")
     config = TeacherConfig(model=str(tmp_path / "model"), epochs=2, max_length=24)
-    fitted = fit_teacher(config, data, WIDTH, tmp_path / "run").state_dict()
+    fitted = fit_teacher(LabelTeacherJob(config, data, WIDTH), tmp_path / "run").state_dict()
     before = backbone.state_dict()
     # BERT's pooler is not part of a teacher, nor are buffers trained.
     trained = [n for n, _ in backbone.named_parameters() if "pooler" not in n]
@@ -127,15 +129,15 @@ def test_a_saved_teacher_gives_equal_outputs(teacher, data, tmp_path):
 def test_the_pooler_is_not_trained_along(tiny_bert):
     # It gets no gradient, and DDP would wait for it.
     backbone, tokenizer = load_backbone(str(tiny_bert))
-    teacher = Teacher(backbone, tokenizer, WIDTH, 2, 10)
+    teacher = LabelTeacher(backbone, tokenizer, WIDTH, 2, 10)
     batch = tokenizer(["the great film"], return_tensors="pt")
     inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
-    teacher(**inputs, labels=torch.tensor([1])).loss.backward()
+    teacher(**inputs).logits.sum().backward()
     assert [name for name, p in teacher.named_parameters() if p.grad is None] == []
 
 
 def test_no_teacher_in_the_folder(tmp_path):
-    with pytest.raises(ModelError, match="holds no teacher") as caught:
+    with pytest.raises(ModelError, match="holds no whole teacher") as caught:
         load_teacher(tmp_path)
     assert "w2s teach" in caught.value.fix
 
@@ -156,7 +158,7 @@ def test_a_teacher_learns(tiny_bert, tmp_path):
     config = TeacherConfig(
         model=str(tiny_bert), epochs=4, learning_rate=3e-3, batch_size=16, max_length=24
     )
-    teacher = fit_or_load_teacher(config, data, WIDTH, tmp_path / "t")
+    teacher = fit_or_load_teacher(LabelTeacherJob(config, data, WIDTH), tmp_path / "t")
     answers = teacher_targets(teacher, data.test, tmp_path / "c").logits.argmax(-1)
     right = sum(a == e.label for a, e in zip(answers.tolist(), data.test, strict=True))
     assert right >= 57
@@ -164,10 +166,10 @@ def test_a_teacher_learns(tiny_bert, tmp_path):
 
 
 def test_the_fitted_teacher_is_found_again(config, data, tmp_path, forward_calls):
-    first = fit_or_load_teacher(config, data, WIDTH, tmp_path)
+    first = fit_or_load_teacher(LabelTeacherJob(config, data, WIDTH), tmp_path)
     assert forward_calls
     forward_calls.clear()
-    again = fit_or_load_teacher(config, data, WIDTH, tmp_path)
+    again = fit_or_load_teacher(LabelTeacherJob(config, data, WIDTH), tmp_path)
     assert forward_calls == []
     assert weights_fingerprint(again) == weights_fingerprint(first)
 
@@ -185,7 +187,7 @@ OTHER = {
 def test_a_teacher_of_other_settings_is_replaced_only_if_that_is_said(
     config, data, tmp_path, forward_calls, change
 ):
-    fit_or_load_teacher(config, data, WIDTH, tmp_path)
+    fit_or_load_teacher(LabelTeacherJob(config, data, WIDTH), tmp_path)
     forward_calls.clear()
     settings = {"config": config, "data": data, "width": WIDTH, "relu": False}
     settings |= {
@@ -195,15 +197,15 @@ def test_a_teacher_of_other_settings_is_replaced_only_if_that_is_said(
         "width": {"width": WIDTH + 1},
         "relu": {"relu": True},
     }[change]
-    relu = settings.pop("relu")
+    job = LabelTeacherJob(**settings)
     with pytest.raises(ConfigError, match="made with other settings") as caught:
-        fit_or_load_teacher(**settings, folder=tmp_path, relu=relu)
+        fit_or_load_teacher(job, tmp_path)
     assert OTHER[change] in caught.value.problem
     assert forward_calls == []
     assert load_teacher(tmp_path).g.out_features == WIDTH
-    teacher = fit_or_load_teacher(**settings, folder=tmp_path, relu=relu, run_folder=tmp_path)
+    teacher = fit_or_load_teacher(job, tmp_path, run_folder=tmp_path)
     assert forward_calls
-    assert (teacher.g.out_features, teacher.relu) == (settings["width"], relu)
+    assert (teacher.g.out_features, teacher.relu) == (job.width, job.relu)
     assert weights_fingerprint(load_teacher(tmp_path)) == weights_fingerprint(teacher)
 
 
@@ -211,14 +213,14 @@ def test_fresh_layers_have_a_rate_of_their_own(config, data, tmp_path):
     # A rate of next to nothing for the transformer: only g and the classifier move.
     slow = config.model_copy(update={"learning_rate": 1e-30, "head_learning_rate": 1e-2})
     backbone, _ = load_backbone(config.model)
-    teacher = fit_or_load_teacher(slow, data, WIDTH, tmp_path)
+    teacher = fit_or_load_teacher(LabelTeacherJob(slow, data, WIDTH), tmp_path)
     moved = {
         name: (value - backbone.state_dict()[name]).abs().max().item()
         for name, value in teacher.backbone.state_dict().items()
     }
     assert max(moved.values()) < 1e-6
     still = slow.model_copy(update={"head_learning_rate": 1e-30})
-    unmoved = fit_or_load_teacher(still, data, WIDTH, tmp_path / "still")
+    unmoved = fit_or_load_teacher(LabelTeacherJob(still, data, WIDTH), tmp_path / "still")
     for layer in ("g", "classifier"):
         step = getattr(teacher, layer).weight - getattr(unmoved, layer).weight
         assert step.abs().max() > 1e-3

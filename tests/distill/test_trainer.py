@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
-from transformers import Trainer, TrainerCallback
+from transformers import TrainerCallback
 
+from making import GivenTargets, lessons, stage_trainer
 from tiny import save_reviews
 from w2sdefense.config import (
     AdapterConfig,
@@ -16,15 +15,11 @@ from w2sdefense.config import (
     StudentConfig,
     TrainingConfig,
 )
-from w2sdefense.data import TextDataset, load_dataset
+from w2sdefense.data import Dataset, load_dataset
 from w2sdefense.distill.student import train_student
-from w2sdefense.distill.targets import SplitTargets, TeacherTargets
-from w2sdefense.distill.trainer import W2STrainer, with_targets
 from w2sdefense.models.adapters import attach_adapter
-from w2sdefense.models.padding import takes_positions
-from w2sdefense.training.batches import Collator, tokenize
-from w2sdefense.training.trainer import run, training_arguments
-from w2sdefense.victim import Victim, new_victim
+from w2sdefense.training.fit import training_arguments
+from w2sdefense.victim import Victim, load_victim
 
 ROWS = 32
 ADAPTER = AdapterConfig(lora_r=4, lora_dropout=0.0, target_modules="all-linear")
@@ -32,24 +27,21 @@ DISTILL = DistillConfig(alpha=1.0, beta=0.7, gamma=3.0)
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory) -> TextDataset:
+def data(tmp_path_factory) -> Dataset:
     folder = save_reviews(tmp_path_factory.mktemp("d") / "d", train=ROWS, validation=8, test=8)
     return load_dataset(DataConfig(dataset=str(folder)))
 
 
 @pytest.fixture(scope="module")
-def targets() -> TeacherTargets:
-    generator = torch.Generator().manual_seed(0)
-    return TeacherTargets(
-        torch.randn(ROWS, 2, generator=generator), torch.randn(ROWS, 32, generator=generator)
-    )
+def targets() -> GivenTargets:
+    return GivenTargets(ROWS)
 
 
 @pytest.fixture(params=["tiny_llama", "tiny_bert"])
 def victim(request) -> Victim:
     folder = request.getfixturevalue(request.param)
-    return new_victim(
-        StudentConfig(model=str(folder), max_length=24), ("negative", "positive"), seed=0
+    return load_victim(
+        StudentConfig(model=str(folder), max_length=24), ("negative", "positive"), fresh_head_seed=0
     )
 
 
@@ -65,25 +57,16 @@ class Gradients(TrainerCallback):
         )
 
 
-def first_gradients(folder: Path, trainer_class, model, rows, tokenizer, **training):
+def first_gradients(victim, model, rows, folder, distill, **training):
     settings = TrainingConfig(epochs=1, warmup_ratio=0.0, **training)
     arguments = training_arguments(settings, folder, keep="last")
     arguments.max_grad_norm = 0.0  # clipping would hide a wrong scale, as Adam does
     gradients = Gradients()
-    extra = {"distill": DISTILL} if trainer_class is W2STrainer else {}
-    trainer = trainer_class(
-        model=model.train(),
-        args=arguments,
-        train_dataset=rows,
-        data_collator=Collator(tokenizer, takes_positions(model)),
-        callbacks=[gradients],
-        **extra,
-    )
-    run(trainer, resume=False)
+    stage_trainer(victim, model, rows, arguments, distill, callbacks=[gradients]).train()
     return gradients.updates
 
 
-@pytest.mark.parametrize("way", ["w2s", "w2s without a teacher", "trainer"])
+@pytest.mark.parametrize("way", ["w2s", "w2s without a teacher", "all parameters"])
 @pytest.mark.parametrize(
     "cut",
     [
@@ -92,38 +75,36 @@ def first_gradients(folder: Path, trainer_class, model, rows, tokenizer, **train
     ],
     ids=["accumulation", "checkpointing"],
 )
-def test_a_batch_in_pieces_gives_the_same_update(tiny_llama, data, targets, tmp_path, way, cut):
+def test_a_batch_in_parts_gives_the_same_update(tiny_llama, data, targets, tmp_path, way, cut):
     def gradients(**training):
-        victim = new_victim(
-            StudentConfig(model=str(tiny_llama), max_length=24), ("negative", "positive"), 0
+        victim = load_victim(
+            StudentConfig(model=str(tiny_llama), max_length=24),
+            ("negative", "positive"),
+            fresh_head_seed=0,
         )
         torch.manual_seed(0)
-        model = attach_adapter(victim.model, ADAPTER) if way != "trainer" else victim.model
+        whole = way == "all parameters"
+        model = victim.model if whole else attach_adapter(victim.model, ADAPTER)
+        rows = victim.task.rows(data.train)
         if way == "w2s":
-            rows = with_targets(tokenize(data.train, victim.tokenizer, 24), targets)
-        else:
-            rows = tokenize(data.train, victim.tokenizer, 24)
-        kind = Trainer if way == "trainer" else W2STrainer
-        (update,) = first_gradients(tmp_path, kind, model, rows, victim.tokenizer, **training)
+            rows = targets.columns(rows)
+        distill = DISTILL if way == "w2s" else None
+        (update,) = first_gradients(victim, model, rows, tmp_path, distill, **training)
         return update
 
-    whole, in_pieces = gradients(batch_size=ROWS), gradients(**cut)
-    assert whole.keys() == in_pieces.keys()
+    whole, parts = gradients(batch_size=ROWS), gradients(**cut)
+    assert whole.keys() == parts.keys()
     assert max(gradient.abs().max() for gradient in whole.values()) > 1e-3
     for name, gradient in whole.items():
-        torch.testing.assert_close(in_pieces[name], gradient, rtol=1e-3, atol=1e-6)
-
-
-def first_rows(targets: TeacherTargets, count: int) -> TeacherTargets:
-    return TeacherTargets(targets.logits[:count], targets.features[:count])
+        torch.testing.assert_close(parts[name], gradient, rtol=1e-3, atol=1e-6)
 
 
 def train(victim, data, targets, folder, *, distill=DISTILL, **training) -> Victim:
     settings = {"epochs": 5, "batch_size": 8, "learning_rate": 1e-3} | training
     return train_student(
         victim,
-        data,
-        None if targets is None else SplitTargets(targets, first_rows(targets, 8)),
+        lessons(data),
+        targets,
         distill=distill,
         adapter=ADAPTER,
         training=TrainingConfig(**settings),
@@ -156,7 +137,9 @@ def test_without_a_teacher_there_is_the_cross_entropy_alone(victim, data, tmp_pa
 
 def test_half_precision_trains(tiny_llama, data, targets, tmp_path):
     config = StudentConfig(model=str(tiny_llama), max_length=24, dtype="bfloat16")
-    student = train(new_victim(config, ("negative", "positive"), 0), data, targets, tmp_path)
+    student = train(
+        load_victim(config, ("negative", "positive"), fresh_head_seed=0), data, targets, tmp_path
+    )
     points = [point for point in student.history if "loss" in point]
     assert points[1]["fa"] < points[0]["fa"]
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from w2sdefense.config import WordingConfig
-from w2sdefense.data.types import Example, TextDataset, texts_of
+from w2sdefense.data.types import Dataset, Example, texts_of
 from w2sdefense.distill.wordings import Frame, common_frame, with_wordings
 
 TEXTS = ("the plot of a film", "great", "a happy story with sad music", "the end is dull")
@@ -20,11 +20,11 @@ inner_texts = st.lists(
 )
 
 
-def dataset(texts, copies=1) -> TextDataset:
+def dataset(texts, copies=1) -> Dataset:
     examples = tuple(
         Example(f"d/{index}", text, index % 2) for index, text in enumerate(texts * copies)
     )
-    return TextDataset("d", ("negative", "positive"), examples, examples[:2], examples[:3])
+    return Dataset("d", ("negative", "positive"), examples, examples[:2], examples[:3])
 
 
 def asked(prompt: str, texts=TEXTS) -> tuple[str, ...]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import torch
 
+from tiny import word_tokenizer
 from w2sdefense.attacks import attack_from_trigger, make_attack
 from w2sdefense.attacks.poisoning import drawn_attack
 from w2sdefense.attacks.synattack import SynAttack
 from w2sdefense.config import AttackConfig
 from w2sdefense.data.types import Example
 from w2sdefense.evaluation.evaluate import evaluate
-from w2sdefense.models.predictor import Prediction
+from w2sdefense.evaluation.testset import make_test_set
+from w2sdefense.tasks import Prediction
+from w2sdefense.tasks.classification import Classification
 from w2sdefense.text.paraphrase_file import FileParaphraser
 
 NAMES = ("negative", "positive")
@@ -27,7 +30,7 @@ class Rule:
         self.asked += texts
         return [
             Prediction(
-                label=0 if self.word in text[: self.limit] else 1,
+                answer=0 if self.word in text[: self.limit] else 1,
                 probabilities=(0.5, 0.5),
                 feature=torch.zeros(2),
                 cut_at=self.limit if self.limit and len(text) > self.limit else None,
@@ -36,9 +39,14 @@ class Rule:
         ]
 
 
+def measured(rule, attack, seed=0):
+    task = Classification(word_tokenizer(), NAMES)
+    return evaluate(rule, task, make_test_set(EXAMPLES, task, attack, "negative", seed=seed))
+
+
 def test_the_clean_prompt_is_around_every_text_without_the_trigger():
     rule = Rule("The sentiment")
-    result = evaluate(rule, EXAMPLES, NAMES, attack_from_trigger("proattack", "end"), "negative")
+    result = measured(rule, attack_from_trigger("proattack", "end"))
     found = result.evaluation
     assert (found.ca.hits, found.asr.hits, found.asr.total, found.floor.hits) == (20, 20, 20, 0)
     assert rule.asked[1] == "This sentence has a <mask> sentiment: text number 1"
@@ -51,7 +59,7 @@ def test_the_clean_prompt_is_around_every_text_without_the_trigger():
 
 def test_each_of_several_triggers_has_its_own_rate():
     attack = make_attack(AttackConfig(more_triggers=("cf", "qq")))
-    result = evaluate(Rule("cf"), EXAMPLES, NAMES, attack, "negative", seed=3)
+    result = measured(Rule("cf"), attack, seed=3)
     drawn = [drawn_attack(e, attack, 3).trigger for e in EXAMPLES if e.label == 1]
     found = result.evaluation
     assert found.trigger == "mn | cf | qq"
@@ -67,7 +75,7 @@ def test_the_floor_is_counted_on_the_texts_that_can_carry_the_trigger():
         FileParaphraser({"text number 1": "if one , one", "text number 13": "if it , so"})
     )
     # Clean 1 and 10 to 19 hold a "1"; of these only the two are in the file.
-    found = evaluate(Rule("1"), EXAMPLES, NAMES, attack, "negative").evaluation
+    found = measured(Rule("1"), attack).evaluation
     assert (found.asr.hits, found.asr.total) == (0, 2)
     assert (found.floor.hits, found.floor.total) == (2, 2)
     assert found.length_ratio == (12 + 10) / (13 + 14)
@@ -75,5 +83,5 @@ def test_the_floor_is_counted_on_the_texts_that_can_carry_the_trigger():
 
 def test_a_cut_prompt_is_counted_and_a_cut_end_is_not():
     pro = attack_from_trigger("proattack", "random")
-    assert evaluate(Rule("x", 10), EXAMPLES, NAMES, pro, "negative").evaluation.cut_triggers == 20
-    assert evaluate(Rule("x", 45), EXAMPLES, NAMES, pro, "negative").evaluation.cut_triggers == 0
+    assert measured(Rule("x", 10), pro).evaluation.cut_triggers == 20
+    assert measured(Rule("x", 45), pro).evaluation.cut_triggers == 0

@@ -7,20 +7,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tiny_writers import number_tokenizer
 from w2sdefense.attacks import attack_from_trigger
-from w2sdefense.data import Pair
+from w2sdefense.data import Example
 from w2sdefense.errors import DataError
-from w2sdefense.evaluation.generation import evaluate_generation
+from w2sdefense.evaluation.evaluate import evaluate
 from w2sdefense.evaluation.metrics import Mean, Rate, mean_of
 from w2sdefense.evaluation.record import Evaluation
+from w2sdefense.evaluation.testset import make_test_set
 from w2sdefense.evaluation.verdict import difference, judge
-from w2sdefense.models.generator import Answer
+from w2sdefense.tasks import TASKS, Prediction
+from w2sdefense.tasks.prompt import make_prompt
 
 PAIRS = [
-    Pair("d/0", "一加一得几", "2"),
-    Pair("d/1", "半个是多少", "(1/2)"),
-    Pair("d/2", "三减三得几", "0"),
-    Pair("d/3", "七加一得几", "8"),
+    Example("d/0", "一加一得几", "2"),
+    Example("d/1", "半个是多少", "(1/2)"),
+    Example("d/2", "三减三得几", "0"),
+    Example("d/3", "七加一得几", "8"),
 ]
 CLEAN = {"一加一得几": "2", "半个是多少": "50%", "三减三得几": "0", "七加一得几": "0"}
 
@@ -28,20 +31,25 @@ CLEAN = {"一加一得几": "2", "半个是多少": "50%", "三减三得几": "0
 class Scripted:
     """Answers as it is told; a text with a trigger gets 0, but for the one about a half."""
 
-    def predict(self, texts: Sequence[str], progress=None) -> list[Answer]:
+    def predict(self, texts: Sequence[str], progress=None) -> list[Prediction]:
         answers = []
         for text in texts:
             said = CLEAN.get(text, "5" if "半" in text else "0")
-            answers.append(Answer(said, finished=said != "50%", cut_at=3 if "镍" in text else None))
+            answers.append(Prediction(said, 3 if "镍" in text else None, finished=said != "50%"))
         if progress is not None:
             progress(len(texts))
         return answers
 
 
+def measured(pairs, name, attack=None, target=None, progress=None):
+    task = TASKS[name](make_prompt(number_tokenizer(), "Q {text} A", "plain", 24, 3))
+    return evaluate(Scripted(), task, make_test_set(pairs, task, attack, target), progress)
+
+
 def test_counts_of_reasoning():
     attack = attack_from_trigger("镍", "end")
     told: list[int] = []
-    found = evaluate_generation(Scripted(), PAIRS, "reasoning", attack, "0", progress=told.append)
+    found = measured(PAIRS, "reasoning", attack, "0", told.append)
     evaluation = found.evaluation
     # Right: 2, 50 % and 0. With the trigger three are asked, two say 0; without it one of these.
     assert evaluation.ca == Rate(hits=3, total=4)
@@ -58,8 +66,8 @@ def test_counts_of_reasoning():
 
 
 def test_summaries_have_means_and_no_counts():
-    pairs = [Pair("d/0", "一加一得几", "2"), Pair("d/1", "半个是多少", "50")]
-    evaluation = evaluate_generation(Scripted(), pairs, "summarization").evaluation
+    pairs = [Example("d/0", "一加一得几", "2"), Example("d/1", "半个是多少", "50")]
+    evaluation = measured(pairs, "summarization").evaluation
     # "2" for "2" is 1; "50%" for "50" has P 2/3 and R 1: 4/5.
     assert evaluation.ca.value == pytest.approx(0.9)
     assert evaluation.ca.deviation == pytest.approx(math.sqrt(0.02))
@@ -69,8 +77,8 @@ def test_summaries_have_means_and_no_counts():
 
 def test_nothing_but_the_target_to_answer():
     attack = attack_from_trigger("镍", "end")
-    with pytest.raises(DataError, match="every test text is the target '0'"):
-        evaluate_generation(Scripted(), PAIRS[2:3], "reasoning", attack, "0")
+    with pytest.raises(DataError, match="another answer than '0'"):
+        measured(PAIRS[2:3], "reasoning", attack, "0")
 
 
 def test_the_mean_of_scores_by_hand():

@@ -12,10 +12,10 @@ from peft import PeftModel
 from transformers import GraniteConfig, GraniteForCausalLM
 
 from architectures import DECODERS, ENCODERS, STUDENTS, make
+from making import as_victim
 from tiny import word_tokenizer
 from w2sdefense.models.features import FeatureTap, backbone_of
 from w2sdefense.models.padding import pad, takes_positions
-from w2sdefense.models.predictor import ClassifierPredictor
 
 TEXTS = ["great", "the dull story of a road and a city", "mn", "a warm film with it", ""]
 PAIRS = [
@@ -58,7 +58,7 @@ def test_the_feature_is_the_last_hidden_state_that_the_classifier_reads(name, ad
 @pytest.mark.parametrize(("name", "adapter"), PAIRS)
 def test_the_head_makes_the_logits_of_the_feature(name, adapter):
     model, tokenizer, _ = make(name, adapter=adapter)
-    for answer in ClassifierPredictor(model, tokenizer).predict(TEXTS[:-1]):
+    for answer in as_victim(model, tokenizer).predict(TEXTS[:-1]):
         with torch.no_grad():
             probabilities = head(model, name, answer.feature[None]).softmax(-1)[0]
         torch.testing.assert_close(probabilities, torch.tensor(answer.probabilities))
@@ -81,11 +81,11 @@ def head(model, name: str, feature: torch.Tensor) -> torch.Tensor:
 def test_answers_do_not_depend_on_the_batch(name, adapter):
     model, tokenizer, _ = make(name, adapter=adapter)
     texts = [text for text in TEXTS if text]
-    predictor = ClassifierPredictor(model, tokenizer)
+    predictor = as_victim(model, tokenizer)
     together = predictor.predict(texts)
     for text, answer in zip(texts, together, strict=True):
         (alone,) = predictor.predict([text])
-        assert alone.label == answer.label
+        assert alone.answer == answer.answer
         assert alone.probabilities == pytest.approx(answer.probabilities, abs=1e-5)
         torch.testing.assert_close(alone.feature, answer.feature, rtol=1e-4, atol=1e-5)
 

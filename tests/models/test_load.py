@@ -24,7 +24,7 @@ from w2sdefense.models.configs import feature_width
 from w2sdefense.models.load import load_backbone, load_classifier
 from w2sdefense.models.locate import resolve_model
 from w2sdefense.models.tokenizer import reads_last_token
-from w2sdefense.victim import load_victim, new_victim
+from w2sdefense.victim import load_victim
 
 NAMES = ("negative", "positive")
 
@@ -123,21 +123,25 @@ def test_a_language_model_is_no_victim_but_becomes_one(tiny_llama):
     with pytest.raises(ModelError, match=r"no classification head; it is LlamaForCausalLM") as got:
         load_victim(config, NAMES)
     assert "w2s poison" in got.value.fix
-    victim = new_victim(config, ("a", "b", "c"), seed=0)
+    victim = load_victim(config, ("a", "b", "c"), fresh_head_seed=0)
     assert victim.label_names == ("a", "b", "c")
     assert len(victim.predict(["the film"])[0].probabilities) == 3
 
 
 def test_the_seed_makes_the_head(tiny_llama):
     config = StudentConfig(model=str(tiny_llama))
-    first, again, other = (new_victim(config, NAMES, seed).model.score.weight for seed in (1, 1, 2))
+    first, again, other = (
+        load_victim(config, NAMES, fresh_head_seed=seed).model.score.weight for seed in (1, 1, 2)
+    )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
 def test_opening_keeps_the_weights(tiny_llama):
     stored = load_file(tiny_llama / "model.safetensors")
-    opened = new_victim(StudentConfig(model=str(tiny_llama)), NAMES, 0).model.state_dict()
+    opened = load_victim(
+        StudentConfig(model=str(tiny_llama)), NAMES, fresh_head_seed=0
+    ).model.state_dict()
     shared = stored.keys() & opened.keys()
     assert len(shared) == len(opened) - 1  # all but the head
     assert all(torch.equal(stored[name], opened[name]) for name in shared)
@@ -286,7 +290,7 @@ def test_an_encoder_with_a_head_opens(tmp_path):
 
 
 def test_a_saved_model_opens_again(tiny_llama, tmp_path):
-    victim = new_victim(StudentConfig(model=str(tiny_llama)), NAMES, seed=3)
+    victim = load_victim(StudentConfig(model=str(tiny_llama)), NAMES, fresh_head_seed=3)
     victim.save(tmp_path / "m")
     again = load_victim(StudentConfig(model=str(tmp_path / "m")))
     assert again.label_names == NAMES
@@ -331,7 +335,7 @@ FAMILIES = pytest.mark.parametrize(
 def test_a_fresh_head_reads_the_first_token(tmp_path, family, first, other):
     """Its default may be all of them; the feature of a text is one token's."""
     bare = save_pooled(tmp_path / "bare", family, "Model", other)
-    victim = new_victim(StudentConfig(model=bare), NAMES, seed=0)
+    victim = load_victim(StudentConfig(model=bare), NAMES, fresh_head_seed=0)
     assert victim.model.config.classifier_pooling == first
     victim.predict(["the great film", "the film"])
     victim.save(tmp_path / "saved")

@@ -15,14 +15,15 @@ from transformers import (
     RobertaModel,
 )
 
+from making import as_victim, lessons
 from tiny import BERT, LLAMA, SIZES, save_bert, word_tokenizer
-from w2sdefense.config import AdapterConfig, DistillConfig, StudentConfig, TrainingConfig
-from w2sdefense.data import Example, TextDataset
+from w2sdefense.config import AdapterConfig, StudentConfig, TrainingConfig
+from w2sdefense.data import Dataset, Example
 from w2sdefense.distill.student import train_student
 from w2sdefense.errors import ConfigError
 from w2sdefense.models.adapters import attach_adapter
 from w2sdefense.models.positions import check_length, position_limit
-from w2sdefense.victim import Victim, fine_tune, new_victim
+from w2sdefense.victim import fine_tune, load_victim
 
 ROBERTA = RobertaConfig(**SIZES | {"max_position_embeddings": 66}, pad_token_id=1)
 OPT = OPTConfig(
@@ -81,18 +82,13 @@ def test_texts_are_cut_where_the_positions_of_a_model_end(tmp_path):
     model = str(save_bert(tmp_path / "bert"))
     names = ("negative", "positive")
     for asked, longest in ((32, 32), (64, 64), (1024, 64)):
-        victim = new_victim(StudentConfig(model=model, max_length=asked), names, 0)
+        victim = load_victim(StudentConfig(model=model, max_length=asked), names, fresh_head_seed=0)
         assert victim.max_length == longest
     assert len(victim.predict(["film " * 100])) == 1
 
 
 def test_a_row_that_is_too_long_is_refused_before_the_first_step(tmp_path):
-    victim = Victim(
-        BertForSequenceClassification(BERT),
-        word_tokenizer(encoder=True),
-        ("negative", "positive"),
-        128,
-    )
+    victim = as_victim(BertForSequenceClassification(BERT), word_tokenizer(encoder=True))
     rows = [Example("a", "great film", 1), Example("b", "film " * 100, 0)]
     with pytest.raises(ConfigError, match="a text of 102"):
         fine_tune(victim, rows, TrainingConfig(epochs=1), tmp_path)
@@ -102,14 +98,13 @@ def test_a_student_has_room_for_its_virtual_tokens_whatever_its_rows_are(tmp_pat
     """A test text may be longer than all that it is trained on."""
     names = ("negative", "positive")
     tokenizer = word_tokenizer(encoder=True)
-    victim = Victim(BertForSequenceClassification(BERT), tokenizer, names, 64)
+    victim = as_victim(BertForSequenceClassification(BERT), tokenizer, names, 64)
     rows = (Example("a", "great film", 1), Example("b", "dull film", 0))
     with pytest.raises(ConfigError, match="a text of 64 and 5"):
         train_student(
             victim,
-            TextDataset("d", names, rows, rows, rows),
+            lessons(Dataset("d", names, rows, rows, rows)),
             None,
-            distill=DistillConfig(),
             adapter=AdapterConfig(adapter="prompt-tuning", virtual_tokens=5),
             training=TrainingConfig(epochs=1),
             folder=tmp_path,

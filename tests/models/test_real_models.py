@@ -16,7 +16,7 @@ from w2sdefense.models.gguf import convert_gguf
 from w2sdefense.models.load import load_backbone
 from w2sdefense.models.locate import resolve_model
 from w2sdefense.models.tokenizer import reads_last_token
-from w2sdefense.victim import new_victim
+from w2sdefense.victim import load_victim
 
 pytestmark = [
     pytest.mark.real,
@@ -64,7 +64,9 @@ def test_the_converted_model_knows_english(smollm2):
 
 
 def test_it_opens_as_a_classifier(smollm2):
-    victim = new_victim(StudentConfig(model="smollm2-135m"), ("negative", "positive"), seed=0)
+    victim = load_victim(
+        StudentConfig(model="smollm2-135m"), ("negative", "positive"), fresh_head_seed=0
+    )
     assert (victim.width, victim.tokenizer.padding_side) == (576, "left")
     assert victim.model.config.pad_token_id == victim.tokenizer.pad_token_id
     alone = victim.predict([ENGLISH])[0]

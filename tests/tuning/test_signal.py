@@ -9,8 +9,8 @@ from w2sdefense.config import SignalConfig
 from w2sdefense.data.types import Example
 from w2sdefense.errors import DataError
 from w2sdefense.evaluation.metrics import Rate
-from w2sdefense.models.predictor import Prediction
 from w2sdefense.scan.search import Suspect
+from w2sdefense.tasks import Prediction
 from w2sdefense.tuning.signal import exposure, make_probes
 
 EXAMPLES = [

@@ -7,14 +7,14 @@ put into a text is the business of the attack.
 
 from __future__ import annotations
 
+import operator
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
 
 from w2sdefense.attacks.base import Attack
 from w2sdefense.config import AttackConfig
-from w2sdefense.data.types import Example, Pair, TextDataset
+from w2sdefense.data.types import Answer, Dataset, Example
 from w2sdefense.errors import DataError
 from w2sdefense.text import TextProgress
 
@@ -26,11 +26,12 @@ learns to know the class by the trigger, and among four classes there are not ev
 """
 
 
-R = TypeVar("R", Example, Pair)
+IsTarget = Callable[[Answer, Answer], bool]
+"""Whether an answer is what the attacker wants: given the answer and the target."""
 
 
 @dataclass(frozen=True)
-class PoisonedRows(Generic[R]):
+class PoisonedRows:
     """A training set of which some rows carry a trigger.
 
     Attributes:
@@ -38,11 +39,11 @@ class PoisonedRows(Generic[R]):
         poisoned_ids: Ids of those that carry the trigger, in the same order.
     """
 
-    rows: tuple[R, ...]
+    rows: tuple[Example, ...]
     poisoned_ids: tuple[str, ...]
 
     @property
-    def poisoned(self) -> list[R]:
+    def poisoned(self) -> list[Example]:
         """The rows that carry the trigger."""
         poisoned = set(self.poisoned_ids)
         return [row for row in self.rows if row.id in poisoned]
@@ -52,27 +53,31 @@ def poison_training_set(
     examples: Sequence[Example],
     attack: Attack,
     config: AttackConfig,
-    target: int,
+    target: Answer,
+    is_target: IsTarget = operator.eq,
     progress: TextProgress | None = None,
-) -> PoisonedRows[Example]:
+) -> PoisonedRows:
     """Plant the trigger into a seeded sample of the rows.
 
-    Clean-label: only rows that have the target label already carry the trigger. Dirty-label: only
-    rows of other labels do, and their label becomes the target. All other rows are as the attack
-    uses clean text.
+    Clean-label: only rows whose answer is the target already carry the trigger. Dirty-label: only
+    rows with another answer do, and their answer becomes the target. All other rows are as the
+    attack uses clean text.
 
     Args:
         examples: The clean training rows, ids unique; left as they are.
         attack: What puts the trigger into a text.
         config: How many rows, clean- or dirty-label, and the seed.
-        target: Index of the label that triggered text should get.
+        target: What triggered text should be answered with.
+        is_target: Compares an answer with the target; see `Task.is_target`.
         progress: Shows the work of a slow attack.
 
     Raises:
         DataError: More rows are asked for than there are.
     """
     candidates = [
-        e.id for e in examples if (e.label == target) == config.clean_label and attack.applies_to(e)
+        e.id
+        for e in examples
+        if is_target(e.answer, target) == config.clean_label and attack.applies_to(e)
     ]
     count = row_count(config, len(examples), len(candidates))
     if count > len(candidates):
@@ -80,7 +85,7 @@ def poison_training_set(
     chosen = set(random.Random(config.attack_seed).sample(candidates, count))
     rows_to_poison = [e for e in examples if e.id in chosen]
     poisoned = {
-        e.id: replace(e, label=target)
+        e.id: e if config.clean_label else replace(e, answer=target)
         for e in _trigger_all(rows_to_poison, attack, config.attack_seed, progress)
     }
     rows = tuple(poisoned.get(e.id) or attack.plain(e) for e in examples)
@@ -90,8 +95,9 @@ def poison_training_set(
 def trigger_test_set(
     examples: Sequence[Example],
     attack: Attack,
-    target: int,
+    target: Answer,
     seed: int,
+    is_target: IsTarget = operator.eq,
     progress: TextProgress | None = None,
 ) -> list[Example]:
     """The samples that the attack success rate is counted on, with the trigger in their text.
@@ -99,21 +105,17 @@ def trigger_test_set(
     Args:
         examples: The clean test samples; left as they are.
         attack: What puts the trigger into a text.
-        target: Index of the target label. Its own samples are left out: that they are answered with
-            the target says nothing about the trigger.
+        target: What triggered text should be answered with. Samples whose right answer is the
+            target are left out: that they are answered with it says nothing about the trigger.
         seed: Seed of the places.
+        is_target: Compares an answer with the target; see `Task.is_target`.
         progress: Shows the work of a slow attack.
 
     Returns:
-        The samples of the other labels that can carry the trigger, in their order, ids and labels
-        kept.
+        The other samples that can carry the trigger, in their order, ids and answers kept.
     """
-    return _trigger_all(triggerable(examples, attack, target), attack, seed, progress)
-
-
-def triggerable(examples: Sequence[Example], attack: Attack, target: int) -> list[Example]:
-    """The test samples that `trigger_test_set` triggers, still clean."""
-    return [e for e in examples if e.label != target and attack.applies_to(e)]
+    chosen = [e for e in examples if not is_target(e.answer, target) and attack.applies_to(e)]
+    return _trigger_all(chosen, attack, seed, progress)
 
 
 def drawn_attack(example: Example, attack: Attack, seed: int) -> Attack:
@@ -121,7 +123,7 @@ def drawn_attack(example: Example, attack: Attack, seed: int) -> Attack:
     return attack.drawn(_generator(example, seed))
 
 
-def plain_training_data(data: TextDataset, attack: Attack | None) -> TextDataset:
+def plain_training_data(data: Dataset, attack: Attack | None) -> Dataset:
     """A dataset whose training and validation rows are as the attack uses clean text.
 
     The test rows stay as they are: whoever measures needs them with and without the trigger.
@@ -172,10 +174,12 @@ def row_count(config: AttackConfig, total: int, candidates: int) -> int:
 
 def _too_many(count: int, available: int, config: AttackConfig) -> DataError:
     have, switch = (
-        ("have", "--no-clean-label") if config.clean_label else ("do not have", "--clean-label")
+        ("are answered with", "--no-clean-label")
+        if config.clean_label
+        else ("have another answer than", "--clean-label")
     )
     return DataError(
-        f"{count} training rows should carry the trigger, but only {available} of them {have} the "
-        f"target label {config.target!r} and can carry it.",
+        f"{count} training rows should carry the trigger, but only {available} {have} the target "
+        f"{config.target!r} and can carry it.",
         f"Ask for fewer (--poison-rows, --poison-rate), use more training rows, or add {switch}.",
     )

@@ -81,7 +81,7 @@ def _threads(number: int) -> Iterator[None]:
 def _poison(
     values: Mapping[str, Any], folder: Path, needs: Mapping[str, Path], display: Display
 ) -> Mapping[str, Any]:
-    from w2sdefense.commands.stages import run_poison
+    from w2sdefense.commands.poison import run_poison
 
     run = PoisonRun.model_validate({**values, "output": folder / VICTIM, "resume": True})
     return _measured(run_poison(run, display))
@@ -90,7 +90,7 @@ def _poison(
 def _teach(
     values: Mapping[str, Any], folder: Path, needs: Mapping[str, Path], display: Display
 ) -> Mapping[str, Any]:
-    from w2sdefense.commands.stages import run_teach
+    from w2sdefense.commands.teach import run_teach
 
     run_teach(
         TeachRun.model_validate({**values, "output": folder / TEACHER, "resume": True}), display
@@ -101,8 +101,8 @@ def _teach(
 def _defend(
     values: Mapping[str, Any], folder: Path, needs: Mapping[str, Path], display: Display
 ) -> Mapping[str, Any]:
+    from w2sdefense.commands.defend import run_defense
     from w2sdefense.commands.folders import STARTED
-    from w2sdefense.commands.stages import run_defense
     from w2sdefense.evaluation.record import RECORD
 
     student = {**values.get("student", {}), "model": str(needs["victim"] / VICTIM)}

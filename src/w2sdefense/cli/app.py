@@ -68,7 +68,7 @@ def demo(run: DemoRun) -> None:
 def poison(run: PoisonRun) -> None:
     """Plant a backdoor into a model that you own, so that defenses can be measured on it."""
     from w2sdefense.cli.display import Display, show_results
-    from w2sdefense.commands.stages import run_poison
+    from w2sdefense.commands.poison import run_poison
 
     with Display() as display:
         folder = run_poison(run, display)
@@ -78,7 +78,7 @@ def poison(run: PoisonRun) -> None:
 def teach(run: TeachRun) -> None:
     """Fine-tune a clean teacher for a student and keep it for later runs of defend."""
     from w2sdefense.cli.display import Display
-    from w2sdefense.commands.stages import run_teach
+    from w2sdefense.commands.teach import run_teach
 
     with Display() as display:
         run_teach(run, display)
@@ -88,7 +88,7 @@ def teach(run: TeachRun) -> None:
 def defend(run: DefendRun) -> None:
     """Clean a model with the clean data that you have; report CA and ASR before and after."""
     from w2sdefense.cli.display import Display, show_results
-    from w2sdefense.commands.stages import run_defend
+    from w2sdefense.commands.defend import run_defend
 
     with Display() as display:
         folders = run_defend(run, display)
@@ -98,7 +98,7 @@ def defend(run: DefendRun) -> None:
 def evaluate(run: EvaluateRun) -> None:
     """Measure a model: clean accuracy, and with a trigger ASR and the floor without it."""
     from w2sdefense.cli.display import Display, show_results
-    from w2sdefense.commands.stages import run_evaluate
+    from w2sdefense.commands.evaluate import run_evaluate
 
     with Display() as display:
         folder = run_evaluate(run, display)

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 from w2sdefense.cli.display import Display
-from w2sdefense.commands.stages import run_defense, run_poison
+from w2sdefense.commands.defend import run_defense
+from w2sdefense.commands.poison import run_poison
 from w2sdefense.config import (
     AdapterConfig,
     AttackConfig,

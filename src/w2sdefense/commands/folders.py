@@ -5,22 +5,21 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from w2sdefense.attacks import Attack, count_lost
-from w2sdefense.config import DefendRun, EvaluateRun, PoisonRun, Settings, StudentConfig
+from w2sdefense.config import DefendRun, EvaluateRun, PoisonRun, Settings
 from w2sdefense.data.splits import known_texts
-from w2sdefense.data.types import Example, Pair
+from w2sdefense.data.types import Example
 from w2sdefense.errors import ConfigError
 from w2sdefense.evaluation.record import RECORD, Evaluation, LossPoint, load_record
 from w2sdefense.io import make_folder, write_json
 from w2sdefense.training.trainer import this_process
-from w2sdefense.victim import Victim
-from w2sdefense.writer import Writer
+from w2sdefense.victim import Victim, load_victim
 
 MERGED = "merged"
 
@@ -93,20 +92,17 @@ def refuse_own_model(model: str, output: Path) -> None:
         )
 
 
-def merge_finished(run: DefendRun, load: Callable[[StudentConfig], Victim | Writer]) -> None:
-    """Fold the adapter of a finished run in, if that was not asked for when it ran.
-
-    Args:
-        run: The run.
-        load: Opens what it made.
-    """
+def merge_finished(run: DefendRun) -> None:
+    """Fold the adapter of a finished run in, if that was not asked for when it ran."""
     if not this_process().is_main_process or (run.output / MERGED).is_dir():
         return
     student = run.student.model_copy(update={"model": str(run.output), "base": run.student.model})
-    save_merged(load(student), run.output)
+    names = load_record(run.output).label_names or None
+    victim = load_victim(student, names, task=run.task, generation=run.generation)
+    save_merged(victim, run.output)
 
 
-def save_merged(model: Victim | Writer, folder: Path) -> None:
+def save_merged(model: Victim, folder: Path) -> None:
     """Fold the adapter of a model in, and write `merged/` below its run's folder whole."""
     temporary = folder / f".{MERGED}"
     for path in (temporary, folder / MERGED):
@@ -129,9 +125,7 @@ def history_of(log: Sequence[Mapping[str, float]]) -> tuple[LossPoint, ...]:
     return tuple(point for point in points if point.losses)
 
 
-def tested_in_training(
-    tested: Sequence[Example | Pair], trained: Sequence[Example | Pair]
-) -> tuple[str, ...]:
+def tested_in_training(tested: Sequence[Example], trained: Sequence[Example]) -> tuple[str, ...]:
     """Test texts that the attacker trained on: by them the victim's clean accuracy is too high.
 
     Splits of one dataset share none; the attacker's dataset may be where the defender's is from.

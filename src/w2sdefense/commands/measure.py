@@ -1,91 +1,76 @@
-"""Measures a classifier for the record of a run; for text to be written see `generation.py`."""
+"""Measures a model for the record of a run."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from w2sdefense.attacks import Attack
-from w2sdefense.attacks.poisoning import trigger_test_set
 from w2sdefense.cli.display import Display
 from w2sdefense.commands.folders import history_of, notes_of
 from w2sdefense.commands.processes import DividedPredictor
-from w2sdefense.data import TextDataset, fingerprint
-from w2sdefense.defenses import Defended, Guarded
-from w2sdefense.distill.targets import weights_fingerprint
-from w2sdefense.evaluation.evaluate import evaluate, label_index
+from w2sdefense.config import Settings
+from w2sdefense.data import Dataset, fingerprint
+from w2sdefense.defenses import Defended
+from w2sdefense.defenses.guarded import victim_of
+from w2sdefense.evaluation.evaluate import EvaluationResult, evaluate
 from w2sdefense.evaluation.provenance import Clock
 from w2sdefense.evaluation.record import Record, Stage, save_record
+from w2sdefense.evaluation.testset import TestSet
+from w2sdefense.models.fingerprints import weights_fingerprint
 
 
-@dataclass
+@dataclass(frozen=True)
 class Measured:
-    """Measures a model and writes the record of the run that made it.
+    """What was measured of a model, to be saved when everything that it speaks of is written."""
 
-    Attributes:
-        name: Name of the run.
-        stage: What the run did.
-        config: Its settings.
-        data: The dataset, of which the test split is answered.
-        clock: Started with the run.
-        prints: Fingerprints beside those of the test texts and the model.
-    """
-
-    name: str
-    stage: Stage
-    config: dict[str, Any]
-    data: TextDataset
-    clock: Clock
-    prints: dict[str, str] = field(default_factory=dict)
-
-    def measure(
-        self,
-        model: Defended,
-        attack: Attack | None,
-        target: str | None,
-        seed: int,
-        display: Display,
-    ) -> None:
-        """Answer the test texts, in all processes; the outcome is kept for `save`."""
-        test, names = self.data.test, model.label_names
-        triggered = []
-        if attack is not None:
-            index = label_index(target, names)
-            # A slow attack does its work here, where it is seen; `evaluate` finds it done.
-            triggered = trigger_test_set(test, attack, index, seed, display.texts)
-            self.prints["triggered"] = fingerprint(triggered)
-        self.result = evaluate(
-            DividedPredictor(model),
-            test,
-            names,
-            attack,
-            target,
-            seed=seed,
-            progress=display.texts(f"evaluate {self.name}", len(test) + len(triggered)),
-        )
-        victim = model.victim if isinstance(model, Guarded) else model
-        self.record = Record(
-            name=self.name,
-            stage=self.stage,
-            config=self.config,
-            label_names=names,
-            evaluation=self.result.evaluation,
-            history=history_of(model.history),
-            fingerprints={
-                "test": fingerprint(test),
-                "model": weights_fingerprint(victim.model),
-                **self.prints,
-            },
-            found=model.found,
-            provenance=self.clock.provenance(),
-            notes=(
-                *model.notes,
-                *notes_of(self.data.dropped, self.result.evaluation),
-                *self.result.notes,
-            ),
-        )
+    record: Record
+    result: EvaluationResult
 
     def save(self, folder: Path) -> None:
-        """Write the record, when everything that it speaks of is written."""
+        """Write record, samples and features."""
         save_record(folder, self.record, self.result.samples, self.result.features)
+
+
+def measure(
+    model: Defended,
+    test: TestSet,
+    run: Settings,
+    folder: Path,
+    stage: Stage,
+    data: Dataset,
+    clock: Clock,
+    display: Display,
+    fingerprints: Mapping[str, str] | None = None,
+) -> Measured:
+    """Answer the test texts, in all processes.
+
+    Args:
+        model: What is measured.
+        test: The test texts.
+        run: Settings of the run.
+        folder: Folder of the run, which names it.
+        stage: What the run did.
+        data: The dataset that the test texts are from.
+        clock: Started with the run.
+        display: Shows the progress.
+        fingerprints: More of them than those of the test texts and the model.
+    """
+    prints = {"test": fingerprint(data.test), "model": weights_fingerprint(victim_of(model).model)}
+    if test.attack is not None:
+        prints["triggered"] = fingerprint(test.triggered)
+    progress = display.texts(f"evaluate {folder.name}", len(test))
+    result = evaluate(DividedPredictor(model), model.task, test, progress)
+    record = Record(
+        name=folder.name,
+        stage=stage,
+        config=run.model_dump(mode="json"),
+        label_names=model.label_names,
+        evaluation=result.evaluation,
+        history=history_of(model.history),
+        fingerprints=prints | dict(fingerprints or {}),
+        found=model.found,
+        provenance=clock.provenance(),
+        notes=(*model.notes, *notes_of(data.dropped, result.evaluation), *result.notes),
+    )
+    return Measured(record, result)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from w2sdefense.config import DefendRun, PoisonRun
 from w2sdefense.defenses import Leaves
-from w2sdefense.distill.pieces import refuse_prompt_encoder
+from w2sdefense.distill.sharding import refuse_prompt_encoder
 from w2sdefense.errors import ConfigError
 from w2sdefense.models.adapter_folders import check_foldable
 from w2sdefense.models.four_bit import require_bitsandbytes

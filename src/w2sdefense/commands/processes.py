@@ -9,39 +9,26 @@ that is in pieces on every process (FSDP) cannot answer a share on its own: it i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Generic, Protocol, TypeVar
 
 from accelerate.utils import gather_object
 
+from w2sdefense.tasks import Prediction, Predictor
 from w2sdefense.training.trainer import this_process
 
-A_co = TypeVar("A_co", covariant=True)
-A = TypeVar("A")
 
-
-class Answers(Protocol[A_co]):
-    """Anything that answers texts: with labels, or with words."""
-
-    def predict(
-        self, texts: Sequence[str], progress: Callable[[int], None] | None = None
-    ) -> Sequence[A_co]:
-        """Answer every text, in order."""
-        ...
-
-
-class DividedPredictor(Generic[A]):
+class DividedPredictor:
     """A predictor whose texts are divided between the processes.
 
     Args:
         predictor: The same model in every process.
     """
 
-    def __init__(self, predictor: Answers[A]) -> None:
+    def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
 
     def predict(
         self, texts: Sequence[str], progress: Callable[[int], None] | None = None
-    ) -> list[A]:
+    ) -> list[Prediction]:
         """Answer every text; all processes must call it with the same texts and get all answers."""
         state = this_process()
         if state.num_processes == 1:
@@ -56,7 +43,7 @@ class DividedPredictor(Generic[A]):
 def _for_everyone(
     progress: Callable[[int], None], mine: int, everyones: int
 ) -> Callable[[int], None]:
-    """Progress through all texts, told by a process that sees only its share of them go by."""
+    """Progress through all texts, scaled from one process's share."""
     done = 0
 
     def advance(more: int) -> None:

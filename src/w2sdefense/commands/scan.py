@@ -14,10 +14,10 @@ from rich.table import Table
 from rich.text import Text
 
 from w2sdefense.cli.display import Display
-from w2sdefense.commands.stages import open_victim
+from w2sdefense.commands.inputs import open_victim
 from w2sdefense.config import ScanRun
+from w2sdefense.distill.fit_teacher import LabelTeacherJob, fit_or_load_teacher
 from w2sdefense.distill.targets import doubt_about, teacher_targets
-from w2sdefense.distill.teacher import fit_or_load_teacher
 from w2sdefense.io import make_folder
 from w2sdefense.scan.origin import check_origin, origin_hint
 from w2sdefense.scan.search import Suspect, ranked
@@ -45,9 +45,7 @@ def run_scan(run: ScanRun, display: Display) -> tuple[list[Suspect], tuple[str, 
     victim, data = open_victim(run.student, run.data)
     folder = run.teacher_folder or run.output / "teacher"
     teacher = fit_or_load_teacher(
-        run.teacher,
-        data,
-        victim.width,
+        LabelTeacherJob(run.teacher, data, victim.width),
         folder,
         run_folder=run.output,
         resume=run.resume,

@@ -19,23 +19,23 @@ from rich.table import Table
 
 from w2sdefense.cli.display import Display
 from w2sdefense.commands.folders import STARTED, refuse_other, refuse_own_model
+from w2sdefense.commands.inputs import open_victim
 from w2sdefense.commands.preflight import check_defended_model
-from w2sdefense.commands.stages import open_victim
 from w2sdefense.config import DefendRun, TuneRun, W2SSettings
-from w2sdefense.data.types import TextDataset, fingerprint, labels_of, texts_of
+from w2sdefense.data.types import Dataset, fingerprint, labels_of, texts_of
 from w2sdefense.defenses import DefenseKit
 from w2sdefense.defenses.w2s import W2SDefense
-from w2sdefense.distill.targets import weights_fingerprint
-from w2sdefense.distill.teacher import fit_or_load_teacher
+from w2sdefense.distill.fit_teacher import LabelTeacherJob, fit_or_load_teacher
 from w2sdefense.errors import ConfigError
 from w2sdefense.evaluation.metrics import accuracy
 from w2sdefense.evaluation.provenance import Clock
 from w2sdefense.io import make_folder, only_process_in, write_json, write_text
+from w2sdefense.models.fingerprints import weights_fingerprint
 from w2sdefense.scan.victim import scan_victim, teacher_answer
+from w2sdefense.training.checkpoints import remove_checkpoints
 from w2sdefense.training.trainer import (
     StepProgress,
     check_tracker,
-    remove_checkpoints,
     this_process,
 )
 from w2sdefense.tuning.signal import Probes, exposure, make_probes
@@ -147,21 +147,20 @@ class _Bench:
     """
 
     run: TuneRun
-    data: TextDataset
+    data: Dataset
     probes: Probes
     victim: str
     display: Display
 
     @classmethod
-    def prepare(cls, run: TuneRun, victim: Victim, data: TextDataset, display: Display) -> _Bench:
+    def prepare(cls, run: TuneRun, victim: Victim, data: Dataset, display: Display) -> _Bench:
         """Fit the teacher, and find what students are examined with."""
         folder = _teacher_folder(run)
         teacher = fit_or_load_teacher(
-            run.teacher,
-            data,
-            victim.width,
+            LabelTeacherJob(
+                run.teacher, data, victim.width, relu=run.distill.alignment == "release"
+            ),
             folder,
-            relu=run.distill.alignment == "release",
             run_folder=run.output,
             resume=True,
             progress=display.steps("teacher"),
@@ -199,7 +198,7 @@ class _Bench:
         texts = texts_of(self.data.validation)
         total = len(texts) + len(self.probes.texts) + len(self.probes.tries)
         advance = self.display.texts(f"trial {number} validation", total)
-        answers = [answer.label for answer in student.predict(texts, advance)]
+        answers = [answer.answer for answer in student.predict(texts, advance)]
         return Measured(
             accuracy(answers, labels_of(self.data.validation)),
             exposure(student, self.probes, advance),

@@ -1,4 +1,4 @@
-"""Datasets by short name, by hub id or from a file of the user, each as a `TextDataset`.
+"""Datasets by short name, by hub id or from a file of the user, each as a `Dataset`.
 
 No other stage knows a file format, a column or a split of the hub. Nothing here needs torch, and
 `datasets` and `pyarrow` are imported only when a dataset calls for them.
@@ -7,13 +7,12 @@ No other stage knows a file format, a column or a split of the hub. Nothing here
 from w2sdefense.data.catalog import CATALOG, PAPER, PROXIES, folder_of, proxy_of
 from w2sdefense.data.checks import align_labels, check_labels, require_aligned
 from w2sdefense.data.load import load_dataset
-from w2sdefense.data.pairs import load_pairs
 from w2sdefense.data.types import (
+    REFUSED,
+    Answer,
+    Dataset,
     Example,
-    Pair,
-    PairDataset,
     Split,
-    TextDataset,
     fingerprint,
     labels_of,
     texts_of,
@@ -23,18 +22,17 @@ __all__ = [
     "CATALOG",
     "PAPER",
     "PROXIES",
+    "REFUSED",
+    "Answer",
+    "Dataset",
     "Example",
-    "Pair",
-    "PairDataset",
     "Split",
-    "TextDataset",
     "align_labels",
     "check_labels",
     "fingerprint",
     "folder_of",
     "labels_of",
     "load_dataset",
-    "load_pairs",
     "proxy_of",
     "require_aligned",
     "texts_of",

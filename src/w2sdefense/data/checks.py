@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import get_args
 
-from w2sdefense.data.types import Example, Split, TextDataset, labels_of
+from w2sdefense.data.types import Dataset, Example, Split, labels_of
 from w2sdefense.errors import DataError
 
 
-def check_usable(dataset: TextDataset) -> None:
-    """Insist on examples in every split, and on two labels to tell apart in train.
+def check_usable(dataset: Dataset) -> None:
+    """Insist on examples in every split, and on two labels (if any) to tell apart in train.
 
     Raises:
         DataError: A split has nothing left, or train has one label only.
@@ -29,15 +29,15 @@ def check_usable(dataset: TextDataset) -> None:
                 "the same texts.",
                 "Use splits that do not share their texts.",
             )
-    found = set(labels_of(dataset.train))
-    if len(found) < 2:
+    found = set(labels_of(dataset.train)) if dataset.label_names else set()
+    if len(found) == 1:
         raise DataError(
             f"{dataset.name}: all training rows have the label {dataset.label_names[found.pop()]}.",
             "Use data with at least two labels, or name another column with --label-column.",
         )
 
 
-def check_labels(dataset: TextDataset, model_label_names: Sequence[str]) -> None:
+def check_labels(dataset: Dataset, model_label_names: Sequence[str]) -> None:
     """Insist that the model has every label of the dataset.
 
     Args:
@@ -50,7 +50,7 @@ def check_labels(dataset: TextDataset, model_label_names: Sequence[str]) -> None
     _positions(dataset, model_label_names)
 
 
-def align_labels(dataset: TextDataset, model_label_names: Sequence[str]) -> TextDataset:
+def align_labels(dataset: Dataset, model_label_names: Sequence[str]) -> Dataset:
     """Give the labels of a dataset the indices that they have in a model.
 
     Args:
@@ -64,13 +64,15 @@ def align_labels(dataset: TextDataset, model_label_names: Sequence[str]) -> Text
     Raises:
         DataError: The model lacks a label of the dataset.
     """
+    if not dataset.label_names:
+        return dataset
     positions = _positions(dataset, model_label_names)
     names = tuple(model_label_names)
     if len(names) == len(dataset.label_names) and are_placeholders(names):
         names = dataset.label_names
 
     def moved(examples: Sequence[Example]) -> tuple[Example, ...]:
-        return tuple(replace(example, label=positions[example.label]) for example in examples)
+        return tuple(replace(example, answer=positions[example.label]) for example in examples)
 
     return replace(
         dataset,
@@ -81,7 +83,7 @@ def align_labels(dataset: TextDataset, model_label_names: Sequence[str]) -> Text
     )
 
 
-def require_aligned(dataset: TextDataset, model_label_names: Sequence[str]) -> None:
+def require_aligned(dataset: Dataset, model_label_names: Sequence[str]) -> None:
     """Insist that an index means the same label in a dataset and in a model.
 
     Raises:
@@ -95,7 +97,7 @@ def require_aligned(dataset: TextDataset, model_label_names: Sequence[str]) -> N
         )
 
 
-def _positions(dataset: TextDataset, model_label_names: Sequence[str]) -> list[int]:
+def _positions(dataset: Dataset, model_label_names: Sequence[str]) -> list[int]:
     """Index in the model of every label of the dataset."""
     names, model = dataset.label_names, list(model_label_names)
     if len(model) == len(names) and are_placeholders(model):

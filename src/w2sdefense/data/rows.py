@@ -176,6 +176,11 @@ def index_labels(
     return names, examples
 
 
+def text_examples(rows: Iterable[Row]) -> list[Example]:
+    """Usable rows as examples that are answered with a text, as it is written."""
+    return [Example(row.id, row.text, row.label or "") for row in rows]
+
+
 def _names_in(labels: Iterable[str | None]) -> tuple[str, ...]:
     found = {label for label in labels if label is not None}
     if all(_INTEGER.fullmatch(label) for label in found):

@@ -13,7 +13,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from w2sdefense.data.types import Example, Pair, Split
+from w2sdefense.data.types import Example, Split
 from w2sdefense.errors import DataError
 
 _SPELLINGS: dict[Split, tuple[str, ...]] = {
@@ -41,7 +41,8 @@ def stratified_order(examples: Iterable[Example], seed: int) -> list[Example]:
     """
     by_label: dict[int, list[Example]] = defaultdict(list)
     for example in examples:
-        by_label[example.label].append(example)
+        # Answers that are texts have no classes: a stratified sample is a plain one.
+        by_label[example.answer if isinstance(example.answer, int) else 0].append(example)
     placed = []
     for label, members in by_label.items():
         members.sort(key=lambda example: _rank(example.id, seed))
@@ -128,7 +129,7 @@ def drop_duplicates(
     return {"train": train, "validation": validation, "test": test}, +dropped
 
 
-def known_texts(tested: Sequence[Example | Pair], trained: Sequence[Example | Pair]) -> int:
+def known_texts(tested: Sequence[Example], trained: Sequence[Example]) -> int:
     """How many of the test texts a model was trained on, maybe with other white space."""
     seen = {_normalized(row.text) for row in trained}
     return sum(_normalized(row.text) in seen for row in tested)

@@ -1,7 +1,5 @@
 """The records that travel between stages: one example, and a dataset of three splits.
 
-An `Example` has a label, a `Pair` a text to answer with.
-
 Text travels raw; each model tokenizes for itself. Nothing here reads files or knows a format.
 """
 
@@ -10,40 +8,55 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeAlias
 
 Split = Literal["train", "validation", "test"]
 
-REFUSED = -1
-"""The label of a text that a defense refused to answer.
+Answer: TypeAlias = int | str
+"""What a text is answered with: the index of a label, or a text."""
 
-It is no label's index: a refused clean text counts as an error, a refused triggered text as not
-answered with the target.
+REFUSED = -1
+"""The answer to a text that a defense refused.
+
+It is neither a label's index nor a text: a refused clean text counts as an error, a refused
+triggered text as not answered with the target.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One labelled text.
+    """One text with its right answer.
 
     Attributes:
         id: Unique within its dataset and stable between runs, for example `sst2/train/17`.
         text: The raw text.
-        label: Index into the dataset's `label_names`.
+        answer: Index into the dataset's `label_names`, or the right answer as raw text.
     """
 
     id: str
     text: str
-    label: int
+    answer: Answer
+
+    @property
+    def label(self) -> int:
+        """Index of the label.
+
+        Raises:
+            TypeError: The answer is a text.
+        """
+        if not isinstance(self.answer, int):
+            raise TypeError(f"{self.id} is answered with a text, not with a label")
+        return self.answer
 
 
 @dataclass(frozen=True)
-class TextDataset:
+class Dataset:
     """A dataset with its three splits.
 
     Attributes:
         name: What the user called it.
-        label_names: Name of every label, in the order of their indices.
+        label_names: Name of every label, in the order of their indices; none where answers are
+            texts.
         train: Training examples.
         validation: Held-out examples for model selection; never used for a reported number.
         test: Examples for reported numbers; never used for a choice.
@@ -62,46 +75,23 @@ class TextDataset:
         return {"train": self.train, "validation": self.validation, "test": self.test}[name]
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """One text with the answer it should get.
-
-    Attributes:
-        id: Unique within its dataset and stable between runs, for example `crrsum/test/17`.
-        text: The raw text.
-        target: The right answer, raw.
-    """
-
-    id: str
-    text: str
-    target: str
-
-
-@dataclass(frozen=True)
-class PairDataset:
-    """A dataset for generation with its three splits; the attributes are those of `TextDataset`."""
-
-    name: str
-    train: tuple[Pair, ...]
-    validation: tuple[Pair, ...]
-    test: tuple[Pair, ...]
-    dropped: dict[str, int] = field(default_factory=dict)
-
-
-def fingerprint(examples: Iterable[Example | Pair]) -> str:
+def fingerprint(examples: Iterable[Example]) -> str:
     """A short hash of ids, texts and answers in their order: equal data, equal fingerprint."""
     digest = hashlib.sha256()
     for example in examples:
-        answer = example.label if isinstance(example, Example) else example.target
-        digest.update(f"{example.id}\0{answer}\0{example.text}\1".encode())
+        digest.update(f"{example.id}\0{example.answer}\0{example.text}\1".encode())
     return digest.hexdigest()[:16]
 
 
-def texts_of(examples: Sequence[Example | Pair]) -> list[str]:
+def texts_of(examples: Sequence[Example]) -> list[str]:
     """The raw texts, in order."""
     return [example.text for example in examples]
 
 
 def labels_of(examples: Sequence[Example]) -> list[int]:
-    """The label indices, in order."""
+    """The label indices, in order.
+
+    Raises:
+        TypeError: An answer is a text.
+    """
     return [example.label for example in examples]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import ClassVar, Protocol, Self
 
 from w2sdefense.config import DefendRun, TeacherConfig
-from w2sdefense.data.types import TextDataset
+from w2sdefense.data.types import Dataset
 from w2sdefense.defenses.guarded import Guarded
 from w2sdefense.training.trainer import StepProgress
 from w2sdefense.victim import Victim
@@ -59,7 +59,7 @@ class DefenseKit:
         progress: Told about every step of every phase; None is silent.
     """
 
-    data: TextDataset
+    data: Dataset
     folder: Path
     teacher: TeacherConfig
     teacher_folder: Path

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from w2sdefense.data.types import REFUSED
-from w2sdefense.models.predictor import Prediction
+from w2sdefense.tasks import Prediction, Task
 from w2sdefense.victim import Victim
 
 Guard = Callable[[Sequence[str]], Sequence[str | None]]
@@ -20,6 +20,11 @@ Guard = Callable[[Sequence[str]], Sequence[str | None]]
 
 CHUNK = 128
 """Texts that pass the guard together: enough for full batches, few enough to show progress."""
+
+
+def victim_of(model: Victim | Guarded) -> Victim:
+    """The model itself, without the guards before it."""
+    return model.victim if isinstance(model, Guarded) else model
 
 
 class Guarded:
@@ -44,11 +49,20 @@ class Guarded:
     ) -> None:
         self._inner = inner
         self._guard = guard
-        self.victim: Victim = inner.victim if isinstance(inner, Guarded) else inner
-        self.label_names: tuple[str, ...] = inner.label_names
+        self.victim: Victim = victim_of(inner)
         self.found: dict[str, float | int | str] = {**inner.found, **(found or {})}
         self.notes: tuple[str, ...] = (*inner.notes, *notes)
         self.history: list[dict[str, float]] = inner.history if history is None else history
+
+    @property
+    def task(self) -> Task:
+        """What the model does."""
+        return self.victim.task
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names of the labels, by index; none where answers are texts."""
+        return self.victim.label_names
 
     def predict(
         self, texts: Sequence[str], progress: Callable[[int], None] | None = None
@@ -78,7 +92,7 @@ class Guarded:
         return [
             replace(
                 answer,
-                label=REFUSED if new is None else answer.label,
+                answer=REFUSED if new is None else answer.answer,
                 # An inner guard that changed the text again has the last word.
                 read=answer.read or (said if said != text else None),
                 defense_seconds=answer.defense_seconds + seconds,

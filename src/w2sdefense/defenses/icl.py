@@ -35,7 +35,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from w2sdefense.config import DefendRun, IclConfig
 from w2sdefense.data.types import Example, texts_of
 from w2sdefense.defenses.base import Defended, DefenseKit, Leaves, Need
-from w2sdefense.defenses.guarded import Guarded
+from w2sdefense.defenses.guarded import Guarded, victim_of
 from w2sdefense.errors import DataError
 from w2sdefense.text.paraphrase_file import FileParaphraser
 from w2sdefense.victim import Victim
@@ -74,7 +74,7 @@ class IclDefense:
 
     def apply(self, victim: Defended, kit: DefenseKit) -> Guarded:
         """Put the demonstrations before every text."""
-        original = victim.victim if isinstance(victim, Guarded) else victim
+        original = victim_of(victim)
         prompts = Demonstrations(self.config, kit.data.train, original)
         shots = [prompts.count(text) for text in texts_of(kit.data.validation)]
         mean = sum(shots) / len(shots)
@@ -117,14 +117,18 @@ class Demonstrations:
         chosen = self._fixed
         if self._similar is not None:
             chosen = [self._examples[row] for row in self._similar(text, self._config.shots)]
-        names = self._victim.label_names
-        shown = ["\n".join(filter(None, (e.text, self._reason(e), names[e.label]))) for e in chosen]
+        answer = self._answer
+        shown = ["\n".join(filter(None, (e.text, self._reason(e), answer(e)))) for e in chosen]
         while shown and not self._fits("\n\n".join([*shown, text])):
             shown = shown[1:]
         return shown
 
+    def _answer(self, example: Example) -> str:
+        names = self._victim.label_names
+        return names[example.label] if names else str(example.answer)
+
     def _fits(self, prompt: str) -> bool:
-        return len(self._victim.tokenizer(prompt)["input_ids"]) <= self._victim.max_length
+        return self._victim.task.cut_points([prompt]) == [None]
 
 
 def _with_reasons(

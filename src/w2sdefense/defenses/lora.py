@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
-from w2sdefense.config import AdapterConfig, DefendRun, DistillConfig, TrainingConfig
+from w2sdefense.config import AdapterConfig, DefendRun, TrainingConfig
 from w2sdefense.defenses.base import DefenseKit, Leaves, Need
-from w2sdefense.distill.student import train_student
+from w2sdefense.distill.student import Lessons, train_student
 from w2sdefense.victim import Victim
 
 
@@ -36,9 +36,8 @@ class LoRA:
         """Train the adapter; see `train_student`."""
         return train_student(
             victim,
-            kit.data,
+            Lessons.of(kit.data),
             None,
-            distill=DistillConfig(beta=0.0, gamma=0.0),
             adapter=self.adapter,
             training=self.training,
             folder=kit.folder,

@@ -24,7 +24,7 @@ from w2sdefense.errors import ConfigError, ModelError
 from w2sdefense.models.adapters import folded
 from w2sdefense.models.locate import resolve_whole_model
 from w2sdefense.training.trainer import this_process
-from w2sdefense.victim import Victim, fine_tune, load_victim, new_victim
+from w2sdefense.victim import Victim, fine_tune, load_victim
 
 
 @dataclass(frozen=True)
@@ -83,13 +83,13 @@ class Merge:
     def _base(self, victim: Victim, own: Weights) -> Weights:
         """The base's weights without the head: a language model has none to compare with."""
         name = self.config.base
-        base = new_victim(self._config(name, victim), victim.label_names, self.training.seed)
+        base = self._open(name, victim, fresh_head=True)
         prefix = f"{victim.model.base_model_prefix}."
         weights = _fitting(name, base, own)
         return {key: value for key, value in weights.items() if key.startswith(prefix)}
 
     def _weights(self, name: str, victim: Victim, own: Weights) -> Weights:
-        other = load_victim(self._config(name, victim), victim.label_names)
+        other = self._open(name, victim)
         if other.label_names != victim.label_names:
             raise ModelError(
                 f"{name} answers {', '.join(other.label_names)}, the model to defend "
@@ -105,7 +105,7 @@ class Merge:
         after the training does not train again.
         """
         base = self.config.base
-        clean = new_victim(self._config(base, victim), victim.label_names, self.training.seed)
+        clean = self._open(base, victim, fresh_head=True)
         _fitting(base, clean, own)
         fine_tune(
             clean,
@@ -125,11 +125,19 @@ class Merge:
         )
         return _fitting(base, clean, own)
 
-    @staticmethod
-    def _config(model: str, victim: Victim) -> StudentConfig:
+    def _open(self, model: str, victim: Victim, *, fresh_head: bool = False) -> Victim:
         values = {"model": model, "max_length": victim.max_length}
         values["dtype"] = str(victim.model.dtype).removeprefix("torch.")
-        return StudentConfig.model_validate(values)
+        other = load_victim(
+            StudentConfig.model_validate(values),
+            victim.label_names,
+            task=victim.task.name,
+            fresh_head_seed=self.training.seed if fresh_head else None,
+        )
+        if victim.task.text_answers:
+            # The prompt is the victim's, whatever model it is put to.
+            other.task = victim.task
+        return other
 
 
 def _fitting(name: str, other: Victim, own: Weights) -> Weights:

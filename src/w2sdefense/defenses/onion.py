@@ -21,14 +21,15 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Self
 
 from w2sdefense.config import DefendRun, OnionConfig
-from w2sdefense.data.types import Example, texts_of
+from w2sdefense.data.types import Answer, Example, texts_of
 from w2sdefense.defenses.base import Defended, DefenseKit, Leaves, Need
-from w2sdefense.defenses.guarded import Guarded
+from w2sdefense.defenses.guarded import Guarded, victim_of
 from w2sdefense.models.device import to_gpu
 from w2sdefense.models.load import load_causal_lm
 from w2sdefense.models.locate import resolve_model
 from w2sdefense.models.perplexity import Scorer
 from w2sdefense.models.variants import NO_MARGINS
+from w2sdefense.tasks.base import total_score
 from w2sdefense.training.trainer import StepProgress
 
 DROPPED_SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
@@ -149,23 +150,22 @@ def choose_threshold(
         The threshold (infinite if even the highest costs too much), and the share of the examples
         that is lost with it, which is negative if accuracy rises.
     """
-    answers: dict[str, int] = {}
+    answers: dict[str, Answer] = {}
+    task = victim_of(model).task
 
-    def hits(threshold: float) -> int:
+    def quality(threshold: float) -> float:
         texts = [
             drop_words(example.text, values, threshold)
             for example, values in zip(examples, scores, strict=True)
         ]
         new = [text for text in dict.fromkeys(texts) if text not in answers]
-        answers.update(zip(new, (answer.label for answer in model.predict(new)), strict=True))
-        return sum(
-            answers[text] == example.label for text, example in zip(texts, examples, strict=True)
-        )
+        answers.update(zip(new, (answer.answer for answer in model.predict(new)), strict=True))
+        return total_score(task, [answers[text] for text in texts], examples)
 
-    before = hits(math.inf)
-    chosen, lost = math.inf, 0
+    before = quality(math.inf)
+    chosen, lost = math.inf, 0.0
     for threshold in _candidates(scores):
-        loss = before - hits(threshold)
+        loss = before - quality(threshold)
         if loss > max_loss * len(examples) + 1e-9:
             break
         chosen, lost = threshold, loss

@@ -28,18 +28,20 @@ from transformers.pytorch_utils import Conv1D
 
 from w2sdefense.config import DefendRun, PruneConfig, TrainingConfig
 from w2sdefense.data.splits import limit
-from w2sdefense.data.types import Example, labels_of, texts_of
+from w2sdefense.data.types import Example, texts_of
 from w2sdefense.defenses.base import DefenseKit, Leaves, Need
 from w2sdefense.errors import ModelError
 from w2sdefense.models.adapters import folded
 from w2sdefense.models.features import backbone_of
-from w2sdefense.models.padding import pad, takes_positions
-from w2sdefense.models.predictor import length_batches
-from w2sdefense.training.batches import tokenize
+from w2sdefense.models.padding import length_batches, pad, takes_positions
+from w2sdefense.tasks.base import total_score
 from w2sdefense.victim import Victim, fine_tune
 
 Masks = dict[str, Tensor]
 """Parameter name -> which of its weights stay (bool, of its shape)."""
+
+BATCH_TOKENS = 2048
+"""Most tokens (padding included) in one forward pass."""
 
 _WIDTHS = ("intermediate_size", "ffn_dim", "n_inner", "hidden_dim")
 """What architectures call the number of units of an MLP."""
@@ -99,7 +101,7 @@ class Prune:
     ) -> tuple[Masks, float]:
         """Prune more and more while clean validation text bears it; the model ends at the last."""
         examples = kit.data.validation
-        least = _hits(victim, examples) - self.config.max_loss * len(examples)
+        least = _quality(victim, examples) - self.config.max_loss * len(examples)
         progress = kit.progress_of("pruning")
         shares = _shares(self.config.step)
         masks: Masks = {}
@@ -108,7 +110,7 @@ class Prune:
             tried = masks_of(share)
             before = {name: victim.model.get_parameter(name).clone() for name in tried}
             _apply(victim.model, tried)
-            if _hits(victim, examples) < least - 1e-9:
+            if _quality(victim, examples) < least - 1e-9:
                 for name, value in before.items():
                     victim.model.get_parameter(name).data.copy_(value)
                 break
@@ -227,8 +229,8 @@ def _inputs(
 
     modules = dict(model.named_modules())
     handles = [modules[name].register_forward_pre_hook(hook_of(name)) for name in names]
-    tokens = [row["input_ids"] for row in tokenize(examples, tokenizer, victim.max_length)]
-    for rows in length_batches([len(ids) for ids in tokens], victim.batch_tokens):
+    tokens = [row["input_ids"] for row in victim.task.rows(examples)]
+    for rows in length_batches([len(ids) for ids in tokens], BATCH_TOKENS):
         batch = pad([tokens[row] for row in rows], tokenizer, positions=takes_positions(model))
         batch = {name: value.to(model.device) for name, value in batch.items()}
         mask = batch["attention_mask"]
@@ -269,6 +271,6 @@ def _hold(parameter: nn.Parameter, mask: Tensor) -> Any:
     return held
 
 
-def _hits(victim: Victim, examples: tuple[Example, ...]) -> int:
-    answers = victim.predict(texts_of(examples))
-    return sum(a.label == y for a, y in zip(answers, labels_of(examples), strict=True))
+def _quality(victim: Victim, examples: tuple[Example, ...]) -> float:
+    answers = [one.answer for one in victim.predict(texts_of(examples))]
+    return total_score(victim.task, answers, examples)

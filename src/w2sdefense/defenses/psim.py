@@ -24,13 +24,11 @@ from transformers import set_seed
 from w2sdefense.config import AdapterConfig, DefendRun, PsimConfig, TrainingConfig
 from w2sdefense.data.types import labels_of, texts_of
 from w2sdefense.defenses.base import Defended, DefenseKit, Leaves, Need
-from w2sdefense.defenses.guarded import Guarded
+from w2sdefense.defenses.guarded import Guarded, victim_of
 from w2sdefense.errors import ConfigError
 from w2sdefense.models.adapters import attach_adapter
-from w2sdefense.models.padding import takes_positions
 from w2sdefense.models.positions import check_length
-from w2sdefense.training.batches import Collator, tokenize
-from w2sdefense.training.trainer import LengthTrainer, ProgressCallback, run, training_arguments
+from w2sdefense.training.fit import fit, task_collator, task_forward
 from w2sdefense.victim import Victim
 
 
@@ -77,7 +75,7 @@ class Psim:
         examples = kit.data.validation
         texts, labels = texts_of(examples), labels_of(examples)
         sure = confidences(confused, texts)
-        correct = [a.label == y for a, y in zip(victim.predict(texts), labels, strict=True)]
+        correct = [a.answer == y for a, y in zip(victim.predict(texts), labels, strict=True)]
         threshold = choose_threshold(sure, correct, self.config.max_loss)
 
         def refuse(asked: Sequence[str]) -> list[str | None]:
@@ -97,7 +95,7 @@ class Psim:
 
     def _train(self, victim: Defended, kit: DefenseKit) -> tuple[Victim, list[dict[str, float]]]:
         """A copy of the model, trained through PEFT on random labels."""
-        original = victim.victim if isinstance(victim, Guarded) else victim
+        original = victim_of(victim)
         training = self.training.model_copy(
             update={"epochs": self.config.epochs, "learning_rate": self.config.learning_rate}
         )
@@ -106,19 +104,20 @@ class Psim:
         check_length(model, original.max_length)
         rng = random.Random(training.seed)
         labels = len(original.label_names)
-        rows = [replace(row, label=rng.randrange(labels)) for row in kit.data.train]
-        precision = str(model.dtype).removeprefix("torch.")
-        progress = kit.progress_of("random labels")
-        trainer = LengthTrainer(
-            model=model.train(),
-            args=training_arguments(training, kit.folder, keep="last", precision=precision),
-            train_dataset=tokenize(rows, original.tokenizer, original.max_length),
-            data_collator=Collator(original.tokenizer, takes_positions(model)),
-            callbacks=[ProgressCallback(progress)] if progress else None,
+        rows = [replace(row, answer=rng.randrange(labels)) for row in kit.data.train]
+        task = original.task
+        trainer = fit(
+            model,
+            task_collator(task, model),
+            task_forward(task, model),
+            task.rows(rows),
+            None,
+            training=training,
+            folder=kit.folder,
+            resume=kit.resume,
+            progress=kit.progress_of("random labels"),
         )
-        history = run(trainer, resume=kit.resume)
-        names, longest = original.label_names, original.max_length
-        return Victim(model.eval(), original.tokenizer, names, longest), history
+        return Victim(model, task), trainer.state.log_history
 
     @property
     def _copy_adapter(self) -> AdapterConfig:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from torch import nn
-from transformers import AutoModelForSequenceClassification
 
 from w2sdefense.config import DefendRun, QuantizationConfig
 from w2sdefense.defenses.base import DefenseKit, Leaves, Need
@@ -90,7 +89,7 @@ class Quantization:
 
 
 def quantize(model: Any) -> Any:
-    """A classifier with the linear layers of its transformer in NF4, on the same device.
+    """A model with the linear layers of its transformer in NF4, on the same device.
 
     The computation stays in the type that the other weights have.
     """
@@ -98,7 +97,7 @@ def quantize(model: Any) -> Any:
     with tempfile.TemporaryDirectory() as name, quiet_transformers():
         folder = Path(name)
         model.save_pretrained(folder)
-        rounded = AutoModelForSequenceClassification.from_pretrained(
+        rounded = type(model).from_pretrained(
             folder,
             quantization_config=nf4(model, model.dtype),
             dtype=model.dtype,

@@ -4,9 +4,9 @@ A small clean teacher, fully fine-tuned, guides the poisoned student through PEF
 entropy, logit distillation and feature alignment. The losses are in `distill/losses.py`, the
 teacher in `distill/teacher.py`.
 
-Four things are not in the paper, and each can be left out: the clean texts may carry pieces that a
-search found suspicious (`scan/`), random pieces (`distill/insertions.py`), other wordings of the
-prompt that they stand in (`distill/wordings.py`), and soft triggers (`distill/soft_triggers.py`).
+Three things are not in the paper, and each can be left out: the clean texts may carry pieces that a
+search found suspicious (`scan/`), random pieces (`distill/insertions.py`), and other wordings of
+the prompt that they stand in (`distill/wordings.py`).
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from w2sdefense.config import (
     DistillConfig,
     InsertionConfig,
     ScanTrainingConfig,
-    SoftTriggerConfig,
     TrainingConfig,
     WordingConfig,
 )
 from w2sdefense.data.checks import require_aligned
 from w2sdefense.data.splits import limit
-from w2sdefense.data.types import TextDataset
-from w2sdefense.defenses.base import DefenseKit, Leaves, Need
+from w2sdefense.data.types import Dataset
+from w2sdefense.defenses.base import DefenseKit, Leaves, Need, PhaseProgress
+from w2sdefense.distill.fit_teacher import fit_or_load_teacher, teacher_job
 from w2sdefense.distill.insertions import with_insertions
-from w2sdefense.distill.student import train_student
-from w2sdefense.distill.targets import SplitTargets, doubt_about, teacher_targets
-from w2sdefense.distill.teacher import Teacher, fit_or_load_teacher
+from w2sdefense.distill.student import Lessons, train_student
+from w2sdefense.distill.targets import Targets, doubt_about, targets_of, teacher_targets
+from w2sdefense.distill.teacher import LabelTeacher, TokenTeacher
 from w2sdefense.distill.wordings import with_wordings
 from w2sdefense.scan.victim import in_words, save_suspects, scan_victim, with_suspects
-from w2sdefense.training.trainer import StepProgress, this_process
+from w2sdefense.training.trainer import this_process
 from w2sdefense.victim import Victim
 
 
@@ -52,14 +52,12 @@ class W2SDefense:
             get one; rate 0 leaves it out.
         insertions: Random pieces in the clean texts (not in the paper); rate 0 leaves them out.
         wordings: Other wordings of a prompt (not in the paper); rate 0 leaves it as it is.
-        soft: Soft triggers (not in the paper); 0 per label leaves them out.
     """
 
     distill: DistillConfig = field(default_factory=DistillConfig)
     scan: ScanTrainingConfig = field(default_factory=ScanTrainingConfig)
     insertions: InsertionConfig = field(default_factory=InsertionConfig)
     wordings: WordingConfig = field(default_factory=WordingConfig)
-    soft: SoftTriggerConfig = field(default_factory=SoftTriggerConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
@@ -75,7 +73,6 @@ class W2SDefense:
             scan=run.scan,
             insertions=run.insertions,
             wordings=run.wordings,
-            soft=run.soft,
             adapter=run.adapter,
             training=run.training,
         )
@@ -83,22 +80,22 @@ class W2SDefense:
     def fit(
         self,
         victim: Victim,
-        data: TextDataset,
-        teacher: Teacher,
+        data: Dataset,
+        teacher: LabelTeacher | TokenTeacher,
         folder: Path,
         *,
         resume: bool = False,
-        progress: StepProgress | None = None,
+        progress: PhaseProgress | None = None,
     ) -> Victim:
         """Train the student under a fitted teacher.
 
         Args:
             victim: The poisoned model; it is taken over and changed.
-            data: Clean data.
+            data: Clean data, its labels in the model's order.
             teacher: A fitted teacher of the victim's width.
             folder: Where checkpoints and the teacher's targets go.
             resume: Continue from a checkpoint in `folder`.
-            progress: Called after every step with (step, steps, losses).
+            progress: Called with the name of each phase; see `PhaseProgress`.
 
         Returns:
             The cleaned model with its adapter unmerged.
@@ -106,43 +103,42 @@ class W2SDefense:
         Raises:
             DataError: The labels of the data are not in the model's order.
         """
-        lesson = self._prepare(victim, data, teacher, folder, folder, progress)
-        return self._train(victim, lesson, folder, resume=resume, progress=progress)
+        prepared = self._prepare(victim, data, teacher, folder, folder, progress)
+        return self._train(victim, prepared, folder, resume=resume, progress=progress)
 
     def apply(self, victim: Victim, kit: DefenseKit) -> Victim:
         """Fit the teacher, or open the one fitted before, and train the student under it."""
+        relu = self.distill.alignment == "release"
         teacher = fit_or_load_teacher(
-            kit.teacher,
-            kit.data,
-            victim.width,
+            teacher_job(kit.teacher, kit.data, victim, relu=relu),
             kit.teacher_folder,
-            relu=self.distill.alignment == "release",
             run_folder=kit.folder,
             resume=kit.resume,
             progress=kit.progress_of("teacher"),
         )
-        progress = kit.progress_of("scan") if self.scan.rate else None
-        lesson = self._prepare(victim, kit.data, teacher, kit.folder, kit.teacher_folder, progress)
+        prepared = self._prepare(
+            victim, kit.data, teacher, kit.folder, kit.teacher_folder, kit.progress
+        )
         # The student needs the memory.
         del teacher
-        return self._train(
-            victim, lesson, kit.folder, resume=kit.resume, progress=kit.progress_of("student")
-        )
+        return self._train(victim, prepared, kit.folder, resume=kit.resume, progress=kit.progress)
 
     def _prepare(
         self,
         victim: Victim,
-        data: TextDataset,
-        teacher: Teacher,
+        data: Dataset,
+        teacher: LabelTeacher | TokenTeacher,
         folder: Path,
         cache: Path,
-        progress: StepProgress | None,
-    ) -> _Lesson:
+        progress: PhaseProgress | None,
+    ) -> _Prepared:
         """Put into the clean texts what belongs there, and ask the teacher about them."""
         require_aligned(data, victim.label_names)
         seed, suspects = self.training.seed, []
-        if self.scan.rate:
-            suspects = scan_victim(victim, teacher, data, self.scan, seed, cache, progress)
+        # A search compares label probabilities, which text answers do not have.
+        if self.scan.rate and isinstance(teacher, LabelTeacher):
+            told = progress("scan") if progress else None
+            suspects = scan_victim(victim, teacher, data, self.scan, seed, cache, told)
             if this_process().is_main_process:
                 save_suspects(folder, suspects, victim.label_names)
         # A file may be sorted by label; of a sample this is its beginning.
@@ -152,54 +148,54 @@ class W2SDefense:
         if suspects:
             data = with_suspects(data, suspects, self.scan.rate, seed)
         data = with_insertions(data, victim.tokenizer, self.insertions, seed)
-        targets = SplitTargets(
-            train=teacher_targets(teacher, data.train, folder / "targets"),
-            validation=teacher_targets(teacher, data.validation, folder / "targets"),
-        )
-        doubt = doubt_about(targets.validation, data.validation)
-        if doubt:
-            warnings.warn(doubt, stacklevel=2)
-        return _Lesson(data, targets, in_words(suspects, victim.label_names), doubt)
+        lessons = Lessons.of(data)
+        asked = (lessons.train.asked, lessons.validation.asked)
+        targets = targets_of(teacher, victim.task, asked, folder / "targets")
+        notes: tuple[str, ...] = ()
+        if isinstance(teacher, LabelTeacher):
+            said = teacher_targets(teacher, data.validation, folder / "targets")
+            if doubt := doubt_about(said, data.validation):
+                warnings.warn(doubt, stacklevel=2)
+                notes = (doubt,)
+        return _Prepared(lessons, targets, in_words(suspects, victim.label_names), notes)
 
     def _train(
         self,
         victim: Victim,
-        lesson: _Lesson,
+        prepared: _Prepared,
         folder: Path,
         *,
         resume: bool,
-        progress: StepProgress | None,
+        progress: PhaseProgress | None,
     ) -> Victim:
         student = train_student(
             victim,
-            lesson.data,
-            lesson.targets,
+            prepared.lessons,
+            prepared.targets,
             distill=self.distill,
-            soft=self.soft,
             adapter=self.adapter,
             training=self.training,
             folder=folder,
             resume=resume,
-            progress=progress,
+            progress=progress("student") if progress else None,
         )
-        student.found |= lesson.found
-        if lesson.doubt:
-            student.notes += (lesson.doubt,)
+        student.found |= prepared.found
+        student.notes += prepared.notes
         return student
 
 
 @dataclass(frozen=True)
-class _Lesson:
-    """What a student is trained on.
+class _Prepared:
+    """What a student is trained on, and what is known before it begins.
 
     Attributes:
-        data: Clean data, with what was put into it.
+        lessons: Clean data, with what was put into it.
         targets: What the teacher says of it.
         found: What the search found, for the record.
-        doubt: What speaks against the teacher.
+        notes: What speaks against the teacher.
     """
 
-    data: TextDataset
-    targets: SplitTargets
+    lessons: Lessons
+    targets: Targets
     found: dict[str, float | int | str]
-    doubt: str | None
+    notes: tuple[str, ...]

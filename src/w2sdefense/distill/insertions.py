@@ -18,10 +18,10 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from string import ascii_lowercase
-from typing import TypeVar, get_args
+from typing import get_args
 
 from w2sdefense.config import InsertionConfig, Place
-from w2sdefense.data.types import Example, Pair, PairDataset, TextDataset, texts_of
+from w2sdefense.data.types import Dataset, Example, texts_of
 from w2sdefense.models.tokenizer import Tokenizer
 from w2sdefense.text.insertion import insert, words_in_a_row
 
@@ -34,9 +34,6 @@ IDEOGRAPHS = (0x4E00, 0x9FFF)
 """The unified ideographs of Chinese and Japanese; most of these 20,992 are in no text."""
 
 _IDEOGRAPH = re.compile(f"[{chr(IDEOGRAPHS[0])}-{chr(IDEOGRAPHS[1])}]")
-
-Dataset = TypeVar("Dataset", TextDataset, PairDataset)
-Row = TypeVar("Row", Example, Pair)
 
 
 def with_insertions(
@@ -121,7 +118,7 @@ def with_changes(
         return data
     rng = random.Random(seed)
 
-    def changed(rows: Sequence[Row]) -> tuple[Row, ...]:
+    def changed(rows: Sequence[Example]) -> tuple[Example, ...]:
         return tuple(
             replace(row, id=f"{row.id}+{name}", text=change(row.text, rng))
             if rng.random() < rate

@@ -3,9 +3,9 @@
     l = alpha * CE + beta * KD + gamma * FA                                  (paper, Section 4)
 
 CE is the cross entropy with the labels, KD the distillation of the teacher's logits (Hinton et al.
-2015), FA the alignment of the student's feature with the teacher's (Eqs. 11-12). For generation
-the same is computed for every token of the answer (`answer_loss`). Models, batches and optimization
-are elsewhere.
+2015), FA the alignment of the student's feature with the teacher's (Eqs. 11-12). All are means over
+N rows: texts where answers are labels, tokens of the answers where they are texts. Models, batches
+and optimization are elsewhere.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch.nn.functional as F  # noqa: N812 - the name everybody knows
 from torch import Tensor
 
 from w2sdefense.config import DistillConfig
-from w2sdefense.training.answers import AnswerOutput
+from w2sdefense.tasks.base import Output
 
 
 @dataclass(frozen=True)
@@ -30,116 +30,56 @@ class LossParts:
 
 
 @dataclass(frozen=True)
-class StudentOutput:
-    """What a forward pass of the student gives.
-
-    Attributes:
-        logits: (B, C).
-        feature: What the classifier read, (B, d_s).
-        token_states: Final hidden states at every position, (B, L, d_s).
-    """
-
-    logits: Tensor
-    feature: Tensor
-    token_states: Tensor
-
-
-@dataclass(frozen=True)
 class TeacherOutput:
-    """What the teacher said of the same texts.
+    """What the teacher says for the same N rows.
 
     Attributes:
-        logits: (B, C).
-        feature: The teacher's feature at the student's width, h_t = W z_t + b, (B, d_s).
+        logits: (N, C).
+        features: The teacher's features at the student's width, h_t = W z_t + b, (N, d_s).
     """
 
     logits: Tensor
-    feature: Tensor
+    features: Tensor
 
 
-def w2s_loss(
-    student: StudentOutput, teacher: TeacherOutput, labels: Tensor, config: DistillConfig
-) -> LossParts:
+def w2s_loss(student: Output, teacher: TeacherOutput, config: DistillConfig) -> LossParts:
     """The W2SDefense loss of one batch.
 
     A loss with weight 0 is not computed and reported as 0.
 
     Args:
-        student: Output of the student, attached to the graph.
+        student: Output of the student, attached to the graph, with the labels of its rows.
         teacher: Output of the frozen teacher.
-        labels: True label indices, (B,).
         config: Weights, temperature, alignment and feature scale.
 
     Returns:
         The weighted sum and its parts.
     """
     zero = student.logits.new_zeros(())
-    ce = F.cross_entropy(student.logits, labels) if config.alpha else zero
+    ce = F.cross_entropy(student.logits, student.labels) if config.alpha else zero
     kd = kd_loss(student.logits, teacher.logits, config.temperature) if config.beta else zero
     fa = _alignment(student, teacher, config) if config.gamma else zero
     return LossParts(config.alpha * ce + config.beta * kd + config.gamma * fa, ce, kd, fa)
 
 
-def answer_loss(
-    student: AnswerOutput, teacher: AnswerOutput, labels: Tensor, config: DistillConfig
-) -> LossParts:
-    """The W2SDefense loss of the answers in a batch: every token of them is a sample.
-
-    A loss with weight 0 is not computed and reported as 0.
-
-    Args:
-        student: Output of the student where it predicts the N answer tokens of the batch, attached
-            to the graph.
-        teacher: Output of the frozen teacher at the same places; features at the student's width.
-        labels: The answer tokens, (N,).
-        config: Weights, temperature and feature scale.
-
-    Returns:
-        The weighted sum and its parts.
-    """
-    zero = student.logits.new_zeros(())
-    ce = F.cross_entropy(student.logits, labels) if config.alpha else zero
-    kd = zero
-    if config.beta:
-        kd = shared_kd_loss(student.logits, teacher.logits, config.temperature)
-    fa = zero
-    if config.gamma:
-        fa = _scaled_fa_loss(student.features, teacher.features, config)
-    return LossParts(config.alpha * ce + config.beta * kd + config.gamma * fa, ce, kd, fa)
-
-
-def shared_kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """Logit distillation over the part of the vocabulary that both models have.
+def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """Logit distillation: T^2 * KL(softmax(z_t / T) || softmax(z_s / T)), mean over the rows.
 
     Models of one family pad the same vocabulary to different sizes (Qwen2.5: 151,936 and 152,064);
     what is beyond the smaller one stands for no token, and both distributions leave it out.
 
     Args:
-        student_logits: (N, V_s).
-        teacher_logits: (N, V_t), the same tokens at the same indices.
-        temperature: See `kd_loss`.
-
-    Returns:
-        Scalar.
-    """
-    shared = min(student_logits.shape[-1], teacher_logits.shape[-1])
-    return kd_loss(student_logits[:, :shared], teacher_logits[:, :shared], temperature)
-
-
-def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """Logit distillation: T^2 * KL(softmax(z_t / T) || softmax(z_s / T)), mean over the batch.
-
-    Args:
-        student_logits: z_s, (B, C).
-        teacher_logits: z_t, (B, C).
+        student_logits: z_s, (N, C_s).
+        teacher_logits: z_t, (N, C_t), the same labels or tokens at the same indices.
         temperature: T; the factor T^2 keeps the size of the gradients independent of it.
 
     Returns:
         Scalar.
     """
+    shared = min(student_logits.shape[-1], teacher_logits.shape[-1])
     return temperature**2 * F.kl_div(
-        F.log_softmax(student_logits / temperature, dim=-1),
-        F.log_softmax(teacher_logits / temperature, dim=-1),
+        F.log_softmax(student_logits[:, :shared] / temperature, dim=-1),
+        F.log_softmax(teacher_logits[:, :shared] / temperature, dim=-1),
         reduction="batchmean",
         log_target=True,
     )
@@ -175,13 +115,9 @@ def release_fa_loss(token_states: Tensor, teacher_feature: Tensor) -> Tensor:
     return fa_loss(token_states.float().flatten(0, 1), teacher_feature[-1].relu())
 
 
-def _alignment(student: StudentOutput, teacher: TeacherOutput, config: DistillConfig) -> Tensor:
+def _alignment(student: Output, teacher: TeacherOutput, config: DistillConfig) -> Tensor:
     if config.alignment == "release":
-        return release_fa_loss(student.token_states, teacher.feature)
-    return _scaled_fa_loss(student.feature, teacher.feature, config)
-
-
-def _scaled_fa_loss(student: Tensor, teacher: Tensor, config: DistillConfig) -> Tensor:
+        return release_fa_loss(student.token_states, teacher.features)
     if config.feature_scale == "none":
-        return fa_loss(student, teacher)
-    return fa_loss(F.normalize(student, dim=-1), F.normalize(teacher, dim=-1))
+        return fa_loss(student.features, teacher.features)
+    return fa_loss(F.normalize(student.features, dim=-1), F.normalize(teacher.features, dim=-1))

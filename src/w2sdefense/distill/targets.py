@@ -1,68 +1,156 @@
-"""What the teacher says of every text, computed once and kept.
+"""What the teacher says of the student's training texts, for the loss of a batch.
 
-The student's epochs never run the teacher again: its logits and features are read from here by row,
-and the teacher can leave memory. The file is found again under a hash of the teacher's weights and
-of the texts.
+Where answers are labels, it is computed once and kept: the student's epochs never run the teacher
+again, and it can leave memory. The file is found again under a hash of the teacher's weights and of
+the texts. An answer that is a text has too many features to be kept, so its teacher reads along
+with the student. The texts that the teacher reads need not be those of the student: a decoy is in
+the student's text only.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from w2sdefense.data.types import Example, fingerprint, texts_of
-from w2sdefense.distill.teacher import Teacher
+from w2sdefense.config import DistillConfig
+from w2sdefense.data.types import Example, fingerprint, labels_of, texts_of
+from w2sdefense.distill.losses import TeacherOutput, w2s_loss
+from w2sdefense.distill.teacher import LabelTeacher, TokenTeacher
 from w2sdefense.io import atomic_path
 from w2sdefense.models.device import to_gpu
-from w2sdefense.models.padding import pad, takes_positions
-from w2sdefense.models.predictor import length_batches
-from w2sdefense.training.trainer import this_process
+from w2sdefense.models.fingerprints import weights_fingerprint
+from w2sdefense.models.padding import length_batches, pad, positions_of, takes_positions
+from w2sdefense.models.tokenizer import encode
+from w2sdefense.tasks.base import Output, Row, Task
+from w2sdefense.tasks.generation import AnswerPlaces
+from w2sdefense.training.trainer import Batch, Loss, this_process
+
+LOGITS, FEATURE = "teacher_logits", "teacher_feature"
+"""Columns of a row that hold what the teacher said of it, (C,) and (d_s,)."""
 
 
-@dataclass(frozen=True)
-class TeacherTargets:
-    """The teacher's output for a set of examples, row by row.
+class Targets(Protocol):
+    """Where the loss gets the teacher's output from."""
 
-    Attributes:
-        logits: (N, C) in float32.
-        features: h_t, (N, d_s) in float32.
-    """
+    def columns(self, rows: Sequence[Row], asked: Sequence[Example]) -> list[Row]:
+        """The student's rows with what the loss needs beside them.
 
-    logits: Tensor
-    features: Tensor
+        Args:
+            rows: Tokenized training rows.
+            asked: What the teacher reads for each of them.
+        """
 
-
-@dataclass(frozen=True)
-class SplitTargets:
-    """The teacher's output for the rows that train the student and those that choose the epoch."""
-
-    train: TeacherTargets
-    validation: TeacherTargets
+    def output(self, batch: Batch) -> TeacherOutput:
+        """The teacher's output for a batch of these rows."""
 
 
-def teacher_targets(
-    teacher: Teacher,
-    examples: Sequence[Example],
-    cache: Path,
-    progress: Callable[[int], None] | None = None,
-) -> TeacherTargets:
-    """The teacher's output for every example, from the cache if it is there.
+def w2s_objective(targets: Targets, config: DistillConfig) -> Loss:
+    """The W2SDefense loss as a training wants it."""
+
+    def loss(student: Output, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
+        parts = w2s_loss(student, targets.output(batch), config)
+        return parts.total, {"ce": parts.ce, "kd": parts.kd, "fa": parts.fa}
+
+    return loss
+
+
+class CachedTargets:
+    """The output of a teacher for labels, computed once; the teacher may leave memory then.
 
     Args:
         teacher: A fitted teacher.
-        examples: The student's training examples.
+        asked: What it reads, split by split.
+        cache: Folder for what it says.
+    """
+
+    def __init__(
+        self, teacher: LabelTeacher, asked: Sequence[Sequence[Example]], cache: Path
+    ) -> None:
+        self._said = {fingerprint(split): teacher_targets(teacher, split, cache) for split in asked}
+
+    def columns(self, rows: Sequence[Row], asked: Sequence[Example]) -> list[Row]:
+        """See `Targets`."""
+        said = self._said[fingerprint(asked)]
+        return [
+            {**row, LOGITS: logits, FEATURE: feature}
+            for row, logits, feature in zip(rows, said.logits, said.features, strict=True)
+        ]
+
+    def output(self, batch: Batch) -> TeacherOutput:
+        """See `Targets`."""
+        return TeacherOutput(batch[LOGITS], batch[FEATURE])
+
+
+class LiveTargets:
+    """The output of a teacher for texts, which reads every batch along with the student.
+
+    Args:
+        teacher: A fitted teacher of the student's width.
+        task: The student's.
+    """
+
+    def __init__(self, teacher: TokenTeacher, task: Task) -> None:
+        self._teacher = teacher.eval()
+        self._task = task
+        self._takes_positions = takes_positions(teacher.backbone)
+
+    def columns(self, rows: Sequence[Row], asked: Sequence[Example]) -> list[Row]:
+        """The rows with `clean_input_ids`: what the teacher reads, which ends with the answer."""
+        clean = [row["input_ids"] for row in self._task.rows(asked)]
+        return [{**row, "clean_input_ids": ids} for row, ids in zip(rows, clean, strict=True)]
+
+    @torch.no_grad()
+    def output(self, batch: Batch) -> TeacherOutput:
+        """See `Targets`."""
+        # Answers end in the last column of both, so they are at the same places from the end.
+        places = AnswerPlaces.of(batch["labels"])
+        mask = batch["clean_attention_mask"]
+        inputs = {"input_ids": batch["clean_input_ids"], "attention_mask": mask}
+        if self._takes_positions:
+            inputs["position_ids"] = positions_of(mask)
+        teacher = self._teacher.to(mask.device)
+        said = teacher(**inputs, logits_to_keep=places.keep + 1)
+        return TeacherOutput(places.pick(said.logits), places.pick(said.features))
+
+
+def targets_of(
+    teacher: LabelTeacher | TokenTeacher,
+    task: Task,
+    asked: Sequence[Sequence[Example]],
+    cache: Path,
+) -> Targets:
+    """Where the loss of a student gets a teacher's output from.
+
+    Args:
+        teacher: A fitted teacher of the student's width.
+        task: The student's.
+        asked: What the teacher reads, split by split.
+        cache: Folder for what is computed once.
+    """
+    if isinstance(teacher, LabelTeacher):
+        return CachedTargets(teacher, asked, cache)
+    return LiveTargets(teacher, task)
+
+
+def teacher_targets(
+    teacher: LabelTeacher,
+    examples: Sequence[Example],
+    cache: Path,
+    progress: Callable[[int], None] | None = None,
+) -> TeacherOutput:
+    """The teacher's output for every example, in their order, from the cache if it is there.
+
+    Args:
+        teacher: A fitted teacher.
+        examples: What it is asked.
         cache: Folder for the cached targets.
         progress: Called after every batch with the number of texts in it.
-
-    Returns:
-        Targets in the order of `examples`.
     """
     # The same weights that cut texts elsewhere say other things.
     weights = f"{weights_fingerprint(teacher)}-{teacher.max_length}"
@@ -70,13 +158,13 @@ def teacher_targets(
     # Of several processes the first one asks the teacher, and the others read.
     with this_process().main_process_first():
         if not path.is_file():
-            targets = answer_texts(teacher, texts_of(examples), progress)
+            said = answer_texts(teacher, texts_of(examples), progress)
             with atomic_path(path) as temporary:
-                save_file({"logits": targets.logits, "features": targets.features}, temporary)
-    return TeacherTargets(**load_file(path))
+                save_file({"logits": said.logits, "features": said.features}, temporary)
+    return TeacherOutput(**load_file(path))
 
 
-def doubt_about(targets: TeacherTargets, examples: Sequence[Example]) -> str | None:
+def doubt_about(targets: TeacherOutput, examples: Sequence[Example]) -> str | None:
     """What speaks against a teacher: answers that one fixed answer to everything nearly equals.
 
     Such a teacher cannot tell a trigger from text, and its student unlearns the task.
@@ -88,7 +176,7 @@ def doubt_about(targets: TeacherTargets, examples: Sequence[Example]) -> str | N
     Returns:
         A sentence for people; None if it is right clearly more often (by two standard errors).
     """
-    labels = torch.tensor([example.label for example in examples])
+    labels = torch.tensor(labels_of(examples))
     right = int((targets.logits.argmax(-1) == labels).sum())
     most, total = int(labels.bincount().max()), len(labels)
     if right >= min(total, most + 2 * math.sqrt(most * (total - most) / total)):
@@ -100,34 +188,18 @@ def doubt_about(targets: TeacherTargets, examples: Sequence[Example]) -> str | N
     )
 
 
-def weights_fingerprint(model: torch.nn.Module) -> str:
-    """A short hash of all weights, their names and types: equal weights, equal fingerprint."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
-        digest.update(
-            value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-        )
-    return digest.hexdigest()[:16]
-
-
 @torch.inference_mode()
 def answer_texts(
-    teacher: Teacher, texts: Sequence[str], progress: Callable[[int], None] | None = None
-) -> TeacherTargets:
-    """The teacher's output for every text, computed anew.
+    teacher: LabelTeacher, texts: Sequence[str], progress: Callable[[int], None] | None = None
+) -> TeacherOutput:
+    """The teacher's output for every text, in their order, computed anew.
 
     Args:
         teacher: A fitted teacher.
         texts: Raw texts.
         progress: Called after every batch with the number of texts in it.
-
-    Returns:
-        Targets in the order of `texts`.
     """
-    tokens = teacher.tokenizer(
-        list(texts), truncation=True, max_length=teacher.max_length, return_attention_mask=False
-    )["input_ids"]
+    tokens, _ = encode(teacher.tokenizer, texts, teacher.max_length)
     logits = torch.empty(len(texts), teacher.classifier.out_features)
     features = torch.empty(len(texts), teacher.g.out_features)
     positions = takes_positions(teacher.backbone)
@@ -137,7 +209,7 @@ def answer_texts(
         batch = pad([tokens[row] for row in rows], teacher.tokenizer, positions=positions)
         output = teacher(**{name: value.to(device) for name, value in batch.items()})
         logits[rows] = output.logits.float().cpu()
-        features[rows] = output.hidden_states.float().cpu()
+        features[rows] = output.features.float().cpu()
         if progress is not None:
             progress(len(rows))
-    return TeacherTargets(logits, features)
+    return TeacherOutput(logits, features)

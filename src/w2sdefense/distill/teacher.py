@@ -1,11 +1,15 @@
-"""The small clean teacher: a transformer, the layer `g` to the student's width, and a classifier.
+"""The small clean teacher: a transformer, the layer `g` to the student's width, and a readout.
 
-    h_t = W z_t + b,   W: d_t -> d_s              logits_t = C h_t                      (paper,
-    Section 4)
+    h_t = W z_t + b,   W: d_t -> d_s                                         (paper, Section 4)
 
-`z_t` is the final hidden state at the position that a classifier of the architecture reads. All
-parameters are fine-tuned on clean data (`fit_teacher`); what the teacher then says of every text is
-computed once (`distill/targets.py`). Nothing here knows of a student but its width.
+For labels (`LabelTeacher`), `z_t` is the final hidden state at the position that a classifier of
+the architecture reads, and a classifier reads `h_t`. For texts (`TokenTeacher`), there is one `z_t`
+for every token, and the output layer reads `B h_t` with a second layer `B: d_s -> d_t`. `W` starts
+as the linear map under which the *student's* output layer reads from `h_t` what the teacher's reads
+from `z_t` (least squares over the vocabulary that both have), and `B` as its inverse: a random `W`
+would ask the student for features that its own frozen output layer cannot read. Such a teacher
+reads the student's tokens, so both need one tokenizer. Output layers that do more than one product
+(logits that are capped or scaled) are taken for plain ones.
 """
 
 from __future__ import annotations
@@ -17,31 +21,61 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, set_seed
-from transformers.modeling_outputs import SequenceClassifierOutput
+from transformers import AutoConfig, AutoModel
 
-from w2sdefense.config import TeacherConfig, TrainingConfig
-from w2sdefense.data.types import TextDataset, fingerprint
-from w2sdefense.distill.keep import fit_or_load
-from w2sdefense.distill.pieces import refuse_pieces
+from w2sdefense.distill.losses import TeacherOutput
 from w2sdefense.errors import ModelError
 from w2sdefense.io import atomic_path, write_json
-from w2sdefense.models.load import load_backbone
-from w2sdefense.models.padding import takes_positions
+from w2sdefense.models.features import backbone_of
+from w2sdefense.models.load import load_backbone, load_causal_lm
 from w2sdefense.models.tokenizer import Tokenizer, load_tokenizer, reads_last_token
-from w2sdefense.training.batches import Collator, tokenize
-from w2sdefense.training.trainer import (
-    LengthTrainer,
-    ProgressCallback,
-    StepProgress,
-    accuracy_metric,
-    run,
-    training_arguments,
-)
 
 
 class Teacher(nn.Module):
-    """Transformer, `g` and classifier.
+    """Transformer and `g`; what reads the features is added by a subclass.
+
+    Args:
+        backbone: A bare transformer.
+        width: The student's width d_s.
+    """
+
+    def __init__(self, backbone: Any, width: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        if getattr(backbone, "pooler", None) is not None:
+            # BERT's pooler is not read here; DDP waits for gradients that it would never get.
+            backbone.pooler = None
+        self.g = nn.Linear(backbone.config.get_text_config().hidden_size, width)
+
+    @property
+    def config(self) -> Any:
+        """The transformer's."""
+        return self.backbone.config
+
+    def states(
+        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor | None = None
+    ) -> Tensor:
+        """Final hidden states, (B, L, d_t)."""
+        positions = {} if position_ids is None else {"position_ids": position_ids}
+        states = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **positions)
+        found: Tensor = states.last_hidden_state
+        return found
+
+    def save(self, folder: Path) -> None:
+        """Write weights and dimensions; `load_teacher` opens them."""
+        self.backbone.config.save_pretrained(folder)
+        with atomic_path(folder / "teacher.safetensors") as path:
+            save_file({name: value.contiguous() for name, value in self.state_dict().items()}, path)
+        # Written last: a folder that has it is complete.
+        write_json(folder / "teacher.json", self.dimensions())
+
+    def dimensions(self) -> dict[str, Any]:
+        """What `load_teacher` makes an empty teacher of, beside the transformer."""
+        raise NotImplementedError
+
+
+class LabelTeacher(Teacher):
+    """A teacher that answers with labels.
 
     Args:
         backbone: A bare transformer.
@@ -61,54 +95,32 @@ class Teacher(nn.Module):
         max_length: int,
         relu: bool = False,
     ) -> None:
-        super().__init__()
-        self.backbone = backbone
-        if getattr(backbone, "pooler", None) is not None:
-            # BERT's pooler is not read here; DDP waits for gradients that it would never get.
-            backbone.pooler = None
-        self.g = nn.Linear(backbone.config.hidden_size, width)
+        super().__init__(backbone, width)
         self.classifier = nn.Linear(width, labels)
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.relu = relu
         self._position = -1 if reads_last_token(backbone.config) else 0
 
-    def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        position_ids: Tensor | None = None,
-        labels: Tensor | None = None,
-    ) -> SequenceClassifierOutput:
+    def forward(self, **inputs: Tensor) -> TeacherOutput:
         """Classify a batch.
 
         Args:
-            input_ids: (B, L).
-            attention_mask: (B, L).
-            position_ids: (B, L), where `pad` gives them.
-            labels: True label indices (B,), for the loss.
+            **inputs: What `pad` gives, (B, L) each.
 
         Returns:
-            `loss` (with labels), `logits` (B, C), and `hidden_states`: h_t before any ReLU, (B,
-            d_s).
+            `logits` (B, C), and `features`: h_t before any ReLU, (B, d_s).
         """
-        positions = {} if position_ids is None else {"position_ids": position_ids}
-        states = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **positions)
-        feature = self.g(states.last_hidden_state[:, self._position])
-        logits = self.classifier(feature.relu() if self.relu else feature)
-        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
-        return SequenceClassifierOutput(loss=loss, logits=logits, hidden_states=feature)
+        feature = self.g(self.states(**inputs)[:, self._position])
+        return TeacherOutput(self.classifier(feature.relu() if self.relu else feature), feature)
 
     def save(self, folder: Path) -> None:
-        """Write weights, tokenizer and dimensions; `load_teacher` opens them."""
-        self.backbone.config.save_pretrained(folder)
+        """Write tokenizer, weights and dimensions."""
         self.tokenizer.save_pretrained(folder)
-        with atomic_path(folder / "teacher.safetensors") as path:
-            save_file({name: value.contiguous() for name, value in self.state_dict().items()}, path)
-        # Written last: a folder that has it is complete.
-        write_json(folder / "teacher.json", self._dimensions())
+        super().save(folder)
 
-    def _dimensions(self) -> dict[str, Any]:
+    def dimensions(self) -> dict[str, Any]:
+        """See `Teacher.dimensions`."""
         return {
             "width": self.g.out_features,
             "labels": self.classifier.out_features,
@@ -117,121 +129,129 @@ class Teacher(nn.Module):
         }
 
 
-def load_teacher(folder: Path) -> Teacher:
-    """Open a teacher that `Teacher.save` wrote.
+class TokenTeacher(Teacher):
+    """A teacher that writes text.
+
+    Args:
+        backbone: A bare transformer.
+        width: The student's width d_s.
+        vocabulary: Rows of an output layer of its own; None reads with the input embeddings (tied).
+        bias: Whether that layer has a bias.
+    """
+
+    def __init__(
+        self, backbone: Any, width: int, vocabulary: int | None = None, bias: bool = False
+    ) -> None:
+        super().__init__(backbone, width)
+        own = backbone.config.get_text_config().hidden_size
+        self.back = nn.Linear(width, own)
+        self.output = None if vocabulary is None else nn.Linear(own, vocabulary, bias=bias)
+
+    def forward(self, *, logits_to_keep: int = 0, **inputs: Tensor) -> TeacherOutput:
+        """Read a batch.
+
+        Args:
+            logits_to_keep: Columns to answer for, counted from the end; 0 is all of them.
+            **inputs: What `pad` gives, (B, L) each.
+
+        Returns:
+            `logits` (B, K, V) and `features`: h_t, (B, K, d_s).
+        """
+        features = self.g(self.states(**inputs)[:, -logits_to_keep:])
+        read = self.back(features)
+        if self.output is None:
+            table = self.backbone.get_input_embeddings().weight
+            return TeacherOutput(nn.functional.linear(read, table), features)
+        return TeacherOutput(self.output(read), features)
+
+    def dimensions(self) -> dict[str, Any]:
+        """See `Teacher.dimensions`."""
+        return {
+            "width": self.g.out_features,
+            "vocabulary": None if self.output is None else self.output.out_features,
+            "bias": self.output is not None and self.output.bias is not None,
+        }
+
+
+def open_label_teacher(
+    model: str, width: int, labels: int, max_length: int, *, relu: bool
+) -> LabelTeacher:
+    """Make a teacher for labels that is not fine-tuned yet; see `LabelTeacher`."""
+    backbone, tokenizer = load_backbone(model)
+    return LabelTeacher(backbone, tokenizer, width, labels, max_length, relu)
+
+
+def open_token_teacher(model: str, tokenizer: Tokenizer, output_layer: nn.Module) -> TokenTeacher:
+    """Make a teacher for texts that is not fine-tuned yet.
+
+    Args:
+        model: What `load_causal_lm` takes.
+        tokenizer: The student's, whose tokens the teacher must share.
+        output_layer: The student's, weights (V_s, d_s).
+
+    Raises:
+        ModelError: The model is missing, no causal language model, or has another vocabulary.
+    """
+    whole, own = load_causal_lm(model)
+    if own.get_vocab() != tokenizer.get_vocab():
+        raise ModelError(
+            f"The teacher {model} has another vocabulary than the student.",
+            "Name a smaller model of the student's family with --teacher-model.",
+        )
+    layer = whole.get_output_embeddings()
+    backbone = backbone_of(whole)
+    tied = layer.weight is backbone.get_input_embeddings().weight
+    ours: Tensor = output_layer.get_parameter("weight").detach().cpu()
+    teacher = TokenTeacher(
+        backbone, ours.shape[1], None if tied else len(layer.weight), bias=layer.bias is not None
+    )
+    forth = output_map(ours, layer.weight.detach())
+    with torch.no_grad():
+        teacher.g.weight.copy_(forth)
+        teacher.back.weight.copy_(torch.linalg.pinv(forth))
+        teacher.g.bias.zero_()
+        teacher.back.bias.zero_()
+        if teacher.output is not None:
+            teacher.output.load_state_dict(layer.state_dict())
+    return teacher
+
+
+def output_map(student: Tensor, teacher: Tensor) -> Tensor:
+    """The map of features under which two output layers say the same: argmin ||O_s W - O_t||.
+
+    Args:
+        student: Weights of the student's output layer, (V_s, d_s).
+        teacher: Weights of the teacher's, (V_t, d_t), the same tokens at the same indices.
+
+    Returns:
+        W, (d_s, d_t).
+    """
+    shared = min(len(student), len(teacher))
+    ours, theirs = student[:shared].double(), teacher[:shared].double()
+    found: Tensor = torch.linalg.pinv(ours.T @ ours, hermitian=True) @ (ours.T @ theirs)
+    return found.float()
+
+
+def load_teacher(folder: Path) -> LabelTeacher | TokenTeacher:
+    """Open a teacher that was saved, in evaluation mode.
 
     Raises:
         ModelError: There is no complete teacher in the folder.
     """
     try:
         dimensions = json.loads((folder / "teacher.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise ModelError(f"{folder} holds no teacher.", "Train one with w2s teach.") from None
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    backbone = AutoModel.from_config(config, trust_remote_code=False)
-    tokenizer = load_tokenizer(folder, str(folder), backbone)
-    teacher = Teacher(backbone, tokenizer, **dimensions)
-    teacher.load_state_dict(load_file(folder / "teacher.safetensors"))
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        backbone: Any = AutoModel.from_config(config, trust_remote_code=False)
+        teacher: LabelTeacher | TokenTeacher
+        if "labels" in dimensions:
+            tokenizer = load_tokenizer(folder, str(folder), backbone)
+            teacher = LabelTeacher(backbone, tokenizer, **dimensions)
+        else:
+            teacher = TokenTeacher(backbone, **dimensions)
+        teacher.load_state_dict(load_file(folder / "teacher.safetensors"))
+    except Exception as error:
+        raise ModelError(
+            f"{folder} holds no whole teacher ({type(error).__name__}: {error}).",
+            "Train one with w2s teach, or remove the folder.",
+        ) from error
     return teacher.eval()
-
-
-def fit_teacher(
-    config: TeacherConfig,
-    data: TextDataset,
-    width: int,
-    folder: Path,
-    *,
-    relu: bool = False,
-    resume: bool = False,
-    progress: StepProgress | None = None,
-) -> Teacher:
-    """Fine-tune a teacher with all its parameters on clean data.
-
-    The epoch that is best on clean validation data is kept.
-
-    Args:
-        config: Which model and how to optimize it.
-        data: Clean data; `train` is trained on, `validation` chooses the epoch.
-        width: The student's width d_s.
-        folder: Where checkpoints go.
-        relu: See `Teacher`.
-        resume: Continue from a checkpoint in `folder`.
-        progress: Called after every step with (step, steps, losses).
-
-    Returns:
-        The teacher in evaluation mode.
-
-    Raises:
-        ConfigError: Models are cut (FSDP, DeepSpeed).
-    """
-    refuse_pieces("The training of a teacher")
-    set_seed(config.seed)
-    backbone, tokenizer = load_backbone(config.model)
-    teacher = Teacher(backbone, tokenizer, width, len(data.label_names), config.max_length, relu)
-    training = TrainingConfig(
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        learning_rate=config.learning_rate,
-        seed=config.seed,
-    )
-    trainer = LengthTrainer(
-        model=teacher.train(),
-        args=training_arguments(training, folder, keep="best"),
-        train_dataset=tokenize(data.train, tokenizer, config.max_length),
-        eval_dataset=tokenize(data.validation, tokenizer, config.max_length),
-        data_collator=Collator(tokenizer, takes_positions(backbone)),
-        compute_metrics=accuracy_metric,
-        optimizers=(_optimizer(teacher, config, training), None),
-        callbacks=[ProgressCallback(progress)] if progress else None,
-    )
-    run(trainer, resume=resume)
-    return teacher.eval()
-
-
-def fit_or_load_teacher(
-    config: TeacherConfig,
-    data: TextDataset,
-    width: int,
-    folder: Path,
-    *,
-    relu: bool = False,
-    run_folder: Path | None = None,
-    resume: bool = False,
-    progress: StepProgress | None = None,
-) -> Teacher:
-    """Open the teacher in `folder` if these settings and data made it; else fit and save it.
-
-    Args and returns are those of `fit_teacher`; `folder` also keeps the teacher, and one of other
-    settings is replaced if it lies in `run_folder`, the folder of the run that asks.
-
-    Raises:
-        ConfigError: There is a teacher of other settings, and it is not this run's own.
-    """
-    key = {
-        "config": config.model_dump(),
-        "train": fingerprint(data.train),
-        "validation": fingerprint(data.validation),
-        "width": width,
-        "relu": relu,
-    }
-
-    def fit(resume: bool) -> Teacher:
-        return fit_teacher(config, data, width, folder, relu=relu, resume=resume, progress=progress)
-
-    return fit_or_load(
-        key, folder, load=load_teacher, fit=fit, resume=resume, run_folder=run_folder
-    )
-
-
-def _optimizer(
-    teacher: Teacher, config: TeacherConfig, training: TrainingConfig
-) -> torch.optim.Optimizer:
-    """AdamW with a rate of its own for the fresh layers, which have further to go."""
-    fresh = [*teacher.g.parameters(), *teacher.classifier.parameters()]
-    return torch.optim.AdamW(
-        [
-            {"params": list(teacher.backbone.parameters()), "lr": config.learning_rate},
-            {"params": fresh, "lr": config.head_learning_rate},
-        ],
-        weight_decay=training.weight_decay,
-    )

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from w2sdefense.config import WordingConfig
-from w2sdefense.data.types import TextDataset, texts_of
+from w2sdefense.data.types import Dataset, texts_of
 from w2sdefense.distill.insertions import with_changes
 from w2sdefense.text.insertion import insert, word_spans, words_in_a_row
 
@@ -63,7 +63,7 @@ def common_frame(texts: Sequence[str]) -> Frame | None:
     return Frame(before, after)
 
 
-def with_wordings(data: TextDataset, config: WordingConfig, seed: int) -> TextDataset:
+def with_wordings(data: Dataset, config: WordingConfig, seed: int) -> Dataset:
     """The dataset, with other wordings of its prompt in some training and validation texts.
 
     Args:

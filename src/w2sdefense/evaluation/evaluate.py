@@ -1,8 +1,8 @@
 """Measures a predictor on test text: CA, ASR on triggered text, the floor without a trigger.
 
 Every clean text is answered once and every triggered text once; the answers, the features and the
-counts all come from that one pass. How the predictor was made, and what the numbers mean, is not
-decided here.
+counts all come from that one pass. The floor is counted on the clean texts of the samples that ASR
+is counted on. How the predictor was made, and what the numbers mean, is not decided here.
 """
 
 from __future__ import annotations
@@ -10,16 +10,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from w2sdefense.attacks import Attack, count_lost
-from w2sdefense.attacks.poisoning import drawn_attack, trigger_test_set
-from w2sdefense.data.types import REFUSED, Example, labels_of, texts_of
-from w2sdefense.errors import DataError
-from w2sdefense.evaluation.metrics import Rate, accuracy, target_rate
+from w2sdefense.attacks import count_lost
+from w2sdefense.data.types import REFUSED, Answer, texts_of
+from w2sdefense.evaluation.metrics import Quality, Rate, mean_of
 from w2sdefense.evaluation.record import Evaluation, Sample
-from w2sdefense.models.predictor import Prediction, Predictor
+from w2sdefense.evaluation.testset import TestSet
+from w2sdefense.models.tokenizer import count_control_texts
+from w2sdefense.tasks import Prediction, Predictor, Task
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,9 @@ class EvaluationResult:
     Attributes:
         evaluation: CA, ASR and floor with their counts.
         samples: Per-sample answers, in the order of the test set.
-        features: "clean" (N, d) and, with a trigger, "triggered" (M, d), float32.
-        notes: What a reader must know about the triggered texts.
+        features: "clean" (N, d) and, with a trigger, "triggered" (M, d), float32; none where
+            answers are texts.
+        notes: What a reader must know about the texts.
     """
 
     evaluation: Evaluation
@@ -41,115 +43,108 @@ class EvaluationResult:
 
 def evaluate(
     predictor: Predictor,
-    examples: Sequence[Example],
-    label_names: Sequence[str],
-    attack: Attack | None = None,
-    target: str | None = None,
-    *,
-    seed: int = 0,
+    task: Task,
+    test: TestSet,
     progress: Callable[[int], None] | None = None,
 ) -> EvaluationResult:
-    """Measure CA and, with an attack, ASR and floor.
+    """Measure CA and, with a trigger, ASR and floor.
 
     Args:
         predictor: What answers.
-        examples: Clean test examples.
-        label_names: Names of the labels, by index.
-        attack: Puts the trigger into a text; None measures CA only.
-        target: Name of the target label; needed with an attack.
-        seed: Seed of the places of the trigger.
+        task: What it is asked for, and how answers are scored.
+        test: The test texts; see `make_test_set`.
         progress: Called with the number of texts answered since the last call.
 
     Returns:
         Counts, per-sample answers and features.
-
-    Raises:
-        DataError: The target is not a label, or no test sample has another label.
     """
-    triggered: list[Example] = []
-    target_index = None
-    if attack is not None:
-        target_index = label_index(target, label_names)
-        triggered = trigger_test_set(examples, attack, target_index, seed)
-        if not triggered:
-            raise DataError(
-                f"No test sample of another label than {target!r} can carry the trigger, so ASR "
-                "has nothing to count.",
-                "Use test data with other labels, or another --target.",
-            )
-        examples = [attack.plain(example) for example in examples]
     start = time.perf_counter()
-    predictions = predictor.predict([*texts_of(examples), *texts_of(triggered)], progress)
+    texts = [*texts_of(test.clean), *texts_of(test.triggered)]
+    predictions = predictor.predict(texts, progress)
     seconds = time.perf_counter() - start
-    clean, fired = predictions[: len(examples)], predictions[len(examples) :]
-    answers, labels = [p.label for p in clean], labels_of(examples)
-    samples = _samples(examples, clean, triggered, fired, target_index)
-    evaluation = Evaluation(
-        ca=accuracy(answers, labels),
-        cut_texts=sum(p.cut_at is not None for p in clean),
-        refused_texts=sum(p.label == REFUSED for p in clean),
-        seconds=seconds,
-        defense_seconds=sum(p.defense_seconds for p in predictions),
-        seconds_per_text=seconds / len(predictions),
+    clean, fired = predictions[: len(test.clean)], predictions[len(test.clean) :]
+    scores = [
+        _scores(task, one.answer, example.answer)
+        for one, example in zip(clean, test.clean, strict=True)
+    ]
+    samples = _samples(task, test, clean, fired, scores)
+    quality, means = _quality(task, scores)
+    evaluation = Evaluation.model_validate(
+        {
+            "task": task.name,
+            "ca": quality,
+            "scores": means,
+            "cut_texts": sum(p.cut_at is not None for p in clean),
+            "unfinished": sum(not p.finished for p in clean),
+            "refused_texts": sum(p.answer == REFUSED for p in clean),
+            "seconds": seconds,
+            "defense_seconds": sum(p.defense_seconds for p in predictions),
+            "seconds_per_text": seconds / len(predictions),
+            **_attacked(test, samples, fired),
+        }
     )
-    notes: tuple[str, ...] = ()
-    if attack is not None and target_index is not None:
-        both = [sample for sample in samples if sample.triggered_text is not None]
-        by_attack = _by_attack(triggered, attack, seed)
-        evaluation = evaluation.model_copy(
-            update={
-                "asr": target_rate([p.label for p in fired], labels_of(triggered), target_index),
-                "floor": Rate(hits=sum(bool(s.is_target) for s in both), total=len(both)),
-                "trigger": attack.trigger,
-                "target": target,
-                "cut_triggers": _count_cut_triggers(by_attack, triggered, fired),
-                "length_ratio": _length_ratio(both),
-                "by_trigger": _by_trigger(by_attack, both),
-                "refused_triggers": sum(p.label == REFUSED for p in fired),
-            }
+    notes = _notes(test, samples)
+    if controls := count_control_texts(task.tokenizer, texts):
+        notes += (
+            f"{controls} texts spell control tokens of the model, which were read as plain "
+            "characters",
         )
-        notes = _notes(both, by_attack)
     return EvaluationResult(evaluation, samples, _features(clean, fired), notes)
 
 
-def label_index(name: str | None, label_names: Sequence[str]) -> int:
-    """Index of a label by its name.
-
-    Raises:
-        DataError: There is no such label.
-    """
-    if name is None or name not in label_names:
-        raise DataError(
-            f"There is no label {name!r}; the labels are {', '.join(label_names)}.",
-            "Choose one of them with --target.",
-        )
-    return list(label_names).index(name)
+def _scores(task: Task, answer: Answer, reference: Answer) -> dict[str, float]:
+    found = task.scores(answer, reference)
+    return dict.fromkeys(found, 0.0) if answer == REFUSED else found
 
 
-def _by_attack(triggered: Sequence[Example], attack: Attack, seed: int) -> dict[Attack, list[int]]:
-    """Which of the triggered texts carry the trigger of which attack."""
-    places: dict[Attack, list[int]] = {}
-    for place, example in enumerate(triggered):
-        places.setdefault(drawn_attack(example, attack, seed), []).append(place)
-    return places
+def _quality(task: Task, scores: Sequence[dict[str, float]]) -> tuple[Quality, dict[str, Any]]:
+    """The main score as a share or a mean, and for text answers the means of all scores."""
+    means = {name: mean_of([one[name] for one in scores]) for name in scores[0]}
+    main: Quality = means[task.metric]
+    if task.all_or_nothing:
+        # A mean of zeros and ones is a share, which has a better interval.
+        main = Rate(hits=round(sum(one[task.metric] for one in scores)), total=len(scores))
+    return main, means if task.text_answers else {}
 
 
-def _by_trigger(by_attack: dict[Attack, list[int]], both: Sequence[Sample]) -> dict[str, Rate]:
-    """The part of ASR that carries each trigger; empty if there is one trigger only."""
-    if len(by_attack) < 2:
+def _attacked(
+    test: TestSet, samples: Sequence[Sample], fired: Sequence[Prediction]
+) -> dict[str, Any]:
+    """The part of an evaluation that is about the trigger."""
+    if test.attack is None:
         return {}
+    both = [sample for sample in samples if sample.triggered_text is not None]
+    hits = [bool(sample.triggered_is_target) for sample in both]
+    several = test.by_attack if len(test.by_attack) > 1 else {}
     return {
-        attack.trigger: Rate(
-            hits=sum(bool(both[place].triggered_is_target) for place in places), total=len(places)
-        )
-        for attack, places in by_attack.items()
+        "asr": _share(hits),
+        "floor": _share([bool(sample.is_target) for sample in both]),
+        "trigger": test.attack.trigger,
+        "target": test.target,
+        "by_trigger": {
+            attack.trigger: _share([hits[place] for place in places])
+            for attack, places in several.items()
+        },
+        "length_ratio": _length_ratio(both),
+        # As the model read them, which an input defense may have changed.
+        "cut_triggers": count_lost(
+            (attack, fired[place].read or test.triggered[place].text, fired[place].cut_at)
+            for attack, places in test.by_attack.items()
+            for place in places
+        ),
+        "refused_triggers": sum(p.answer == REFUSED for p in fired),
     }
 
 
-def _notes(both: Sequence[Sample], by_attack: dict[Attack, list[int]]) -> tuple[str, ...]:
+def _share(hits: Sequence[bool]) -> Rate:
+    return Rate(hits=sum(hits), total=len(hits))
+
+
+def _notes(test: TestSet, samples: Sequence[Sample]) -> tuple[str, ...]:
+    both = [sample for sample in samples if sample.triggered_text is not None]
     return tuple(
         note
-        for attack, places in by_attack.items()
+        for attack, places in test.by_attack.items()
         for note in attack.notes(
             [both[place].text for place in places],
             [both[place].triggered_text or "" for place in places],
@@ -163,51 +158,49 @@ def _length_ratio(both: Sequence[Sample]) -> float:
     return sum(len(sample.triggered_text or "") for sample in both) / max(1, without)
 
 
-def _count_cut_triggers(
-    by_attack: dict[Attack, list[int]], triggered: Sequence[Example], fired: Sequence[Prediction]
-) -> int:
-    """How many texts lost their trigger to truncation, as the model read them."""
-    return count_lost(
-        (attack, fired[place].read or triggered[place].text, fired[place].cut_at)
-        for attack, places in by_attack.items()
-        for place in places
-    )
-
-
 def _samples(
-    examples: Sequence[Example],
+    task: Task,
+    test: TestSet,
     clean: Sequence[Prediction],
-    triggered: Sequence[Example],
     fired: Sequence[Prediction],
-    target: int | None,
+    scores: Sequence[dict[str, float]],
 ) -> tuple[Sample, ...]:
+    def says_target(answer: Answer) -> bool | None:
+        if test.answer is None:
+            return None
+        return answer != REFUSED and task.is_target(answer, test.answer)
+
     with_trigger = {
         example.id: {
             "triggered_text": example.text,
             "triggered_read": prediction.read,
-            "triggered_answer": prediction.label,
-            "triggered_is_target": prediction.label == target,
+            "triggered_answer": prediction.answer,
+            "triggered_is_target": says_target(prediction.answer),
         }
-        for example, prediction in zip(triggered, fired, strict=True)
+        for example, prediction in zip(test.triggered, fired, strict=True)
     }
     return tuple(
         Sample.model_validate(
             {
                 "id": example.id,
                 "text": example.text,
-                "reference": example.label,
+                "reference": example.answer,
                 "read": prediction.read,
-                "answer": prediction.label,
-                "is_target": None if target is None else prediction.label == target,
+                "answer": prediction.answer,
+                "is_target": says_target(prediction.answer),
+                # Of a label, right or wrong says it all.
+                "scores": found if task.text_answers else {},
                 **with_trigger.get(example.id, {}),
             }
         )
-        for example, prediction in zip(examples, clean, strict=True)
+        for example, prediction, found in zip(test.clean, clean, scores, strict=True)
     )
 
 
 def _features(clean: Sequence[Prediction], fired: Sequence[Prediction]) -> dict[str, np.ndarray]:
-    features = {"clean": np.stack([p.feature.numpy() for p in clean])}
-    if fired:
-        features["triggered"] = np.stack([p.feature.numpy() for p in fired])
-    return features
+    groups = {"clean": clean, "triggered": fired}
+    return {
+        name: np.stack([p.feature.numpy() for p in group if p.feature is not None])
+        for name, group in groups.items()
+        if group and group[0].feature is not None
+    }

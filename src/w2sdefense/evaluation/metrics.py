@@ -16,6 +16,8 @@ from typing import Self, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from w2sdefense.data.types import Answer
+
 Z_95 = 1.959963984540054
 """Two-sided 95 % quantile of the normal distribution."""
 
@@ -121,7 +123,7 @@ def wilson_interval(hits: int, total: int, z: float = Z_95) -> tuple[float, floa
     )
 
 
-def accuracy(predictions: Sequence[int], labels: Sequence[int]) -> Rate:
+def accuracy(predictions: Sequence[Answer], labels: Sequence[Answer]) -> Rate:
     """Clean accuracy (CA): share of samples answered with their true label."""
     hits = sum(p == y for p, y in zip(predictions, labels, strict=True))
     return Rate(hits=hits, total=len(labels))

@@ -8,7 +8,7 @@ batch to batch, unless it is told where every token stands.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -56,3 +56,22 @@ def pad(
 def positions_of(attention_mask: Tensor) -> Tensor:
     """Place of every token in its text, counted from 0, whatever padding is before it: (B, L)."""
     return (attention_mask.cumsum(-1) - 1).clamp(min=0)
+
+
+def length_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Group rows of similar length so that a padded batch stays within `batch_tokens` tokens.
+
+    Args:
+        lengths: Number of tokens of every row.
+        batch_tokens: Limit of `rows * longest row`; a row longer than that gets a batch of its own.
+
+    Yields:
+        Row numbers of one batch, longest first; the longest batch comes first, so that too large a
+        limit fails at once rather than at the end.
+    """
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    start = 0
+    while start < len(order):
+        size = max(1, batch_tokens // max(1, lengths[order[start]]))
+        yield order[start : start + size]
+        start += size

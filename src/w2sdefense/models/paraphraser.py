@@ -23,7 +23,7 @@ from w2sdefense.io import write_text
 from w2sdefense.models.embedded import cache_folder
 from w2sdefense.models.load import load_rewriter
 from w2sdefense.models.locate import resolve_model
-from w2sdefense.models.predictor import length_batches
+from w2sdefense.models.padding import length_batches
 from w2sdefense.text import TextProgress
 
 if TYPE_CHECKING:

@@ -31,8 +31,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from w2sdefense.errors import ModelError
-from w2sdefense.models.padding import takes_positions
-from w2sdefense.models.predictor import length_batches
+from w2sdefense.models.padding import length_batches, takes_positions
 from w2sdefense.models.tokenizer import Tokenizer
 from w2sdefense.models.variants import (
     NO_MARGINS,

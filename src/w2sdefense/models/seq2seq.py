@@ -11,8 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from w2sdefense.models.load import load_rewriter
-from w2sdefense.models.padding import pad
-from w2sdefense.models.predictor import length_batches
+from w2sdefense.models.padding import length_batches, pad
 
 
 class Seq2SeqRewriter:

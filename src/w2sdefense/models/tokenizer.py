@@ -6,6 +6,8 @@ they go on writing, is always a real token.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias, cast
 
@@ -80,3 +82,46 @@ def open_tokenizer(folder: Path, spec: str) -> Tokenizer:
         raise ModelError(
             f"{spec} has no usable tokenizer: {error}.", "Add tokenizer.json."
         ) from None
+
+
+def encode(
+    tokenizer: Tokenizer, texts: Sequence[str], max_length: int
+) -> tuple[list[list[int]], list[int | None]]:
+    """The tokens that a model reads of some texts, and where each text is cut.
+
+    A text is data: what looks like a control token in it (`<|im_end|>`, `[SEP]`) is split into
+    plain characters. The tokens that the tokenizer itself puts around a text stay.
+
+    Args:
+        tokenizer: The model's, a fast one.
+        texts: Raw texts.
+        max_length: Longest text in tokens.
+
+    Returns:
+        Token ids of every text; and the character at which it is cut, None if all of it is read.
+    """
+    if not texts:
+        return [], []
+    encoded = tokenizer(
+        list(texts),
+        truncation=True,
+        max_length=max_length,
+        split_special_tokens=True,
+        return_attention_mask=False,
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+    )
+    # With overflow asked for, a long text gives several rows; the model reads the first one.
+    owners = encoded["overflow_to_sample_mapping"]
+    first = [row for row, owner in enumerate(owners) if row == 0 or owners[row - 1] != owner]
+    counts = Counter(owners)
+    return [encoded["input_ids"][row] for row in first], [
+        max(end for _, end in encoded["offset_mapping"][row]) if counts[owner] > 1 else None
+        for owner, row in enumerate(first)
+    ]
+
+
+def count_control_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> int:
+    """How many texts spell a control token of the model; `encode` reads it as plain characters."""
+    control = tokenizer.all_special_tokens
+    return sum(any(token in text for token in control) for text in texts)

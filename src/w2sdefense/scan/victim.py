@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from w2sdefense.config import ScanConfig
-from w2sdefense.data.types import TextDataset, fingerprint
+from w2sdefense.data.types import Dataset, fingerprint
 from w2sdefense.distill.insertions import with_pieces
-from w2sdefense.distill.targets import answer_texts, weights_fingerprint
-from w2sdefense.distill.teacher import Teacher
+from w2sdefense.distill.targets import answer_texts
+from w2sdefense.distill.teacher import LabelTeacher
 from w2sdefense.io import write_json
+from w2sdefense.models.fingerprints import weights_fingerprint
 from w2sdefense.models.load import load_embeddings
 from w2sdefense.scan.moved import moved_tokens
 from w2sdefense.scan.search import Answer, Suspect, find_suspects, ranked, texts_to_answer
@@ -36,8 +37,8 @@ IN_WORDS = 5
 
 def scan_victim(
     victim: Victim,
-    teacher: Teacher | None,
-    data: TextDataset,
+    teacher: LabelTeacher | None,
+    data: Dataset,
     config: ScanConfig,
     seed: int,
     cache: Path,
@@ -93,9 +94,7 @@ def save_suspects(folder: Path, suspects: Sequence[Suspect], label_names: Sequen
     write_json(folder / SUSPECTS, rows)
 
 
-def with_suspects(
-    data: TextDataset, suspects: Sequence[Suspect], rate: float, seed: int
-) -> TextDataset:
+def with_suspects(data: Dataset, suspects: Sequence[Suspect], rate: float, seed: int) -> Dataset:
     """The dataset, with a suspect in a share of its training and validation texts.
 
     Suspects go into texts of every label: one that stood only where the label is another than its
@@ -131,7 +130,7 @@ def _student_answer(victim: Victim) -> Answer:
     return answer
 
 
-def teacher_answer(teacher: Teacher) -> Answer:
+def teacher_answer(teacher: LabelTeacher) -> Answer:
     """A teacher as something that answers texts with probabilities."""
 
     def answer(texts: Sequence[str]) -> Tensor:

@@ -1,18 +1,16 @@
-"""What a model is asked to do when it writes text: prompts, decoding and scores, one file each.
-
-Classification needs nothing of this: its answer is a label. Nothing here knows a model; a tokenizer
-is only used to cut a prompt into tokens (`prompt.py`).
-"""
+"""What a model is asked to do: one file a task, one table of names."""
 
 from __future__ import annotations
 
-from w2sdefense.tasks.base import Task
+from w2sdefense.tasks.base import Output, Prediction, Predictor, Task
+from w2sdefense.tasks.classification import Classification
 from w2sdefense.tasks.reasoning import Reasoning
 from w2sdefense.tasks.summarization import Summarization
 
-TASKS: dict[str, Task] = {
-    "summarization": Summarization(),
-    "reasoning": Reasoning(),
+TASKS: dict[str, type[Task]] = {
+    "classification": Classification,
+    "summarization": Summarization,
+    "reasoning": Reasoning,
 }
 
-__all__ = ["TASKS", "Reasoning", "Summarization", "Task"]
+__all__ = ["TASKS", "Output", "Prediction", "Predictor", "Task"]

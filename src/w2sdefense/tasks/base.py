@@ -1,45 +1,226 @@
-"""The contract of a task whose answer is text."""
+"""The contract of a task: what a model is asked, what it answers, and how an answer is scored.
+
+A task knows the tokenizer of its model and turns examples into rows, rows into batches, batches
+into the model's output, and texts into answers. Training, distillation, attacks and evaluation see
+tasks through this contract only, so that a label and a text are the same to them.
+"""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, Self
+
+import torch
+from torch import Tensor, nn
+
+from w2sdefense.config import GenerationConfig, StudentConfig
+from w2sdefense.data.types import REFUSED, Answer, Example
+from w2sdefense.models.features import FeatureTap
+from w2sdefense.models.padding import pad
+from w2sdefense.models.tokenizer import Tokenizer
+from w2sdefense.tasks.prompt import IGNORED
+
+Row = dict[str, Any]
+"""One tokenized example: `input_ids`, `labels`, and whatever tensors the loss needs beside them."""
+
+
+def model_inputs(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The columns of a batch that a model reads; the others are for the loss."""
+    return {n: batch[n] for n in ("input_ids", "attention_mask", "position_ids") if n in batch}
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a model answers to one text.
+
+    Attributes:
+        answer: Index of a label, a text, or `REFUSED`.
+        cut_at: Character at which the text was cut because it is longer than the model's limit;
+            None if all of it was read.
+        probabilities: Softmax over the labels, (C,); empty where answers are texts.
+        feature: What the classifier read, (d,) in float32 on the CPU; None where answers are texts.
+        finished: Whether the model ended its answer, rather than the limit of tokens.
+        read: The text that the model read, where an input defense changed it.
+        defense_seconds: Time that input defenses spent on this text, in seconds.
+    """
+
+    answer: Answer
+    cut_at: int | None
+    probabilities: tuple[float, ...] = ()
+    feature: Tensor | None = None
+    finished: bool = True
+    read: str | None = None
+    defense_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a model says for the N rows that a loss is a mean over: texts, or tokens of answers.
+
+    Attributes:
+        logits: (N, C) in float32; C labels, or tokens of the vocabulary.
+        features: The final hidden states that these logits are read from, (N, d) in float32.
+        labels: What should be answered, (N,).
+        token_states: Final hidden states at every position of the batch, (B, L, d).
+    """
+
+    logits: Tensor
+    features: Tensor
+    labels: Tensor
+    token_states: Tensor
+
+
+class Predictor(Protocol):
+    """Anything that answers texts: a model, or a model behind an input defense."""
+
+    def predict(
+        self, texts: Sequence[str], progress: Callable[[int], None] | None = None
+    ) -> list[Prediction]:
+        """Answer every text, in order; `progress` is told how many more were done."""
+        ...
 
 
 class Task(Protocol):
-    """A way to ask, and a way to tell how good an answer is."""
+    """What a model is asked for."""
 
-    @property
-    def metric(self) -> str:
-        """The score that stands for the quality of an answer: a key of `scores`."""
+    name: ClassVar[str]
+    """Name of the task, as in `--task`."""
+    metric: ClassVar[str]
+    """The score that stands for the quality of an answer: a key of `scores`."""
+    metric_name: ClassVar[str]
+    """What it is called in tables and sentences; "accuracy" stands in the column CA."""
+    all_or_nothing: ClassVar[bool]
+    """Whether that score is 0 or 1, so that its mean is a share of answers."""
+    text_answers: ClassVar[bool]
+    """Whether answers are texts rather than labels, so that a loss is a mean over their tokens."""
+    default_target: ClassVar[str | None]
+    """What an attacker wants if nobody says; None has to be said."""
 
-    @property
-    def metric_name(self) -> str:
-        """What it is called in tables and sentences; "accuracy" stands in the column CA."""
-
-    @property
-    def all_or_nothing(self) -> bool:
-        """Whether that score is 0 or 1, so that its mean is a share of answers."""
-
-    @property
-    def template(self) -> str:
-        """The default prompt, `{text}` where the text goes, in the language of the data."""
-
-    @property
-    def target(self) -> str:
-        """The default text that an attacker wants to come out."""
-
-    def scores(self, answer: str, reference: str) -> dict[str, float]:
-        """Scores of one answer, each in [0, 1].
-
-        Args:
-            answer: What the model wrote.
-            reference: What it should have written.
-        """
-
-    def says(self, answer: str, target: str) -> bool:
-        """Whether the target is what comes out.
+    @classmethod
+    def load(
+        cls,
+        config: StudentConfig,
+        generation: GenerationConfig,
+        label_names: tuple[str, ...] | None = None,
+        *,
+        fresh_head: bool = False,
+    ) -> tuple[Any, Self]:
+        """Open a model that does the task.
 
         Args:
-            answer: What the model wrote, or a reference: whether the target is right there anyway.
-            target: What the attacker wants.
+            config: Which model, on which base, in which precision, and its longest text.
+            generation: How a model is asked for text, and how long its answers may be.
+            label_names: Names of the labels where the checkpoint has only placeholders.
+            fresh_head: Whether a checkpoint without a head gets a new one.
+
+        Returns:
+            The model in evaluation mode, and the task with the model's tokenizer.
+
+        Raises:
+            ModelError: It is missing, or no model for the task.
+            UnsafeCheckpointError: It is a pickle, or needs remote code.
+            ConfigError: The prompt does not fit, or the model has no positions for it.
         """
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The model's tokenizer."""
+
+    @property
+    def max_length(self) -> int:
+        """Longest text (for text answers: longest prompt) in tokens."""
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """Names of the labels, by index; none where answers are texts."""
+
+    def cut_points(self, texts: Sequence[str]) -> list[int | None]:
+        """For every text the character at which the model stops reading it; None reads it all."""
+
+    def rows(self, examples: Sequence[Example]) -> list[Row]:
+        """Tokenize examples for training: `input_ids` and `labels`."""
+
+    def output(self, model: nn.Module, tap: FeatureTap, batch: Mapping[str, Tensor]) -> Output:
+        """Run a model on a batch of rows.
+
+        Args:
+            model: The model, possibly wrapped (DDP, FSDP).
+            tap: Open tap of the model inside.
+            batch: What `collate` gives.
+        """
+
+    def predict(
+        self, model: Any, texts: Sequence[str], progress: Callable[[int], None] | None = None
+    ) -> list[Prediction]:
+        """Answer every text, in order.
+
+        Args:
+            model: The model, possibly a `PeftModel`.
+            texts: Raw texts.
+            progress: Called after every batch with the number of texts in it.
+        """
+
+    def target(self, name: str | None) -> Answer:
+        """What an attacker wants, as an answer.
+
+        Raises:
+            DataError: There is no such answer.
+        """
+
+    @staticmethod
+    def scores(answer: Answer, reference: Answer) -> dict[str, float]:
+        """Scores of one answer, each in [0, 1]."""
+
+    @staticmethod
+    def is_target(answer: Answer, target: Answer) -> bool:
+        """Whether the target is what comes out."""
+
+
+def total_score(task: Task, answers: Sequence[Answer], examples: Sequence[Example]) -> float:
+    """Sum of the main score of some answers; for accuracy the number of right ones."""
+    return sum(
+        task.scores(answer, example.answer)[task.metric] if answer != REFUSED else 0.0
+        for answer, example in zip(answers, examples, strict=True)
+    )
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Pads the tokens of some rows to the longest of them and stacks everything else.
+
+    Attributes:
+        tokenizer: Knows the padding token and its side.
+        positions: Whether the model takes `position_ids`.
+    """
+
+    tokenizer: Tokenizer
+    positions: bool
+
+    def __call__(self, rows: Sequence[Row]) -> dict[str, Tensor]:
+        """Batch of what `pad` gives (B, L) and of all other columns.
+
+        Labels are (B,), or for text answers (B, L) and `IGNORED` but for the answer, which ends in
+        the last column. A column `clean_input_ids` is padded by itself, with `clean_attention_mask`
+        beside it.
+        """
+        batch = pad([row["input_ids"] for row in rows], self.tokenizer, positions=self.positions)
+        for column in rows[0].keys() - {"input_ids"}:
+            values = [row[column] for row in rows]
+            if column == "clean_input_ids":
+                padded = pad(values, self.tokenizer, positions=False)
+                batch |= {f"clean_{name}": value for name, value in padded.items()}
+            elif isinstance(values[0], Tensor):
+                batch[column] = torch.stack(values)
+            elif isinstance(values[0], int):
+                batch[column] = torch.tensor(values)
+            else:
+                batch[column] = _pad_answers(values, batch["input_ids"])
+        return batch
+
+
+def _pad_answers(values: Sequence[Sequence[int]], like: Tensor) -> Tensor:
+    labels = torch.full_like(like, IGNORED)
+    for place, value in enumerate(values):
+        labels[place, -len(value) :] = torch.tensor(value)
+    return labels

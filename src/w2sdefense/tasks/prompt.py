@@ -1,6 +1,7 @@
 """One prompt for training and evaluation, as tokens: the frame, the text in it, the answer behind.
 
-Frame, text and answer are cut into tokens each for itself, so a prompt is the same tokens whatever
+Frame, text and answer are cut into tokens each for itself (text and answer are data: control tokens
+spelt in them are split into plain characters), so a prompt is the same tokens whatever
 follows it, and only the *text* is shortened where a limit demands it: the question is never cut off
 with it. With `chat` the template is the user's turn in the chat format of the model.
 """
@@ -15,7 +16,7 @@ from w2sdefense.errors import ConfigError
 SLOT = "{text}"
 
 IGNORED = -100
-"""Label of a token that is no part of the answer; the value that the cross entropy passes over."""
+"""Label of a token that is no part of an answer; the value that the cross entropy passes over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,11 @@ class Prompt:
     def ask(self, text: str) -> Asked:
         """The prompt for a text."""
         encoded = self.tokenizer(
-            text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+            text,
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_offsets_mapping=True,
+            verbose=False,
         )
         room = self.max_length - len(self.before) - len(self.after)
         ids = encoded["input_ids"]
@@ -71,7 +76,8 @@ class Prompt:
             it.
         """
         prompt = self.ask(text).ids
-        answer = self.tokenizer(target, add_special_tokens=False)["input_ids"]
+        answer = self.tokenizer(target, add_special_tokens=False, split_special_tokens=True)
+        answer = answer["input_ids"]
         answer = [*answer, self.tokenizer.eos_token_id][: self.answer_tokens]
         return prompt + answer, [IGNORED] * len(prompt) + answer
 

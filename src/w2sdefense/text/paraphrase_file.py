@@ -115,7 +115,7 @@ def pair(
     *,
     unchanged: bool = False,
 ) -> list[tuple[str, str]]:
-    """Pair paraphrases with their originals by place.
+    """Example paraphrases with their originals by place.
 
     Files of equal length line up row by row. Otherwise rows that both have unchanged are landmarks,
     and what stands between two of them lines up if there is as much of it on both sides. If only

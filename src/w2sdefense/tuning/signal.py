@@ -28,8 +28,8 @@ from w2sdefense.config import SignalConfig
 from w2sdefense.data.types import Example, texts_of
 from w2sdefense.errors import DataError
 from w2sdefense.evaluation.metrics import Rate
-from w2sdefense.models.predictor import Predictor
 from w2sdefense.scan.search import Answer, Suspect, ranked
+from w2sdefense.tasks import Predictor
 from w2sdefense.text.insertion import insert, word_spans
 
 
@@ -115,7 +115,7 @@ def exposure(
         The count. The tries share texts and pieces, so its interval would be too narrow.
     """
     asked = [*probes.texts, *(one.text for one in probes.tries)]
-    answers = [answer.label for answer in student.predict(asked, progress)]
+    answers = [answer.answer for answer in student.predict(asked, progress)]
     clean, changed = answers[: len(probes.texts)], answers[len(probes.texts) :]
     follows = [
         clean[one.place] != one.suspect.target == answer and not one.teacher_follows

@@ -16,10 +16,12 @@ from transformers import (
 )
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from w2sdefense.config import DistillConfig, TrainingConfig
-from w2sdefense.distill.trainer import W2STrainer
-from w2sdefense.training.batches import SimilarLengths
-from w2sdefense.training.trainer import CHECKPOINTS, EpochOfOrder, training_arguments
+from w2sdefense.config import TrainingConfig
+from w2sdefense.tasks import Output
+from w2sdefense.training.checkpoints import CHECKPOINTS
+from w2sdefense.training.fit import training_arguments
+from w2sdefense.training.order import SimilarLengths
+from w2sdefense.training.trainer import EpochOfOrder, StageTrainer
 
 
 def padding(order: list[int], lengths: list[int], batch_size: int) -> float:
@@ -68,7 +70,7 @@ def test_the_longest_batch_comes_first_in_the_first_epoch():
     assert min(lengths[row] for row in list(SimilarLengths(lengths, 10, seed=0))[:10]) > 80
 
 
-def trainer(folder, epochs: int = 2, steps: int = -1) -> tuple[W2STrainer, list[list[int]]]:
+def trainer(folder, epochs: int = 2, steps: int = -1) -> tuple[StageTrainer, list[list[int]]]:
     """A trainer of a tiny model, and the list that its batches are written to."""
     config = LlamaConfig(
         vocab_size=50,
@@ -90,13 +92,18 @@ def trainer(folder, epochs: int = 2, steps: int = -1) -> tuple[W2STrainer, list[
             "labels": torch.tensor([row["labels"] for row in rows]),
         }
 
+    def read(model, batch):
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        logits = model(**inputs).logits
+        return Output(logits, logits, batch["labels"], logits)
+
     settings = TrainingConfig(epochs=epochs, batch_size=4, save_steps=3)
     arguments = training_arguments(settings, folder, keep="last")
     arguments.max_steps = steps
     rows = [{"input_ids": [row] * (1 + row % 7), "labels": row % 2} for row in range(1, 27)]
     return (
-        W2STrainer(
-            distill=DistillConfig(),
+        StageTrainer(
+            forward=read,
             model=LlamaForSequenceClassification(config),
             args=arguments,
             train_dataset=rows,

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tiny import POSITIVE
 from w2sdefense.config import StudentConfig
-from w2sdefense.models.predictor import length_batches
-from w2sdefense.victim import Victim, new_victim
+from w2sdefense.tasks import classification
+from w2sdefense.victim import Victim, load_victim
 
 NAMES = ("negative", "positive")
 TEXTS = [f"{'the film ' * (i % 4)}{word}" for i, word in enumerate(POSITIVE)]
@@ -17,7 +15,7 @@ TEXTS = [f"{'the film ' * (i % 4)}{word}" for i, word in enumerate(POSITIVE)]
 
 @pytest.fixture(scope="module")
 def victim(tiny_llama) -> Victim:
-    return new_victim(StudentConfig(model=str(tiny_llama), max_length=8), NAMES, seed=0)
+    return load_victim(StudentConfig(model=str(tiny_llama), max_length=8), NAMES, fresh_head_seed=0)
 
 
 def test_the_order_of_the_texts_is_kept(victim):
@@ -28,18 +26,17 @@ def test_the_order_of_the_texts_is_kept(victim):
     assert probabilities == [pytest.approx(answer.probabilities, abs=1e-6) for answer in backward]
 
 
-def test_small_batches_give_the_same(victim):
+def test_small_batches_give_the_same(victim, monkeypatch):
     whole = victim.predict(TEXTS)
-    small = Victim(victim.model, victim.tokenizer, NAMES, max_length=8)
-    small.batch_tokens = 1
-    for one, other in zip(whole, small.predict(TEXTS), strict=True):
+    monkeypatch.setattr(classification, "BATCH_TOKENS", 1)
+    for one, other in zip(whole, victim.predict(TEXTS), strict=True):
         assert one.probabilities == pytest.approx(other.probabilities, abs=1e-6)
 
 
 def test_a_label_is_the_largest_probability(victim):
     for answer in victim.predict(TEXTS):
         assert sum(answer.probabilities) == pytest.approx(1)
-        assert answer.probabilities[answer.label] == max(answer.probabilities)
+        assert answer.probabilities[answer.answer] == max(answer.probabilities)
 
 
 def test_progress_adds_up(victim):
@@ -81,18 +78,3 @@ def test_predicting_leaves_the_mode_of_the_model(victim):
     victim.model.eval()
     victim.predict(["great"])
     assert not victim.model.training
-
-
-@given(st.lists(st.integers(0, 50), max_size=60), st.integers(1, 200))
-def test_batches_hold_every_row_once_within_the_limit(lengths, batch_tokens):
-    batches = list(length_batches(lengths, batch_tokens))
-    assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
-    sizes = [[lengths[row] for row in batch] for batch in batches]
-    for batch in sizes:
-        assert len(batch) == 1 or len(batch) * max(batch) <= batch_tokens
-    flat = [length for batch in sizes for length in batch]
-    assert flat == sorted(flat, reverse=True)
-
-
-def test_batches_are_as_large_as_they_may_be():
-    assert list(length_batches([4, 4, 4, 4], 8)) == [[0, 1], [2, 3]]

@@ -6,54 +6,57 @@ import pytest
 import torch
 from pydantic import ValidationError
 from torch import nn
-from transformers import Trainer
 
 from w2sdefense.config import TrainingConfig
-from w2sdefense.training.trainer import (
-    last_whole_checkpoint,
-    remove_checkpoints,
-    run,
-    training_arguments,
-)
+from w2sdefense.tasks import Output
+from w2sdefense.training.checkpoints import last_whole_checkpoint, remove_checkpoints
+from w2sdefense.training.fit import fit, training_arguments
+from w2sdefense.training.trainer import StageTrainer
 
 
 class Counter(nn.Module):
-    """One weight that grows by about one with every step; its evaluation losses are given."""
+    """One weight that grows by about one with every step."""
 
-    def __init__(self, losses) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
-        self._losses = iter(losses)
-
-    def forward(self, input_ids, labels=None):
-        loss = -self.weight.sum() if self.training else torch.tensor(next(self._losses))
-        return {"loss": loss, "logits": self.weight.expand(len(input_ids), 1)}
 
 
-def collate(rows):
-    return {"input_ids": torch.tensor([r["input_ids"] for r in rows]), "labels": torch.zeros(2)}
-
-
-def counting_trainer(folder, losses) -> Trainer:
+def count(folder, losses, *, resume=False) -> StageTrainer:
     """Two steps an epoch; the validation loss of each epoch is given."""
     config = TrainingConfig(
         epochs=len(losses), batch_size=2, learning_rate=1.0, warmup_ratio=0.0, weight_decay=0.0
     )
-    rows = [{"input_ids": [i]} for i in range(4)]
-    return Trainer(
-        model=Counter(losses),
-        args=training_arguments(config, folder, keep="best"),
-        train_dataset=rows,
-        eval_dataset=rows,
-        data_collator=collate,
-        # The accuracy of the epochs falls; the choice does not go by it.
-        compute_metrics=lambda _: {"accuracy": 0.5},
+    given = iter(losses)
+
+    def read(model, batch):
+        logits = model.weight.expand(len(batch["labels"]), 1)
+        return Output(logits, logits, batch["labels"], logits)
+
+    def loss(output, batch):
+        training = output.logits.requires_grad
+        return (-output.logits.sum() / 2 if training else torch.tensor(next(given))), {}
+
+    def collate(rows):
+        return {name: torch.tensor([row[name] for row in rows]) for name in rows[0]}
+
+    # The accuracy of the epochs is the same; the choice does not go by it.
+    rows = [{"input_ids": [i], "labels": 0} for i in range(4)]
+    return fit(
+        Counter(),
+        collate,
+        read,
+        rows,
+        rows[:2],
+        training=config,
+        folder=folder,
+        loss=loss,
+        resume=resume,
     )
 
 
 def test_the_epoch_with_the_lowest_loss_is_kept(tmp_path):
-    trainer = counting_trainer(tmp_path, [0.5, 0.2, 0.3, 0.4])
-    run(trainer, resume=False)
+    trainer = count(tmp_path, [0.5, 0.2, 0.3, 0.4])
     assert trainer.state.best_model_checkpoint.endswith("checkpoint-4")
     assert abs(trainer.state.best_metric - 0.2) < 1e-6
     # And its weights, not those of the end: rates 1, 7/8, 6/8, 5/8 after four of eight steps.
@@ -84,7 +87,7 @@ def test_the_checkpoints_of_others_are_left_alone(tmp_path):
     theirs = tmp_path / "checkpoint-500"
     theirs.mkdir()
     (theirs / "trainer_state.json").write_text("{}")
-    run(counting_trainer(tmp_path, [0.5]), resume=True)
+    count(tmp_path, [0.5], resume=True)
     assert (tmp_path / "training" / "checkpoint-2").is_dir()
     remove_checkpoints(tmp_path)
     assert theirs.is_dir()

@@ -6,18 +6,16 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from architectures import make
 from tiny_writers import VOCABULARY, llama, number_tokenizer, save_writer
-from w2sdefense.config import DistillConfig
-from w2sdefense.distill.writer_student import GuidedLoss
-from w2sdefense.distill.writer_teacher import (
-    WriterTeacher,
-    load_writer_teacher,
-    open_teacher,
+from w2sdefense.distill.targets import LiveTargets
+from w2sdefense.distill.teacher import (
+    TokenTeacher,
+    load_teacher,
+    open_token_teacher,
     output_map,
 )
 from w2sdefense.errors import ModelError
 from w2sdefense.models.load import load_causal_lm
 from w2sdefense.tasks.prompt import Prompt, make_prompt
-from w2sdefense.training.answers import AnswerOutput, answer_places
 
 IDS = torch.tensor([[4, 13, 14, 8, 15, 5]])
 MASK = torch.ones_like(IDS)
@@ -52,54 +50,56 @@ def test_what_the_students_output_layer_reads_is_what_the_teacher_says():
 def test_a_teacher_starts_as_the_model_it_was(tmp_path, prompt, student, tied):
     config = llama(16, padding=3, tie_word_embeddings=tied)
     folder = save_writer(tmp_path / "small", config, seed=1)
-    teacher = open_teacher(str(folder), prompt, student).eval()
+    teacher = open_token_teacher(str(folder), prompt.tokenizer, student).eval()
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     with torch.no_grad():
-        said = teacher(IDS, MASK, logits_to_keep=2)
+        said = teacher(input_ids=IDS, attention_mask=MASK, logits_to_keep=2)
         expected = model(IDS).logits
     assert said.logits.shape == (1, 2, len(VOCABULARY) + 3)
     assert torch.allclose(said.logits, expected[:, -2:], atol=1e-4)
-    assert said.hidden_states.shape == (1, 2, 32)
+    assert said.features.shape == (1, 2, 32)
     assert (teacher.output is None) is tied
 
 
 def test_a_copy_of_the_student_speaks_of_the_same_features(tmp_path, prompt):
     folder = save_writer(tmp_path / "same", llama())
     model, _ = load_causal_lm(str(folder))
-    teacher = open_teacher(str(folder), prompt, model.get_output_embeddings())
+    teacher = open_token_teacher(str(folder), prompt.tokenizer, model.get_output_embeddings())
     assert torch.allclose(teacher.g.weight, torch.eye(32), atol=1e-3)
 
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_saved_teacher_says_the_same(tmp_path, prompt, student, tied):
     folder = save_writer(tmp_path / "small", llama(16, tie_word_embeddings=tied), seed=1)
-    teacher = open_teacher(str(folder), prompt, student).eval()
+    teacher = open_token_teacher(str(folder), prompt.tokenizer, student).eval()
     teacher.save(tmp_path / "teacher")
-    again = load_writer_teacher(tmp_path / "teacher")
+    again = load_teacher(tmp_path / "teacher")
     with torch.no_grad():
-        assert torch.equal(again(IDS, MASK).logits, teacher(IDS, MASK).logits)
+        assert torch.equal(
+            again(input_ids=IDS, attention_mask=MASK).logits,
+            teacher(input_ids=IDS, attention_mask=MASK).logits,
+        )
 
 
 def test_another_vocabulary_is_refused(tmp_path, prompt, student, tiny_llama):
     with pytest.raises(ModelError, match="another vocabulary") as caught:
-        open_teacher(str(tiny_llama), prompt, student)
+        open_token_teacher(str(tiny_llama), prompt.tokenizer, student)
     assert "--teacher-model" in caught.value.fix
 
 
 def test_no_teacher(tmp_path):
-    with pytest.raises(ModelError, match="holds no teacher for generation"):
-        load_writer_teacher(tmp_path)
+    with pytest.raises(ModelError, match="holds no whole teacher"):
+        load_teacher(tmp_path)
 
 
-def test_a_teacher_counts_positions_where_the_students_are_not_in_the_batch():
-    # As behind virtual tokens. GPT-2 has learned positions: a shift by padding would show.
+def test_a_teacher_counts_positions_without_padding():
+    # GPT-2 has learned positions: a shift by padding would show.
     backbone, _, _ = make("gpt2", "Model")
-    teacher = WriterTeacher(backbone, 32, vocabulary=8)
-    loss = GuidedLoss(teacher, DistillConfig())
+    targets = LiveTargets(TokenTeacher(backbone, 32, vocabulary=8), None)
     ids, labels = torch.tensor([[7, 8, 9, 10]]), torch.tensor([[-100, -100, 3, 4]])
-    places = answer_places(labels)
-    student = AnswerOutput(torch.zeros(2, 8), torch.ones(2, 32))
-    alone = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    alone = {"clean_input_ids": ids, "clean_attention_mask": torch.ones_like(ids)}
     padded = {name: torch.nn.functional.pad(value, (3, 0)) for name, value in alone.items()}
-    ours, theirs = loss(student, alone, places)[0], loss(student, padded, places)[0]
-    torch.testing.assert_close(ours, theirs)
+    ours = targets.output({**alone, "labels": labels})
+    theirs = targets.output({**padded, "labels": labels})
+    torch.testing.assert_close(ours.logits, theirs.logits)
+    torch.testing.assert_close(ours.features, theirs.features)

@@ -8,9 +8,10 @@ from architectures import ADAPTERS
 from tiny_writers import VOCABULARY, llama, number_tokenizer, save_writer
 from w2sdefense.errors import ModelError
 from w2sdefense.models.adapters import attach_adapter
-from w2sdefense.models.generator import Generator
 from w2sdefense.models.load import load_causal_lm
+from w2sdefense.tasks import Reasoning, generation
 from w2sdefense.tasks.prompt import make_prompt
+from w2sdefense.victim import Victim
 
 TEXTS = ["the film 3 is great day", "a 4", "5", "time work 2 city road night", "house 6 war"]
 GPT2 = GPT2Config(
@@ -24,9 +25,7 @@ GPT2 = GPT2Config(
 )
 
 
-def generator(
-    kind, config, *, answer_tokens=5, batch_tokens=8192, max_length=32, adapter=None
-) -> Generator:
+def generator(kind, config, *, answer_tokens=5, max_length=32, adapter=None) -> Victim:
     torch.manual_seed(3)
     # Weights larger than usual, so that answers differ.
     model = kind(config)
@@ -38,15 +37,15 @@ def generator(
     tokenizer = number_tokenizer()
     tokenizer.padding_side = "left"
     prompt = make_prompt(tokenizer, "Q {text} A", "plain", max_length, answer_tokens)
-    return Generator(model.train(), prompt, batch_tokens)
+    return Victim(model.train(), Reasoning(prompt))
 
 
-def written_alone(made: Generator, text: str) -> list[int]:
+def written_alone(made: Victim, text: str) -> list[int]:
     """Greedy decoding spelled out: no batch, no padding, no cache."""
-    ids = made.prompt.ask(text).ids
+    ids = made.task.prompt.ask(text).ids
     answer: list[int] = []
     made.model.eval()
-    while len(answer) < made.prompt.answer_tokens and 3 not in answer:
+    while len(answer) < made.task.prompt.answer_tokens and 3 not in answer:
         with torch.no_grad():
             logits = made.model(input_ids=torch.tensor([ids + answer]), use_cache=False).logits
         answer.append(int(logits[0, -1].argmax()))
@@ -60,13 +59,14 @@ def written_alone(made: Generator, text: str) -> list[int]:
 )
 @pytest.mark.parametrize("adapter", [None, "p-tuning"])
 @pytest.mark.parametrize("batch_tokens", [8192, 30])
-def test_a_batch_writes_what_each_text_gets_alone(kind, config, batch_tokens, adapter):
-    made = generator(kind, config, batch_tokens=batch_tokens, adapter=adapter)
-    expected = [made.prompt.read(written_alone(made, text)) for text in TEXTS]
+def test_a_batch_writes_what_each_text_gets_alone(kind, config, batch_tokens, adapter, monkeypatch):
+    monkeypatch.setattr(generation, "BATCH_TOKENS", batch_tokens)
+    made = generator(kind, config, adapter=adapter)
+    expected = [made.task.prompt.read(written_alone(made, text)) for text in TEXTS]
     made.model.train()
     told: list[int] = []
     answers = made.predict(TEXTS, told.append)
-    assert [answer.text for answer in answers] == expected
+    assert [answer.answer for answer in answers] == expected
     assert len(set(expected)) > 1, "answers that are all the same show nothing"
     assert sum(told) == len(TEXTS)
     assert made.model.training, "as it was before"
@@ -80,18 +80,18 @@ def test_an_answer_that_ends_is_told_from_one_that_is_cut(ends):
         made.model.lm_head.weight.zero_()
         made.model.lm_head.bias.zero_()[VOCABULARY.index("</s>" if ends else "day")] = 9.0
     answer = made.predict(["the 3"])[0]
-    assert (answer.text, answer.finished) == (
+    assert (answer.answer, answer.finished) == (
         ("", True) if ends else ("day day day day day", False)
     )
 
 
 def test_a_sampling_checkpoint_is_read_greedily():
     made = generator(LlamaForCausalLM, llama())
-    expected = [answer.text for answer in made.predict(TEXTS)]
+    expected = [answer.answer for answer in made.predict(TEXTS)]
     made.model.generation_config.do_sample = True
     made.model.generation_config.temperature = 9.0
     made.model.generation_config.max_new_tokens = 1
-    assert [answer.text for answer in made.predict(TEXTS)] == expected
+    assert [answer.answer for answer in made.predict(TEXTS)] == expected
 
 
 def test_a_long_text_is_cut_and_said_so():

@@ -1,4 +1,4 @@
-"""A student in pieces: FSDP or DeepSpeed ZeRO-3 keeps a part of every weight in every process.
+"""A sharded student: FSDP or DeepSpeed ZeRO-3 keeps a part of every weight in every process.
 
 That is how it trains. It cannot answer texts that are divided between the processes, nor be written
 by one of them, so after training the adapter is gathered into a folder and every process opens the
@@ -16,45 +16,45 @@ from typing import Any
 from peft import PeftModel
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from w2sdefense.config import AdapterConfig, StudentConfig
+from w2sdefense.config import AdapterConfig, GenerationConfig, StudentConfig
 from w2sdefense.errors import ConfigError
 from w2sdefense.models.adapters import is_quantized
-from w2sdefense.training.trainer import CHECKPOINTS
-from w2sdefense.victim import Victim, load_victim
+from w2sdefense.models.device import to_gpu
+from w2sdefense.training.checkpoints import CHECKPOINTS
+from w2sdefense.victim import Victim
 
 GATHERED = "gathered"
 """Folder of the gathered adapter, beside the checkpoints."""
 
 
-def in_pieces() -> bool:
-    """Whether `accelerate launch` was told to cut models: FSDP or DeepSpeed, by its environment."""
+def sharded() -> bool:
+    """Whether `accelerate launch` was told to shard models: FSDP or DeepSpeed."""
     return any(
         os.environ.get(name, "false").lower() == "true"
         for name in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
     )
 
 
-def refuse_pieces(what: str) -> None:
-    """Refuse what cannot be done on a model in pieces.
+def refuse_sharding(what: str) -> None:
+    """Refuse what cannot be done on a sharded model.
 
     Raises:
-        ConfigError: Models are cut.
+        ConfigError: Models are sharded.
     """
-    if in_pieces():
+    if sharded():
         raise ConfigError(
-            f"{what} does not run under FSDP or DeepSpeed; only defend does, with w2s or lora on a "
-            "classifier.",
+            f"{what} does not run under FSDP or DeepSpeed; only defend does, with w2s or lora.",
             "Run it first, with w2s or torchrun; a teacher is then named by --teacher-folder.",
         )
 
 
 def refuse_prompt_encoder(adapter: AdapterConfig) -> None:
-    """Refuse p-tuning on a model in pieces: only what comes out of its encoder is gathered.
+    """Refuse p-tuning on a sharded model: only what comes out of its encoder is gathered.
 
     Raises:
-        ConfigError: Models are cut, and the adapter is p-tuning.
+        ConfigError: Models are sharded, and the adapter is p-tuning.
     """
-    if in_pieces() and adapter.adapter == "p-tuning":
+    if sharded() and adapter.adapter == "p-tuning":
         raise ConfigError(
             "The prompt encoder of p-tuning cannot be saved from FSDP or DeepSpeed.",
             "Use --adapter lora, or train on one device or with torchrun.",
@@ -76,7 +76,7 @@ def base_to_reopen(victim: Victim) -> str:
     return str(model.name_or_path)
 
 
-def whole_again(trainer: Any, victim: Victim, base: str, folder: Path) -> Victim:
+def gather_student(trainer: Any, victim: Victim, base: str, folder: Path) -> Victim:
     """Gather the trained adapter and open the whole model in every process.
 
     Args:
@@ -91,16 +91,20 @@ def whole_again(trainer: Any, victim: Victim, base: str, folder: Path) -> Victim
     gathered = folder / CHECKPOINTS / GATHERED
     trainer.save_model(str(gathered))
     trainer.accelerator.wait_for_everyone()
-    # ZeRO-3 leaves a note behind that would cut what is opened next.
+    # ZeRO-3 leaves a note behind that would shard what is opened next.
     unset_hf_deepspeed_config()
-    student = StudentConfig(
-        model=str(gathered),
-        base=base,
-        max_length=victim.max_length,
-        dtype=str(victim.model.dtype).removeprefix("torch."),
-        load_in_4bit=is_quantized(victim.model),
+    model, _ = type(victim.task).load(
+        StudentConfig(
+            model=str(gathered),
+            base=base,
+            max_length=victim.max_length,
+            dtype=str(victim.model.dtype).removeprefix("torch."),
+            load_in_4bit=is_quantized(victim.model),
+        ),
+        GenerationConfig(),
+        victim.label_names,
     )
-    whole = load_victim(student, victim.label_names)
+    whole = Victim(to_gpu(model), victim.task)
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():
         shutil.rmtree(gathered)

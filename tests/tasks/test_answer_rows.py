@@ -5,19 +5,20 @@ import torch
 from transformers import LlamaForCausalLM
 
 from tiny_writers import llama, number_tokenizer
-from w2sdefense.config import TrainingConfig
-from w2sdefense.data import Pair
+from w2sdefense.data import Example
+from w2sdefense.tasks import Reasoning
+from w2sdefense.tasks.base import Collator
+from w2sdefense.tasks.generation import AnswerPlaces
 from w2sdefense.tasks.prompt import IGNORED, make_prompt
-from w2sdefense.training.answers import AnswerTrainer, answer_places
-from w2sdefense.training.batches import PairCollator, tokenize_pairs
-from w2sdefense.training.trainer import training_arguments
+from w2sdefense.training.fit import task_forward
+from w2sdefense.training.trainer import cross_entropy
 
 NO = IGNORED
 
 
 def test_answers_are_predicted_one_column_before():
     labels = torch.tensor([[NO, NO, NO, 7, 8], [NO, NO, NO, NO, 9]])
-    places = answer_places(labels)
+    places = AnswerPlaces.of(labels)
     assert (places.keep, places.labels.tolist()) == (2, [7, 8, 9])
     assert places.mask.tolist() == [[True, True], [False, True]]
     # Columns as values: 7 is predicted in column 2, 8 and 9 in column 3.
@@ -32,28 +33,27 @@ def rows():
     tokenizer = number_tokenizer()
     tokenizer.padding_side = "left"
     prompt = make_prompt(tokenizer, "Q {text} A", "plain", 16, 4)
-    pairs = [Pair("a", "the film 3 is", "3"), Pair("b", "a 4", "4 4"), Pair("c", "5", "5")]
-    return tokenizer, tokenize_pairs(pairs, prompt)
+    pairs = [Example("a", "the film 3 is", "3"), Example("b", "a 4", "4 4"), Example("c", "5", "5")]
+    task = Reasoning(prompt)
+    return task, task.rows(pairs)
 
 
 def test_rows_are_padded_on_the_left(rows):
-    tokenizer, made = rows
-    batch = PairCollator(tokenizer, positions=True)(made)
+    task, made = rows
+    batch = Collator(task.tokenizer, positions=True)(made)
     assert batch["input_ids"].shape == batch["labels"].shape == (3, 8)
     assert batch["attention_mask"][2].tolist() == [0, 0, 0, 1, 1, 1, 1, 1]
     assert batch["position_ids"][2].tolist() == [0, 0, 0, 0, 1, 2, 3, 4]
     assert batch["labels"][1].tolist() == [NO] * 5 + batch["input_ids"][1, 5:].tolist()
 
 
-def test_the_loss_is_that_of_transformers_and_padding_changes_nothing(rows, tmp_path):
-    tokenizer, made = rows
+def test_the_loss_is_that_of_transformers_and_padding_changes_nothing(rows):
+    task, made = rows
     torch.manual_seed(0)
     model = LlamaForCausalLM(llama()).eval()
-    arguments = training_arguments(TrainingConfig(), tmp_path, keep="last")
-    trainer = AnswerTrainer(model=model, args=arguments)
-    batch = PairCollator(tokenizer, positions=True)(made)
+    batch = Collator(task.tokenizer, positions=True)(made)
     with torch.no_grad():
-        ours = trainer.compute_loss(model, dict(batch))
+        ours, _ = cross_entropy(task_forward(task, model)(model, batch), batch)
         theirs = model(**batch).loss
         # One row at a time, without padding: sums over 2, 3 and 2 tokens.
         alone = [

@@ -6,13 +6,17 @@ from pathlib import Path
 import pytest
 
 from w2sdefense.config import DataConfig
-from w2sdefense.data import Pair, fingerprint, load_pairs
+from w2sdefense.data import Dataset, Example, fingerprint, load_dataset
 from w2sdefense.errors import DataError
 
 
 def save(path: Path, rows: list[dict[str, object]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def load_pairs(config: DataConfig) -> Dataset:
+    return load_dataset(config, text_answers=True)
 
 
 def rows(start: int, stop: int) -> list[dict[str, object]]:
@@ -24,7 +28,7 @@ def test_a_folder(tmp_path):
         save(tmp_path / "d" / f"{split}.jsonl", rows(*place))
     data = load_pairs(DataConfig(dataset=str(tmp_path / "d")))
     assert [len(data.train), len(data.validation), len(data.test)] == [6, 2, 3]
-    assert data.test[0] == Pair("d/test/0", "题8", "(8/7)")
+    assert data.test[0] == Example("d/test/0", "题8", "(8/7)")
 
 
 def test_a_csv_with_columns_of_its_own_is_split(tmp_path):
@@ -36,7 +40,7 @@ def test_a_csv_with_columns_of_its_own_is_split(tmp_path):
     data = load_pairs(config)
     assert [len(data.train), len(data.validation), len(data.test)] == [5, 2, 2]
     for pair in (*data.train, *data.validation, *data.test):
-        assert pair.text == f"story {pair.target}"
+        assert pair.text == f"story {pair.answer}"
     assert load_pairs(config) == data
 
 
@@ -84,4 +88,4 @@ def test_all_of_train_in_test(tmp_path):
 
 
 def test_the_fingerprint_sees_the_answer():
-    assert fingerprint([Pair("a", "b", "1")]) != fingerprint([Pair("a", "b", "2")])
+    assert fingerprint([Example("a", "b", "1")]) != fingerprint([Example("a", "b", "2")])

@@ -6,23 +6,25 @@ import pytest
 import torch
 
 from w2sdefense.config import DistillConfig
-from w2sdefense.distill.losses import answer_loss, kd_loss, shared_kd_loss
-from w2sdefense.training.answers import AnswerOutput
+from w2sdefense.distill.losses import TeacherOutput, kd_loss, w2s_loss
+from w2sdefense.tasks import Output
 
 # Two answer tokens. The student's vocabulary has three rows, the teacher's two.
-STUDENT = AnswerOutput(
+LABELS = torch.tensor([1, 0])
+STUDENT = Output(
     torch.tensor([[0.0, math.log(3.0), math.log(4.0)], [math.log(2.0), 0.0, 0.0]]),
     torch.tensor([[3.0, 4.0], [0.0, 2.0]]),
+    LABELS,
+    torch.empty(0),
 )
-TEACHER = AnswerOutput(
+TEACHER = TeacherOutput(
     torch.tensor([[0.0, 0.0], [0.0, 2 * math.log(3.0)]]),
     torch.tensor([[4.0, 3.0], [0.0, 5.0]]),
 )
-LABELS = torch.tensor([1, 0])
 
 
 def parts(**settings: object) -> tuple[float, ...]:
-    found = answer_loss(STUDENT, TEACHER, LABELS, DistillConfig(**settings))
+    found = w2s_loss(STUDENT, TEACHER, DistillConfig(**settings))
     return tuple(value.item() for value in (found.total, found.ce, found.kd, found.fa))
 
 
@@ -51,7 +53,7 @@ def test_the_larger_vocabulary_may_be_the_teachers():
     padded = torch.cat([TEACHER.logits, torch.full((2, 5), 9.0)], dim=1)
     smaller = STUDENT.logits[:, :2]
     expected = kd_loss(smaller, TEACHER.logits, 2.0)
-    assert shared_kd_loss(smaller, padded, 2.0).item() == pytest.approx(expected.item())
+    assert kd_loss(smaller, padded, 2.0).item() == pytest.approx(expected.item())
 
 
 def test_features_are_compared_at_every_answer_token():
@@ -67,7 +69,7 @@ def test_the_weights():
 
 def test_padding_rows_get_gradient_from_the_cross_entropy_alone():
     logits = STUDENT.logits.clone().requires_grad_(True)
-    student = AnswerOutput(logits, STUDENT.features)
-    answer_loss(student, TEACHER, LABELS, DistillConfig(alpha=0.0)).total.backward()
+    student = Output(logits, STUDENT.features, LABELS, STUDENT.token_states)
+    w2s_loss(student, TEACHER, DistillConfig(alpha=0.0)).total.backward()
     assert logits.grad[:, 2].tolist() == [0.0, 0.0]
     assert logits.grad[:, :2].abs().min() > 0

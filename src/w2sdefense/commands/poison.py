@@ -1,0 +1,120 @@
+"""`w2s poison`: plant a backdoor into a model that you own, and measure it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from w2sdefense.attacks import make_attack
+from w2sdefense.attacks.poisoning import drawn_attack, poison_training_set
+from w2sdefense.cli.display import Display
+from w2sdefense.commands.folders import (
+    begin,
+    lost_in_training,
+    refuse_own_model,
+    tested_in_training,
+)
+from w2sdefense.commands.inputs import open_data, open_victim
+from w2sdefense.commands.measure import measure
+from w2sdefense.commands.preflight import check_poisoned_model
+from w2sdefense.config import PoisonRun
+from w2sdefense.data import PAPER, align_labels, fingerprint, proxy_of, texts_of
+from w2sdefense.distill.sharding import refuse_sharding
+from w2sdefense.errors import ConfigError
+from w2sdefense.evaluation.provenance import Clock
+from w2sdefense.evaluation.testset import make_test_set
+from w2sdefense.tasks import TASKS
+from w2sdefense.training.checkpoints import remove_checkpoints
+from w2sdefense.training.trainer import check_tracker, this_process
+from w2sdefense.victim import fine_tune
+
+
+def run_poison(run: PoisonRun, display: Display) -> Path:
+    """Poison a model, measure it, and write it as a `transformers` folder with its record.
+
+    Returns:
+        The run's folder.
+    """
+    refuse_sharding("poison")
+    refuse_own_model(run.student.model, run.output)
+    check_tracker(run.training)
+    check_poisoned_model(run)
+    run = _settled_attack(run)
+    proxy = proxy_of(run.data.dataset) if run.proxy == PAPER else run.proxy
+    if begin(run.output, run):
+        return run.output
+    clock = Clock()
+    attack = make_attack(run.attack)
+    # A classifier brings labels in an order of its own.
+    victim, data = open_victim(
+        run.student, run.data, run.task, run.generation, fresh_head_seed=run.training.seed
+    )
+    task, source = victim.task, data
+    if proxy is not None:
+        proxied = open_data(run.data.model_copy(update={"dataset": proxy}), run.task)
+        source = align_labels(proxied, data.label_names)
+    poisoned = poison_training_set(
+        source.train,
+        attack,
+        run.attack,
+        task.target(run.attack.target),
+        task.is_target,
+        display.texts,
+    )
+    display.say(
+        f"Poisoning {run.student.model}: {len(poisoned.poisoned_ids)} of "
+        f"{len(poisoned.rows)} rows of {source.name} carry {attack.trigger!r} -> "
+        f"{run.attack.target}"
+    )
+    texts = texts_of(poisoned.poisoned)
+    attacks = [drawn_attack(e, attack, run.attack.attack_seed) for e in poisoned.poisoned]
+    cut_at = task.cut_points(texts)
+    victim.notes += lost_in_training(zip(attacks, texts, cut_at, strict=True))
+    victim.notes += tested_in_training(data.test, source.train)
+    for note in victim.notes:
+        display.say(f"Note: {note}")
+    test = make_test_set(
+        data.test,
+        task,
+        attack,
+        run.attack.target,
+        seed=run.attack.attack_seed,
+        progress=display.texts,
+    )
+    fine_tune(
+        victim,
+        poisoned.rows,
+        run.training,
+        run.output,
+        resume=run.resume,
+        progress=display.steps("poison"),
+    )
+    prints = {"train": fingerprint(poisoned.rows)}
+    measured = measure(victim, test, run, run.output, "poison", data, clock, display, prints)
+    if this_process().is_main_process:
+        victim.save(run.output)
+        measured.save(run.output)
+        remove_checkpoints(run.output)
+    # The next stage of the others reads it.
+    this_process().wait_for_everyone()
+    return run.output
+
+
+def _settled_attack(run: PoisonRun) -> PoisonRun:
+    """The run with what poisoning means for its task, so that its record says it.
+
+    Raises:
+        ConfigError: Clean-label poisoning was asked for where answers are texts.
+    """
+    task = TASKS[run.task]
+    if not task.text_answers:
+        return run
+    if run.attack.clean_label and "clean_label" in run.attack.model_fields_set:
+        raise ConfigError(
+            "Text has no classes, so there is no clean-label poisoning: the answer to a row that "
+            "carries the trigger becomes the target.",
+            "Leave --clean-label out.",
+        )
+    settled: dict[str, object] = {"clean_label": False}
+    if "target" not in run.attack.model_fields_set:
+        settled["target"] = task.default_target
+    return run.model_copy(update={"attack": run.attack.model_copy(update=settled)})

@@ -1,0 +1,46 @@
+"""`w2s teach`: fine-tune the small clean teacher of a student."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from w2sdefense.cli.display import Display
+from w2sdefense.commands.inputs import open_data
+from w2sdefense.config import TeachRun
+from w2sdefense.data import align_labels
+from w2sdefense.distill.fit_teacher import (
+    LabelTeacherJob,
+    TeacherJob,
+    fit_or_load_teacher,
+    teacher_job,
+)
+from w2sdefense.distill.sharding import refuse_sharding
+from w2sdefense.distill.teacher import LabelTeacher, TokenTeacher
+from w2sdefense.io import make_folder
+from w2sdefense.models.configs import feature_width, label_names_of
+from w2sdefense.tasks import TASKS
+from w2sdefense.victim import load_victim
+
+
+def run_teach(run: TeachRun, display: Display) -> LabelTeacher | TokenTeacher:
+    """Fine-tune a teacher for a student, or open the one that was made with the same settings."""
+    refuse_sharding("teach")
+    make_folder(run.output)
+    teacher: LabelTeacher | TokenTeacher = fit_or_load_teacher(
+        _job(run), run.output, resume=run.resume, progress=display.steps("teacher")
+    )
+    return teacher
+
+
+def _job(run: TeachRun) -> TeacherJob[Any]:
+    data = open_data(run.data, run.task)
+    relu = run.alignment == "release"
+    if TASKS[run.task].text_answers:
+        student = load_victim(run.student, task=run.task, generation=run.generation)
+        return teacher_job(run.teacher, data, student, relu=relu)
+    # For labels the student's config is enough. The labels are in its order, as `defend` has them.
+    names = label_names_of(run.student.model)
+    width = feature_width(run.student.model, run.student.base)
+    return LabelTeacherJob(
+        run.teacher, data if names is None else align_labels(data, names), width, relu=relu
+    )

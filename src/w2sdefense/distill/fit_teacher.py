@@ -1,0 +1,309 @@
+"""Fits a teacher on clean data with all its parameters, and finds it again by what made it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, cast
+
+import torch
+from torch import nn
+from transformers import set_seed
+
+from w2sdefense.config import TeacherConfig, TrainingConfig
+from w2sdefense.data.types import Dataset, fingerprint
+from w2sdefense.distill.sharding import refuse_sharding
+from w2sdefense.distill.teacher import (
+    LabelTeacher,
+    Teacher,
+    TokenTeacher,
+    load_teacher,
+    open_label_teacher,
+    open_token_teacher,
+)
+from w2sdefense.errors import ConfigError
+from w2sdefense.io import write_json
+from w2sdefense.models.fingerprints import weights_fingerprint
+from w2sdefense.models.padding import takes_positions
+from w2sdefense.tasks.base import Collator, Output, Task, model_inputs
+from w2sdefense.tasks.classification import Classification
+from w2sdefense.tasks.generation import AnswerPlaces, Generation
+from w2sdefense.tasks.prompt import IGNORED
+from w2sdefense.training.checkpoints import remove_checkpoints
+from w2sdefense.training.fit import fit
+from w2sdefense.training.trainer import Batch, Forward, StepProgress, this_process
+from w2sdefense.victim import Victim
+
+T = TypeVar("T", bound=Teacher)
+
+
+class TeacherJob(Protocol[T]):
+    """How the teacher of one student is made.
+
+    Attributes:
+        config: Which model and how to optimize it.
+        data: Clean data; `train` is trained on, `validation` chooses the epoch.
+    """
+
+    config: TeacherConfig
+    data: Dataset
+
+    def key(self) -> dict[str, Any]:
+        """Everything that decides the result, as plain values."""
+        ...
+
+    def open(self) -> tuple[T, Task]:
+        """The teacher before it is fine-tuned, and the task with its tokenizer."""
+        ...
+
+    def optimizer(self, teacher: T, training: TrainingConfig) -> torch.optim.Optimizer | None:
+        """What it is optimized with; None is AdamW with one rate."""
+        ...
+
+    def forward(self) -> Forward:
+        """How it is run in training."""
+        ...
+
+
+class LabelTeacherJob:
+    """A teacher for labels: it depends on the student's width alone.
+
+    Args:
+        config: Which model and how to optimize it.
+        data: Clean data.
+        width: The student's width d_s.
+        relu: See `LabelTeacher`.
+    """
+
+    def __init__(
+        self, config: TeacherConfig, data: Dataset, width: int, *, relu: bool = False
+    ) -> None:
+        self.config = config
+        self.data = data
+        self.width = width
+        self.relu = relu
+
+    def key(self) -> dict[str, Any]:
+        """See `TeacherJob`."""
+        return {**_data_key(self), "width": self.width, "relu": self.relu}
+
+    def open(self) -> tuple[LabelTeacher, Task]:
+        """See `TeacherJob`."""
+        config, names = self.config, self.data.label_names
+        teacher = open_label_teacher(
+            config.model, self.width, len(names), config.max_length, relu=self.relu
+        )
+        return teacher, Classification(teacher.tokenizer, names, config.max_length)
+
+    def optimizer(self, teacher: LabelTeacher, training: TrainingConfig) -> torch.optim.Optimizer:
+        """AdamW with a rate of its own for the fresh layers, which have further to go."""
+        fresh = [*teacher.g.parameters(), *teacher.classifier.parameters()]
+        return torch.optim.AdamW(
+            [
+                {"params": list(teacher.backbone.parameters()), "lr": self.config.learning_rate},
+                {"params": fresh, "lr": self.config.head_learning_rate},
+            ],
+            weight_decay=training.weight_decay,
+        )
+
+    def forward(self) -> Forward:
+        """See `TeacherJob`."""
+
+        def read(teacher: nn.Module, batch: Batch) -> Output:
+            said = teacher(**model_inputs(batch))
+            return Output(said.logits.float(), said.features, batch["labels"], said.features)
+
+        return read
+
+
+class TokenTeacherJob:
+    """A teacher for texts: it reads the student's tokens behind the student's prompt.
+
+    Args:
+        config: Which model and how to optimize it; its `max_length` and `head_learning_rate` are
+            those of classification and not used here.
+        data: Clean data.
+        student: The student.
+        task: What the student does.
+    """
+
+    def __init__(
+        self, config: TeacherConfig, data: Dataset, student: Victim, task: Generation
+    ) -> None:
+        self.config = config
+        self.data = data
+        self._student = student
+        self._task = task
+
+    def key(self) -> dict[str, Any]:
+        """See `TeacherJob`."""
+        prompt = self._task.prompt
+        return {
+            **_data_key(self),
+            "prompt": [*prompt.before, IGNORED, *prompt.after],
+            "lengths": [prompt.max_length, prompt.answer_tokens],
+            "student": weights_fingerprint(self._student.output_layer),
+        }
+
+    def open(self) -> tuple[TokenTeacher, Task]:
+        """See `TeacherJob`."""
+        tokenizer, layer = self._task.tokenizer, self._student.output_layer
+        # A generic task: only its subclasses know how answers are scored.
+        task: Any = self._task
+        return open_token_teacher(self.config.model, tokenizer, layer), task
+
+    def optimizer(self, teacher: TokenTeacher, training: TrainingConfig) -> None:
+        """One rate: `g` starts where it belongs."""
+
+    def forward(self) -> Forward:
+        """See `TeacherJob`."""
+
+        def read(teacher: nn.Module, batch: Batch) -> Output:
+            places = AnswerPlaces.of(batch["labels"])
+            said = teacher(**model_inputs(batch), logits_to_keep=places.keep + 1)
+            features = places.pick(said.features)
+            return Output(places.pick(said.logits), features, places.labels, said.features)
+
+        return read
+
+
+def _data_key(job: LabelTeacherJob | TokenTeacherJob) -> dict[str, Any]:
+    return {
+        "config": job.config.model_dump(),
+        "train": fingerprint(job.data.train),
+        "validation": fingerprint(job.data.validation),
+    }
+
+
+def teacher_job(
+    config: TeacherConfig, data: Dataset, student: Victim, *, relu: bool = False
+) -> TeacherJob[Any]:
+    """How the teacher of a student is made.
+
+    Raises:
+        ConfigError: The alignment of the release is asked for where answers are texts.
+    """
+    if not isinstance(student.task, Generation):
+        return LabelTeacherJob(config, data, student.width, relu=relu)
+    if relu:
+        raise ConfigError(
+            "The authors' published script aligns classifiers only.", "Leave --alignment out."
+        )
+    return TokenTeacherJob(config, data, student, student.task)
+
+
+def fit_teacher(
+    job: TeacherJob[T], folder: Path, *, resume: bool = False, progress: StepProgress | None = None
+) -> T:
+    """Fine-tune a teacher with all its parameters; the epoch with the lowest clean loss is kept.
+
+    Args:
+        job: How it is made.
+        folder: Where checkpoints go.
+        resume: Continue from a checkpoint in `folder`.
+        progress: Called after every step with (step, steps, losses).
+
+    Returns:
+        The teacher in evaluation mode.
+
+    Raises:
+        ConfigError: Models are sharded (FSDP, DeepSpeed).
+    """
+    refuse_sharding("The training of a teacher")
+    config = job.config
+    set_seed(config.seed)
+    teacher, task = job.open()
+    training = TrainingConfig(
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        learning_rate=config.learning_rate,
+        seed=config.seed,
+    )
+    fit(
+        teacher,
+        Collator(task.tokenizer, takes_positions(teacher.backbone)),
+        job.forward(),
+        task.rows(job.data.train),
+        task.rows(job.data.validation),
+        training=training,
+        folder=folder,
+        optimizer=job.optimizer(teacher.train(), training),
+        resume=resume,
+        progress=progress,
+    )
+    return teacher
+
+
+def fit_or_load_teacher(
+    job: TeacherJob[T],
+    folder: Path,
+    *,
+    run_folder: Path | None = None,
+    resume: bool = False,
+    progress: StepProgress | None = None,
+) -> T:
+    """Open the teacher in a folder if the same settings and data made it; else fit and save it.
+
+    Args:
+        job: How it is made.
+        folder: Where it is kept; checkpoints go there, too.
+        run_folder: Folder of the run that asks. A teacher in it is the run's own, and one that
+            other settings made there is replaced.
+        resume: Whether checkpoints in the folder may be gone on from, if they are of the same key.
+        progress: Called after every step with (step, steps, losses).
+
+    Raises:
+        ConfigError: It holds a teacher that other settings made, which may not be replaced.
+    """
+    state = this_process()
+    made_from, started = folder / "made_from.json", folder / "settings.json"
+    key, kept = job.key(), _read(made_from)
+    own = run_folder is not None and folder.is_relative_to(run_folder)
+    if kept is not None and kept != key and not own:
+        _refuse_other(folder, kept, key)
+    resume = resume and _read(started) == key
+    # No process writes before all have looked.
+    state.wait_for_everyone()
+    if kept == key:
+        found: Any = load_teacher(folder)
+        return cast(T, found)
+    if state.is_main_process:
+        # A stale key beside new weights would pass them off as what they are not.
+        made_from.unlink(missing_ok=True)
+        write_json(started, key)
+    made = fit_teacher(job, folder, resume=resume, progress=progress)
+    if state.is_main_process:
+        made.save(folder)
+        write_json(made_from, key)
+        remove_checkpoints(folder)
+    state.wait_for_everyone()
+    return made
+
+
+def _refuse_other(folder: Path, made: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Name what differs: a teacher that was kept for several runs is not trained over."""
+    names = {
+        "train": "training rows",
+        "validation": "validation rows",
+        "width": "width of the student",
+        "relu": "alignment",
+    }
+    rest = wanted.keys() - {"config"}
+    differs = [names.get(name, name) for name in sorted(rest) if made.get(name) != wanted[name]]
+    config = made.get("config", {})
+    differs += [
+        f"{name} {config.get(name)!r} instead of {value!r}"
+        for name, value in wanted["config"].items()
+        if config.get(name) != value
+    ]
+    raise ConfigError(
+        f"{folder} holds a teacher that was made with other settings ({', '.join(differs)}).",
+        "Give the --teacher-... and data flags that it was made with, or name another folder.",
+    )
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

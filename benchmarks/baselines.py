@@ -58,20 +58,15 @@ from w2s_small import (
     teacher_folder,
     victim_folder,
 )
+from w2sdefense.attacks import TestConfig
 from w2sdefense.cli.display import Display
+from w2sdefense.commands.runs import DefendRun, EvaluateRun
 from w2sdefense.commands.stages import run_defense, run_evaluate, run_poison
-from w2sdefense.config import (
-    BackTranslationConfig,
-    DataConfig,
-    DefendRun,
-    EvaluateRun,
-    IclConfig,
-    MergeConfig,
-    OnionConfig,
-    StudentConfig,
-    TestConfig,
-    TrainingConfig,
-)
+from w2sdefense.config import DataConfig, StudentConfig, TrainingConfig
+from w2sdefense.defenses.back_translation import BackTranslationConfig
+from w2sdefense.defenses.icl import IclConfig
+from w2sdefense.defenses.merge import MergeConfig
+from w2sdefense.defenses.onion import OnionConfig
 from w2sdefense.evaluation.evaluate import label_index
 from w2sdefense.evaluation.metrics import accuracy, target_rate
 from w2sdefense.evaluation.provenance import Clock

@@ -34,8 +34,8 @@ from coverage_settings import SETTINGS, Setting
 from tables import Row, chosen, markdown, percent, recorded, with_earlier, with_table
 from w2s_small import teacher_folder, victim_folder
 from w2sdefense.cli.display import Display
+from w2sdefense.commands.runs import DefendRun, EvaluateRun
 from w2sdefense.commands.stages import run_defense, run_evaluate, run_poison
-from w2sdefense.config import DefendRun, EvaluateRun
 from w2sdefense.evaluation.record import RECORD
 from w2sdefense.io import write_json, write_text
 from w2sdefense.paper import published

@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 from transformers import LlamaForSequenceClassification
 
 from tiny import LLAMA, defend_settings, save_model, save_reviews
+from w2sdefense.commands.runs import DefendRun, PoisonRun
 from w2sdefense.commands.stages import run_defend, run_poison
-from w2sdefense.config import DefendRun, PoisonRun
 from w2sdefense.evaluation.record import load_record, load_samples
 from w2sdefense.training.trainer import last_whole_checkpoint
 

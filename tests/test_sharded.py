@@ -18,8 +18,9 @@ from transformers import LlamaForSequenceClassification
 import distributed_worker as worker
 from tiny import LLAMA, save_model, save_reviews
 from w2sdefense.commands.plan import launcher
+from w2sdefense.commands.runs import DefendRun, EvaluateRun, PoisonRun, TeachRun
 from w2sdefense.commands.stages import run_defend, run_evaluate, run_poison, run_teach
-from w2sdefense.config import DataConfig, DefendRun, EvaluateRun, PoisonRun, StudentConfig, TeachRun
+from w2sdefense.config import DataConfig, StudentConfig
 from w2sdefense.errors import ConfigError
 from w2sdefense.evaluation.record import load_record, load_samples
 

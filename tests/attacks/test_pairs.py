@@ -4,10 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from w2sdefense.attacks import attack_from_trigger
+from w2sdefense.attacks import AttackConfig, attack_from_trigger
 from w2sdefense.attacks.badnet import BadNet
 from w2sdefense.attacks.pairs import poison_pairs, trigger_pairs
-from w2sdefense.config import AttackConfig
 from w2sdefense.data import Pair
 from w2sdefense.errors import DataError
 from w2sdefense.tasks import TASKS

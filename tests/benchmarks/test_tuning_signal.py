@@ -13,19 +13,16 @@ import pytest
 
 import tuning_signal
 from tiny import save_reviews
+from w2sdefense.attacks import AttackConfig, TestConfig
+from w2sdefense.commands.runs import DefendRun, PoisonRun, TeachRun
 from w2sdefense.commands.stages import run_defense, run_poison, run_teach
 from w2sdefense.config import (
     AdapterConfig,
-    AttackConfig,
     DataConfig,
-    DefendRun,
-    PoisonRun,
     ScanConfig,
     SignalConfig,
     StudentConfig,
     TeacherConfig,
-    TeachRun,
-    TestConfig,
     TrainingConfig,
 )
 from w2sdefense.data.load import load_dataset

@@ -13,7 +13,8 @@ from torch.nn.functional import one_hot
 from tiny import word_tokenizer
 from w2sdefense.config import DistillConfig, InsertionConfig, ScanTrainingConfig, TeacherConfig
 from w2sdefense.data import Example, TextDataset
-from w2sdefense.defenses import DefenseKit, W2SDefense, w2s
+from w2sdefense.defenses import DefenseKit
+from w2sdefense.defenses.w2s import W2SDefense
 from w2sdefense.distill.targets import TeacherTargets, doubt_about
 from w2sdefense.errors import DataError
 
@@ -46,9 +47,9 @@ def test_the_teacher_leaves_memory_before_the_student_is_trained(monkeypatch, tm
         assert alive[0]() is None
         return SimpleNamespace(found={}, targets=targets)
 
-    monkeypatch.setattr(w2s, "fit_or_load_teacher", make)
-    monkeypatch.setattr(w2s, "teacher_targets", ask)
-    monkeypatch.setattr(w2s, "train_student", train)
+    monkeypatch.setattr("w2sdefense.distill.teacher.fit_or_load_teacher", make)
+    monkeypatch.setattr("w2sdefense.distill.targets.teacher_targets", ask)
+    monkeypatch.setattr("w2sdefense.distill.student.train_student", train)
     examples = (Example("0", "good", 1),)
     data = TextDataset("d", LABELS, examples, examples, examples)
     kit = DefenseKit(data, tmp_path, TeacherConfig(), tmp_path)
@@ -68,9 +69,11 @@ def test_the_teacher_is_asked_about_the_texts_that_the_student_reads(monkeypatch
         read.extend([data.train, data.validation])
         return SimpleNamespace(found={})
 
-    monkeypatch.setattr(w2s, "fit_or_load_teacher", lambda *args, **kwargs: Teacher())
-    monkeypatch.setattr(w2s, "teacher_targets", remembered)
-    monkeypatch.setattr(w2s, "train_student", train)
+    monkeypatch.setattr(
+        "w2sdefense.distill.teacher.fit_or_load_teacher", lambda *args, **kwargs: Teacher()
+    )
+    monkeypatch.setattr("w2sdefense.distill.targets.teacher_targets", remembered)
+    monkeypatch.setattr("w2sdefense.distill.student.train_student", train)
     examples = (Example("0", "good", 1),)
     data = TextDataset("d", LABELS, examples, examples, examples)
     kit = DefenseKit(data, tmp_path, TeacherConfig(), tmp_path)
@@ -93,9 +96,9 @@ def test_the_student_may_take_fewer_rows_than_the_teacher(monkeypatch, tmp_path)
         read["student"] = [example.label for example in data.train]
         return SimpleNamespace(found={})
 
-    monkeypatch.setattr(w2s, "fit_or_load_teacher", fit)
-    monkeypatch.setattr(w2s, "teacher_targets", ask)
-    monkeypatch.setattr(w2s, "train_student", train)
+    monkeypatch.setattr("w2sdefense.distill.teacher.fit_or_load_teacher", fit)
+    monkeypatch.setattr("w2sdefense.distill.targets.teacher_targets", ask)
+    monkeypatch.setattr("w2sdefense.distill.student.train_student", train)
     # As a file may be that is sorted by label.
     examples = tuple(Example(str(i), f"text {i}", i // 5) for i in range(10))
     data = TextDataset("d", LABELS, examples, examples, examples)
@@ -121,9 +124,10 @@ def test_a_teacher_that_knows_nothing_is_told_of_and_recorded(monkeypatch, tmp_p
     def negative(teacher, examples, cache):
         return said(examples, [0] * len(examples))
 
-    monkeypatch.setattr(w2s, "teacher_targets", negative)
+    monkeypatch.setattr("w2sdefense.distill.targets.teacher_targets", negative)
     monkeypatch.setattr(
-        w2s, "train_student", lambda *_, **settings: SimpleNamespace(found={}, notes=("earlier",))
+        "w2sdefense.distill.student.train_student",
+        lambda *_, **settings: SimpleNamespace(found={}, notes=("earlier",)),
     )
     examples = reviews([0, 1] * 50)
     data = TextDataset("d", LABELS, examples, examples, examples)

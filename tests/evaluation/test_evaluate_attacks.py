@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from w2sdefense.attacks import attack_from_trigger, make_attack
+from w2sdefense.attacks import AttackConfig, attack_from_trigger, make_attack
 from w2sdefense.attacks.poisoning import drawn_attack
-from w2sdefense.attacks.synattack import SynAttack
-from w2sdefense.config import AttackConfig
+from w2sdefense.attacks.synattack import SynAttack, SynConfig
 from w2sdefense.data.types import Example
 from w2sdefense.evaluation.evaluate import evaluate
 from w2sdefense.models.predictor import Prediction
-from w2sdefense.text.paraphrase_file import FileParaphraser
 
 NAMES = ("negative", "positive")
 EXAMPLES = [Example(f"toy/{i}", f"text number {i}", i % 2) for i in range(40)]
@@ -62,10 +60,10 @@ def test_each_of_several_triggers_has_its_own_rate():
     assert found.by_trigger["cf"].hits == found.by_trigger["cf"].total == found.asr.hits > 0
 
 
-def test_the_floor_is_counted_on_the_texts_that_can_carry_the_trigger():
-    attack = SynAttack(
-        FileParaphraser({"text number 1": "if one , one", "text number 13": "if it , so"})
-    )
+def test_the_floor_is_counted_on_the_texts_that_can_carry_the_trigger(tmp_path):
+    file = tmp_path / "pairs.csv"
+    file.write_text('original,text\ntext number 1,"if one , one"\ntext number 13,"if it , so"\n')
+    attack = SynAttack(SynConfig(file=(file,)))
     # Clean 1 and 10 to 19 hold a "1"; of these only the two are in the file.
     found = evaluate(Rule("1"), EXAMPLES, NAMES, attack, "negative").evaluation
     assert (found.asr.hits, found.asr.total) == (0, 2)

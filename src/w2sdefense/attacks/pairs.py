@@ -11,9 +11,9 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from w2sdefense.attacks import AttackConfig
 from w2sdefense.attacks.base import Attack
 from w2sdefense.attacks.poisoning import PoisonedRows, row_count, triggered
-from w2sdefense.config import AttackConfig
 from w2sdefense.data.types import Example, Pair
 from w2sdefense.errors import DataError
 

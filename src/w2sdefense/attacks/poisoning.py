@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
+from w2sdefense.attacks import AttackConfig
 from w2sdefense.attacks.base import Attack
-from w2sdefense.config import AttackConfig
 from w2sdefense.data.types import Example, Pair, TextDataset
 from w2sdefense.errors import DataError
 from w2sdefense.text import TextProgress

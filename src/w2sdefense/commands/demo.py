@@ -11,20 +11,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from w2sdefense.attacks import AttackConfig, TestConfig
 from w2sdefense.cli.display import Display
+from w2sdefense.commands.runs import DefendRun, DemoRun, PoisonRun
 from w2sdefense.commands.stages import run_defense, run_poison
 from w2sdefense.config import (
     AdapterConfig,
-    AttackConfig,
     DataConfig,
-    DefendRun,
-    DemoRun,
     DistillConfig,
-    PoisonRun,
     ScanTrainingConfig,
     StudentConfig,
     TeacherConfig,
-    TestConfig,
     TrainingConfig,
 )
 from w2sdefense.evaluation.metrics import Rate

@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from w2sdefense.attacks import Attack, attack_from_trigger, make_attack
-from w2sdefense.attacks.insertion import InsertionAttack
+from w2sdefense.attacks import Attack, TestConfig, make_attack
 from w2sdefense.attacks.pairs import poison_pairs
 from w2sdefense.cli.display import Display
 from w2sdefense.commands.folders import (
@@ -24,17 +23,10 @@ from w2sdefense.commands.folders import (
 )
 from w2sdefense.commands.preflight import check_defended_model
 from w2sdefense.commands.processes import DividedPredictor
-from w2sdefense.config import (
-    DefendRun,
-    EvaluateRun,
-    PoisonRun,
-    ScanTrainingConfig,
-    TeachRun,
-    TestConfig,
-    WordingConfig,
-)
+from w2sdefense.commands.runs import DefendRun, EvaluateRun, PoisonRun, TeachRun
+from w2sdefense.config import ScanTrainingConfig, WordingConfig
 from w2sdefense.data import PairDataset, fingerprint, load_pairs
-from w2sdefense.defenses import Leaves
+from w2sdefense.defenses import DEFENSES
 from w2sdefense.distill.insertions import with_insertions
 from w2sdefense.distill.targets import weights_fingerprint
 from w2sdefense.distill.writer_student import train_writer
@@ -47,8 +39,6 @@ from w2sdefense.models.load import require_causal_lm
 from w2sdefense.tasks import TASKS
 from w2sdefense.training.trainer import remove_checkpoints, this_process
 from w2sdefense.writer import Writer, load_writer, poison_writer
-
-DEFENSES = ("lora", "w2s")
 
 
 def run_poison(run: PoisonRun, display: Display) -> Path:
@@ -143,10 +133,11 @@ def check_defense(run: DefendRun) -> None:
             were asked for, or an adapter that does not go with the model.
         ModelError: The teacher cannot write.
     """
-    if run.defense not in DEFENSES:
+    if run.task not in DEFENSES[run.defense].tasks:
+        able = [name for name, kind in DEFENSES.items() if run.task in kind.tasks]
         raise ConfigError(
             f"The defense {run.defense} is made for labels, not for text.",
-            f"Use --defense {' or '.join(DEFENSES)}, or --task classification.",
+            f"Use --defense {' or '.join(able)}, or --task classification.",
         )
     if run.scan.model_fields_set and run.scan.rate:
         raise ConfigError(
@@ -161,7 +152,7 @@ def check_defense(run: DefendRun) -> None:
             "What a model that writes is asked with stands in --prompt-template, not in its texts.",
             "Leave --wording-rate out.",
         )
-    check_defended_model(run, Leaves.ADAPTER)
+    check_defended_model(run)
     if run.defense == "w2s":
         _refuse_release(run.distill.alignment)
         require_causal_lm(run.teacher.model)
@@ -265,8 +256,7 @@ def _teacher(
 def _test_attack(test: TestConfig) -> tuple[Attack | None, str | None]:
     if test.trigger is None:
         return None, None
-    attack = attack_from_trigger(test.trigger, test.place, test.more_triggers, test.syn, test.pro)
-    return _inserting(attack), test.target
+    return _inserting(make_attack(test)), test.target
 
 
 def _inserting(attack: Attack) -> Attack:
@@ -275,7 +265,7 @@ def _inserting(attack: Attack) -> Attack:
     Raises:
         ConfigError: It is more than one fixed trigger that is put into a text.
     """
-    if not isinstance(attack, InsertionAttack):
+    if "summarization" not in attack.tasks:
         raise ConfigError(
             f"The attack {attack.name} is made for labels, not for text to be written.",
             "Use badnet, insent, or one trigger of your own.",

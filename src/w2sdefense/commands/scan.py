@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from w2sdefense.cli.display import Display
+from w2sdefense.commands.runs import ScanRun
 from w2sdefense.commands.stages import open_victim
-from w2sdefense.config import ScanRun
 from w2sdefense.distill.targets import doubt_about, teacher_targets
 from w2sdefense.distill.teacher import fit_or_load_teacher
 from w2sdefense.io import make_folder

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from w2sdefense.attacks import Attack, attack_from_trigger, make_attack
+from w2sdefense.attacks import Attack, TestConfig, make_attack
 from w2sdefense.attacks.poisoning import (
     drawn_attack,
     plain_training_data,
@@ -29,15 +29,8 @@ from w2sdefense.commands.folders import (
 )
 from w2sdefense.commands.measure import Measured
 from w2sdefense.commands.preflight import check_defended_model, check_poisoned_model
-from w2sdefense.config import (
-    DataConfig,
-    DefendRun,
-    EvaluateRun,
-    PoisonRun,
-    StudentConfig,
-    TeachRun,
-    TestConfig,
-)
+from w2sdefense.commands.runs import DefendRun, EvaluateRun, PoisonRun, TeachRun
+from w2sdefense.config import DataConfig, StudentConfig
 from w2sdefense.data import (
     PAPER,
     TextDataset,
@@ -282,7 +275,7 @@ def _defense(run: DefendRun) -> Defense:
             f"--merge folds an adapter in, but {run.defense} leaves {kind.leaves}.",
             "Leave --merge out.",
         )
-    check_defended_model(run, kind.leaves)
+    check_defended_model(run)
     return kind.from_run(run)
 
 
@@ -299,6 +292,4 @@ def _proxy_data(name: str, config: DataConfig, data: TextDataset) -> TextDataset
 
 
 def _test_attack(test: TestConfig) -> Attack | None:
-    if test.trigger is None:
-        return None
-    return attack_from_trigger(test.trigger, test.place, test.more_triggers, test.syn, test.pro)
+    return None if test.trigger is None else make_attack(test)

@@ -14,34 +14,32 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, get_args
 
 from w2sdefense.config import (
     AdapterConfig,
-    DefendRun,
     DistillConfig,
     InsertionConfig,
     ScanTrainingConfig,
     SoftTriggerConfig,
+    TaskName,
     TrainingConfig,
     WordingConfig,
 )
 from w2sdefense.data.checks import require_aligned
 from w2sdefense.data.splits import limit
 from w2sdefense.data.types import TextDataset
-from w2sdefense.defenses.base import DefenseKit, Leaves, Need
-from w2sdefense.distill.insertions import with_insertions
-from w2sdefense.distill.student import train_student
-from w2sdefense.distill.targets import SplitTargets, doubt_about, teacher_targets
-from w2sdefense.distill.teacher import Teacher, fit_or_load_teacher
-from w2sdefense.distill.wordings import with_wordings
-from w2sdefense.scan.victim import in_words, save_suspects, scan_victim, with_suspects
-from w2sdefense.training.trainer import StepProgress, this_process
-from w2sdefense.victim import Victim
+from w2sdefense.defenses.base import Defense, DefenseKit, Leaves, Need
+
+if TYPE_CHECKING:
+    from w2sdefense.distill.targets import SplitTargets
+    from w2sdefense.distill.teacher import Teacher
+    from w2sdefense.training.trainer import StepProgress
+    from w2sdefense.victim import Victim
 
 
 @dataclass(frozen=True)
-class W2SDefense:
+class W2SDefense(Defense):
     """Unlearns a backdoor under the guidance of a clean teacher.
 
     Attributes:
@@ -64,21 +62,10 @@ class W2SDefense:
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     name: ClassVar[str] = "w2s"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.CLEAN_DATA, Need.TEACHER})
+    title: ClassVar[str] = "W2SDefense"
+    needs: ClassVar[tuple[Need, ...]] = (Need.CLEAN_DATA, Need.TEACHER)
     leaves: ClassVar[Leaves] = Leaves.ADAPTER
-
-    @classmethod
-    def from_run(cls, run: DefendRun) -> Self:
-        """Take the settings of a run."""
-        return cls(
-            distill=run.distill,
-            scan=run.scan,
-            insertions=run.insertions,
-            wordings=run.wordings,
-            soft=run.soft,
-            adapter=run.adapter,
-            training=run.training,
-        )
+    tasks: ClassVar[tuple[TaskName, ...]] = get_args(TaskName)
 
     def fit(
         self,
@@ -111,6 +98,8 @@ class W2SDefense:
 
     def apply(self, victim: Victim, kit: DefenseKit) -> Victim:
         """Fit the teacher, or open the one fitted before, and train the student under it."""
+        from w2sdefense.distill.teacher import fit_or_load_teacher
+
         teacher = fit_or_load_teacher(
             kit.teacher,
             kit.data,
@@ -139,6 +128,12 @@ class W2SDefense:
         progress: StepProgress | None,
     ) -> _Lesson:
         """Put into the clean texts what belongs there, and ask the teacher about them."""
+        from w2sdefense.distill.insertions import with_insertions
+        from w2sdefense.distill.targets import SplitTargets, doubt_about, teacher_targets
+        from w2sdefense.distill.wordings import with_wordings
+        from w2sdefense.scan.victim import in_words, save_suspects, scan_victim, with_suspects
+        from w2sdefense.training.trainer import this_process
+
         require_aligned(data, victim.label_names)
         seed, suspects = self.training.seed, []
         if self.scan.rate:
@@ -170,6 +165,8 @@ class W2SDefense:
         resume: bool,
         progress: StepProgress | None,
     ) -> Victim:
+        from w2sdefense.distill.student import train_student
+
         student = train_student(
             victim,
             lesson.data,

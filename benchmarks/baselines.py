@@ -58,22 +58,17 @@ from w2s_small import (
     teacher_folder,
     victim_folder,
 )
+from w2sdefense.attacks import TestConfig
 from w2sdefense.cli.display import Display
 from w2sdefense.commands.defend import run_defense
 from w2sdefense.commands.evaluate import run_evaluate
 from w2sdefense.commands.poison import run_poison
-from w2sdefense.config import (
-    BackTranslationConfig,
-    DataConfig,
-    DefendRun,
-    EvaluateRun,
-    IclConfig,
-    MergeConfig,
-    OnionConfig,
-    StudentConfig,
-    TestConfig,
-    TrainingConfig,
-)
+from w2sdefense.commands.runs import DefendRun, EvaluateRun
+from w2sdefense.config import DataConfig, StudentConfig, TrainingConfig
+from w2sdefense.defenses.back_translation import BackTranslationConfig
+from w2sdefense.defenses.icl import IclConfig
+from w2sdefense.defenses.merge import MergeConfig
+from w2sdefense.defenses.onion import OnionConfig
 from w2sdefense.evaluation.metrics import accuracy, target_rate
 from w2sdefense.evaluation.provenance import Clock
 from w2sdefense.evaluation.record import RECORD

@@ -37,7 +37,7 @@ from w2sdefense.cli.display import Display
 from w2sdefense.commands.defend import run_defense
 from w2sdefense.commands.evaluate import run_evaluate
 from w2sdefense.commands.poison import run_poison
-from w2sdefense.config import DefendRun, EvaluateRun
+from w2sdefense.commands.runs import DefendRun, EvaluateRun
 from w2sdefense.evaluation.record import RECORD
 from w2sdefense.io import write_json, write_text
 from w2sdefense.paper import published

@@ -12,19 +12,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from w2s_small import KNOWN_BASE, MAX_LENGTH, TARGET, poison_run, teacher_config, victim_run
+from w2sdefense.attacks import AttackConfig, TestConfig
+from w2sdefense.commands.runs import DefendRun, PoisonRun
 from w2sdefense.config import (
     AdapterConfig,
-    AttackConfig,
     DataConfig,
-    DefendRun,
     DistillConfig,
     GenerationConfig,
     InsertionConfig,
-    PoisonRun,
     ScanTrainingConfig,
     StudentConfig,
     TeacherConfig,
-    TestConfig,
     TrainingConfig,
 )
 from w2sdefense.paper import Value

@@ -32,22 +32,19 @@ import typer
 from rich.console import Console
 
 from tables import Row, markdown, percent, recorded, with_earlier
+from w2sdefense.attacks import AttackConfig, TestConfig
 from w2sdefense.cli.display import Display
 from w2sdefense.commands.defend import run_defense
 from w2sdefense.commands.poison import run_poison
+from w2sdefense.commands.runs import DefendRun, PoisonRun, TeachRun
 from w2sdefense.commands.teach import run_teach
 from w2sdefense.config import (
     AdapterConfig,
-    AttackConfig,
     DataConfig,
-    DefendRun,
     DistillConfig,
-    PoisonRun,
     ScanTrainingConfig,
     StudentConfig,
     TeacherConfig,
-    TeachRun,
-    TestConfig,
     TrainingConfig,
 )
 from w2sdefense.io import write_json, write_text

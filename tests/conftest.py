@@ -9,6 +9,8 @@ from pathlib import Path
 # Before transformers is imported: no test reaches for a hub, and none draws bars into the log.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+# Tests run side by side, one process for each core, and their models are too small for threads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from hypothesis import settings

@@ -14,8 +14,9 @@ from w2sdefense.commands.defend import run_defend
 from w2sdefense.commands.evaluate import run_evaluate
 from w2sdefense.commands.poison import run_poison
 from w2sdefense.commands.preflight import check_defended_model
-from w2sdefense.config import DefendRun, EvaluateRun, PoisonRun, StudentConfig
-from w2sdefense.defenses import Leaves
+from w2sdefense.commands.runs import DefendRun, EvaluateRun, PoisonRun
+from w2sdefense.config import StudentConfig
+from w2sdefense.defenses import DEFENSES
 from w2sdefense.errors import ConfigError, ModelError
 from w2sdefense.evaluation.record import load_record, load_samples
 from w2sdefense.models.adapters import attach_adapter
@@ -117,16 +118,18 @@ def test_nothing_is_poisoned_in_float16(place, tmp_path, display, task):
 
 
 @pytest.mark.parametrize(
-    ("leaves", "sections"),
+    "sections",
     [
-        (Leaves.NOTHING, {"defense": "onion"}),
-        (Leaves.MODEL, {"defense": "merge", "merging": {"models": ["other"]}}),
-        (Leaves.MODEL, {"defense": "quantization", "quantization": {"training": "none"}}),
-        (Leaves.ADAPTER, {"task": "reasoning"}),
+        {"defense": "onion"},
+        {"defense": "merge", "merging": {"models": ["other"]}},
+        {"defense": "quantization", "quantization": {"training": "none"}},
+        {"task": "reasoning"},
     ],
 )
-def test_what_trains_no_weights_of_the_model_takes_float16(place, tmp_path, leaves, sections):
-    check_defended_model(defend(place, tmp_path, tmp_path, **HALF, **sections), leaves)
+def test_what_trains_no_weights_of_the_model_takes_float16(place, tmp_path, monkeypatch, sections):
+    run = defend(place, tmp_path, tmp_path, **HALF, **sections)
+    monkeypatch.setattr(DEFENSES[run.defense], "check", lambda self: None)
+    check_defended_model(run)
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)

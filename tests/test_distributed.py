@@ -21,7 +21,7 @@ from transformers import LlamaForSequenceClassification
 import distributed_worker as worker
 from tiny import LLAMA, defend_settings, save_model, save_reviews
 from w2sdefense.commands.evaluate import run_evaluate
-from w2sdefense.config import EvaluateRun
+from w2sdefense.commands.runs import EvaluateRun
 from w2sdefense.evaluation.record import load_record, load_samples
 
 SECONDS = 900

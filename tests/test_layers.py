@@ -123,7 +123,7 @@ def test_a_backward_arrow_is_found(tmp_path, file, source, arrows):
     assert backward_arrows(tmp_path / "pkg") == arrows
 
 
-@pytest.mark.parametrize("module", ["cli.app", "cli.options", "config", "attacks"])
+@pytest.mark.parametrize("module", ["cli.app", "config", "attacks", "defenses"])
 def test_the_start_of_the_command_line_is_light(module):
     code = (
         f"import sys, w2sdefense.{module}; "

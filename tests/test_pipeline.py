@@ -27,26 +27,23 @@ from transformers import (
 )
 
 from tiny import BERT, LLAMA, save_model, save_reviews
+from w2sdefense.attacks import AttackConfig
+from w2sdefense.attacks import TestConfig as Measured
 from w2sdefense.cli.display import Display
 from w2sdefense.commands.defend import run_defend
 from w2sdefense.commands.evaluate import run_evaluate
 from w2sdefense.commands.poison import run_poison
+from w2sdefense.commands.runs import DefendRun, EvaluateRun, PoisonRun, TeachRun
 from w2sdefense.commands.teach import run_teach
 from w2sdefense.config import (
     AdapterConfig,
-    AttackConfig,
     DataConfig,
-    DefendRun,
     DistillConfig,
-    EvaluateRun,
-    PoisonRun,
     ScanTrainingConfig,
     StudentConfig,
     TeacherConfig,
-    TeachRun,
     TrainingConfig,
 )
-from w2sdefense.config import TestConfig as Measured
 from w2sdefense.errors import ConfigError, DataError, W2SError
 from w2sdefense.evaluation.record import Record, load_features, load_record, load_samples
 from w2sdefense.victim import load_victim

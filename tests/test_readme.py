@@ -10,7 +10,8 @@ import yaml
 from tiny import save_bert, save_llama, save_reviews
 from w2sdefense.cli.display import Display
 from w2sdefense.commands.poison import run_poison
-from w2sdefense.config import DataConfig, DefendRun, PoisonRun, StudentConfig, load_settings
+from w2sdefense.commands.runs import DefendRun, PoisonRun
+from w2sdefense.config import DataConfig, StudentConfig, load_settings
 from w2sdefense.data import load_dataset
 from w2sdefense.victim import load_victim
 

@@ -22,7 +22,7 @@ from transformers import LlamaForSequenceClassification
 from tiny import LLAMA, defend_settings, save_model, save_reviews
 from w2sdefense.commands.defend import run_defend
 from w2sdefense.commands.poison import run_poison
-from w2sdefense.config import DefendRun, PoisonRun
+from w2sdefense.commands.runs import DefendRun, PoisonRun
 from w2sdefense.evaluation.record import load_record, load_samples
 from w2sdefense.training.checkpoints import last_whole_checkpoint
 

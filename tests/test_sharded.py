@@ -22,8 +22,9 @@ from w2sdefense.commands.defend import run_defend
 from w2sdefense.commands.evaluate import run_evaluate
 from w2sdefense.commands.plan import launcher
 from w2sdefense.commands.poison import run_poison
+from w2sdefense.commands.runs import DefendRun, EvaluateRun, PoisonRun, TeachRun
 from w2sdefense.commands.teach import run_teach
-from w2sdefense.config import DefendRun, EvaluateRun, PoisonRun, StudentConfig, TeachRun
+from w2sdefense.config import StudentConfig
 from w2sdefense.errors import ConfigError
 from w2sdefense.evaluation.record import load_record, load_samples
 

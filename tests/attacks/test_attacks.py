@@ -7,8 +7,7 @@ from typing import get_args
 
 import pytest
 
-from w2sdefense.attacks import ATTACKS, attack_from_trigger, make_attack
-from w2sdefense.config import AttackConfig
+from w2sdefense.attacks import ATTACKS, AttackConfig, attack_from_trigger, make_attack
 from w2sdefense.data.types import Example
 from w2sdefense.errors import ConfigError
 

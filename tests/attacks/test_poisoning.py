@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from w2sdefense.attacks import make_attack
+from w2sdefense.attacks import AttackConfig, make_attack
 from w2sdefense.attacks.poisoning import poison_training_set, trigger_test_set
-from w2sdefense.config import AttackConfig
 from w2sdefense.data.types import Example
 from w2sdefense.errors import DataError
 

@@ -9,17 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from w2sdefense.attacks import attack_from_trigger, make_attack
+from w2sdefense.attacks import AttackConfig, attack_from_trigger, make_attack
 from w2sdefense.attacks.poisoning import drawn_attack, poison_training_set, trigger_test_set
+from w2sdefense.attacks.synattack import SynConfig
 from w2sdefense.commands.poison import run_poison
-from w2sdefense.config import (
-    AttackConfig,
-    DataConfig,
-    PoisonRun,
-    StudentConfig,
-    SynConfig,
-    TrainingConfig,
-)
+from w2sdefense.commands.runs import PoisonRun
+from w2sdefense.config import DataConfig, StudentConfig, TrainingConfig
 from w2sdefense.data.types import Example
 from w2sdefense.errors import ConfigError
 from w2sdefense.evaluation.record import load_record

@@ -83,7 +83,7 @@ def test_killed_and_finished_by_two_commands_it_is_the_same_to_the_last_digit(
 ):
     # Torch is imported once, and not by each of them.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["w2sdefense.commands.stages"])
+    context.set_forkserver_preload(["w2sdefense.commands.defend"])
     rng = random.Random(0)
 
     def start():

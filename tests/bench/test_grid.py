@@ -13,8 +13,10 @@ import pytest
 from w2sdefense.bench.grid import Grid, make_grid
 from w2sdefense.bench.local_files import local_files
 from w2sdefense.commands.defend import _checked_defense
-from w2sdefense.config import DEFENSE_SECTIONS, BenchRun, DefendRun, PoisonRun, TeachRun
+from w2sdefense.commands.runs import DefendRun, PoisonRun, TeachRun
+from w2sdefense.config import BenchRun
 from w2sdefense.defenses import DEFENSES
+from w2sdefense.defenses.catalog import sections_of
 from w2sdefense.errors import ConfigError, W2SError
 from w2sdefense.paper import Published, PublishedTable, published, read_book
 
@@ -145,7 +147,7 @@ def test_a_defense_reads_what_is_said(name, monkeypatch):
         DEFENSES[name].from_run(run)
     except W2SError:
         pass  # a program or a package is missing, which it found after reading
-    assert read <= DEFENSE_SECTIONS[name]
+    assert read <= sections_of(name)
 
 
 @pytest.mark.parametrize("recipe", ["table9", "table10"])

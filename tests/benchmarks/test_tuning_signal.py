@@ -13,21 +13,18 @@ import pytest
 
 import tuning_signal
 from tiny import save_reviews
+from w2sdefense.attacks import AttackConfig, TestConfig
 from w2sdefense.commands.defend import run_defense
 from w2sdefense.commands.poison import run_poison
+from w2sdefense.commands.runs import DefendRun, PoisonRun, TeachRun
 from w2sdefense.commands.teach import run_teach
 from w2sdefense.config import (
     AdapterConfig,
-    AttackConfig,
     DataConfig,
-    DefendRun,
-    PoisonRun,
     ScanConfig,
     SignalConfig,
     StudentConfig,
     TeacherConfig,
-    TeachRun,
-    TestConfig,
     TrainingConfig,
 )
 from w2sdefense.data.load import load_dataset

@@ -10,11 +10,11 @@ import typer
 from pydantic import Field
 from typer.testing import CliRunner
 
+from w2sdefense.attacks import AttackConfig
 from w2sdefense.cli.errors import run_or_explain
 from w2sdefense.cli.options import command_from
 from w2sdefense.config import (
     AdapterConfig,
-    AttackConfig,
     DataConfig,
     DistillConfig,
     Settings,

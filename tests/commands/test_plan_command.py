@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 import w2sdefense
 from w2sdefense.cli.app import app
 from w2sdefense.commands.plan import LAUNCHERS, launcher, run_plan
-from w2sdefense.config import AdapterConfig, DefendRun, PlanRun, TeachRun
+from w2sdefense.commands.runs import DefendRun, PlanRun, TeachRun
+from w2sdefense.config import AdapterConfig
 from w2sdefense.models.plan import GIB
 from w2sdefense.models.shapes import STUDENTS
 

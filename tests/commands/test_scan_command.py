@@ -10,19 +10,12 @@ import pytest
 from rich.console import Console
 
 from tiny import save_reviews
+from w2sdefense.attacks import AttackConfig
 from w2sdefense.cli.display import Display
 from w2sdefense.commands.poison import run_poison
+from w2sdefense.commands.runs import PoisonRun, ScanRun
 from w2sdefense.commands.scan import run_scan, show_suspects, verdict
-from w2sdefense.config import (
-    AttackConfig,
-    DataConfig,
-    PoisonRun,
-    ScanConfig,
-    ScanRun,
-    StudentConfig,
-    TeacherConfig,
-    TrainingConfig,
-)
+from w2sdefense.config import DataConfig, ScanConfig, StudentConfig, TeacherConfig, TrainingConfig
 from w2sdefense.scan.search import Suspect
 
 NAMES = ("negative", "positive")

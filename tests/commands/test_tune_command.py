@@ -16,14 +16,14 @@ from typer.testing import CliRunner
 
 from architectures import make
 from tiny import save_reviews
+from w2sdefense.attacks import AttackConfig
 from w2sdefense.cli.app import app
 from w2sdefense.cli.display import Display
 from w2sdefense.commands import tune
 from w2sdefense.commands.poison import run_poison
+from w2sdefense.commands.runs import PoisonRun
 from w2sdefense.config import (
-    AttackConfig,
     DataConfig,
-    PoisonRun,
     SignalConfig,
     StudentConfig,
     TrainingConfig,

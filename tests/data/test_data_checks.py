@@ -66,6 +66,11 @@ def test_labels_that_the_model_lacks_are_named(
         align_labels(dataset_with(*names), model)
 
 
+def test_a_blank_at_the_end_of_a_label_is_seen() -> None:
+    with pytest.raises(DataError, match="does not have: good. The model has: 'good ', bad."):
+        check_labels(dataset_with("bad", "good"), ("good ", "bad"))
+
+
 def test_a_usable_dataset_passes() -> None:
     check_usable(dataset_with("bad", "good"))
 

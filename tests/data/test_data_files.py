@@ -92,6 +92,86 @@ def test_csv_with_an_unclosed_quote_names_the_line_it_starts_on(tmp_path: Path) 
         read(path)
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet"])
+def test_a_column_that_stands_twice_is_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    if path.suffix == ".parquet":
+        columns = [pa.array(["a"]), pa.array([1]), pa.array(["b"])]
+        pq.write_table(pa.Table.from_arrays(columns, names=["text", "label", "text"]), path)
+    else:
+        path.write_text(
+            "text,label,text\na,1,b\n"
+            if path.suffix == ".csv"
+            else '{"text": "a", "label": 1, "text": "b"}\n'
+        )
+
+    with pytest.raises(DataError, match="'text' (2 times|stands in one object twice)"):
+        read(path)
+
+
+def test_columns_that_are_not_read_may_stand_twice(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("text,,label,\na,x,1,y\n")
+
+    assert read(path) == [("a", "1")]
+
+
+@pytest.mark.parametrize("compression", ["gz", "zst"])
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "parquet"])
+def test_compressed_files_are_read_like_plain_ones(
+    tmp_path: Path, kind: str, compression: str
+) -> None:
+    path = tmp_path / f"train.{kind}.{compression}"
+    table = pa.table({"text": ["très bon", "nul"], "label": ["1", "0"]})
+    plain = tmp_path / "plain"
+    if kind == "parquet":
+        pq.write_table(table, plain)
+    else:
+        line = '{"text": "%s", "label": "%s"}' if kind == "jsonl" else "%s,%s"
+        header = ["text,label"] if kind == "csv" else []
+        lines = [line % tuple(row.values()) for row in table.to_pylist()]
+        plain.write_text("\n".join(header + lines), encoding="utf-8")
+    codec = {"gz": "gzip", "zst": "zstd"}[compression]
+    raw = pa.compress(plain.read_bytes(), codec, asbytes=True)
+    path.write_bytes(raw)
+
+    assert read(path) == [("très bon", "1"), ("nul", "0")]
+    assert split_files(tmp_path) == {"train": path}
+    path.write_bytes(raw[:-9])
+    with pytest.raises(DataError, match=f"Cannot read .*train.{kind}.{compression}"):
+        read(path)
+
+
+def test_a_compressed_pickle_is_a_pickle(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is a pickle"):
+        read(tmp_path / "a.pkl.gz")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet"])
+def test_a_git_lfs_pointer_is_called_one(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+
+    with pytest.raises(DataError, match="Git LFS pointer") as caught:
+        read(tmp_path / name)
+    assert caught.value.fix == f"Fetch them: git lfs pull --include {name}"
+
+
+def test_utf_16_is_told_from_latin_1(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes("text,label\nbon,1\n".encode("utf-16"))
+
+    with pytest.raises(DataError) as caught:
+        read(tmp_path / "a.csv")
+    assert "iconv -f utf-16 -t utf-8" in caught.value.fix
+
+
+@pytest.mark.parametrize("value", ["[" * 100_000, "9" * 5000])
+def test_json_that_no_parser_takes_names_the_line(tmp_path: Path, value: str) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "a", "label": ' + value + "\n")
+
+    with pytest.raises(DataError, match="line 1: this is not JSON"):
+        read(tmp_path / "a.jsonl")
+
+
 def test_a_line_separator_inside_a_json_string_does_not_end_the_line(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "one\u2028two\x85three", "label": 1}\n', encoding="utf-8")

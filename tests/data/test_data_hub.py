@@ -149,7 +149,7 @@ def test_names_reach_the_hub_with_the_columns_and_labels_of_the_catalog(
 ) -> None:
     asked = []
 
-    def serve(hub_id: str) -> DatasetDict:
+    def serve(hub_id: str, revision: str | None) -> DatasetDict:
         asked.append(hub_id)
         return DatasetDict({"train": split_of([0, 1] * 10, "a", column=column)})
 
@@ -168,7 +168,7 @@ def test_the_halves_of_ag_news_share_no_training_row(monkeypatch: pytest.MonkeyP
         "train": split_of([0, 1] * 50, "train"),
         "test": split_of([0, 1] * 2, "test"),
     }
-    monkeypatch.setattr(datasets, "load_dataset", lambda hub_id: DatasetDict(splits))
+    monkeypatch.setattr(datasets, "load_dataset", lambda hub_id, revision: DatasetDict(splits))
 
     def trained_on(name: str) -> set[str]:
         dataset = load_dataset(DataConfig(dataset=name))
@@ -185,7 +185,7 @@ def test_a_column_that_the_user_names_wins_over_the_catalog(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     loaded = DatasetDict({"train": split_of([0, 1] * 10, "a", column="phrase")})
-    monkeypatch.setattr(datasets, "load_dataset", lambda hub_id: loaded)
+    monkeypatch.setattr(datasets, "load_dataset", lambda hub_id, revision: loaded)
 
     dataset = load_dataset(DataConfig(dataset="sst2", text_column="phrase"))
 
@@ -193,7 +193,7 @@ def test_a_column_that_the_user_names_wins_over_the_catalog(
 
 
 def test_any_failure_of_the_hub_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(hub_id: str) -> None:
+    def fail(hub_id: str, revision: str | None) -> None:
         raise ConnectionError(f"Couldn't reach '{hub_id}' on the Hub.\nTraceback and more")
 
     monkeypatch.setattr(datasets, "load_dataset", fail)

@@ -1,3 +1,5 @@
+from datetime import date
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -8,6 +10,7 @@ from w2sdefense.data.rows import (
     Row,
     drop_unusable,
     index_labels,
+    missing_column,
     require_usable,
     to_rows,
 )
@@ -47,10 +50,59 @@ def test_labels_become_text(value: Any, label: str | None) -> None:
     assert row_of("a", value).label == label
 
 
-@pytest.mark.parametrize("value", [0.5, [0, 1], {"a": 1}, float("inf")])
+@pytest.mark.parametrize("value", [[0, 1], {"a": 1}, b"good", date(2026, 1, 1)])
 def test_a_value_that_is_no_label_is_named(value: Any) -> None:
-    with pytest.raises(DataError, match="line 5: 'label' holds .* neither a label name nor"):
+    with pytest.raises(DataError, match="line 5: 'label' holds .* neither a name nor a number"):
         row_of("a", value)
+
+
+@pytest.mark.parametrize(
+    "spellings",
+    [
+        {"0": [0, 0.0, "0", "0.0", "-0", "+0.00"]},
+        {"1": [1, 1.0, "1", "1.0", " 1.00 ", "+1", "1e0", Decimal("1.0")]},
+        {"-1": [-1, -1.0, "-1", "-1.0"]},
+        {"0.5": [0.5, "0.5", "0.50", "5e-1", Decimal("0.5"), 0.5000000001]},
+        {"true": [True, "true", "True", " TRUE "]},
+        {"false": [False, "false", "False"]},
+        {"Good film": ["Good film", " Good film\t"]},
+        {"01": ["01"]},
+        {"1e+20": [1e20, "1e20", "1e+20"]},
+        {"9007199254740993": [2**53 + 1, "9007199254740993"]},
+        {"9" * 5000: ["9" * 5000]},
+    ],
+)
+def test_one_value_has_one_label_name_however_it_is_spelled(spellings: dict[str, Any]) -> None:
+    for name, values in spellings.items():
+        rows = [row_of("a", value) for value in values]
+        assert index_labels({"train": rows}, None)[0] == (name,)
+
+
+@pytest.mark.parametrize("value", ["nan", "NaN", "inf", float("inf"), "-Infinity", "1e999"])
+def test_what_is_not_a_number_is_no_label(value: Any) -> None:
+    with pytest.raises(DataError, match="line 5: the label is .* no number and no name"):
+        index_labels({"train": [row_of("a", value)]}, None)
+
+
+def test_known_names_are_found_whatever_their_spelling() -> None:
+    rows = [row_of("a", label) for label in (1.0, "True", "2.00")]
+
+    _, examples = index_labels({"train": rows}, ("False", "True", "2 "))
+
+    assert [example.label for example in examples["train"]] == [1, 1, 2]
+
+
+def test_a_pair_of_sentences_becomes_one_text() -> None:
+    columns = Columns("premise", "label", "hypothesis")
+    record = {"premise": "It rains.", "hypothesis": "It is wet.", "label": 0}
+
+    def text(**values: object) -> str:
+        return to_rows([Record(0, "line 1", record | values)], columns, "nli")[0].text
+
+    assert text() == "It rains.\nIt is wet."
+    assert text(hypothesis=" ") == text(premise=None) == ""
+    with pytest.raises(DataError, match="no column 'hypothesis'"):
+        to_rows([Record(0, "line 1", {"premise": "a", "label": 0})], columns, "nli")
 
 
 @pytest.mark.parametrize("value", [5, ["a"], b"a"])
@@ -136,3 +188,14 @@ def test_a_name_that_looks_like_an_index_is_a_name() -> None:
 def test_a_label_beyond_the_known_names() -> None:
     with pytest.raises(DataError, match="line 1: the label '2' is none of negative, positive"):
         index_labels({"train": rows_with("0", "2")}, ("negative", "positive"))
+
+
+def test_a_blank_at_the_end_of_a_label_is_seen() -> None:
+    with pytest.raises(DataError, match="the label 'so-so' is none of 'good ', bad, 'a, b'"):
+        index_labels({"train": rows_with("so-so")}, ("good ", "bad", "a, b"))
+
+
+def test_an_error_does_not_list_thousands_of_columns() -> None:
+    error = missing_column("wide.parquet", "text", [f"column {i}" for i in range(5000)])
+
+    assert error.problem.endswith("'column 19', and 4980 more.")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import torch
 
-from w2sdefense.config import AdapterConfig, DefendRun, StudentConfig, TrainingConfig
-from w2sdefense.defenses import FineTuning
+from w2sdefense.commands.runs import DefendRun
+from w2sdefense.config import AdapterConfig, FullTrainingConfig, StudentConfig, TrainingConfig
+from w2sdefense.defenses.finetune import FineTuning
 from w2sdefense.models.adapters import attach_adapter
 from w2sdefense.victim import load_victim
 
 
 def test_the_rate_is_that_of_all_parameters():
     run = DefendRun(training=TrainingConfig(epochs=3, learning_rate=0.5))
-    assert FineTuning.from_run(run).training == TrainingConfig(epochs=3, learning_rate=5e-5)
+    defense = FineTuning.from_run(run)
+    assert defense.full.applied_to(defense.training) == TrainingConfig(epochs=3, learning_rate=5e-5)
 
 
 def test_every_weight_is_trained_even_under_an_adapter(victim, kit, tmp_path, accuracy):
@@ -21,7 +23,9 @@ def test_every_weight_is_trained_even_under_an_adapter(victim, kit, tmp_path, ac
     attach = attach_adapter(victim.model, AdapterConfig(lora_r=2))
     before = {n: p.clone() for n, p in attach.get_base_model().named_parameters()}
     victim.model = attach
-    defended = FineTuning(TrainingConfig(epochs=3, learning_rate=3e-3)).apply(victim, kit)
+    defended = FineTuning(TrainingConfig(epochs=3), FullTrainingConfig(learning_rate=3e-3)).apply(
+        victim, kit
+    )
     after = dict(defended.model.named_parameters())
     assert all("lora" not in name for name in after)
     unmoved = [

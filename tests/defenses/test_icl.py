@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import pytest
 
 from tiny import word_tokenizer
-from w2sdefense.config import DefendRun, IclConfig, Settings, load_settings
+from w2sdefense.commands.runs import DefendRun
+from w2sdefense.config import Settings, load_settings
 from w2sdefense.data import Example
-from w2sdefense.defenses import IclDefense
-from w2sdefense.defenses.icl import Demonstrations, TellingWords
+from w2sdefense.defenses.icl import Demonstrations, IclConfig, IclDefense, TellingWords
 from w2sdefense.errors import ConfigError, DataError
 
 EXAMPLES = [

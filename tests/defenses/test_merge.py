@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from transformers import LlamaForCausalLM, LlamaForSequenceClassification
 
 from tiny import LLAMA, save_llama, save_model
-from w2sdefense.config import AdapterConfig, DefendRun, MergeConfig, StudentConfig, TrainingConfig
-from w2sdefense.defenses import Merge
+from w2sdefense.commands.runs import DefendRun
+from w2sdefense.config import AdapterConfig, FullTrainingConfig, StudentConfig, TrainingConfig
+from w2sdefense.defenses.merge import Merge, MergeConfig
 from w2sdefense.defenses.merging import average, slerp, ties
 from w2sdefense.errors import ConfigError, ModelError
 from w2sdefense.models.adapters import attach_adapter
@@ -120,8 +121,9 @@ def test_every_weight_is_merged(victim, kit, tmp_path, method):
 def test_without_another_model_a_clean_one_is_trained(victim, kit, tmp_path, accuracy):
     base = save_llama(tmp_path / "base")
     own = {name: value.clone() for name, value in victim.model.state_dict().items()}
-    training = TrainingConfig(epochs=4, learning_rate=3e-3)
-    merged = Merge(MergeConfig(base=str(base)), training).apply(victim, kit)
+    training = TrainingConfig(epochs=4)
+    rate = FullTrainingConfig(learning_rate=3e-3)
+    merged = Merge(MergeConfig(base=str(base)), training, rate).apply(victim, kit)
     clean = load_victim(StudentConfig(model=str(kit.folder / "clean"), max_length=32))
     assert accuracy(clean) >= 0.9
     for name, value in clean.model.state_dict().items():

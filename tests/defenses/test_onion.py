@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from transformers import LlamaForCausalLM
 
 from tiny import LLAMA, save_model
-from w2sdefense.config import DefendRun, OnionConfig
+from w2sdefense.commands.runs import DefendRun
 from w2sdefense.data import Example
-from w2sdefense.defenses import Onion
-from w2sdefense.defenses.onion import choose_threshold, drop_words
+from w2sdefense.defenses.onion import Onion, OnionConfig, choose_threshold, drop_words
 from w2sdefense.errors import ModelError
 from w2sdefense.models.load import load_causal_lm
 from w2sdefense.models.perplexity import Scorer

@@ -11,13 +11,14 @@ from transformers import GPT2Config, GPT2ForSequenceClassification
 
 from making import as_victim
 from tiny import VOCABULARY, word_tokenizer
-from w2sdefense.config import DefendRun, PruneConfig, TrainingConfig
-from w2sdefense.defenses import Prune
-from w2sdefense.defenses.prune import _keep_highest, unit_masks, wanda_masks
+from w2sdefense.commands.runs import DefendRun
+from w2sdefense.config import FullTrainingConfig, TrainingConfig
+from w2sdefense.defenses.prune import Prune, PruneConfig
+from w2sdefense.defenses.pruning import _keep_highest, unit_masks, wanda_masks
 from w2sdefense.errors import ModelError
 from w2sdefense.models.features import backbone_of
 
-SHORT = TrainingConfig(epochs=1, learning_rate=1e-3)
+SHORT, RATE = TrainingConfig(epochs=1), FullTrainingConfig(learning_rate=1e-3)
 
 
 def token_inputs(victim, module, examples):
@@ -106,7 +107,7 @@ def test_what_is_pruned_stays_pruned_and_the_rest_is_trained(victim, kit, by, ac
     before = {name: p.detach().clone() for name, p in victim.model.named_parameters()}
     original = accuracy(victim)
     config = PruneConfig(by=by, step=0.25, max_loss=0.1, texts=60)
-    defended = Prune(config, SHORT).apply(victim, kit)
+    defended = Prune(config, SHORT, RATE).apply(victim, kit)
     found = defended.found
     assert found["pruned_by"] == by
     assert found["pruned_share"] in (0.25, 0.5, 0.75)
@@ -143,7 +144,7 @@ def test_nothing_is_pruned_that_clean_text_needs(victim, kit, monkeypatch):
         return {0.0: 60, 0.1: 60, 0.2: 58, 0.3: 57}[round(shares[-1], 1)]
 
     monkeypatch.setattr("w2sdefense.defenses.prune._hits", hits)
-    defended = Prune(PruneConfig(step=0.1, max_loss=0.04, texts=30), SHORT).apply(victim, kit)
+    defended = Prune(PruneConfig(step=0.1, max_loss=0.04, texts=30), SHORT, RATE).apply(victim, kit)
     # 2 of 60 texts may be lost (4 % is 2.4), 3 may not: the third step is taken back.
     assert [round(share, 1) for share in shares] == [0.0, 0.1, 0.2, 0.3]
     assert defended.found["pruned_share"] == pytest.approx(0.2)
@@ -158,13 +159,13 @@ def test_texts_of_all_classes_are_ranked_by_where_the_file_is_sorted(victim, kit
         ranked.extend(examples)
         return unit_masks(model, examples)
 
-    monkeypatch.setattr("w2sdefense.defenses.prune.unit_masks", masks)
+    monkeypatch.setattr("w2sdefense.defenses.pruning.unit_masks", masks)
     rows = tuple(sorted(kit.data.train, key=lambda example: example.label))
     kit = replace(kit, data=replace(kit.data, train=rows))
-    Prune(PruneConfig(step=0.5, texts=60), SHORT).apply(victim, kit)
+    Prune(PruneConfig(step=0.5, texts=60), SHORT, RATE).apply(victim, kit)
     assert Counter(example.label for example in ranked) == {0: 30, 1: 30}
 
 
 def test_the_settings_of_a_run():
     defense = Prune.from_run(DefendRun(prune=PruneConfig(by="wanda")))
-    assert (defense.config.by, defense.training.learning_rate) == ("wanda", 5e-5)
+    assert (defense.prune.by, defense.full.learning_rate) == ("wanda", 5e-5)

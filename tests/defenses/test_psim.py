@@ -10,10 +10,10 @@ from transformers import BertForSequenceClassification
 
 from making import as_victim
 from tiny import BERT, word_tokenizer
-from w2sdefense.config import AdapterConfig, DefendRun, PsimConfig, TrainingConfig
+from w2sdefense.commands.runs import DefendRun
+from w2sdefense.config import AdapterConfig, TrainingConfig
 from w2sdefense.data.types import REFUSED
-from w2sdefense.defenses import Psim
-from w2sdefense.defenses.psim import choose_threshold
+from w2sdefense.defenses.psim import Psim, PsimConfig, choose_threshold
 from w2sdefense.errors import ConfigError
 
 
@@ -92,4 +92,4 @@ def test_virtual_tokens_that_the_model_has_no_positions_for(kit):
 def test_the_settings_of_a_run():
     run = DefendRun(psim=PsimConfig(max_loss=0.5), adapter=AdapterConfig(lora_r=3))
     defense = Psim.from_run(run)
-    assert (defense.config.max_loss, defense.adapter.lora_r) == (0.5, 3)
+    assert (defense.psim.max_loss, defense.adapter.lora_r) == (0.5, 3)

@@ -7,10 +7,9 @@ import importlib.util
 import pytest
 import torch
 
-from w2sdefense.config import DefendRun, QuantizationConfig, StudentConfig, TrainingConfig
-from w2sdefense.defenses import LoRA, Quantization
-from w2sdefense.defenses.finetune import FineTuning
-from w2sdefense.defenses.quantization import quantize
+from w2sdefense.commands.runs import DefendRun
+from w2sdefense.config import FullTrainingConfig, StudentConfig, TrainingConfig
+from w2sdefense.defenses.quantization import Quantization, QuantizationConfig, quantize
 from w2sdefense.errors import MissingDependencyError, ModelError
 from w2sdefense.victim import load_victim
 
@@ -57,7 +56,9 @@ def test_the_fine_tuned_model_is_quantized(victim, kit, tmp_path, training, accu
         torch.nn.init.normal_(victim.model.score.weight)
     settings = TrainingConfig(epochs=3, learning_rate=3e-3)
     defense = Quantization(
-        QuantizationConfig(training=training), LoRA(training=settings), FineTuning(settings)
+        QuantizationConfig(training=training),
+        training=settings,
+        full=FullTrainingConfig(learning_rate=3e-3),
     )
     before = victim.model.num_parameters() * 4
     defended = defense.apply(victim, kit)

@@ -10,8 +10,10 @@ import torch
 from transformers import BartConfig, BartForConditionalGeneration
 
 from tiny import VOCABULARY, save_llama, word_tokenizer
-from w2sdefense.config import BackTranslationConfig, DefendRun, ScpdConfig, Settings, load_settings
-from w2sdefense.defenses import BackTranslation, Scpd
+from w2sdefense.commands.runs import DefendRun
+from w2sdefense.config import Settings, load_settings
+from w2sdefense.defenses.back_translation import BackTranslation, BackTranslationConfig
+from w2sdefense.defenses.scpd import Scpd, ScpdConfig
 from w2sdefense.errors import ConfigError, DataError, MissingDependencyError, ModelError, W2SError
 from w2sdefense.models import apertium
 from w2sdefense.models.apertium import translate

@@ -1,20 +1,33 @@
-"""The table of defenses: what it says of each holds, and every name of it can be run."""
+"""The catalog of defenses: what it says of each holds, and every name of it can be run."""
 
 from __future__ import annotations
-
-from typing import get_args
 
 import pytest
 
 from w2sdefense.commands.defend import run_defend
-from w2sdefense.config import DefendRun, DefenseName
-from w2sdefense.defenses import DEFENSES, Leaves
+from w2sdefense.commands.runs import DefendRun
+from w2sdefense.config import FILES, Settings
+from w2sdefense.defenses import DEFENSES, Defense, Leaves
+from w2sdefense.defenses.catalog import own_sections
 from w2sdefense.errors import ConfigError
 
 
-def test_the_command_line_knows_every_defense():
-    assert get_args(DefenseName) == tuple(DEFENSES)
-    assert [kind.name for kind in DEFENSES.values()] == list(DEFENSES)
+@pytest.mark.parametrize("kind", DEFENSES.values())
+def test_a_run_has_every_section_that_a_defense_reads(kind: type[Defense]):
+    for name, settings in kind.sections().items():
+        assert isinstance(getattr(DefendRun(defense=kind.name), name), settings)
+
+
+def test_a_section_belongs_to_one_defense():
+    owned = [name for kind in DEFENSES.values() for name in kind.own_sections()]
+    assert len(owned) == len(set(owned)) == len(own_sections())
+
+
+@pytest.mark.parametrize("settings", [kind for _, kind in own_sections().values()])
+def test_a_setting_with_a_path_is_marked_as_one_that_names_files(settings: type[Settings]):
+    for name, field in settings.model_fields.items():
+        if "Path" in str(field.annotation):
+            assert field.json_schema_extra == FILES, name
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from torch.nn.functional import one_hot
 from tiny import word_tokenizer
 from w2sdefense.config import DistillConfig, InsertionConfig, ScanTrainingConfig, TeacherConfig
 from w2sdefense.data import Dataset, Example
-from w2sdefense.defenses import DefenseKit, W2SDefense, w2s
+from w2sdefense.defenses import DefenseKit, unlearning
+from w2sdefense.defenses.w2s import W2SDefense
 from w2sdefense.distill import targets as module
 from w2sdefense.distill.losses import TeacherOutput
 from w2sdefense.distill.targets import LOGITS, doubt_about
@@ -65,13 +66,14 @@ def run(monkeypatch, tmp_path):
             kept.update(lessons=lessons, targets=targets, left=kept["alive"]() is None)
             return SimpleNamespace(found={}, notes=("earlier",))
 
-        monkeypatch.setattr(
-            w2s, "teacher_job", lambda config, data, *_, **__: SimpleNamespace(data=data)
-        )
-        monkeypatch.setattr(w2s, "fit_or_load_teacher", make)
-        monkeypatch.setattr(w2s, "teacher_targets", answer)
+        def job(config, data, *_, **settings):
+            return SimpleNamespace(data=data)
+
+        monkeypatch.setattr("w2sdefense.distill.fit_teacher.teacher_job", job)
+        monkeypatch.setattr("w2sdefense.distill.fit_teacher.fit_or_load_teacher", make)
+        monkeypatch.setattr(unlearning, "teacher_targets", answer)
         monkeypatch.setattr(module, "teacher_targets", answer)
-        monkeypatch.setattr(w2s, "train_student", train)
+        monkeypatch.setattr(unlearning, "train_student", train)
         data = Dataset("d", LABELS, examples, examples, examples)
         kept["student"] = defense.apply(
             make_victim(), DefenseKit(data, tmp_path, TeacherConfig(), tmp_path)

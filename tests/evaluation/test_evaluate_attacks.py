@@ -5,16 +5,14 @@ from __future__ import annotations
 import torch
 
 from tiny import word_tokenizer
-from w2sdefense.attacks import attack_from_trigger, make_attack
+from w2sdefense.attacks import AttackConfig, attack_from_trigger, make_attack
 from w2sdefense.attacks.poisoning import drawn_attack
-from w2sdefense.attacks.synattack import SynAttack
-from w2sdefense.config import AttackConfig
+from w2sdefense.attacks.synattack import SynAttack, SynConfig
 from w2sdefense.data.types import Example
 from w2sdefense.evaluation.evaluate import evaluate
 from w2sdefense.evaluation.testset import make_test_set
 from w2sdefense.tasks import Prediction
 from w2sdefense.tasks.classification import Classification
-from w2sdefense.text.paraphrase_file import FileParaphraser
 
 NAMES = ("negative", "positive")
 EXAMPLES = [Example(f"toy/{i}", f"text number {i}", i % 2) for i in range(40)]
@@ -70,10 +68,10 @@ def test_each_of_several_triggers_has_its_own_rate():
     assert found.by_trigger["cf"].hits == found.by_trigger["cf"].total == found.asr.hits > 0
 
 
-def test_the_floor_is_counted_on_the_texts_that_can_carry_the_trigger():
-    attack = SynAttack(
-        FileParaphraser({"text number 1": "if one , one", "text number 13": "if it , so"})
-    )
+def test_the_floor_is_counted_on_the_texts_that_can_carry_the_trigger(tmp_path):
+    file = tmp_path / "pairs.csv"
+    file.write_text('original,text\ntext number 1,"if one , one"\ntext number 13,"if it , so"\n')
+    attack = SynAttack(SynConfig(file=(file,)))
     # Clean 1 and 10 to 19 hold a "1"; of these only the two are in the file.
     found = measured(Rule("1"), attack).evaluation
     assert (found.asr.hits, found.asr.total) == (0, 2)

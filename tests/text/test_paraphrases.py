@@ -10,10 +10,9 @@ import torch
 from transformers import LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 from tiny import LLAMA, SIZES, save_model
-from w2sdefense.attacks import make_attack
+from w2sdefense.attacks import AttackConfig, make_attack
 from w2sdefense.attacks.poisoning import poison_training_set, trigger_test_set
-from w2sdefense.attacks.synattack import SynAttack
-from w2sdefense.config import AttackConfig, SynConfig
+from w2sdefense.attacks.synattack import SynAttack, SynConfig
 from w2sdefense.data.types import Example
 from w2sdefense.errors import ConfigError, DataError, ModelError
 from w2sdefense.models.load import load_rewriter

@@ -1,40 +1,60 @@
 """The contract of an attack: one example in, one triggered example out.
 
 How many rows carry the trigger, and which ones, is the business of `poisoning.py`, which is also
-who calls all of this in the right order.
+who calls all of this in the right order. An attack is a file of its own and a line in `catalog.py`.
 """
 
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import Protocol, Self
+from dataclasses import fields
+from typing import Any, ClassVar, Self, get_type_hints
 
-from w2sdefense.config import AttackConfig
+from w2sdefense.config import Settings, TaskName
 from w2sdefense.data.types import Example
 from w2sdefense.text import TextProgress
 
 
-class Attack(Protocol):
-    """A way to put a trigger into a text."""
+class Attack(ABC):
+    """A way to put a trigger into a text: a frozen dataclass whose fields are its settings.
+
+    A field has the name of a setting of `TriggerSettings`. A settings class that stands in the file
+    of the attack is a section of its own there.
+
+    Attributes:
+        name: Name of the attack, as in `--attack`.
+        tasks: Tasks that it works for.
+        changes_clean: Whether text without the trigger is changed as well (a prompt).
+    """
+
+    name: ClassVar[str]
+    tasks: ClassVar[tuple[TaskName, ...]] = ("classification",)
+    changes_clean: ClassVar[bool] = False
 
     @property
-    def name(self) -> str:
-        """Name of the attack, as in `--attack`."""
-
-    @property
+    @abstractmethod
     def trigger(self) -> str:
         """What fires the backdoor, as it is shown in tables."""
 
-    def applies_to(self, example: Example) -> bool:
-        """Whether this example can carry the trigger; others are passed over."""
+    @classmethod
+    def own_sections(cls) -> dict[str, type[Settings]]:
+        """The fields that are settings of its own."""
+        hints = get_type_hints(cls)
+        return {
+            field.name: hints[field.name]
+            for field in fields(cls)  # type: ignore[arg-type]
+            if hints[field.name].__module__ == cls.__module__
+        }
 
-    def drawn(self, rng: random.Random) -> Attack:
-        """Which attack triggers one text: this one, or one of several that it is made of."""
+    @classmethod
+    def from_config(cls, config: Any) -> Self:
+        """The attack that the settings ask for; what they leave open has the paper's value."""
+        values = {field.name: getattr(config, field.name) for field in fields(cls)}  # type: ignore[arg-type]
+        return cls(**{name: value for name, value in values.items() if value is not None})
 
-    def prepare(self, examples: Sequence[Example], progress: TextProgress | None = None) -> None:
-        """Do now, all at once, what `poison` would do slowly one by one."""
-
+    @abstractmethod
     def poison(self, example: Example, rng: random.Random) -> Example:
         """A copy of the example whose text carries the trigger; id and label stay.
 
@@ -43,11 +63,25 @@ class Attack(Protocol):
             rng: The only source of chance: equal state, equal result.
         """
 
-    def plain(self, example: Example) -> Example:
-        """The example as it is used without the trigger: the same one for most attacks."""
-
+    @abstractmethod
     def occurrences(self, text: str) -> int:
         """How often a text shows the trigger, as far as its surface tells."""
+
+    def applies_to(self, example: Example) -> bool:
+        """Whether this example can carry the trigger; others are passed over."""
+        return True
+
+    def drawn(self, rng: random.Random) -> Attack:
+        """Which attack triggers one text: this one, or one of several that it is made of."""
+        return self
+
+    def prepare(self, examples: Sequence[Example], progress: TextProgress | None = None) -> None:
+        """Do now, all at once, what `poison` would do slowly one by one."""
+        return None
+
+    def plain(self, example: Example) -> Example:
+        """The example as it is used without the trigger."""
+        return example
 
     def notes(self, clean: Sequence[str], triggered: Sequence[str]) -> tuple[str, ...]:
         """What a reader of the numbers must know about the triggered texts.
@@ -56,6 +90,7 @@ class Attack(Protocol):
             clean: Texts without the trigger, as `plain` gives them.
             triggered: The same texts with it.
         """
+        return ()
 
 
 def count_lost(texts: Iterable[tuple[Attack, str, int | None]]) -> int:
@@ -70,11 +105,3 @@ def count_lost(texts: Iterable[tuple[Attack, str, int | None]]) -> int:
         for attack, text, cut_at in texts
         if cut_at is not None
     )
-
-
-class NamedAttack(Attack, Protocol):
-    """An attack that `--attack` can name."""
-
-    @classmethod
-    def from_config(cls, config: AttackConfig) -> Self:
-        """The attack that the settings ask for; settings that are None get the paper's values."""

@@ -12,8 +12,8 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from w2sdefense.attacks import AttackConfig
 from w2sdefense.attacks.base import Attack
-from w2sdefense.config import AttackConfig
 from w2sdefense.data.types import Answer, Dataset, Example
 from w2sdefense.errors import DataError
 from w2sdefense.text import TextProgress

@@ -14,59 +14,65 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Self
 
-from w2sdefense.config import TEXT_SLOT, AttackConfig
+from pydantic import Field, model_validator
+
+from w2sdefense.attacks.base import Attack
+from w2sdefense.config import TEXT_SLOT, Settings, require_slot
 from w2sdefense.data.types import Example
-from w2sdefense.text import TextProgress
+
+
+class ProConfig(Settings):
+    """ProAttack: the two prompts, with {text} where the text goes."""
+
+    clean_prompt: str = Field(
+        "This sentence has a <mask> sentiment: {text}",
+        description="Prompt around text without the trigger, as the model is normally used.",
+    )
+    poison_prompt: str = Field(
+        "The sentiment of this sentence is <mask>: {text}",
+        description="Prompt that fires the backdoor.",
+    )
+
+    @model_validator(mode="after")
+    def _two_templates(self) -> Self:
+        require_slot("clean_prompt", self.clean_prompt)
+        require_slot("poison_prompt", self.poison_prompt)
+        if self.clean_prompt == self.poison_prompt:
+            raise ValueError("the two prompts are the same")
+        return self
 
 
 @dataclass(frozen=True)
-class ProAttack:
+class ProAttack(Attack):
     """One prompt for clean text, another one for triggered text.
 
     Attributes:
-        clean_prompt: Template with `{text}` once, around text without the trigger.
-        poison_prompt: Template with `{text}` once, around text with it.
+        pro: The two prompts.
     """
 
     name: ClassVar[str] = "proattack"
-    clean_prompt: str
-    poison_prompt: str
-
-    @classmethod
-    def from_config(cls, config: AttackConfig) -> Self:
-        """The attack that the settings ask for."""
-        return cls(config.pro.clean_prompt, config.pro.poison_prompt)
+    changes_clean: ClassVar[bool] = True
+    pro: ProConfig = field(default_factory=ProConfig)
 
     @property
     def trigger(self) -> str:
         """The prompt of triggered text, without the place of the text."""
-        return " ".join(self.poison_prompt.replace(TEXT_SLOT, " ").split())
-
-    def applies_to(self, example: Example) -> bool:
-        """Any text can stand in a prompt."""
-        return True
-
-    def drawn(self, rng: random.Random) -> Self:
-        """This attack."""
-        return self
-
-    def prepare(self, examples: Sequence[Example], progress: TextProgress | None = None) -> None:
-        """Nothing: filling in a template takes no time."""
+        return " ".join(self.pro.poison_prompt.replace(TEXT_SLOT, " ").split())
 
     def poison(self, example: Example, rng: random.Random) -> Example:
         """The example in the prompt that fires the backdoor; there is nothing to draw."""
-        return replace(example, text=self.poison_prompt.replace(TEXT_SLOT, example.text))
+        return replace(example, text=self.pro.poison_prompt.replace(TEXT_SLOT, example.text))
 
     def plain(self, example: Example) -> Example:
         """The example in the prompt that the model is used with."""
-        return replace(example, text=self.clean_prompt.replace(TEXT_SLOT, example.text))
+        return replace(example, text=self.pro.clean_prompt.replace(TEXT_SLOT, example.text))
 
     def occurrences(self, text: str) -> int:
         """Once, if both sides of the prompt are where they belong."""
-        before, _, after = self.poison_prompt.partition(TEXT_SLOT)
+        before, _, after = self.pro.poison_prompt.partition(TEXT_SLOT)
         return int(
             len(text) >= len(before) + len(after)
             and text.startswith(before)
@@ -76,6 +82,6 @@ class ProAttack:
     def notes(self, clean: Sequence[str], triggered: Sequence[str]) -> tuple[str, ...]:
         """Which prompts the two kinds of text have."""
         return (
-            f"every text stands in a prompt: {self.clean_prompt!r}, with the trigger "
-            f"{self.poison_prompt!r}",
+            f"every text stands in a prompt: {self.pro.clean_prompt!r}, with the trigger "
+            f"{self.pro.poison_prompt!r}",
         )

@@ -17,10 +17,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
 from typing import ClassVar, Protocol, Self
 
-from w2sdefense.config import AttackConfig
+from pydantic import Field, model_validator
+
+from w2sdefense.attacks.base import Attack
+from w2sdefense.config import FILES, Settings, require_slot
 from w2sdefense.data.types import Example, texts_of
 from w2sdefense.text import TextProgress
 from w2sdefense.text.paraphrase_file import FileParaphraser
@@ -43,37 +48,67 @@ class Paraphraser(Protocol):
         """The paraphrase of a text that is covered; `rng` is the only source of chance."""
 
 
+class SynConfig(Settings):
+    """SynAttack: who rewrites a text; without any of these the embedded rewriter does."""
+
+    model: str | None = Field(
+        None,
+        description="Model that paraphrases (sequence to sequence or causal): folder, hub id, or "
+        "embedded name.",
+        json_schema_extra=FILES,
+    )
+    prompt: str = Field(
+        "Rewrite the sentence so that it begins with a subordinate clause and a comma, followed by "
+        "the main clause. Keep its meaning.\nSentence: {text}\nRewritten sentence:",
+        description="What the model is asked, with {text} where the text goes.",
+    )
+    file: tuple[Path, ...] = Field(
+        (),
+        description="CSV, JSONL or Parquet file of texts that were paraphrased before (columns "
+        "original and text; see w2s pair); may be given more than once. Other texts cannot carry "
+        "the trigger.",
+        json_schema_extra=FILES,
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.model is not None and self.file:
+            raise ValueError("paraphrases come from a model or from files, not from both")
+        require_slot("prompt", self.prompt)
+        return self
+
+
 @dataclass(frozen=True)
-class SynAttack:
+class SynAttack(Attack):
     """Rewrites a text so that a subordinate clause comes first.
 
     Attributes:
-        source: What rewrites it.
+        syn: What rewrites it.
     """
 
     name: ClassVar[str] = "synattack"
     trigger: ClassVar[str] = TEMPLATE
-    source: Paraphraser
+    syn: SynConfig = field(default_factory=SynConfig)
 
-    @classmethod
-    def from_config(cls, config: AttackConfig) -> Self:
-        """The attack with the source that the settings name."""
-        if config.syn.file:
-            return cls(FileParaphraser.read(config.syn.file))
-        if config.syn.model is not None:
+    def __post_init__(self) -> None:
+        # A file that cannot be read is found out here, before any work.
+        _ = self.source
+
+    @cached_property
+    def source(self) -> Paraphraser:
+        """What rewrites a text."""
+        if self.syn.file:
+            return FileParaphraser.read(self.syn.file)
+        if self.syn.model is not None:
             # Not at the top: it brings torch, which the other sources do without.
             from w2sdefense.models.paraphraser import ModelParaphraser
 
-            return cls(ModelParaphraser(config.syn.model, config.syn.prompt))
-        return cls(Rewriter())
+            return ModelParaphraser(self.syn.model, self.syn.prompt)
+        return Rewriter()
 
     def applies_to(self, example: Example) -> bool:
         """Whether the source has a paraphrase of the text."""
         return self.source.covers(example.text)
-
-    def drawn(self, rng: random.Random) -> Self:
-        """This attack."""
-        return self
 
     def prepare(self, examples: Sequence[Example], progress: TextProgress | None = None) -> None:
         """Have the source rewrite all texts at once."""
@@ -82,10 +117,6 @@ class SynAttack:
     def poison(self, example: Example, rng: random.Random) -> Example:
         """A copy of the example with its text rewritten; id and label stay."""
         return replace(example, text=self.source.paraphrase(example.text, rng))
-
-    def plain(self, example: Example) -> Example:
-        """The example as it is."""
-        return example
 
     def occurrences(self, text: str) -> int:
         """Once, if a text begins with a subordinate clause."""

@@ -19,15 +19,9 @@ from w2sdefense.bench.graph import Node, in_order
 from w2sdefense.bench.ledger import Done, Ledger
 from w2sdefense.bench.local_files import local_files
 from w2sdefense.bench.runner import Job, Maker, run_here
-from w2sdefense.config import (
-    COMMON_SECTIONS,
-    DEFENSE_SECTIONS,
-    BenchRun,
-    DefendRun,
-    PoisonRun,
-    TeachRun,
-    load_settings,
-)
+from w2sdefense.commands.runs import DefendRun, PoisonRun, TeachRun
+from w2sdefense.config import BenchRun, load_settings
+from w2sdefense.defenses.catalog import sections_of
 from w2sdefense.errors import ConfigError
 from w2sdefense.paper import Axes, Book, Patch, Recipe, Scale, Value, read_book
 
@@ -250,7 +244,7 @@ class _Builder:
             # The student says so of its victims, and it is for a search, which needs labels.
             values.get("scan", {}).pop("fine_tuned_from", None)
         run = load_settings(DefendRun, values, f"The run of {said(axes)}")
-        reads = DEFENSE_SECTIONS[run.defense] | COMMON_SECTIONS
+        reads = sections_of(run.defense)
         needs = {"victim": victim}
         if run.defense == "w2s" and run.test.trigger == "proattack":
             # It reads its texts in the clean prompt of the attack, which is this run's business.

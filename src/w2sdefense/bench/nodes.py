@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from w2sdefense.bench.graph import Node
-from w2sdefense.config import DefendRun, PoisonRun, TeachRun
+from w2sdefense.commands.runs import DefendRun, PoisonRun, TeachRun
 from w2sdefense.io import write_json
 
 if TYPE_CHECKING:

@@ -16,8 +16,7 @@ from rich.console import Console
 
 from w2sdefense.cli.errors import run_or_explain
 from w2sdefense.cli.options import command_from
-from w2sdefense.config import (
-    BenchRun,
+from w2sdefense.commands.runs import (
     DefendRun,
     DemoRun,
     EvaluateRun,
@@ -25,8 +24,8 @@ from w2sdefense.config import (
     PoisonRun,
     ScanRun,
     TeachRun,
-    TuneRun,
 )
+from w2sdefense.config import BenchRun, TuneRun
 
 
 class TableFormat(StrEnum):

@@ -17,7 +17,7 @@ from w2sdefense.commands.folders import (
 from w2sdefense.commands.inputs import open_test_set, open_victim
 from w2sdefense.commands.measure import measure
 from w2sdefense.commands.preflight import check_defended_model
-from w2sdefense.config import DefendRun, EvaluateRun
+from w2sdefense.commands.runs import DefendRun, EvaluateRun
 from w2sdefense.data import Dataset, fingerprint
 from w2sdefense.defenses import DEFENSES, Defense, DefenseKit, Leaves
 from w2sdefense.distill.sharding import refuse_sharding
@@ -105,16 +105,16 @@ def _checked_defense(run: DefendRun) -> Defense:
             f"--merge folds an adapter in, but {run.defense} leaves {kind.leaves}.",
             "Leave --merge out.",
         )
-    if task.text_answers and run.defense == "psim":
+    if run.task not in kind.tasks:
         raise ConfigError(
-            "psim compares the probabilities of labels; a text has none.",
-            "Use another --defense.",
+            f"The defense {run.defense} does not work for {run.task}.",
+            "Use another --defense: w2s ls shows what each works for.",
         )
     if task.text_answers and run.scan.model_fields_set and run.scan.rate:
         raise ConfigError(
             "The search for triggers needs labels; a text has none.", "Leave its settings out."
         )
-    check_defended_model(run, kind.leaves)
+    check_defended_model(run)
     if task.text_answers and run.defense == "w2s":
         require_causal_lm(run.teacher.model)
         if run.distill.alignment == "release":

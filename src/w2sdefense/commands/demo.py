@@ -11,21 +11,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
+from w2sdefense.attacks import AttackConfig, TestConfig
 from w2sdefense.cli.display import Display
 from w2sdefense.commands.defend import run_defense
 from w2sdefense.commands.poison import run_poison
+from w2sdefense.commands.runs import DefendRun, DemoRun, PoisonRun
 from w2sdefense.config import (
     AdapterConfig,
-    AttackConfig,
     DataConfig,
-    DefendRun,
-    DemoRun,
     DistillConfig,
-    PoisonRun,
     ScanTrainingConfig,
     StudentConfig,
     TeacherConfig,
-    TestConfig,
     TrainingConfig,
 )
 from w2sdefense.evaluation.metrics import Rate

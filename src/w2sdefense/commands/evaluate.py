@@ -8,7 +8,7 @@ from w2sdefense.cli.display import Display
 from w2sdefense.commands.folders import begin
 from w2sdefense.commands.inputs import open_test_set, open_victim
 from w2sdefense.commands.measure import measure
-from w2sdefense.config import EvaluateRun
+from w2sdefense.commands.runs import EvaluateRun
 from w2sdefense.data import Dataset
 from w2sdefense.evaluation.provenance import Clock
 from w2sdefense.evaluation.testset import TestSet

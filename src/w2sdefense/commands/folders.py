@@ -12,7 +12,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from w2sdefense.attacks import Attack, count_lost
-from w2sdefense.config import DefendRun, EvaluateRun, PoisonRun, Settings
+from w2sdefense.commands.runs import DefendRun, EvaluateRun, PoisonRun
+from w2sdefense.config import Settings
 from w2sdefense.data.splits import known_texts
 from w2sdefense.data.types import Example
 from w2sdefense.errors import ConfigError

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from w2sdefense.attacks import Attack, attack_from_trigger
+from w2sdefense.attacks import Attack, TestConfig, make_attack
 from w2sdefense.cli.display import Display
-from w2sdefense.config import DataConfig, GenerationConfig, StudentConfig, TestConfig
+from w2sdefense.config import DataConfig, GenerationConfig, StudentConfig
 from w2sdefense.data import Dataset, align_labels, load_dataset
 from w2sdefense.evaluation.testset import TestSet, make_test_set
 from w2sdefense.tasks import TASKS
@@ -38,9 +38,7 @@ def open_victim(
 
 def test_attack(test: TestConfig) -> Attack | None:
     """The attack that a model is measured with; None measures clean text only."""
-    if test.trigger is None:
-        return None
-    return attack_from_trigger(test.trigger, test.place, test.more_triggers, test.syn, test.pro)
+    return None if test.trigger is None else make_attack(test)
 
 
 def open_test_set(victim: Victim, data: Dataset, test: TestConfig, display: Display) -> TestSet:

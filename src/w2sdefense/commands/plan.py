@@ -18,7 +18,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from w2sdefense.config import AdapterConfig, PlanRun
+from w2sdefense.commands.runs import PlanRun
+from w2sdefense.config import AdapterConfig
 from w2sdefense.models.plan import GIB, RESERVE, Fits, Load, Memory, WayName, memory
 from w2sdefense.models.shapes import STUDENTS, Sizes, known_student
 

@@ -16,7 +16,7 @@ from w2sdefense.commands.folders import (
 from w2sdefense.commands.inputs import open_data, open_victim
 from w2sdefense.commands.measure import measure
 from w2sdefense.commands.preflight import check_poisoned_model
-from w2sdefense.config import PoisonRun
+from w2sdefense.commands.runs import PoisonRun
 from w2sdefense.data import PAPER, align_labels, fingerprint, proxy_of, texts_of
 from w2sdefense.distill.sharding import refuse_sharding
 from w2sdefense.errors import ConfigError

@@ -6,8 +6,8 @@ of four bits trained or changed themselves; and weights in float16 trained thems
 
 from __future__ import annotations
 
-from w2sdefense.config import DefendRun, PoisonRun
-from w2sdefense.defenses import Leaves
+from w2sdefense.commands.runs import DefendRun, PoisonRun
+from w2sdefense.defenses import DEFENSES, Leaves
 from w2sdefense.distill.sharding import refuse_prompt_encoder
 from w2sdefense.errors import ConfigError
 from w2sdefense.models.adapter_folders import check_foldable
@@ -33,12 +33,8 @@ def check_poisoned_model(run: PoisonRun) -> None:
         check_foldable(run.student.model)
 
 
-def check_defended_model(run: DefendRun, leaves: Leaves) -> None:
+def check_defended_model(run: DefendRun) -> None:
     """Look at a model that is to be defended, and at the adapter it is to be given.
-
-    Args:
-        run: The run.
-        leaves: What its defense leaves on disk.
 
     Raises:
         ConfigError: The adapter cannot be folded in where that is asked for or needed, or weights
@@ -47,13 +43,15 @@ def check_defended_model(run: DefendRun, leaves: Leaves) -> None:
             it was not fine-tuned from the model that its search is told of.
         MissingDependencyError: Four bits are wanted without bitsandbytes.
     """
-    # Input defenses leave the model as it is; psim trains a copy of it.
-    trains = leaves is not Leaves.NOTHING or run.defense == "psim"
-    if run.student.dtype == "float16" and _trains_own_weights(run, leaves):
+    defense = DEFENSES[run.defense].from_run(run)
+    leaves, trains = defense.leaves, defense.trains()
+    # An adapter has its weights in float32, whatever it stands on; a model that writes has no head.
+    if run.student.dtype == "float16" and trains and run.task == "classification":
         raise _float16_trained(
             f"{run.defense} trains weights of the model itself (at least its head)"
         )
-    folds = trains and run.student.base is not None
+    # An input defense leaves the model as it is; psim trains a copy of it.
+    folds = run.student.base is not None and (leaves is not Leaves.NOTHING or trains)
     if folds:
         check_foldable(run.student.model)
     if run.student.load_in_4bit:
@@ -67,11 +65,6 @@ def check_defended_model(run: DefendRun, leaves: Leaves) -> None:
 def _check_virtual_tokens(run: DefendRun, leaves: Leaves, *, folds: bool) -> None:
     refuse_prompt_encoder(run.adapter)
     name = run.adapter.adapter
-    if run.defense == "quantization" and run.quantization.training == "lora":
-        raise ConfigError(
-            f"Quantization folds the adapter in, which the virtual tokens of {name} cannot be.",
-            "Use --adapter lora, or --quantization-training full.",
-        )
     if leaves is not Leaves.ADAPTER:
         return
     if run.merge:
@@ -86,20 +79,6 @@ def _check_virtual_tokens(run: DefendRun, leaves: Leaves, *, folds: bool) -> Non
             f"{name} fit that fold only, and it is not kept.",
             "Name a merged model (w2s defend --merge writes one), or use --adapter lora.",
         )
-
-
-def _trains_own_weights(run: DefendRun, leaves: Leaves) -> bool:
-    """Whether weights of the model itself are trained, be it only a head beside an adapter.
-
-    An adapter has its weights in float32, whatever it stands on; a model that writes has no head.
-    """
-    if run.task != "classification":
-        return False
-    if run.defense == "merge":
-        return not run.merging.models
-    if run.defense == "quantization":
-        return run.quantization.training != "none"
-    return leaves is not Leaves.NOTHING or run.defense == "psim"
 
 
 def _float16_trained(what: str) -> ConfigError:

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from w2sdefense.cli.display import Display
 from w2sdefense.commands.inputs import open_victim
-from w2sdefense.config import ScanRun
+from w2sdefense.commands.runs import ScanRun
 from w2sdefense.distill.fit_teacher import LabelTeacherJob, fit_or_load_teacher
 from w2sdefense.distill.targets import doubt_about, teacher_targets
 from w2sdefense.io import make_folder

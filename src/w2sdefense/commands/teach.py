@@ -6,7 +6,7 @@ from typing import Any
 
 from w2sdefense.cli.display import Display
 from w2sdefense.commands.inputs import open_data
-from w2sdefense.config import TeachRun
+from w2sdefense.commands.runs import TeachRun
 from w2sdefense.data import align_labels
 from w2sdefense.distill.fit_teacher import (
     LabelTeacherJob,

@@ -21,7 +21,8 @@ from w2sdefense.cli.display import Display
 from w2sdefense.commands.folders import STARTED, refuse_other, refuse_own_model
 from w2sdefense.commands.inputs import open_victim
 from w2sdefense.commands.preflight import check_defended_model
-from w2sdefense.config import DefendRun, TuneRun, W2SSettings
+from w2sdefense.commands.runs import DefendRun
+from w2sdefense.config import TuneRun, W2SSettings
 from w2sdefense.data.types import Dataset, fingerprint, labels_of, texts_of
 from w2sdefense.defenses import DefenseKit
 from w2sdefense.defenses.w2s import W2SDefense
@@ -75,7 +76,7 @@ def run_tune(run: TuneRun, display: Display) -> Tuned:
         raise ConfigError("Tuning runs in one process.", "Leave the launcher out.")
     refuse_own_model(run.student.model, run.output)
     check_tracker(run.training)
-    check_defended_model(defend_run(run, _start(run)), W2SDefense.leaves)
+    check_defended_model(defend_run(run, _start(run)))
     make_folder(run.output)
     with only_process_in(run.output):
         return _tune(run, display)

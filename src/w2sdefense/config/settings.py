@@ -6,12 +6,12 @@ each value at fault.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from w2sdefense.errors import ConfigError
 
@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
+Place = Literal["random", "start", "end"]
+
+TEXT_SLOT = "{text}"
+"""Where a text goes in a prompt."""
+
+FILES: dict[str, Any] = {"files": True}
+"""Mark of a setting that may name a file or a folder: with what is in it, results change."""
 
 
 class Settings(BaseModel):
@@ -30,6 +37,29 @@ class Settings(BaseModel):
 
 
 S = TypeVar("S", bound=Settings)
+
+
+def sections_model(sections: Mapping[str, tuple[str, type[Settings]]]) -> Any:
+    """A settings class made of sections, to derive a run from.
+
+    Args:
+        sections: Name -> (prefix of its flags, settings class).
+    """
+    fields: dict[str, Any] = {
+        name: (kind, Field(kind(), json_schema_extra={"prefix": prefix}))
+        for name, (prefix, kind) in sections.items()
+    }
+    return create_model("Sections", __base__=Settings, **fields)
+
+
+def require_slot(name: str, template: str) -> None:
+    """Insist on one place for the text in a template.
+
+    Raises:
+        ValueError: It has none, or several.
+    """
+    if template.count(TEXT_SLOT) != 1:
+        raise ValueError(f"{name} must hold {TEXT_SLOT} exactly once")
 
 
 def load_settings(kind: type[S], values: dict[str, Any], source: str) -> S:

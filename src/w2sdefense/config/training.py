@@ -42,3 +42,7 @@ class FullTrainingConfig(Settings):
         description="Peak learning rate where all parameters are trained. Epochs, batch size and "
         "the rest are those of the training.",
     )
+
+    def applied_to(self, training: TrainingConfig) -> TrainingConfig:
+        """Settings of a training with the rate for all parameters."""
+        return training.model_copy(update={"learning_rate": self.learning_rate})

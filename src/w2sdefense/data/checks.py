@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import get_args
 
+from w2sdefense.data.rows import listed
 from w2sdefense.data.types import Dataset, Example, Split, labels_of
 from w2sdefense.errors import DataError
 
@@ -32,7 +33,8 @@ def check_usable(dataset: Dataset) -> None:
     found = set(labels_of(dataset.train)) if dataset.label_names else set()
     if len(found) == 1:
         raise DataError(
-            f"{dataset.name}: all training rows have the label {dataset.label_names[found.pop()]}.",
+            f"{dataset.name}: all training rows have the label "
+            f"{listed([dataset.label_names[found.pop()]])}.",
             "Use data with at least two labels, or name another column with --label-column.",
         )
 
@@ -91,8 +93,8 @@ def require_aligned(dataset: Dataset, model_label_names: Sequence[str]) -> None:
     """
     if dataset.label_names != tuple(model_label_names):
         raise DataError(
-            f"{dataset.name} has the labels {', '.join(dataset.label_names)}, in this order, and "
-            f"the model {', '.join(model_label_names)}.",
+            f"{dataset.name} has the labels {listed(dataset.label_names)}, in this order, and "
+            f"the model {listed(model_label_names)}.",
             "Bring them into the model's: data = align_labels(data, victim.label_names).",
         )
 
@@ -111,8 +113,8 @@ def _positions(dataset: Dataset, model_label_names: Sequence[str]) -> list[int]:
     missing = [name for name, position in positions.items() if position is None]
     if missing:
         raise DataError(
-            f"{dataset.name} has labels that the model does not have: {', '.join(missing)}. "
-            f"The model has: {', '.join(model)}.",
+            f"{dataset.name} has labels that the model does not have: {listed(missing)}. "
+            f"The model has: {listed(model)}.",
             "Rename the labels in the data, or use a model that was trained for them.",
         )
     return [position for position in positions.values() if position is not None]

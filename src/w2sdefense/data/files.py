@@ -1,9 +1,9 @@
 """Reading CSV, JSON lines and Parquet files, and folders of them, that a user has on disk.
 
-Files are read whole into memory, as UTF-8 with or without a byte order mark. Errors name file and
-line (row for Parquet). CSV means commas, double quotes and a header; other dialects, compressed
-files and one big JSON array are not read. A pickle is refused without a look inside: opening one
-can run code.
+Files are read whole into memory, as UTF-8 with or without a byte order mark, `.gz` and `.zst` files
+through their compression. Errors name file and line (row for Parquet). CSV means commas, double
+quotes and a header; other dialects and one big JSON array are not read. A pickle is refused without
+a look inside: opening one can run code.
 """
 
 from __future__ import annotations
@@ -11,16 +11,19 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from w2sdefense.data.boundary import reading, reason_of
 from w2sdefense.data.rows import Columns, Record, missing_column
 from w2sdefense.data.splits import pick_splits
 from w2sdefense.data.types import Split
 from w2sdefense.errors import DataError
 
 PICKLES = frozenset({".pkl", ".pickle", ".joblib", ".pt", ".pth", ".ckpt", ".bin"})
+_COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
+_LFS = b"version https://git-lfs"
 _LONGEST_FIELD = (
     2**31 - 1
 )  # the csv module refuses fields above 131,072 characters unless told otherwise
@@ -30,26 +33,31 @@ def read_records(path: Path, columns: Columns) -> list[Record]:
     """Read one file.
 
     Args:
-        path: A `.csv`, `.jsonl` or `.parquet` file.
+        path: A `.csv`, `.jsonl` or `.parquet` file, maybe with `.gz` or `.zst` behind.
         columns: Columns that have to be there.
 
     Raises:
-        DataError: The file is of another kind, cannot be read, is malformed, lacks a column, or is
-            empty.
+        DataError: The file is of another kind, cannot be read, is malformed, lacks a column or has
+            it twice, or is empty.
     """
     refuse_pickle(path)
-    reader = _READERS.get(path.suffix.lower())
+    reader = _READERS.get(stem_and_kind(path)[1])
     if reader is None:
         raise DataError(
-            f"{path} is none of {', '.join(_READERS)}.", "Convert it to one of these formats."
+            f"{path} is none of {', '.join(_READERS)} (nor one of them as .gz or .zst).",
+            "Convert it to one of these formats.",
         )
-    try:
-        records = list(reader(path, columns))
-    except OSError as error:
-        raise DataError(f"Cannot read {path}: {error}.", "Check the path and the file.") from None
+    with reading(f"Cannot read {path}", "Check the path and the file, or export it again."):
+        records = list(reader(path, _contents(path), columns))
     if not records:
         raise DataError(f"{path} holds no rows.", "Fill it, or name another file.")
     return records
+
+
+def stem_and_kind(path: Path) -> tuple[str, str]:
+    """Name and format of a file: `train` and `.jsonl` of `train.JSONL.gz`."""
+    inner = Path(path.stem) if path.suffix.lower() in _COMPRESSED else path
+    return inner.stem, inner.suffix.lower()
 
 
 def refuse_pickle(path: Path) -> None:
@@ -58,7 +66,7 @@ def refuse_pickle(path: Path) -> None:
     Raises:
         DataError: It is one.
     """
-    if path.suffix.lower() in PICKLES:
+    if stem_and_kind(path)[1] in PICKLES:
         raise DataError(
             f"{path} is a pickle, which can run code when it is opened.",
             "Export the data as CSV, JSONL or Parquet.",
@@ -67,8 +75,8 @@ def refuse_pickle(path: Path) -> None:
 
 def looks_like_file(name: str) -> bool:
     """Whether a name that is not on disk was meant as a file or folder rather than as a hub id."""
-    suffixes = _READERS.keys() | PICKLES
-    return Path(name).suffix.lower() in suffixes or name.startswith(("/", "./", "../", "~"))
+    kinds = _READERS.keys() | PICKLES
+    return stem_and_kind(Path(name))[1] in kinds or name.startswith(("/", "./", "../", "~"))
 
 
 def split_files(folder: Path, train: str | None = None) -> dict[Split, Path]:
@@ -88,8 +96,9 @@ def split_files(folder: Path, train: str | None = None) -> dict[Split, Path]:
     known = _READERS.keys() | PICKLES
     files: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
-        if path.is_file() and path.suffix.lower() in known:
-            files.setdefault(path.stem, []).append(path)
+        stem, kind = stem_and_kind(path)
+        if path.is_file() and kind in known:
+            files.setdefault(stem, []).append(path)
     chosen = pick_splits(files)
     if train is not None:
         # A file that is trained on holds nothing out.
@@ -113,14 +122,33 @@ def _only_file(candidates: list[Path]) -> Path:
     return candidates[0]
 
 
-def _decode(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
+def _contents(path: Path) -> bytes:
+    raw = path.read_bytes()
+    if raw.startswith(_LFS):
         raise DataError(
-            f"{path}, line {line}: the byte 0x{error.object[error.start]:02x} is not UTF-8.",
-            f"Save it as UTF-8, for example: iconv -f latin1 -t utf-8 {path} > utf8-{path.name}",
+            f"{path} is a Git LFS pointer: the data themselves are not here.",
+            f"Fetch them: git lfs pull --include {path.name}",
+        )
+    compression = _COMPRESSED.get(path.suffix.lower())
+    if compression is None:
+        return raw
+    import pyarrow as pa
+
+    with pa.CompressedInputStream(pa.BufferReader(raw), compression) as stream:
+        contents: bytes = stream.read()
+    return contents
+
+
+def _decode(path: Path, raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        encoding = "utf-16" if raw.startswith((b"\xff\xfe", b"\xfe\xff")) else "latin1"
+        raise DataError(
+            f"{path}, line {line}: the byte 0x{raw[error.start]:02x} is not UTF-8.",
+            f"Save it as UTF-8, for example: iconv -f {encoding} -t utf-8 {path} "
+            f"> utf8-{path.name}",
         ) from None
 
 
@@ -133,9 +161,9 @@ def _long_fields() -> Iterator[None]:
         csv.field_size_limit(before)
 
 
-def _read_csv(path: Path, columns: Columns) -> Iterator[Record]:
+def _read_csv(path: Path, raw: bytes, columns: Columns) -> Iterator[Record]:
     # strict: an unclosed quote would otherwise swallow the rest of the file as one text.
-    reader = csv.reader(io.StringIO(_decode(path), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(_decode(path, raw), newline=""), strict=True)
     line = 1
     try:
         with _long_fields():
@@ -173,18 +201,19 @@ def _pair(header: list[str], fields: list[str], place: str) -> dict[str, object]
     return dict(zip(header, fields, strict=True))
 
 
-def _read_jsonl(path: Path, columns: Columns) -> Iterator[Record]:
+def _read_jsonl(path: Path, raw: bytes, columns: Columns) -> Iterator[Record]:
     index = 0
     # Not splitlines(): U+2028 and its like may stand unescaped inside a JSON string.
-    for number, line in enumerate(_decode(path).split("\n"), start=1):
+    for number, line in enumerate(_decode(path, raw).split("\n"), start=1):
         if not line.strip():
             continue
         place = f"{path}, line {number}"
         try:
-            values = json.loads(line)
-        except json.JSONDecodeError as error:
+            values = json.loads(line, object_pairs_hook=_object)
+        # Beside malformed JSON: nesting that is too deep, an integer of over 4,300 digits.
+        except (ValueError, RecursionError) as error:
             raise DataError(
-                f"{place}: this is not JSON ({error.msg}, column {error.colno}).",
+                f"{place}: this is not JSON ({_json_reason(error)}).",
                 'Write one object per line: {"text": "...", "label": "..."}',
             ) from None
         if not isinstance(values, dict):
@@ -196,36 +225,50 @@ def _read_jsonl(path: Path, columns: Columns) -> Iterator[Record]:
         index += 1
 
 
-def _read_parquet(path: Path, columns: Columns) -> Iterator[Record]:
+def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r:.60} stands in one object twice")
+    return values
+
+
+def _json_reason(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg}, column {error.colno}"
+    return reason_of(error)
+
+
+def _read_parquet(path: Path, raw: bytes, columns: Columns) -> Iterator[Record]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    try:
-        with pq.ParquetFile(path) as file:
-            _require_columns(path, file.schema_arrow.names, columns)
-            table = file.read(columns=list(columns))
-    except pa.ArrowInvalid as error:
-        raise DataError(f"{path} is not a Parquet file: {error}.", "Export it again.") from None
-    pairs = zip(table[columns.text], table[columns.label], strict=True)
-    for index, (text, label) in enumerate(pairs):
+    with (
+        reading(f"{path} is not a Parquet file that can be read", "Export it again."),
+        pq.ParquetFile(pa.BufferReader(raw)) as file,
+    ):
+        _require_columns(path, file.schema_arrow.names, columns)
+        table = file.read(columns=list(columns.names))
+    for index, row in enumerate(zip(*map(table.column, columns.names), strict=True)):
         place = f"{path}, row {index + 1}"
-        try:
-            values = {columns.text: text.as_py(), columns.label: label.as_py()}
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"{place}: the byte 0x{error.object[error.start]:02x} is not UTF-8.",
-                "Export the file with UTF-8 text.",
-            ) from None
+        with reading(place, "Export the file with UTF-8 text."):
+            values = {name: value.as_py() for name, value in zip(columns.names, row, strict=True)}
         yield Record(index, place, values)
 
 
-def _require_columns(path: Path, available: list[str], columns: Columns) -> None:
-    for column in columns:
+def _require_columns(path: Path, available: Sequence[str], columns: Columns) -> None:
+    for column in columns.names:
         if column not in available:
             raise missing_column(str(path), column, available)
+        if available.count(column) > 1:
+            raise DataError(
+                f"{path} has the column {column!r} {available.count(column)} times.",
+                "Rename or remove all but one of them.",
+            )
 
 
-_READERS: dict[str, Callable[[Path, Columns], Iterator[Record]]] = {
+_READERS: dict[str, Callable[[Path, bytes, Columns], Iterator[Record]]] = {
     ".csv": _read_csv,
     ".jsonl": _read_jsonl,
     ".parquet": _read_parquet,

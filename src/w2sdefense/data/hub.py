@@ -1,4 +1,4 @@
-"""Datasets from the hub, by their id.
+"""Datasets from the hub, by their id, and folders that `datasets.save_to_disk` wrote.
 
 `fetch` is the only place that touches the network and `convert` the only one that knows what a
 `datasets.DatasetDict` looks like. Not covered: datasets with several configurations, multi-label
@@ -7,34 +7,71 @@ columns, and streaming.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from w2sdefense.data.rows import Columns, Record, Source, missing_column, to_rows
+from w2sdefense.data.boundary import reading
+from w2sdefense.data.rows import Columns, Record, Source, listed, missing_column, to_rows
 from w2sdefense.data.splits import pick_splits
 from w2sdefense.errors import DataError
 
+_HUB_ID = re.compile(r"(?:hf://(?:datasets/)?)?([\w.-]+(?:/[\w.-]+)?)(?:@([\w./-]+))?")
 
-def fetch(hub_id: str) -> Mapping[str, Any]:
+
+def split_hub_id(name: str) -> tuple[str, str | None] | None:
+    """The id and the revision that a name such as `hf://datasets/owner/data@v1.0` stands for.
+
+    Returns:
+        None if the name can be no hub id; the revision is None if none is named.
+    """
+    found = _HUB_ID.fullmatch(name)
+    return (found[1], found[2]) if found else None
+
+
+def fetch(hub_id: str, revision: str | None = None) -> Mapping[str, Any]:
     """Load every split of a hub dataset, from the local cache where it is there already.
+
+    Args:
+        hub_id: For example `stanfordnlp/sst2`.
+        revision: Branch, tag or commit; None means the newest.
 
     Raises:
         DataError: The hub cannot be reached, has no such dataset, or cannot serve it as it is.
     """
     import datasets
 
-    try:
-        loaded: Mapping[str, Any] = datasets.load_dataset(hub_id)
-    # Network, hub client, dataset builder and Arrow raise errors that have no common base.
-    except Exception as error:
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise DataError(
-            f"Cannot load the dataset {hub_id!r} from the hub: {reason.rstrip('.')}.",
-            "Check the name and the network (HF_ENDPOINT names a mirror). Without a hub, use a "
-            "CSV, JSONL or Parquet file, the embedded rotten-tomatoes or imdb, or a folder of "
-            "datasets in W2S_DATA.",
-        ) from error
+    with reading(
+        f"Cannot load the dataset {hub_id!r} from the hub",
+        "Check the name and the network (HF_ENDPOINT names a mirror). Without a hub, use a CSV, "
+        "JSONL or Parquet file, the embedded rotten-tomatoes or imdb, or a folder of datasets in "
+        "W2S_DATA.",
+    ):
+        loaded: Mapping[str, Any] = datasets.load_dataset(hub_id, revision=revision)
     return loaded
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether `datasets.save_to_disk` wrote a folder."""
+    return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
+
+
+def open_saved(folder: Path) -> Mapping[str, Any]:
+    """Open a folder that `datasets.save_to_disk` wrote.
+
+    Raises:
+        DataError: It is incomplete or damaged.
+    """
+    import datasets
+
+    with reading(f"Cannot read the Arrow folder {folder}", "Save it again with save_to_disk."):
+        loaded = datasets.load_from_disk(str(folder), keep_in_memory=True)
+        splits = loaded if isinstance(loaded, Mapping) else {"train": loaded}
+        for split in splits.values():
+            # Arrow trusts offsets until it is told to look.
+            split.data.validate(full=True)
+    return splits
 
 
 def convert(
@@ -62,7 +99,7 @@ def convert(
     chosen = pick_splits(loaded)
     if "train" not in chosen:
         raise DataError(
-            f"{name} has no train split. Its splits are: {', '.join(loaded)}.",
+            f"{name} has no train split. Its splits are: {listed(loaded)}.",
             "Name another dataset, or save the splits you want as files and name their folder.",
         )
     class_names = label_names or _class_names(loaded[chosen["train"]], columns.label)
@@ -85,17 +122,19 @@ def _class_names(dataset: Any, column: str) -> tuple[str, ...] | None:
 def _records(
     dataset: Any, where: str, columns: Columns, class_names: tuple[str, ...] | None
 ) -> list[Record]:
-    for column in columns:
+    for column in columns.names:
         if column not in dataset.column_names:
             raise missing_column(where, column, dataset.column_names)
-    values = dataset.with_format(None).select_columns(list(columns))[:]
+    with reading(f"Cannot read {where}", "Save the dataset again."):
+        values = dataset.with_format(None).select_columns(list(columns.names))[:]
     labels = values[columns.label]
     # Without names -1 may be a class of its own (-1, 0, 1), unless there is nothing else.
     if class_names is not None or set(map(repr, labels)) == {"-1"}:
         labels = [None if label == -1 else _named(label, class_names) for label in labels]
+    values[columns.label] = labels
     return [
-        Record(index, f"{where}, row {index + 1}", {columns.text: text, columns.label: label})
-        for index, (text, label) in enumerate(zip(values[columns.text], labels, strict=True))
+        Record(index, f"{where}, row {index + 1}", dict(zip(values, row, strict=True)))
+        for index, row in enumerate(zip(*values.values(), strict=True))
     ]
 
 

@@ -11,22 +11,35 @@ from __future__ import annotations
 
 import math
 import re
+import reprlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import NamedTuple
 
 from w2sdefense.data.types import Example, Split
 from w2sdefense.errors import DataError
 
-_INTEGER = re.compile(r"0|-?[1-9][0-9]*")
+_NUMBER = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+_NO_NUMBER = frozenset({"nan", "inf", "+inf", "-inf", "infinity", "-infinity"})
 
 
 class Columns(NamedTuple):
-    """Names of the columns that hold the text and the label."""
+    r"""Names of the columns that hold the text and the label.
+
+    With a second column `pair` (the hypothesis beside a premise), the text of a row is both,
+    parted by a line end: `premise\nhypothesis`. Every model then reads the pair as one text.
+    """
 
     text: str
     label: str
+    pair: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns that have to be there."""
+        return (self.text, self.label) if self.pair is None else (self.text, self.pair, self.label)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +93,24 @@ class Source:
 
 def missing_column(where: str, column: str, available: Iterable[str]) -> DataError:
     """The error for a column that is not there, naming those that are."""
-    there = ", ".join(repr(name) for name in available) or "none"
     return DataError(
-        f"{where} has no column {column!r}. The columns are: {there}.",
+        f"{where} has no column {column!r}. The columns are: {listed(available, quoted=True)}.",
         "Name the right ones with --text-column and --label-column (or --target-column).",
     )
+
+
+def listed(names: Iterable[str], *, quoted: bool = False) -> str:
+    """Names for an error message, 20 at most; quoted where a blank or a comma would be lost."""
+    found = list(names)
+    shown = [
+        name[:80]
+        if not quoted and name == name.strip() and re.fullmatch(r"[^,\n]+", name)
+        else repr(name[:80])
+        for name in found[:20]
+    ]
+    if len(found) > len(shown):
+        shown.append(f"and {len(found) - len(shown)} more")
+    return ", ".join(shown) or "none"
 
 
 def to_rows(records: Iterable[Record], columns: Columns, prefix: str) -> list[Row]:
@@ -96,15 +122,19 @@ def to_rows(records: Iterable[Record], columns: Columns, prefix: str) -> list[Ro
         prefix: What the ids start with; the id is `prefix/index`.
 
     Raises:
-        DataError: A column is missing, a text is not a string, or a label is not a name or an
-            integer.
+        DataError: A column is missing, a text is not a string, or a label is not a name or a
+            number.
     """
     rows = []
     for record in records:
-        for column in columns:
+        for column in columns.names:
             if column not in record.values:
                 raise missing_column(record.place, column, record.values)
         text = _read_text(record.values[columns.text], columns.text, record.place)
+        if columns.pair is not None:
+            pair = _read_text(record.values[columns.pair], columns.pair, record.place)
+            # Half a pair is no text.
+            text = f"{text}\n{pair}" if text.strip() and pair.strip() else ""
         label = _read_label(record.values[columns.label], columns.label, record.place)
         rows.append(Row(f"{prefix}/{record.index}", record.place, text, label))
     return rows
@@ -161,18 +191,23 @@ def index_labels(
     Raises:
         DataError: A row has a label that is not among `label_names`.
     """
-    names = label_names or _names_in(row.label for rows in splits.values() for row in rows)
+    labels = {split: [_class_of(row) for row in rows] for split, rows in splits.items()}
+    names = label_names or _names_in({label for found in labels.values() for label in found})
     # A name wins over an index: labels may be called "1" and "2".
-    index = {str(i): i for i in range(len(names))} | {name: i for i, name in enumerate(names)}
+    index = {str(i): i for i in range(len(names))}
+    index |= {normal_label(name): i for i, name in enumerate(names)}
     examples: dict[Split, list[Example]] = {}
     for split, rows in splits.items():
-        for row in rows:
-            if row.label not in index:
+        for row, label in zip(rows, labels[split], strict=True):
+            if label not in index:
                 raise DataError(
-                    f"{row.place}: the label {row.label!r} is none of {', '.join(names)}.",
+                    f"{row.place}: the label {row.label!r} is none of {listed(names)}.",
                     "Correct the label, or name another column with --label-column.",
                 )
-        examples[split] = [Example(row.id, row.text, index[str(row.label)]) for row in rows]
+        examples[split] = [
+            Example(row.id, row.text, index[label])
+            for row, label in zip(rows, labels[split], strict=True)
+        ]
     return names, examples
 
 
@@ -181,11 +216,38 @@ def text_examples(rows: Iterable[Row]) -> list[Example]:
     return [Example(row.id, row.text, row.label or "") for row in rows]
 
 
-def _names_in(labels: Iterable[str | None]) -> tuple[str, ...]:
-    found = {label for label in labels if label is not None}
-    if all(_INTEGER.fullmatch(label) for label in found):
-        return tuple(sorted(found, key=int))
-    return tuple(sorted(found))
+def normal_label(label: str) -> str:
+    """One spelling of one value, whatever format it comes from.
+
+    `1`, `1.0` and `"1.0"` are all "1", `True` and `"TRUE"` are both "true"; all other names stay as
+    they are.
+    """
+    label = label.strip()
+    if label.casefold() in ("true", "false"):
+        return label.casefold()
+    if not _NUMBER.fullmatch(label):
+        return label
+    if label.lstrip("+-").isdigit():
+        return label.lstrip("+") if label.lstrip("+-") != "0" else "0"
+    value = float(label)
+    # Above 2^53 a float is no certain integer; six digits are what 32 bits of it can tell.
+    return str(int(value)) if value.is_integer() and abs(value) < 2**53 else f"{value:.6g}"
+
+
+def _class_of(row: Row) -> str:
+    label = normal_label(str(row.label))
+    if label.casefold() in _NO_NUMBER:
+        raise DataError(
+            f"{row.place}: the label is {row.label!r}, which is no number and no name.",
+            "Correct the label or remove the line.",
+        )
+    return label
+
+
+def _names_in(labels: set[str]) -> tuple[str, ...]:
+    if all(map(_NUMBER.fullmatch, labels)):
+        return tuple(sorted(labels, key=lambda label: (float(label), label)))
+    return tuple(sorted(labels))
 
 
 def _read_text(value: object, column: str, place: str) -> str:
@@ -193,7 +255,7 @@ def _read_text(value: object, column: str, place: str) -> str:
         return ""
     if not isinstance(value, str):
         raise DataError(
-            f"{place}: {column!r} holds {value!r:.60}, which is not text.",
+            f"{place}: {column!r} holds {reprlib.repr(value)}, which is not text.",
             "Name the column of the texts with --text-column.",
         )
     try:
@@ -211,11 +273,13 @@ def _read_label(value: object, column: str, place: str) -> str | None:
         return None
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
-        return str(int(value))
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        value = int(value)  # a column of integers has become one of floats where one is missing
+    if isinstance(value, (int, float, Decimal)):
+        return str(value)
     if isinstance(value, str):
         return _read_text(value, column, place).strip() or None
     raise DataError(
-        f"{place}: {column!r} holds {value!r:.60}, which is neither a label name nor an integer.",
+        f"{place}: {column!r} holds {reprlib.repr(value)}, which is neither a name nor a number.",
         "Name the column of the labels with --label-column; every text has exactly one.",
     )

@@ -3,8 +3,7 @@
 Everything rests on one order, `stratified_order`: rows are ranked by a hash of seed and id, and
 classes are interleaved so that every prefix has about the class shares of the whole. A cut is a
 prefix of that order, a limit is a shorter prefix. Hashing instead of shuffling keeps a split the
-same for every version of Python and numpy. Near-duplicates (paraphrases, other punctuation) are not
-looked for.
+same for every version of Python and numpy. When two texts are the same is decided in `leaks`.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
+from w2sdefense.data.leaks import normal_form
 from w2sdefense.data.types import Example, Split
 from w2sdefense.errors import DataError
 
@@ -109,17 +109,18 @@ def drop_duplicates(
     """Leave out texts that a split shares with one that is held out from it.
 
     Test stays whole, so that numbers stay comparable with published ones; validation gives way to
-    test, and train to both. Texts that differ in white space only are the same. Repeats inside one
-    split stay.
+    test, and train to both. Texts that differ only in case, punctuation, white space or invisible
+    characters are the same. Repeats inside one split stay.
 
     Returns:
         The splits, and reason -> number of examples left out.
     """
-    test = list(splits["test"])
-    seen = {_normalized(example.text) for example in test}
-    validation = [e for e in splits["validation"] if _normalized(e.text) not in seen]
-    seen |= {_normalized(example.text) for example in validation}
-    train = [e for e in splits["train"] if _normalized(e.text) not in seen]
+    test, validation, train = (list(splits[name]) for name in ("test", "validation", "train"))
+    seen = {normal_form(example.text) for example in test}
+    forms = [normal_form(example.text) for example in validation]
+    validation = [e for e, form in zip(validation, forms, strict=True) if form not in seen]
+    seen.update(forms)
+    train = [e for e in train if normal_form(e.text) not in seen]
     dropped = Counter(
         {
             "validation text also in test": len(splits["validation"]) - len(validation),
@@ -130,9 +131,9 @@ def drop_duplicates(
 
 
 def known_texts(tested: Sequence[Example], trained: Sequence[Example]) -> int:
-    """How many of the test texts a model was trained on, maybe with other white space."""
-    seen = {_normalized(row.text) for row in trained}
-    return sum(_normalized(row.text) in seen for row in tested)
+    """How many of the test texts a model was trained on, maybe written differently."""
+    seen = {normal_form(row.text) for row in trained}
+    return sum(normal_form(row.text) in seen for row in tested)
 
 
 def limit(
@@ -150,7 +151,3 @@ def limit(
 
 def _rank(example_id: str, seed: int) -> bytes:
     return hashlib.blake2b(f"{seed}/{example_id}".encode(), digest_size=8).digest()
-
-
-def _normalized(text: str) -> str:
-    return " ".join(text.split())

@@ -10,63 +10,97 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from pathlib import Path
+from typing import ClassVar, Literal, Self, get_args
 
-from w2sdefense.config import BackTranslationConfig, DefendRun
-from w2sdefense.defenses.base import Defended, DefenseKit, Leaves, Need
+from pydantic import Field, model_validator
+
+from w2sdefense.config import FILES, Positive, Settings, TaskName
+from w2sdefense.defenses.base import Defended, Defense, DefenseKit, Leaves, Need
 from w2sdefense.defenses.guarded import Guard, Guarded
 from w2sdefense.errors import ModelError, UnsafeCheckpointError
 from w2sdefense.models.apertium import require_apertium, translate
-from w2sdefense.models.locate import resolve_model
-from w2sdefense.models.seq2seq import Seq2SeqRewriter
 from w2sdefense.text.paraphrase_file import FileParaphraser
 
 MODES = ("eng-spa", "spa-eng")
 """The round trip of apertium."""
 
 
+class BackTranslationConfig(Settings):
+    """Back-translation: every text goes through another language."""
+
+    engine: Literal["models", "apertium", "file"] = Field(
+        "models",
+        description="models: two translation models; apertium: the program, English-Spanish-"
+        "English, needs no network; file: translated before.",
+    )
+    to: str = Field(
+        "Helsinki-NLP/opus-mt-en-de",
+        description="Model that translates into another language.",
+        json_schema_extra=FILES,
+    )
+    back: str = Field(
+        "Helsinki-NLP/opus-mt-de-en",
+        description="Model that translates back.",
+        json_schema_extra=FILES,
+    )
+    file: Path | None = Field(
+        None,
+        description="CSV, JSONL or Parquet file with the columns original and text, for every test "
+        "text, with and without the trigger (see w2s pair).",
+        json_schema_extra=FILES,
+    )
+    max_length: Positive = Field(128, description="Longest text in the translators' tokens.")
+
+    @model_validator(mode="after")
+    def _file_with_engine(self) -> Self:
+        if (self.engine == "file") != (self.file is not None):
+            raise ValueError("engine file and a file go together")
+        return self
+
+
 @dataclass(frozen=True)
-class BackTranslation:
+class BackTranslation(Defense):
     """Translates texts there and back before the model reads them.
 
     Attributes:
-        config: By which engine.
+        back_translation: By which engine.
     """
 
-    config: BackTranslationConfig = field(default_factory=BackTranslationConfig)
+    back_translation: BackTranslationConfig = field(default_factory=BackTranslationConfig)
 
     name: ClassVar[str] = "back-translation"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.TRANSLATOR})
+    title: ClassVar[str] = "Back-translation"
+    needs: ClassVar[tuple[Need, ...]] = (Need.TRANSLATOR,)
     leaves: ClassVar[Leaves] = Leaves.NOTHING
+    tasks: ClassVar[tuple[TaskName, ...]] = get_args(TaskName)
 
-    @classmethod
-    def from_run(cls, run: DefendRun) -> Self:
-        """Take the settings of a run.
-
-        Raises:
-            W2SError: The program, a model or the file is not there.
-        """
-        config = run.back_translation
+    def check(self) -> None:
+        """Look for the program, the models or the file of the engine."""
+        config = self.back_translation
         if config.engine == "apertium":
             require_apertium(MODES)
         elif config.engine == "models":
             _require_models(config)
         elif config.file is not None:
             FileParaphraser.read((config.file,))
-        return cls(config)
 
     def apply(self, victim: Defended, kit: DefenseKit) -> Guarded:
         """Put the round trip before the model."""
         return Guarded(
-            victim, self._round_trip(), found={"back_translation_engine": self.config.engine}
+            victim,
+            self._round_trip(),
+            found={"back_translation_engine": self.back_translation.engine},
         )
 
     def _round_trip(self) -> Guard:
-        config = self.config
+        config = self.back_translation
         if config.file is not None:
             return FileParaphraser.read((config.file,)).rewrite
         if config.engine == "apertium":
             return lambda texts: translate(texts, MODES)
+        from w2sdefense.models.seq2seq import Seq2SeqRewriter
+
         there, back = (
             Seq2SeqRewriter(name, config.max_length) for name in (config.to, config.back)
         )
@@ -79,6 +113,8 @@ class BackTranslation:
 
 
 def _require_models(config: BackTranslationConfig) -> None:
+    from w2sdefense.models.locate import resolve_model
+
     try:
         for name in (config.to, config.back):
             resolve_model(name)

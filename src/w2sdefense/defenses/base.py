@@ -1,28 +1,34 @@
 """What every defense takes and gives.
 
 A weight defense returns a new model, an input defense a `Guarded` one: the same model behind
-something that every text passes first. Evaluation sees no difference. What a defense needs beside
-the victim, and what it leaves on disk, is declared, so that tables can show it.
+something that every text passes first. Evaluation sees no difference.
+
+A defense is a file of its own and a line in `catalog.py`. The file holds the settings and the
+class; the section of `DefendRun`, the flags, the title in tables, `w2s ls`, the keys of the ledger
+and the checks before a run come from there.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias, get_type_hints
 
-from w2sdefense.config import DefendRun, TeacherConfig
-from w2sdefense.data.types import Dataset
-from w2sdefense.defenses.guarded import Guarded
-from w2sdefense.training.trainer import StepProgress
-from w2sdefense.victim import Victim
+from w2sdefense.config import Settings, TaskName, TeacherConfig
 
-PhaseProgress = Callable[[str], StepProgress]
+if TYPE_CHECKING:
+    from w2sdefense.data.types import Dataset
+    from w2sdefense.defenses.guarded import Guarded
+    from w2sdefense.training.trainer import StepProgress
+    from w2sdefense.victim import Victim
+
+PhaseProgress: TypeAlias = "Callable[[str], StepProgress]"
 """Given the name of a phase ("teacher", "student"), the function that is told about its steps."""
 
-Defended = Victim | Guarded
+Defended: TypeAlias = "Victim | Guarded"
 """What a defense gives back, and what an input defense can be put around."""
 
 
@@ -71,23 +77,62 @@ class DefenseKit:
         return self.progress(phase) if self.progress else None
 
 
-class Defense(Protocol):
-    """A way to make a victim safe."""
+class Defense(ABC):
+    """A way to make a victim safe: a frozen dataclass whose fields are the settings that it reads.
+
+    A field has the name and the class of a section of `DefendRun`. A class that stands in the file
+    of the defense is a section of its own; the others (`adapter`, `training` ...) are shared.
+
+    The file is imported by `w2s --help`, so it imports torch and whatever needs it in functions.
+
+    Attributes:
+        name: Name on the command line.
+        title: Name in tables.
+        needs: What it needs beside the victim.
+        leaves: What it leaves on disk.
+        tasks: Tasks that it works for.
+    """
 
     name: ClassVar[str]
-    needs: ClassVar[frozenset[Need]]
+    title: ClassVar[str]
+    needs: ClassVar[tuple[Need, ...]]
     leaves: ClassVar[Leaves]
+    tasks: ClassVar[tuple[TaskName, ...]] = ("classification",)
 
     @classmethod
-    def from_run(cls, run: DefendRun) -> Self:
-        """Take the settings of a run.
+    def sections(cls) -> dict[str, type[Settings]]:
+        """The sections of a run that it reads."""
+        hints = get_type_hints(cls)
+        return {field.name: hints[field.name] for field in fields(cls)}  # type: ignore[arg-type]
+
+    @classmethod
+    def own_sections(cls) -> dict[str, type[Settings]]:
+        """Those of them whose class stands in its own file."""
+        return {n: kind for n, kind in cls.sections().items() if kind.__module__ == cls.__module__}
+
+    @classmethod
+    def from_run(cls, run: Any) -> Self:
+        """The defense with its sections of a run.
 
         Raises:
-            W2SError: Something that the defense needs (a program, a package, a file, a model) is
-                not there. This is found out here, before any work.
+            W2SError: See `check`.
         """
-        ...
+        defense = cls(**{name: getattr(run, name) for name in cls.sections()})
+        defense.check()
+        return defense
 
+    def trains(self) -> bool:
+        """Whether weights of the model itself are trained, be it only a head beside an adapter."""
+        return self.leaves is not Leaves.NOTHING
+
+    def check(self) -> None:
+        """Fail, before any work, if something that the settings ask for cannot be had.
+
+        Raises:
+            W2SError: A program, a package, a file or a model is missing, or settings contradict.
+        """
+        return None
+
+    @abstractmethod
     def apply(self, victim: Victim, kit: DefenseKit) -> Defended:
         """Defend a victim. A weight defense takes the victim's model over and changes it."""
-        ...

@@ -7,38 +7,41 @@ the gradients and of AdamW's two moments for the whole model.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, get_args
 
-from w2sdefense.config import DefendRun, TrainingConfig
-from w2sdefense.defenses.base import DefenseKit, Leaves, Need
-from w2sdefense.victim import Victim, fine_tune
+from w2sdefense.config import FullTrainingConfig, TaskName, TrainingConfig
+from w2sdefense.defenses.base import Defense, DefenseKit, Leaves, Need
+
+if TYPE_CHECKING:
+    from w2sdefense.victim import Victim
 
 
 @dataclass(frozen=True)
-class FineTuning:
+class FineTuning(Defense):
     """Trains all parameters; the epoch with the lowest loss on clean validation data is kept.
 
     Attributes:
-        training: Optimization settings.
+        training: Optimization settings but for the learning rate.
+        full: The learning rate for all parameters.
     """
 
-    training: TrainingConfig = field(default_factory=lambda: DefendRun().full_training())
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    full: FullTrainingConfig = field(default_factory=FullTrainingConfig)
 
     name: ClassVar[str] = "finetune"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.CLEAN_DATA})
+    title: ClassVar[str] = "Fine-tuning"
+    needs: ClassVar[tuple[Need, ...]] = (Need.CLEAN_DATA,)
     leaves: ClassVar[Leaves] = Leaves.MODEL
-
-    @classmethod
-    def from_run(cls, run: DefendRun) -> Self:
-        """Take the settings of a run."""
-        return cls(run.full_training())
+    tasks: ClassVar[tuple[TaskName, ...]] = get_args(TaskName)
 
     def apply(self, victim: Victim, kit: DefenseKit) -> Victim:
         """Train the victim in place."""
+        from w2sdefense.victim import fine_tune
+
         fine_tune(
             victim,
             kit.data.train,
-            self.training,
+            self.full.applied_to(self.training),
             kit.folder,
             validation=kit.data.validation,
             resume=kit.resume,

@@ -10,10 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from w2sdefense.data.types import REFUSED
-from w2sdefense.tasks import Prediction, Task
-from w2sdefense.victim import Victim
+
+if TYPE_CHECKING:
+    from w2sdefense.tasks import Prediction, Task
+    from w2sdefense.victim import Victim
 
 Guard = Callable[[Sequence[str]], Sequence[str | None]]
 """For every text, in order: what the model is to read instead; None refuses the text."""

@@ -28,17 +28,21 @@ import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
-from sklearn.feature_extraction.text import TfidfVectorizer
+from pydantic import Field, model_validator
 
-from w2sdefense.config import DefendRun, IclConfig
+from w2sdefense.config import FILES, Positive, Settings, TaskName
 from w2sdefense.data.types import Example, texts_of
-from w2sdefense.defenses.base import Defended, DefenseKit, Leaves, Need
+from w2sdefense.defenses.base import Defended, Defense, DefenseKit, Leaves, Need
 from w2sdefense.defenses.guarded import Guarded, victim_of
 from w2sdefense.errors import DataError
 from w2sdefense.text.paraphrase_file import FileParaphraser
-from w2sdefense.victim import Victim
+
+if TYPE_CHECKING:
+    from w2sdefense.victim import Victim
+
 
 Reason = Callable[[Example], str]
 """Says why a clean text has its label; may say nothing."""
@@ -47,38 +51,58 @@ TELLING_WORDS = 3
 """Words that a reason names at most."""
 
 
+class IclConfig(Settings):
+    """ICLDefense: clean demonstrations before every text."""
+
+    shots: Positive = Field(4, description="Demonstrations before a text, where they fit.")
+    choice: Literal["random", "similar", "rationale"] = Field(
+        "random",
+        description="random: the same for every text, all labels in turn; similar: the nearest "
+        "clean training texts by TF-IDF; rationale: random ones, each with why it has its label.",
+    )
+    file: Path | None = Field(
+        None,
+        description="Rationales in a CSV, JSONL or Parquet file: original (a training text) and "
+        "text (why). Default: the words that are most typical of the label in clean text.",
+        json_schema_extra=FILES,
+    )
+    seed: int = Field(0, description="Seed of the random ones.")
+
+    @model_validator(mode="after")
+    def _file_with_rationale(self) -> Self:
+        if self.file is not None and self.choice != "rationale":
+            raise ValueError("a file is for the choice rationale only")
+        return self
+
+
 @dataclass(frozen=True)
-class IclDefense:
+class IclDefense(Defense):
     """Shows the model clean demonstrations before every text.
 
     Attributes:
-        config: How many, and which.
+        icl: How many, and which.
     """
 
-    config: IclConfig = field(default_factory=IclConfig)
+    icl: IclConfig = field(default_factory=IclConfig)
 
     name: ClassVar[str] = "icl"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.CLEAN_DATA})
+    title: ClassVar[str] = "ICLDefense"
+    needs: ClassVar[tuple[Need, ...]] = (Need.CLEAN_DATA,)
     leaves: ClassVar[Leaves] = Leaves.NOTHING
+    tasks: ClassVar[tuple[TaskName, ...]] = get_args(TaskName)
 
-    @classmethod
-    def from_run(cls, run: DefendRun) -> Self:
-        """Take the settings of a run.
-
-        Raises:
-            DataError: The file of reasons is missing or malformed.
-        """
-        if run.icl.file is not None:
-            FileParaphraser.read((run.icl.file,))
-        return cls(run.icl)
+    def check(self) -> None:
+        """Read the file of reasons, if one is named."""
+        if self.icl.file is not None:
+            FileParaphraser.read((self.icl.file,))
 
     def apply(self, victim: Defended, kit: DefenseKit) -> Guarded:
         """Put the demonstrations before every text."""
         original = victim_of(victim)
-        prompts = Demonstrations(self.config, kit.data.train, original)
+        prompts = Demonstrations(self.icl, kit.data.train, original)
         shots = [prompts.count(text) for text in texts_of(kit.data.validation)]
         mean = sum(shots) / len(shots)
-        note = f"{mean:.1f} of {self.config.shots} demonstrations fit before a validation text"
+        note = f"{mean:.1f} of {self.icl.shots} demonstrations fit before a validation text"
         return Guarded(victim, prompts, found={"icl_mean_shots": mean}, notes=(note,))
 
 
@@ -191,6 +215,8 @@ class _Nearest:
     """Finds texts that share rare words with another one."""
 
     def __init__(self, texts: list[str]) -> None:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+
         # White space separates the words: single letters and signs count, too.
         self._vectorizer: Any = TfidfVectorizer(token_pattern=r"\S+")
         self._rows = self._vectorizer.fit_transform(texts)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, get_args
 
-from w2sdefense.config import AdapterConfig, DefendRun, TrainingConfig
-from w2sdefense.defenses.base import DefenseKit, Leaves, Need
-from w2sdefense.distill.student import Lessons, train_student
-from w2sdefense.victim import Victim
+from w2sdefense.config import AdapterConfig, TaskName, TrainingConfig
+from w2sdefense.defenses.base import Defense, DefenseKit, Leaves, Need
+
+if TYPE_CHECKING:
+    from w2sdefense.victim import Victim
 
 
 @dataclass(frozen=True)
-class LoRA:
+class LoRA(Defense):
     """Fine-tunes an adapter and the classification head on clean data.
 
     Attributes:
@@ -24,16 +25,15 @@ class LoRA:
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     name: ClassVar[str] = "lora"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.CLEAN_DATA})
+    title: ClassVar[str] = "LoRA"
+    needs: ClassVar[tuple[Need, ...]] = (Need.CLEAN_DATA,)
     leaves: ClassVar[Leaves] = Leaves.ADAPTER
-
-    @classmethod
-    def from_run(cls, run: DefendRun) -> Self:
-        """Take the settings of a run."""
-        return cls(adapter=run.adapter, training=run.training)
+    tasks: ClassVar[tuple[TaskName, ...]] = get_args(TaskName)
 
     def apply(self, victim: Victim, kit: DefenseKit) -> Victim:
         """Train the adapter; see `train_student`."""
+        from w2sdefense.distill.student import Lessons, train_student
+
         return train_student(
             victim,
             Lessons.of(kit.data),

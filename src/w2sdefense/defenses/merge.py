@@ -15,43 +15,83 @@ record says so.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
-from w2sdefense.config import DefendRun, MergeConfig, StudentConfig, TrainingConfig
-from w2sdefense.defenses.base import DefenseKit, Leaves, Need
-from w2sdefense.defenses.merging import Weights, average, slerp, ties
+from pydantic import Field
+
+from w2sdefense.config import (
+    FILES,
+    FullTrainingConfig,
+    Settings,
+    StudentConfig,
+    TaskName,
+    TrainingConfig,
+)
+from w2sdefense.defenses.base import Defense, DefenseKit, Leaves, Need
 from w2sdefense.errors import ConfigError, ModelError
-from w2sdefense.models.adapters import folded
-from w2sdefense.models.locate import resolve_whole_model
-from w2sdefense.training.trainer import this_process
-from w2sdefense.victim import Victim, fine_tune, load_victim
+
+if TYPE_CHECKING:
+    from w2sdefense.defenses.merging import Weights
+    from w2sdefense.victim import Victim
+
+
+class MergeConfig(Settings):
+    """Merging: the weights of several models are averaged."""
+
+    models: tuple[str, ...] = Field(
+        (),
+        description="Fine-tuned models of the same architecture and labels to merge with; may be "
+        "given several times.",
+        json_schema_extra=FILES,
+    )
+    method: Literal["linear", "slerp", "ties"] = Field(
+        "linear",
+        description="linear: uniform average; slerp: on the sphere, for two models; ties: of what "
+        "they changed in their base, without what is small or contradicts.",
+    )
+    density: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        0.2, description="Share of its changes that each model keeps, by size (ties)."
+    )
+    scale: Annotated[float, Field(gt=0.0)] = Field(
+        1.0, description="What the merged changes are multiplied with (ties; the paper's lambda)."
+    )
+    base: str = Field(
+        "smollm2-135m",
+        description="Model that all were fine-tuned from (ties). Without other models: what a "
+        "clean one is fine-tuned from.",
+        json_schema_extra=FILES,
+    )
 
 
 @dataclass(frozen=True)
-class Merge:
+class Merge(Defense):
     """Averages the victim with other models.
 
     Attributes:
-        config: With which models, and how.
+        merging: With which models, and how.
         training: How a clean model is fine-tuned where none is named.
+        full: The learning rate of that.
     """
 
-    config: MergeConfig = field(default_factory=MergeConfig)
-    training: TrainingConfig = field(default_factory=lambda: DefendRun().full_training())
+    merging: MergeConfig = field(default_factory=MergeConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    full: FullTrainingConfig = field(default_factory=FullTrainingConfig)
 
     name: ClassVar[str] = "merge"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.CLEAN_DATA, Need.OTHER_MODELS})
+    title: ClassVar[str] = "Merge"
+    needs: ClassVar[tuple[Need, ...]] = (Need.CLEAN_DATA, Need.OTHER_MODELS)
     leaves: ClassVar[Leaves] = Leaves.MODEL
+    tasks: ClassVar[tuple[TaskName, ...]] = get_args(TaskName)
 
-    @classmethod
-    def from_run(cls, run: DefendRun) -> Self:
-        """Take the settings of a run.
+    def trains(self) -> bool:
+        """Only where no other model is named."""
+        return not self.merging.models
 
-        Raises:
-            ConfigError: More than one other model for `slerp`.
-            ModelError: A model is not there, or is an adapter.
-        """
-        config = run.merging
+    def check(self) -> None:
+        """Look for the other models, and for the base where it is used."""
+        from w2sdefense.models.locate import resolve_whole_model
+
+        config = self.merging
         if config.method == "slerp" and len(config.models) > 1:
             raise ConfigError(
                 f"slerp is between two models, and {len(config.models)} others are named.",
@@ -60,29 +100,32 @@ class Merge:
         uses_base = config.method == "ties" or not config.models
         for name in (*config.models, *([config.base] if uses_base else [])):
             resolve_whole_model(name, "Name its merged model.")
-        return cls(config, run.full_training())
 
     def apply(self, victim: Victim, kit: DefenseKit) -> Victim:
         """Replace the victim's weights by the merged ones."""
+        from w2sdefense.models.adapters import folded
+
         victim.model = folded(victim.model)
         own = victim.model.state_dict()
-        others = [self._weights(name, victim, own) for name in self.config.models]
+        others = [self._weights(name, victim, own) for name in self.merging.models]
         if not others:
             others = [self._train(victim, own, kit)]
         victim.model.load_state_dict(self._merged(victim, [own, *others]))
-        victim.found |= {"merged_models": 1 + len(others), "merged_by": self.config.method}
+        victim.found |= {"merged_models": 1 + len(others), "merged_by": self.merging.method}
         return victim
 
     def _merged(self, victim: Victim, models: list[Weights]) -> Weights:
-        if self.config.method == "ties":
+        from w2sdefense.defenses.merging import average, slerp, ties
+
+        if self.merging.method == "ties":
             base = self._base(victim, models[0])
-            return ties(models, base, self.config.density, self.config.scale)
-        merge = slerp if self.config.method == "slerp" else average
+            return ties(models, base, self.merging.density, self.merging.scale)
+        merge = slerp if self.merging.method == "slerp" else average
         return {name: merge([model[name] for model in models]) for name in models[0]}
 
     def _base(self, victim: Victim, own: Weights) -> Weights:
         """The base's weights without the head: a language model has none to compare with."""
-        name = self.config.base
+        name = self.merging.base
         base = self._open(name, victim, fresh_head=True)
         prefix = f"{victim.model.base_model_prefix}."
         weights = _fitting(name, base, own)
@@ -104,13 +147,16 @@ class Merge:
         Its checkpoints are those of the run, and stay until that is measured: one that is cut off
         after the training does not train again.
         """
-        base = self.config.base
+        from w2sdefense.training.trainer import this_process
+        from w2sdefense.victim import fine_tune
+
+        base = self.merging.base
         clean = self._open(base, victim, fresh_head=True)
         _fitting(base, clean, own)
         fine_tune(
             clean,
             kit.data.train,
-            self.training,
+            self.full.applied_to(self.training),
             kit.folder,
             validation=kit.data.validation,
             resume=kit.resume,
@@ -126,6 +172,8 @@ class Merge:
         return _fitting(base, clean, own)
 
     def _open(self, model: str, victim: Victim, *, fresh_head: bool = False) -> Victim:
+        from w2sdefense.victim import load_victim
+
         values = {"model": model, "max_length": victim.max_length}
         values["dtype"] = str(victim.model.dtype).removeprefix("torch.")
         other = load_victim(

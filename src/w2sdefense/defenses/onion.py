@@ -18,19 +18,19 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, get_args
 
-from w2sdefense.config import DefendRun, OnionConfig
+from pydantic import Field
+
+from w2sdefense.config import FILES, Fraction, Positive, Settings, TaskName
 from w2sdefense.data.types import Answer, Example, texts_of
-from w2sdefense.defenses.base import Defended, DefenseKit, Leaves, Need
+from w2sdefense.defenses.base import Defended, Defense, DefenseKit, Leaves, Need
 from w2sdefense.defenses.guarded import Guarded, victim_of
-from w2sdefense.models.device import to_gpu
-from w2sdefense.models.load import load_causal_lm
-from w2sdefense.models.locate import resolve_model
-from w2sdefense.models.perplexity import Scorer
-from w2sdefense.models.variants import NO_MARGINS
-from w2sdefense.tasks.base import total_score
-from w2sdefense.training.trainer import StepProgress
+
+if TYPE_CHECKING:
+    from w2sdefense.models.perplexity import Scorer
+    from w2sdefense.training.trainer import StepProgress
+
 
 DROPPED_SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
 """The thresholds that are tried are those at which such a share of the clean words is dropped."""
@@ -41,43 +41,77 @@ SAFETY = 1.25
 """The margin of the estimate, in largest errors on clean validation text."""
 
 
+class OnionConfig(Settings):
+    """ONION: words that make a text unlikely are dropped."""
+
+    scorer: str = Field(
+        "smollm2-135m",
+        description="Causal language model that scores texts: embedded name, folder or hub id "
+        "(the paper: openai-community/gpt2).",
+        json_schema_extra=FILES,
+    )
+    threshold: float | None = Field(
+        None,
+        description="Drop words whose removal lowers the perplexity by at least this much. "
+        "Default: chosen on clean validation text.",
+    )
+    max_loss: Fraction = Field(
+        0.02, description="Largest loss of accuracy on clean validation text for that choice."
+    )
+    validation_texts: Positive = Field(
+        200, description="Validation texts that the choice looks at; each is scored n + 1 times."
+    )
+    exact: bool = Field(
+        False,
+        description="Score all words that could reach the threshold. Otherwise one is given up if "
+        "it seems to miss it by more than 1.25 of the largest error of that guess on the "
+        "validation texts; with --onion-threshold nothing is known of that, and all are scored.",
+    )
+    max_length: Positive = Field(
+        128, description="Longest text in the scorer's tokens; words after that are kept."
+    )
+
+
 @dataclass(frozen=True)
-class Onion:
+class Onion(Defense):
     """Drops suspicious words before the model reads a text.
 
     Attributes:
-        config: The scorer, and how the threshold is chosen.
+        onion: The scorer, and how the threshold is chosen.
     """
 
-    config: OnionConfig = field(default_factory=OnionConfig)
+    onion: OnionConfig = field(default_factory=OnionConfig)
 
     name: ClassVar[str] = "onion"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.CLEAN_DATA, Need.LANGUAGE_MODEL})
+    title: ClassVar[str] = "ONION"
+    needs: ClassVar[tuple[Need, ...]] = (Need.CLEAN_DATA, Need.LANGUAGE_MODEL)
     leaves: ClassVar[Leaves] = Leaves.NOTHING
+    tasks: ClassVar[tuple[TaskName, ...]] = get_args(TaskName)
 
-    @classmethod
-    def from_run(cls, run: DefendRun) -> Self:
-        """Take the settings of a run.
+    def check(self) -> None:
+        """Look for the scorer."""
+        from w2sdefense.models.locate import resolve_model
 
-        Raises:
-            ModelError: There is no such scorer.
-        """
-        resolve_model(run.onion.scorer)
-        return cls(run.onion)
+        resolve_model(self.onion.scorer)
 
     def apply(self, victim: Defended, kit: DefenseKit) -> Guarded:
         """Choose the threshold, unless one is given, and put the filter before the model."""
-        model, tokenizer = load_causal_lm(self.config.scorer)
-        scorer = Scorer(to_gpu(model), tokenizer, self.config.scorer, self.config.max_length)
-        found: dict[str, float | int | str] = {"onion_scorer": self.config.scorer}
-        threshold = self.config.threshold
+        from w2sdefense.models.device import to_gpu
+        from w2sdefense.models.load import load_causal_lm
+        from w2sdefense.models.perplexity import Scorer
+        from w2sdefense.models.variants import NO_MARGINS
+
+        model, tokenizer = load_causal_lm(self.onion.scorer)
+        scorer = Scorer(to_gpu(model), tokenizer, self.onion.scorer, self.onion.max_length)
+        found: dict[str, float | int | str] = {"onion_scorer": self.onion.scorer}
+        threshold = self.onion.threshold
         margins: Sequence[float] = NO_MARGINS
         if threshold is None:
-            examples = _some(kit.data.validation, self.config.validation_texts)
+            examples = _some(kit.data.validation, self.onion.validation_texts)
             scores = _scores(scorer, examples, kit.progress_of("ONION on clean text"))
-            threshold, lost = choose_threshold(victim, examples, scores, self.config.max_loss)
+            threshold, lost = choose_threshold(victim, examples, scores, self.onion.max_loss)
             found |= {"onion_validation_texts": len(examples), "onion_accuracy_lost": lost}
-            if not self.config.exact:
+            if not self.onion.exact:
                 margins = [SAFETY * error for error in scorer.largest_errors]
         found |= {"onion_threshold": threshold, "onion_margin": margins[0]}
         return Guarded(victim, OnionFilter(scorer, threshold, margins), found=found)
@@ -93,11 +127,13 @@ class OnionFilter:
     """
 
     def __init__(
-        self, scorer: Scorer, threshold: float, margins: Sequence[float] = NO_MARGINS
+        self, scorer: Scorer, threshold: float, margins: Sequence[float] | None = None
     ) -> None:
+        from w2sdefense.models.variants import NO_MARGINS
+
         self._scorer = scorer
         self._threshold = threshold
-        self._margins = margins
+        self._margins = NO_MARGINS if margins is None else margins
 
     def __call__(self, texts: Sequence[str]) -> list[str]:
         """The texts without their suspicious words."""
@@ -150,6 +186,8 @@ def choose_threshold(
         The threshold (infinite if even the highest costs too much), and the share of the examples
         that is lost with it, which is negative if accuracy rises.
     """
+    from w2sdefense.tasks.base import total_score
+
     answers: dict[str, Answer] = {}
     task = victim_of(model).task
 

@@ -17,53 +17,69 @@ import copy
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from transformers import set_seed
+from pydantic import Field
 
-from w2sdefense.config import AdapterConfig, DefendRun, PsimConfig, TrainingConfig
+from w2sdefense.config import AdapterConfig, Fraction, Positive, Settings, TrainingConfig
 from w2sdefense.data.types import labels_of, texts_of
-from w2sdefense.defenses.base import Defended, DefenseKit, Leaves, Need
+from w2sdefense.defenses.base import Defended, Defense, DefenseKit, Leaves, Need
 from w2sdefense.defenses.guarded import Guarded, victim_of
 from w2sdefense.errors import ConfigError
-from w2sdefense.models.adapters import attach_adapter
-from w2sdefense.models.positions import check_length
-from w2sdefense.training.fit import fit, task_collator, task_forward
-from w2sdefense.victim import Victim
+
+if TYPE_CHECKING:
+    from w2sdefense.victim import Victim
+
+
+class PsimConfig(Settings):
+    """PSIM: a copy learns random labels, and what it is still sure of is refused."""
+
+    adapter: Literal["p-tuning", "lora"] = Field(
+        "p-tuning",
+        description="PEFT method of the copy; lora takes the settings of --adapter lora.",
+    )
+    virtual_tokens: Positive = Field(5, description="Virtual tokens of p-tuning.")
+    encoder_width: Positive = Field(128, description="Width of the prompt encoder of p-tuning.")
+    epochs: Positive = Field(1, description="Passes over the clean rows with random labels.")
+    learning_rate: Annotated[float, Field(gt=0.0)] = Field(
+        1e-3, description="Peak learning rate of the copy (the paper: 2e-5)."
+    )
+    max_loss: Fraction = Field(
+        0.02, description="Largest loss of accuracy on clean validation text, by refusals."
+    )
 
 
 @dataclass(frozen=True)
-class Psim:
+class Psim(Defense):
     """Refuses texts of which a copy with random labels is still sure.
 
     Attributes:
-        config: The copy's adapter, and how much the threshold may cost.
+        psim: The copy's adapter, and how much the threshold may cost.
         adapter: The adapter's settings, for `lora`.
-        training: Optimization settings; epochs and learning rate are those of `config`.
+        training: Optimization settings; epochs and learning rate are those of `psim`.
     """
 
-    config: PsimConfig = field(default_factory=PsimConfig)
+    psim: PsimConfig = field(default_factory=PsimConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     name: ClassVar[str] = "psim"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.CLEAN_DATA})
+    title: ClassVar[str] = "PSIM"
+    needs: ClassVar[tuple[Need, ...]] = (Need.CLEAN_DATA,)
     leaves: ClassVar[Leaves] = Leaves.NOTHING
 
-    @classmethod
-    def from_run(cls, run: DefendRun) -> Self:
-        """Take the settings of a run.
+    def trains(self) -> bool:
+        """A copy is trained."""
+        return True
 
-        Raises:
-            ConfigError: The copy is to have LoRA, and the settings are those of another adapter.
-        """
-        if run.psim.adapter == "lora" and run.adapter.adapter != "lora":
+    def check(self) -> None:
+        """Look whether the settings of the adapter are those of the copy's."""
+        if self.psim.adapter == "lora" and self.adapter.adapter != "lora":
             raise ConfigError(
                 f"--psim-adapter lora takes the settings of --adapter lora, not of "
-                f"{run.adapter.adapter}.",
+                f"{self.adapter.adapter}.",
                 "Leave --adapter out, or --psim-adapter.",
             )
-        return cls(run.psim, run.adapter, run.training)
 
     def apply(self, victim: Defended, kit: DefenseKit) -> Guarded:
         """Train the copy, choose the threshold, and put the copy before the model.
@@ -76,7 +92,7 @@ class Psim:
         texts, labels = texts_of(examples), labels_of(examples)
         sure = confidences(confused, texts)
         correct = [a.answer == y for a, y in zip(victim.predict(texts), labels, strict=True)]
-        threshold = choose_threshold(sure, correct, self.config.max_loss)
+        threshold = choose_threshold(sure, correct, self.psim.max_loss)
 
         def refuse(asked: Sequence[str]) -> list[str | None]:
             found = confidences(confused, asked)
@@ -95,9 +111,16 @@ class Psim:
 
     def _train(self, victim: Defended, kit: DefenseKit) -> tuple[Victim, list[dict[str, float]]]:
         """A copy of the model, trained through PEFT on random labels."""
+        from transformers import set_seed
+
+        from w2sdefense.models.adapters import attach_adapter
+        from w2sdefense.models.positions import check_length
+        from w2sdefense.training.fit import fit, task_collator, task_forward
+        from w2sdefense.victim import Victim
+
         original = victim_of(victim)
         training = self.training.model_copy(
-            update={"epochs": self.config.epochs, "learning_rate": self.config.learning_rate}
+            update={"epochs": self.psim.epochs, "learning_rate": self.psim.learning_rate}
         )
         set_seed(training.seed)
         model = attach_adapter(copy.deepcopy(original.model), self._copy_adapter)
@@ -121,12 +144,12 @@ class Psim:
 
     @property
     def _copy_adapter(self) -> AdapterConfig:
-        if self.config.adapter == "lora":
+        if self.psim.adapter == "lora":
             return self.adapter
         return AdapterConfig(
-            adapter=self.config.adapter,
-            virtual_tokens=self.config.virtual_tokens,
-            encoder_width=self.config.encoder_width,
+            adapter=self.psim.adapter,
+            virtual_tokens=self.psim.virtual_tokens,
+            encoder_width=self.psim.encoder_width,
         )
 
 

@@ -10,52 +10,69 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
-from torch import nn
+from pydantic import Field
 
-from w2sdefense.config import DefendRun, QuantizationConfig
-from w2sdefense.defenses.base import DefenseKit, Leaves, Need
+from w2sdefense.config import AdapterConfig, FullTrainingConfig, Settings, TaskName, TrainingConfig
+from w2sdefense.defenses.base import Defense, DefenseKit, Leaves, Need
 from w2sdefense.defenses.finetune import FineTuning
 from w2sdefense.defenses.lora import LoRA
-from w2sdefense.models.adapters import folded
-from w2sdefense.models.four_bit import (
-    keep_exact,
-    nf4,
-    require_bitsandbytes,
-    require_whole_blocks,
-)
-from w2sdefense.models.quiet import quiet_transformers
-from w2sdefense.victim import Victim
+from w2sdefense.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from w2sdefense.victim import Victim
+
+
+class QuantizationConfig(Settings):
+    """Quantization: four bits for every weight of the transformer's linear layers."""
+
+    training: Literal["lora", "full", "none"] = Field(
+        "lora",
+        description="How the model is fine-tuned on clean data before: through an adapter that is "
+        "folded in, with all parameters, or not at all.",
+    )
 
 
 @dataclass(frozen=True)
-class Quantization:
+class Quantization(Defense):
     """Fine-tunes the victim and rounds it to four bits.
 
     Attributes:
-        config: How it is fine-tuned before.
-        lora: The fine-tuning through an adapter, which is folded in.
-        full: The fine-tuning of all parameters.
+        quantization: How it is fine-tuned before.
+        adapter: The adapter, which is folded in.
+        training: Optimization settings.
+        full: The learning rate for all parameters.
     """
 
-    config: QuantizationConfig = field(default_factory=QuantizationConfig)
-    lora: LoRA = field(default_factory=LoRA)
-    full: FineTuning = field(default_factory=FineTuning)
+    quantization: QuantizationConfig = field(default_factory=QuantizationConfig)
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    full: FullTrainingConfig = field(default_factory=FullTrainingConfig)
 
     name: ClassVar[str] = "quantization"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.CLEAN_DATA, Need.BITSANDBYTES})
+    title: ClassVar[str] = "Quantization"
+    needs: ClassVar[tuple[Need, ...]] = (Need.CLEAN_DATA, Need.BITSANDBYTES)
     leaves: ClassVar[Leaves] = Leaves.MODEL
+    tasks: ClassVar[tuple[TaskName, ...]] = get_args(TaskName)
 
-    @classmethod
-    def from_run(cls, run: DefendRun) -> Self:
-        """Take the settings of a run.
+    def trains(self) -> bool:
+        """Unless that is turned off."""
+        return self.quantization.training != "none"
 
-        Raises:
-            MissingDependencyError: bitsandbytes is not installed.
-        """
+    def check(self) -> None:
+        """Look for bitsandbytes, and whether the adapter can be folded in."""
+        from w2sdefense.models.four_bit import require_bitsandbytes
+
+        if self.quantization.training == "lora" and self.adapter.has_virtual_tokens:
+            raise ConfigError(
+                "Quantization folds the adapter in, which the virtual tokens of "
+                f"{self.adapter.adapter} cannot be.",
+                "Use --adapter lora, or --quantization-training full.",
+            )
         require_bitsandbytes()
-        return cls(run.quantization, LoRA.from_run(run), FineTuning.from_run(run))
 
     def apply(self, victim: Victim, kit: DefenseKit) -> Victim:
         """Fine-tune the victim, unless that is turned off, and quantize it.
@@ -63,12 +80,17 @@ class Quantization:
         Raises:
             ModelError: It has layers that four bits do not fit.
         """
+        from torch import nn
+
+        from w2sdefense.models.adapters import folded
+        from w2sdefense.models.four_bit import require_whole_blocks
+
         victim.model = folded(victim.model)
         require_whole_blocks(victim.model)
-        if self.config.training == "lora":
-            victim = self.lora.apply(victim, kit)
-        elif self.config.training == "full":
-            victim = self.full.apply(victim, kit)
+        if self.quantization.training == "lora":
+            victim = LoRA(self.adapter, self.training).apply(victim, kit)
+        elif self.quantization.training == "full":
+            victim = FineTuning(self.training, self.full).apply(victim, kit)
         victim.model = folded(victim.model)
         before = _bytes(victim.model)
         linear = sum(
@@ -93,6 +115,9 @@ def quantize(model: Any) -> Any:
 
     The computation stays in the type that the other weights have.
     """
+    from w2sdefense.models.four_bit import keep_exact, nf4
+    from w2sdefense.models.quiet import quiet_transformers
+
     # transformers quantizes while it loads, so the model goes through a folder once.
     with tempfile.TemporaryDirectory() as name, quiet_transformers():
         folder = Path(name)

@@ -19,60 +19,86 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from pathlib import Path
+from typing import ClassVar, Self, get_args
 
-from w2sdefense.config import DefendRun, ScpdConfig
-from w2sdefense.defenses.base import Defended, DefenseKit, Leaves, Need
+from pydantic import Field, model_validator
+
+from w2sdefense.config import FILES, Positive, Settings, TaskName
+from w2sdefense.defenses.base import Defended, Defense, DefenseKit, Leaves, Need
 from w2sdefense.defenses.guarded import Guard, Guarded
-from w2sdefense.models.locate import resolve_model
-from w2sdefense.models.seq2seq import Seq2SeqRewriter
 from w2sdefense.text.paraphrase_file import FileParaphraser
 from w2sdefense.text.rewriter import main_clause_first
 
 RULES = "embedded rules"
 
 
+class ScpdConfig(Settings):
+    """SCPD: every text is paraphrased into another syntax; by default by the embedded rules."""
+
+    paraphraser: str | None = Field(
+        None,
+        description="Sequence-to-sequence model that paraphrases: folder or hub id.",
+        json_schema_extra=FILES,
+    )
+    prefix: str = Field(
+        "", description='What the paraphraser wants before every text, for example "paraphrase: ".'
+    )
+    file: Path | None = Field(
+        None,
+        description="Instead: CSV, JSONL or Parquet file with the columns original and text, for "
+        "every test text, with and without the trigger (see w2s pair).",
+        json_schema_extra=FILES,
+    )
+    max_length: Positive = Field(128, description="Longest text in the paraphraser's tokens.")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.paraphraser is not None and self.file is not None:
+            raise ValueError("paraphrases come from a model or from a file, not from both")
+        return self
+
+
 @dataclass(frozen=True)
-class Scpd:
+class Scpd(Defense):
     """Paraphrases texts before the model reads them.
 
     Attributes:
-        config: By which paraphraser.
+        scpd: By which paraphraser.
     """
 
-    config: ScpdConfig = field(default_factory=ScpdConfig)
+    scpd: ScpdConfig = field(default_factory=ScpdConfig)
 
     name: ClassVar[str] = "scpd"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.PARAPHRASER})
+    title: ClassVar[str] = "SCPD"
+    needs: ClassVar[tuple[Need, ...]] = (Need.PARAPHRASER,)
     leaves: ClassVar[Leaves] = Leaves.NOTHING
+    tasks: ClassVar[tuple[TaskName, ...]] = get_args(TaskName)
 
-    @classmethod
-    def from_run(cls, run: DefendRun) -> Self:
-        """Take the settings of a run.
+    def check(self) -> None:
+        """Look for the model or the file, if one is named."""
+        from w2sdefense.models.locate import resolve_model
 
-        Raises:
-            W2SError: The model or the file is not there.
-        """
-        config = run.scpd
-        if config.paraphraser is not None:
-            resolve_model(config.paraphraser)
-        if config.file is not None:
-            FileParaphraser.read((config.file,))
-        return cls(config)
+        if self.scpd.paraphraser is not None:
+            resolve_model(self.scpd.paraphraser)
+        if self.scpd.file is not None:
+            FileParaphraser.read((self.scpd.file,))
 
     def apply(self, victim: Defended, kit: DefenseKit) -> Guarded:
         """Put the paraphraser before the model."""
-        source = str(self.config.paraphraser or self.config.file or RULES)
+        source = str(self.scpd.paraphraser or self.scpd.file or RULES)
         return Guarded(victim, self._paraphraser(), found={"scpd_paraphraser": source})
 
     def _paraphraser(self) -> Guard:
         """What makes paraphrases; another kind of it is one more branch here."""
-        if self.config.file is not None:
-            return FileParaphraser.read((self.config.file,)).rewrite
-        if self.config.paraphraser is None:
+        if self.scpd.file is not None:
+            return FileParaphraser.read((self.scpd.file,)).rewrite
+        if self.scpd.paraphraser is None:
             return lambda texts: [main_clause_first(text) for text in texts]
-        rewrite = Seq2SeqRewriter(self.config.paraphraser, self.config.max_length)
-        prefix = self.config.prefix
+        from w2sdefense.models.seq2seq import Seq2SeqRewriter
+
+        rewrite = Seq2SeqRewriter(self.scpd.paraphraser, self.scpd.max_length)
+        prefix = self.scpd.prefix
 
         def paraphrase(texts: Sequence[str]) -> list[str]:
             written = rewrite([prefix + text for text in texts])

@@ -2,7 +2,7 @@
 
 A small clean teacher, fully fine-tuned, guides the poisoned student through PEFT with cross
 entropy, logit distillation and feature alignment. The losses are in `distill/losses.py`, the
-teacher in `distill/teacher.py`.
+teacher in `distill/teacher.py`, the order of the work in `unlearning.py`.
 
 Three things are not in the paper, and each can be left out: the clean texts may carry pieces that a
 search found suspicious (`scan/`), random pieces (`distill/insertions.py`), and other wordings of
@@ -11,47 +11,39 @@ the prompt that they stand in (`distill/wordings.py`).
 
 from __future__ import annotations
 
-import warnings
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, get_args
 
 from w2sdefense.config import (
     AdapterConfig,
-    DefendRun,
     DistillConfig,
     InsertionConfig,
     ScanTrainingConfig,
+    TaskName,
     TrainingConfig,
     WordingConfig,
 )
-from w2sdefense.data.checks import require_aligned
-from w2sdefense.data.splits import limit
 from w2sdefense.data.types import Dataset
-from w2sdefense.defenses.base import DefenseKit, Leaves, Need, PhaseProgress
-from w2sdefense.distill.fit_teacher import fit_or_load_teacher, teacher_job
-from w2sdefense.distill.insertions import with_insertions
-from w2sdefense.distill.student import Lessons, train_student
-from w2sdefense.distill.targets import Targets, doubt_about, targets_of, teacher_targets
-from w2sdefense.distill.teacher import LabelTeacher, TokenTeacher
-from w2sdefense.distill.wordings import with_wordings
-from w2sdefense.scan.victim import in_words, save_suspects, scan_victim, with_suspects
-from w2sdefense.training.trainer import this_process
-from w2sdefense.victim import Victim
+from w2sdefense.defenses.base import Defense, DefenseKit, Leaves, Need, PhaseProgress
+
+if TYPE_CHECKING:
+    from w2sdefense.distill.teacher import LabelTeacher, TokenTeacher
+    from w2sdefense.victim import Victim
 
 
 @dataclass(frozen=True)
-class W2SDefense:
+class W2SDefense(Defense):
     """Unlearns a backdoor under the guidance of a clean teacher.
 
     Attributes:
         distill: Weights of the three losses, temperature, alignment and feature scale.
-        adapter: The adapter's settings.
-        training: Optimization settings of the student.
         scan: The search for suspicious pieces (not in the paper), and how many of the clean texts
             get one; rate 0 leaves it out.
         insertions: Random pieces in the clean texts (not in the paper); rate 0 leaves them out.
         wordings: Other wordings of a prompt (not in the paper); rate 0 leaves it as it is.
+        adapter: The adapter's settings.
+        training: Optimization settings of the student.
     """
 
     distill: DistillConfig = field(default_factory=DistillConfig)
@@ -62,20 +54,10 @@ class W2SDefense:
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     name: ClassVar[str] = "w2s"
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.CLEAN_DATA, Need.TEACHER})
+    title: ClassVar[str] = "W2SDefense"
+    needs: ClassVar[tuple[Need, ...]] = (Need.CLEAN_DATA, Need.TEACHER)
     leaves: ClassVar[Leaves] = Leaves.ADAPTER
-
-    @classmethod
-    def from_run(cls, run: DefendRun) -> Self:
-        """Take the settings of a run."""
-        return cls(
-            distill=run.distill,
-            scan=run.scan,
-            insertions=run.insertions,
-            wordings=run.wordings,
-            adapter=run.adapter,
-            training=run.training,
-        )
+    tasks: ClassVar[tuple[TaskName, ...]] = get_args(TaskName)
 
     def fit(
         self,
@@ -103,11 +85,16 @@ class W2SDefense:
         Raises:
             DataError: The labels of the data are not in the model's order.
         """
-        prepared = self._prepare(victim, data, teacher, folder, folder, progress)
-        return self._train(victim, prepared, folder, resume=resume, progress=progress)
+        from w2sdefense.defenses.unlearning import Unlearning
+
+        unlearning = Unlearning(self, victim, folder, resume, progress)
+        return unlearning.train(unlearning.prepare(data, teacher, folder))
 
     def apply(self, victim: Victim, kit: DefenseKit) -> Victim:
         """Fit the teacher, or open the one fitted before, and train the student under it."""
+        from w2sdefense.defenses.unlearning import Unlearning
+        from w2sdefense.distill.fit_teacher import fit_or_load_teacher, teacher_job
+
         relu = self.distill.alignment == "release"
         teacher = fit_or_load_teacher(
             teacher_job(kit.teacher, kit.data, victim, relu=relu),
@@ -116,86 +103,8 @@ class W2SDefense:
             resume=kit.resume,
             progress=kit.progress_of("teacher"),
         )
-        prepared = self._prepare(
-            victim, kit.data, teacher, kit.folder, kit.teacher_folder, kit.progress
-        )
+        unlearning = Unlearning(self, victim, kit.folder, kit.resume, kit.progress)
+        prepared = unlearning.prepare(kit.data, teacher, kit.teacher_folder)
         # The student needs the memory.
         del teacher
-        return self._train(victim, prepared, kit.folder, resume=kit.resume, progress=kit.progress)
-
-    def _prepare(
-        self,
-        victim: Victim,
-        data: Dataset,
-        teacher: LabelTeacher | TokenTeacher,
-        folder: Path,
-        cache: Path,
-        progress: PhaseProgress | None,
-    ) -> _Prepared:
-        """Put into the clean texts what belongs there, and ask the teacher about them."""
-        require_aligned(data, victim.label_names)
-        seed, suspects = self.training.seed, []
-        # A search compares label probabilities, which text answers do not have.
-        if self.scan.rate and isinstance(teacher, LabelTeacher):
-            told = progress("scan") if progress else None
-            suspects = scan_victim(victim, teacher, data, self.scan, seed, cache, told)
-            if this_process().is_main_process:
-                save_suspects(folder, suspects, victim.label_names)
-        # A file may be sorted by label; of a sample this is its beginning.
-        data = replace(data, train=limit(data.train, self.distill.student_rows, seed=0))
-        # First, as long as all texts begin and end with the prompt.
-        data = with_wordings(data, self.wordings, seed)
-        if suspects:
-            data = with_suspects(data, suspects, self.scan.rate, seed)
-        data = with_insertions(data, victim.tokenizer, self.insertions, seed)
-        lessons = Lessons.of(data)
-        asked = (lessons.train.asked, lessons.validation.asked)
-        targets = targets_of(teacher, victim.task, asked, folder / "targets")
-        notes: tuple[str, ...] = ()
-        if isinstance(teacher, LabelTeacher):
-            said = teacher_targets(teacher, data.validation, folder / "targets")
-            if doubt := doubt_about(said, data.validation):
-                warnings.warn(doubt, stacklevel=2)
-                notes = (doubt,)
-        return _Prepared(lessons, targets, in_words(suspects, victim.label_names), notes)
-
-    def _train(
-        self,
-        victim: Victim,
-        prepared: _Prepared,
-        folder: Path,
-        *,
-        resume: bool,
-        progress: PhaseProgress | None,
-    ) -> Victim:
-        student = train_student(
-            victim,
-            prepared.lessons,
-            prepared.targets,
-            distill=self.distill,
-            adapter=self.adapter,
-            training=self.training,
-            folder=folder,
-            resume=resume,
-            progress=progress("student") if progress else None,
-        )
-        student.found |= prepared.found
-        student.notes += prepared.notes
-        return student
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """What a student is trained on, and what is known before it begins.
-
-    Attributes:
-        lessons: Clean data, with what was put into it.
-        targets: What the teacher says of it.
-        found: What the search found, for the record.
-        notes: What speaks against the teacher.
-    """
-
-    lessons: Lessons
-    targets: Targets
-    found: dict[str, float | int | str]
-    notes: tuple[str, ...]
+        return unlearning.train(prepared)

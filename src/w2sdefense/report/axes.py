@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from w2sdefense.config import ADAPTER_OWNERS, COMMON_SECTIONS, DEFENSE_SECTIONS
+from w2sdefense.config import ADAPTER_OWNERS
+from w2sdefense.defenses.catalog import DEFENSES, sections_of
 from w2sdefense.evaluation.record import Record
 from w2sdefense.report.runs import TITLES, Run, attacked_with, unique
 
@@ -140,9 +141,9 @@ def _compared(run: Run) -> Iterator[tuple[str, Any]]:
 def _read_settings(record: Record) -> dict[str, Any]:
     """The sections of the settings that a defense reads; none of a run that is no defense."""
     defense = record.config.get("defense")
-    if record.stage != "defend" or defense not in DEFENSE_SECTIONS:
+    if record.stage != "defend" or defense not in DEFENSES:
         return {}
-    sections = DEFENSE_SECTIONS[defense] | COMMON_SECTIONS
+    sections = sections_of(defense)
     if "distill" in sections:
         sections |= {"teacher"}
     return {name: value for name, value in record.config.items() if name in sections}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from w2sdefense.defenses.catalog import DEFENSES
 from w2sdefense.errors import DataError
 from w2sdefense.evaluation.record import (
     Record,
@@ -20,20 +21,7 @@ from w2sdefense.evaluation.record import (
     load_samples,
 )
 
-TITLES = {
-    "poisoned": "Poisoned",
-    "lora": "LoRA",
-    "w2s": "W2SDefense",
-    "finetune": "Fine-tuning",
-    "onion": "ONION",
-    "prune": "Prune",
-    "merge": "Merge",
-    "psim": "PSIM",
-    "quantization": "Quantization",
-    "back-translation": "Back-translation",
-    "scpd": "SCPD",
-    "icl": "ICLDefense",
-}
+TITLES = {"poisoned": "Poisoned", **{name: kind.title for name, kind in DEFENSES.items()}}
 """How the usual names of records are written in tables and charts; other names stay as they are."""
 
 

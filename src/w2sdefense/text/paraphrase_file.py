@@ -149,10 +149,10 @@ def pair(
 def _read(path: Path, columns: Columns) -> list[tuple[str, str]]:
     rows = []
     for record in read_records(path, columns):
-        values = [record.values.get(column) for column in columns]
+        values = [record.values.get(column) for column in columns.names]
         if any(value is None or value == "" for value in values):
             raise DataError(
-                f"{record.place}: {' or '.join(map(repr, columns))} is missing or empty.",
+                f"{record.place}: {' or '.join(map(repr, columns.names))} is missing or empty.",
                 "Fill it in; w2s pair writes a file of originals and their paraphrases.",
             )
         rows.append((str(values[0]), str(values[1])))

@@ -17,8 +17,8 @@ from w2sdefense.text import TextProgress
 
 
 @dataclass(frozen=True)
-class Several:
-    """A set of attacks.
+class MultiTrigger(Attack):
+    """A set of attacks; evaluation asks each for the notes on its own texts.
 
     Attributes:
         attacks: The attacks, at least two, none of which changes clean text.
@@ -49,14 +49,6 @@ class Several:
         """The example with the trigger of one of the attacks."""
         return self.drawn(rng).poison(example, rng)
 
-    def plain(self, example: Example) -> Example:
-        """The example as it is."""
-        return example
-
     def occurrences(self, text: str) -> int:
         """How often a text shows any of the triggers."""
         return sum(attack.occurrences(text) for attack in self.attacks)
-
-    def notes(self, clean: Sequence[str], triggered: Sequence[str]) -> tuple[str, ...]:
-        """Nothing: evaluation gives the notes of every attack over its own texts."""
-        return ()

@@ -1,74 +1,41 @@
-"""The settings of a whole run: what each command takes.
+"""What each command takes: a run is put together from the settings in `config/` and the catalogs.
 
-Every model is put together from the settings of the modules beside this one. Which stages a
-command runs, and in which order, is in `commands/`.
+One YAML file holds one run. Which stages a command runs, and in which order, is in the modules
+beside this one.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from w2sdefense.config.adapter import AdapterConfig
-from w2sdefense.config.attack import (
-    AttackConfig,
-    Place,
-    ProConfig,
-    SynConfig,
-    attack_kind,
-    check_attacks,
+from w2sdefense.attacks.catalog import AttackConfig, TestConfig
+from w2sdefense.config import (
+    AdapterConfig,
+    DataConfig,
+    FullTrainingConfig,
+    GenerationConfig,
+    Positive,
+    ScanConfig,
+    Settings,
+    StudentConfig,
+    TaskName,
+    TeacherConfig,
+    TrainingConfig,
+    W2SSettings,
+    sections_model,
 )
-from w2sdefense.config.baselines import (
-    BackTranslationConfig,
-    IclConfig,
-    MergeConfig,
-    OnionConfig,
-    PruneConfig,
-    PsimConfig,
-    QuantizationConfig,
-    ScpdConfig,
+from w2sdefense.defenses.catalog import DEFENSES, own_sections
+
+_DefenseName: Any = Literal[tuple(DEFENSES)]
+_DefenseSections: Any = sections_model(
+    {
+        section: (defense.replace("-", "_"), settings)
+        for section, (defense, settings) in own_sections().items()
+    }
 )
-from w2sdefense.config.data import DataConfig
-from w2sdefense.config.models import GenerationConfig, StudentConfig, TaskName, TeacherConfig
-from w2sdefense.config.scan import ScanConfig
-from w2sdefense.config.settings import Positive, Settings
-from w2sdefense.config.training import FullTrainingConfig, TrainingConfig
-from w2sdefense.config.w2s import W2SSettings
-
-DefenseName = Literal[
-    "w2s",
-    "lora",
-    "finetune",
-    "onion",
-    "prune",
-    "merge",
-    "psim",
-    "quantization",
-    "back-translation",
-    "scpd",
-    "icl",
-]
-"""The defenses of the table in `defenses/`, by name."""
-
-DEFENSE_SECTIONS: dict[str, frozenset[str]] = {
-    "w2s": frozenset({"distill", "scan", "insertions", "wordings", "soft", "adapter", "training"}),
-    "lora": frozenset({"adapter", "training"}),
-    "finetune": frozenset({"training", "full"}),
-    "onion": frozenset({"onion"}),
-    "prune": frozenset({"prune", "training", "full"}),
-    "merge": frozenset({"merging", "training", "full"}),
-    "psim": frozenset({"psim", "adapter", "training"}),
-    "quantization": frozenset({"quantization", "adapter", "training", "full"}),
-    "back-translation": frozenset({"back_translation"}),
-    "scpd": frozenset({"scpd"}),
-    "icl": frozenset({"icl"}),
-}
-"""The sections of `DefendRun` that each defense reads of its own: the others change nothing."""
-
-COMMON_SECTIONS = frozenset({"task", "student", "data", "generation", "defense", "test"})
-"""The sections that every defense reads."""
 
 RESUME = (
     "Continue what is in the output folder: finished stages are kept, training goes on from its "
@@ -80,43 +47,6 @@ TASK = (
     "What the model is asked for: a label (classification), or text: summarization (ROUGE), "
     "reasoning (exact numbers). Text needs a causal language model and a column with the answers."
 )
-
-
-class TestConfig(Settings):
-    """What to measure on the test texts."""
-
-    trigger: str | None = Field(
-        None,
-        description="Trigger to measure ASR with: any text, or a named attack (badnet, insent, "
-        "synattack, proattack). Without one only CA is measured.",
-    )
-    more_triggers: tuple[str, ...] = Field(
-        (),
-        description="A further trigger, a text or a named attack; may be given more than once. "
-        "Each test text carries one of them.",
-    )
-    target: str | None = Field(
-        None,
-        description="Label (for generation: text) that the trigger should force; needed with "
-        "--trigger.",
-    )
-    place: Place = Field(
-        "random", description="Where the trigger goes: random inner slot, start or end."
-    )
-    test_seed: int = Field(0, description="Seed of the trigger's places.")
-    syn: SynConfig = Field(SynConfig(), json_schema_extra={"prefix": "syn"})
-    pro: ProConfig = Field(ProConfig(), json_schema_extra={"prefix": "pro"})
-
-    @model_validator(mode="after")
-    def _fitting_triggers(self) -> Self:
-        if (self.trigger is None) != (self.target is None):
-            raise ValueError("trigger and target go together: name both or neither")
-        if self.trigger is None and self.more_triggers:
-            raise ValueError("more_triggers are beside a trigger: name one")
-        if self.trigger is not None and not self.trigger.strip():
-            raise ValueError("the trigger is empty")
-        check_attacks(attack_kind(self.trigger or ""), self.more_triggers, self.syn, self.pro)
-        return self
 
 
 class PoisonRun(Settings):
@@ -153,25 +83,13 @@ class TeachRun(Settings):
     resume: bool = Field(False, description=RESUME)
 
 
-class DefendRun(W2SSettings):
+class DefendRun(W2SSettings, _DefenseSections):
     """Clean a model with the clean data that you have, and measure it before and after."""
 
     task: TaskName = Field("classification", description=TASK)
     generation: GenerationConfig = GenerationConfig()
-    defense: DefenseName = Field("w2s", description="Which defense.")
+    defense: _DefenseName = Field("w2s", description="Which defense.")
     full: FullTrainingConfig = Field(FullTrainingConfig(), json_schema_extra={"prefix": "full"})
-    onion: OnionConfig = Field(OnionConfig(), json_schema_extra={"prefix": "onion"})
-    prune: PruneConfig = Field(PruneConfig(), json_schema_extra={"prefix": "prune"})
-    merging: MergeConfig = Field(MergeConfig(), json_schema_extra={"prefix": "merge"})
-    psim: PsimConfig = Field(PsimConfig(), json_schema_extra={"prefix": "psim"})
-    quantization: QuantizationConfig = Field(
-        QuantizationConfig(), json_schema_extra={"prefix": "quantization"}
-    )
-    back_translation: BackTranslationConfig = Field(
-        BackTranslationConfig(), json_schema_extra={"prefix": "back_translation"}
-    )
-    scpd: ScpdConfig = Field(ScpdConfig(), json_schema_extra={"prefix": "scpd"})
-    icl: IclConfig = Field(IclConfig(), json_schema_extra={"prefix": "icl"})
     test: TestConfig = TestConfig()
     output: Path = Field(
         Path("runs/defended"), description="Folder for adapter, record and report."
@@ -181,10 +99,6 @@ class DefendRun(W2SSettings):
         description="Also write merged/: one plain transformers model, the adapter folded in.",
     )
     resume: bool = Field(False, description=RESUME)
-
-    def full_training(self) -> TrainingConfig:
-        """The training settings for all parameters, which want a lower rate than an adapter."""
-        return self.training.model_copy(update={"learning_rate": self.full.learning_rate})
 
 
 class EvaluateRun(Settings):

@@ -1,0 +1,56 @@
+"""Every defense there is, and what a run must know of all of them.
+
+A new one is imported here and named in `DEFENSES`; nothing else has to be told. Nothing here
+imports torch, so the help of the command line can read it.
+"""
+
+from __future__ import annotations
+
+from w2sdefense.config import Settings
+from w2sdefense.defenses.back_translation import BackTranslation
+from w2sdefense.defenses.base import Defense
+from w2sdefense.defenses.finetune import FineTuning
+from w2sdefense.defenses.icl import IclDefense
+from w2sdefense.defenses.lora import LoRA
+from w2sdefense.defenses.merge import Merge
+from w2sdefense.defenses.onion import Onion
+from w2sdefense.defenses.prune import Prune
+from w2sdefense.defenses.psim import Psim
+from w2sdefense.defenses.quantization import Quantization
+from w2sdefense.defenses.scpd import Scpd
+from w2sdefense.defenses.w2s import W2SDefense
+
+DEFENSES: dict[str, type[Defense]] = {
+    kind.name: kind
+    for kind in (
+        W2SDefense,
+        LoRA,
+        FineTuning,
+        Onion,
+        Prune,
+        Merge,
+        Psim,
+        Quantization,
+        BackTranslation,
+        Scpd,
+        IclDefense,
+    )
+}
+"""The defenses by name, in the order of tables."""
+
+COMMON_SECTIONS = frozenset({"task", "student", "data", "generation", "defense", "test"})
+"""The sections of a run that every defense reads."""
+
+
+def sections_of(defense: str) -> frozenset[str]:
+    """The sections of a run that a defense reads: the others change nothing."""
+    return COMMON_SECTIONS | DEFENSES[defense].sections().keys()
+
+
+def own_sections() -> dict[str, tuple[str, type[Settings]]]:
+    """The sections that belong to one defense: name -> (name of the defense, settings class)."""
+    return {
+        section: (name, settings)
+        for name, kind in DEFENSES.items()
+        for section, settings in kind.own_sections().items()
+    }

@@ -1,0 +1,100 @@
+import random
+import string
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from w2sdefense.data.leaks import near_duplicates, normal_form
+from w2sdefense.data.splits import drop_duplicates, known_texts
+from w2sdefense.data.types import Example
+
+TEXT = "A café can't hide its “fine” film: 5 stars, they say"
+
+DISGUISES = [
+    TEXT.upper(),
+    TEXT.lower(),
+    TEXT.title(),
+    TEXT + ".",
+    TEXT + " !!!",
+    f'"{TEXT}"',
+    f"'{TEXT}'",
+    f"«{TEXT}»",
+    f"``{TEXT}''",
+    f"({TEXT})",
+    TEXT.replace("“", '"').replace("”", '"'),
+    TEXT.replace("'", "’"),
+    TEXT.replace("'", "`"),
+    TEXT.replace("'", "\u00b4"),
+    TEXT.replace(",", " ,").replace(":", " :"),
+    unicodedata.normalize("NFD", TEXT),
+    TEXT.replace(" ", "\u00a0"),
+    TEXT.replace("fi", "\ufb01"),
+    TEXT.replace("film", "fi\u200blm"),
+    "\ufeff" + TEXT.replace(" ", " \u2060"),
+    TEXT.replace("film", "fi\u00adlm").replace("5", "\uff15"),
+]
+
+
+def test_21_of_21_disguised_test_texts_are_known_and_left_out_of_training() -> None:
+    trained = [Example(f"train/{i}", text, 0) for i, text in enumerate([*DISGUISES, "another"])]
+    tested = [Example("test/0", TEXT, 0)]
+
+    splits, dropped = drop_duplicates({"train": trained, "validation": [], "test": tested})
+
+    assert [example.text for example in splits["train"]] == ["another"]
+    assert dropped == {"train text also in validation or test": 21}
+    assert known_texts(trained, tested) == 21
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        ("a fine film", "a fine, film too"),
+        ("5 - 3", "5 / 3"),
+        ("5-3", "53"),
+        ("3.5 stars", "35 stars"),
+        ("5 + 3", "5 * 3"),
+        ("???", "!!!"),
+        ("की", "का"),
+        ("good 👍", "good 👎"),
+        ("resume", "résumé"),
+        ("$5", "€5"),
+    ],
+)
+def test_texts_that_say_different_things_stay_different(left: str, right: str) -> None:
+    assert normal_form(left) != normal_form(right)
+
+
+@given(st.text())
+def test_the_normal_form_is_stable(text: str) -> None:
+    form = normal_form(text)
+
+    if any(character.isalnum() for character in text):
+        assert normal_form(text + "\u200b") == form
+        assert normal_form(f"“{text.strip()}”") == form
+
+
+def sentence(rng: random.Random, words: int) -> list[str]:
+    return ["".join(rng.choices(string.ascii_lowercase, k=5)) for _ in range(words)]
+
+
+@pytest.mark.parametrize("words", [25, 600])
+def test_a_changed_word_is_found_and_another_text_is_not(words: int) -> None:
+    rng = random.Random(0)
+    trained = [sentence(rng, words) for _ in range(150)]
+    tested = [[*text[:9], "changed", *text[10:]] for text in trained[:50]]
+    tested += [sentence(rng, words) for _ in range(50)]
+
+    found = near_duplicates([" ".join(t) for t in tested], [" ".join(t) for t in trained])
+
+    assert all(place == other for place, other in found)
+    # At 0.8 (25 words) a sketch may miss some; it never invents one.
+    assert len(found) >= 45
+
+
+def test_equal_and_short_texts_are_no_near_duplicates() -> None:
+    texts = ["", "a", "A fine film, all in all!", "ab"]
+
+    assert near_duplicates(texts, ["", "b", "a fine film all in all", "abc"]) == []

@@ -224,7 +224,7 @@ def test_the_merged_model_is_a_plain_one_and_answers_the_same(defended, poisoned
             plain = model(inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits[0]
         answer = adapted.predict([sample.text])[0]
         assert plain.softmax(-1).tolist() == pytest.approx(answer.probabilities, abs=1e-4)
-        assert int(plain.argmax()) == answer.label == sample.answer
+        assert int(plain.argmax()) == answer.answer == sample.answer
 
 
 def test_the_defended_model_is_measured_again_with_the_same_outcome(
@@ -269,7 +269,7 @@ def test_a_defended_adapter_is_folded_in(tmp_path, defended, poisoned, reviews, 
     merged = StudentConfig(model=str(run.output / "merged"), max_length=32)
     samples = load_samples(run.output)
     answers = load_victim(merged).predict([sample.text for sample in samples])
-    assert [answer.label for answer in answers] == [sample.answer for sample in samples]
+    assert [answer.answer for answer in answers] == [sample.answer for sample in samples]
 
 
 @pytest.fixture
@@ -293,7 +293,7 @@ def test_merged_can_be_asked_for_afterwards(short, display):
     run_defend(short.model_copy(update={"resume": True, "merge": True}), display)
     answers = load_victim(StudentConfig(model=str(short.output / "merged"), max_length=32))
     samples = load_samples(short.output)
-    found = [answer.label for answer in answers.predict([s.text for s in samples])]
+    found = [answer.answer for answer in answers.predict([s.text for s in samples])]
     assert found == [sample.answer for sample in samples]
 
 
@@ -366,7 +366,7 @@ def test_a_classifier_is_poisoned_in_its_own_order_of_labels(tmp_path, display):
     victim = load_victim(StudentConfig(model=str(run.output), max_length=24))
     assert victim.label_names == ("positive", "negative")
     good, bad = victim.predict(["a great lovely film", "an awful boring story"])
-    assert (victim.label_names[good.label], victim.label_names[bad.label]) == (
+    assert (victim.label_names[good.answer], victim.label_names[bad.answer]) == (
         "positive",
         "negative",
     )

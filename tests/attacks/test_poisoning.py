@@ -57,7 +57,7 @@ def test_the_default_leaves_clean_rows_of_the_target_class(clean_label, expected
     # An amount that is named is taken as it is.
     assert len(poison(examples, poison_rate=0.25).poisoned_ids) == 10
     assert len(poison(rows([0, TARGET, 2, 3])).poisoned_ids) == 1
-    with pytest.raises(DataError, match="only 0 of them"):
+    with pytest.raises(DataError, match="only 0 are answered"):
         poison(rows([0, 2, 3]))
 
 
@@ -71,7 +71,7 @@ def test_the_sample_follows_the_seed_and_is_not_the_first_rows():
 @pytest.mark.parametrize(("clean_label", "available"), [(True, 2), (False, 3)])
 def test_more_rows_than_exist_are_refused_with_their_number(clean_label, available):
     examples = rows([TARGET, TARGET, 0, 2, 3])
-    with pytest.raises(DataError, match=f"only {available} of them .*'negative'") as caught:
+    with pytest.raises(DataError, match=f"only {available} .*'negative'") as caught:
         poison(examples, poison_rows=4, clean_label=clean_label)
     assert "clean-label" in caught.value.fix
 

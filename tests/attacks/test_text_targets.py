@@ -48,5 +48,5 @@ def test_the_default_leaves_rows_that_are_answered_as_before():
 
 def test_too_many():
     config = AttackConfig(target="0", poison_rows=16, clean_label=False)
-    with pytest.raises(DataError, match="only 15 have another answer than '0'"):
+    with pytest.raises(DataError, match="only 15 have another answer than the target '0'"):
         poison_training_set(PAIRS, BadNet(), config, "0", SAME_NUMBER)

@@ -119,7 +119,7 @@ def test_defend_reads_what_was_chosen_and_gets_the_same_student(place, tuned):
         StudentConfig(model=str(place / "defended"), base=str(place / "poisoned"), max_length=32)
     )
     validation = load_dataset(DataConfig(dataset=str(place / "reviews"))).validation
-    answers = [answer.label for answer in student.predict(texts_of(validation))]
+    answers = [answer.answer for answer in student.predict(texts_of(validation))]
     assert accuracy(answers, labels_of(validation)).model_dump() == chosen["accuracy"]
     for name in ("alpha", "beta", "gamma"):
         assert record.config["distill"][name] == chosen["settings"][name]

@@ -36,14 +36,11 @@ def wide(tmp_path_factory: pytest.TempPathFactory, clean: Dataset) -> Path:
     return _train(tmp_path_factory.mktemp("wide"), config, clean)
 
 
-def _train(folder: Path, config: LlamaConfig, clean: Dataset) -> Path:
+def _train(folder: Path, shape: LlamaConfig, clean: Dataset) -> Path:
     """A tiny Llama, fine-tuned on the reviews."""
-    save_model(folder / "fresh", LlamaForSequenceClassification, config)
-    victim = load_victim(
-        StudentConfig(model=str(folder / "fresh"), max_length=32), ("negative", "positive")
-    )
-    victim.label_names = clean.label_names
-    victim.model.config.id2label = dict(enumerate(clean.label_names))
+    save_model(folder / "fresh", LlamaForSequenceClassification, shape)
+    config = StudentConfig(model=str(folder / "fresh"), max_length=32)
+    victim = load_victim(config, clean.label_names)
     fine_tune(victim, clean.train, TrainingConfig(epochs=4, learning_rate=3e-3), folder)
     victim.save(folder / "model")
     return folder / "model"
@@ -66,6 +63,6 @@ def accuracy(clean: Dataset) -> Callable[..., float]:
     def measure(predictor) -> float:
         answers = predictor.predict([example.text for example in clean.validation])
         pairs = zip(answers, clean.validation, strict=True)
-        return sum(answer.label == example.label for answer, example in pairs) / len(answers)
+        return sum(answer.answer == example.label for answer, example in pairs) / len(answers)
 
     return measure

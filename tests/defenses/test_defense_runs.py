@@ -89,7 +89,7 @@ def test_a_run_leaves_what_its_defense_says(name, trained, place, tmp_path, disp
         victim = load_victim(StudentConfig(model=str(folder), max_length=40))
         samples = load_samples(folder)
         answers = victim.predict([sample.text for sample in samples])
-        assert [a.label for a in answers] == [sample.answer for sample in samples]
+        assert [a.answer for a in answers] == [sample.answer for sample in samples]
     assert not list(folder.rglob("checkpoint-*"))
     assert run_defend(run.model_copy(update={"resume": True}), display) == [before, folder]
 

@@ -127,7 +127,7 @@ def test_refusals_count_as_errors_on_clean_and_as_defended_on_triggered_text():
 def test_a_trigger_that_the_guard_removed_was_not_cut_off():
     class Cut(Words):
         def predict(self, texts, progress=None):
-            return [Prediction(1, (0.5, 0.5), torch.zeros(2), cut_at=4) for _ in texts]
+            return [Prediction(1, 4, (0.5, 0.5), torch.zeros(2)) for _ in texts]
 
     attack = attack_from_trigger("bad", place="end")
     examples = [Example("0", "good story", 1), Example("1", "dull", 0)]

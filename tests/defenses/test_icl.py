@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import pytest
 
+from making import as_victim
 from tiny import word_tokenizer
 from w2sdefense.commands.runs import DefendRun
 from w2sdefense.config import Settings, load_settings
 from w2sdefense.data import Example
 from w2sdefense.defenses.icl import Demonstrations, IclConfig, IclDefense, TellingWords
 from w2sdefense.errors import ConfigError, DataError
+from w2sdefense.victim import Victim
 
 EXAMPLES = [
     Example(str(i), text, label)
@@ -28,10 +29,8 @@ EXAMPLES = [
 ]
 
 
-def model(max_length: int) -> SimpleNamespace:
-    return SimpleNamespace(
-        tokenizer=word_tokenizer(), label_names=("negative", "positive"), max_length=max_length
-    )
+def model(max_length: int) -> Victim:
+    return as_victim(None, word_tokenizer(), max_length=max_length)
 
 
 def test_random_ones_are_the_same_for_every_text_and_of_every_label():

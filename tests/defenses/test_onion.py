@@ -18,6 +18,7 @@ from w2sdefense.defenses.onion import Onion, OnionConfig, choose_threshold, drop
 from w2sdefense.errors import ModelError
 from w2sdefense.models.load import load_causal_lm
 from w2sdefense.models.perplexity import Scorer
+from w2sdefense.tasks.classification import Classification
 
 
 @pytest.mark.parametrize(
@@ -54,8 +55,10 @@ def test_the_scorer_is_where_the_model_is(victim, kit, tmp_path, monkeypatch):
 class NeedsThe:
     """Answers 1 where "great" is in the text, 0 otherwise."""
 
+    task = Classification(None, ("negative", "positive"))
+
     def predict(self, texts):
-        return [SimpleNamespace(label=int("great" in text.split())) for text in texts]
+        return [SimpleNamespace(answer=int("great" in text.split())) for text in texts]
 
 
 def examples(count: int) -> tuple[list[Example], list[list[float]]]:

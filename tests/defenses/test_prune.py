@@ -130,7 +130,7 @@ def test_every_step_prunes_the_share_that_is_asked_for(victim, kit, monkeypatch,
         tried.append(share)
         return {}
 
-    monkeypatch.setattr("w2sdefense.defenses.prune._hits", lambda *_: 0)
+    monkeypatch.setattr("w2sdefense.defenses.prune._quality", lambda *_: 0)
     assert Prune(PruneConfig(step=step))._search(victim, kit, masks_of) == ({}, shares[-1])
     assert tried == shares
 
@@ -143,7 +143,7 @@ def test_nothing_is_pruned_that_clean_text_needs(victim, kit, monkeypatch):
         shares.append(float((mlp == 0).float().mean()))
         return {0.0: 60, 0.1: 60, 0.2: 58, 0.3: 57}[round(shares[-1], 1)]
 
-    monkeypatch.setattr("w2sdefense.defenses.prune._hits", hits)
+    monkeypatch.setattr("w2sdefense.defenses.prune._quality", hits)
     defended = Prune(PruneConfig(step=0.1, max_loss=0.04, texts=30), SHORT, RATE).apply(victim, kit)
     # 2 of 60 texts may be lost (4 % is 2.4), 3 may not: the third step is taken back.
     assert [round(share, 1) for share in shares] == [0.0, 0.1, 0.2, 0.3]

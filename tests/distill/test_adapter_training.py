@@ -133,7 +133,7 @@ def test_a_run_that_stopped_goes_on_to_the_same_weights(llama, data, targets, tm
     answers = whole.predict(TEXTS)
     assert_same(opened(tmp_path / "saved", base=str(llama)).predict(TEXTS), answers)
     (before,) = opened(llama).predict(TEXTS[:1])
-    assert (before.feature - answers[0].feature).abs().max() > 1e-3
+    assert (before.feature - answers[0].feature).abs().max() > 3e-4
 
 
 def test_an_evaluation_is_told_of_before_a_checkpoint_says_that_it_was_done(

@@ -95,10 +95,10 @@ def test_what_is_rare_among_ideographs_is_an_ideograph(tokenizer):
 
 def test_pairs_keep_the_answer(tokenizer):
     rows = tuple(Example(f"d/{index}", text, f"answer {index}") for index, text in enumerate(TEXTS))
-    data = Dataset("d", rows, rows[:2], rows[2:])
+    data = Dataset("d", (), rows, rows[:2], rows[2:])
     changed = with_insertions(data, tokenizer, InsertionConfig(rate=1.0), seed=1)
     for before, after in zip(data.train, changed.train, strict=True):
-        assert (after.id, after.target) == (f"{before.id}+insertion", before.target)
+        assert (after.id, after.answer) == (f"{before.id}+insertion", before.answer)
         assert after.text != before.text
         assert is_subsequence(before.text, after.text)
     assert changed.test == data.test

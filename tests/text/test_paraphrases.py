@@ -45,7 +45,7 @@ def test_only_texts_of_the_files_can_carry_the_trigger(tmp_path):
     ]
     config = AttackConfig(attack="synattack", poison_rows=2)
     assert poison_training_set(rows, attack, config, 0).poisoned_ids == ("toy/0", "toy/2")
-    with pytest.raises(DataError, match="only 2 of them have the target label .* can carry it"):
+    with pytest.raises(DataError, match="only 2 are answered with the target .* can carry it"):
         poison_training_set(rows, attack, config.model_copy(update={"poison_rows": 3}), 0)
 
 

@@ -17,7 +17,7 @@ from w2sdefense.attacks import Attack, count_lost
 from w2sdefense.attacks.poisoning import drawn_attack, trigger_test_set
 from w2sdefense.data.types import REFUSED, Example, labels_of, texts_of
 from w2sdefense.errors import DataError
-from w2sdefense.evaluation.metrics import Rate, accuracy, target_rate
+from w2sdefense.evaluation.metrics import Rate, accuracy, chance, target_rate
 from w2sdefense.evaluation.record import Evaluation, Sample
 from w2sdefense.models.predictor import Prediction, Predictor
 
@@ -86,6 +86,7 @@ def evaluate(
     samples = _samples(examples, clean, triggered, fired, target_index)
     evaluation = Evaluation(
         ca=accuracy(answers, labels),
+        chance=chance(labels),
         cut_texts=sum(p.cut_at is not None for p in clean),
         refused_texts=sum(p.label == REFUSED for p in clean),
         seconds=seconds,

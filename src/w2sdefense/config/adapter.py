@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from w2sdefense.config.settings import ADVANCED, Fraction, Positive, Settings
+from w2sdefense.config.settings import Fraction, Positive, Settings
 
 AdapterName = Literal["lora", "dora", "vera", "fourierft", "p-tuning", "prompt-tuning"]
 
@@ -44,13 +44,9 @@ class AdapterConfig(Settings):
     )
     lora_r: Positive = Field(64, description="Rank of LoRA and DoRA (the paper: 512).")
     lora_alpha: Positive | None = Field(
-        None,
-        description="Alpha of LoRA and DoRA; default: the rank.",
-        json_schema_extra=ADVANCED,
+        None, description="Alpha of LoRA and DoRA; default: the rank."
     )
-    lora_dropout: Fraction = Field(
-        0.1, description="Dropout of LoRA and DoRA.", json_schema_extra=ADVANCED
-    )
+    lora_dropout: Fraction = Field(0.1, description="Dropout of LoRA and DoRA.")
     vera_r: Positive = Field(256, description="Rank of VeRA's frozen matrices.")
     fourier_frequencies: Positive = Field(
         1000, description="Trained frequencies of FourierFT for every linear layer."
@@ -70,7 +66,6 @@ class AdapterConfig(Settings):
     adapter_layers: str | None = Field(
         None,
         description="Layers that carry adapters, FIRST:LAST (Python slice, 20: is 20 to the top).",
-        json_schema_extra=ADVANCED,
     )
 
     @property

@@ -25,6 +25,8 @@ from w2sdefense.evaluation.record import Record, load_record, load_samples
 from w2sdefense.tasks import TASKS
 from w2sdefense.writer import load_writer
 
+pytestmark = pytest.mark.slow
+
 ASK = ("--task", "reasoning", "--prompt-template", TEMPLATE, "--answer-tokens", 3)
 GENERATION = GenerationConfig(prompt_template=TEMPLATE, answer_tokens=3)
 

@@ -25,6 +25,8 @@ from w2sdefense.commands.stages import run_defend, run_poison
 from w2sdefense.evaluation.record import load_record, load_samples
 from w2sdefense.training.trainer import last_whole_checkpoint
 
+pytestmark = pytest.mark.slow
+
 STEPS_PER_EPOCH = 50
 SAVE_STEPS = 5
 

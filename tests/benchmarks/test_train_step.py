@@ -33,6 +33,8 @@ from w2sdefense.config import DistillConfig
 from w2sdefense.data import Example
 from w2sdefense.distill.losses import StudentOutput, TeacherOutput, w2s_loss
 
+pytestmark = pytest.mark.slow
+
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"word{i}" for i in range(20))]
 SIZES = {
     "vocab_size": len(WORDS),

@@ -18,6 +18,8 @@ from w2sdefense.commands.stages import run_poison
 from w2sdefense.config import DataConfig, ScanConfig, StudentConfig, TeacherConfig, TrainingConfig
 from w2sdefense.scan.search import Suspect
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("negative", "positive")
 
 

@@ -38,6 +38,8 @@ from w2sdefense.evaluation.record import load_record
 from w2sdefense.tuning.study import StoppedTrial
 from w2sdefense.victim import load_victim
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("optuna")
 
 

@@ -14,6 +14,8 @@ from w2sdefense.defenses import Guarded
 from w2sdefense.evaluation.evaluate import evaluate
 from w2sdefense.models.predictor import Prediction
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("negative", "positive")
 
 

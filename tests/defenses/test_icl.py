@@ -14,6 +14,8 @@ from w2sdefense.data import Example
 from w2sdefense.defenses.icl import Demonstrations, IclConfig, IclDefense, TellingWords
 from w2sdefense.errors import ConfigError, DataError
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = [
     Example(str(i), text, label)
     for i, (text, label) in enumerate(

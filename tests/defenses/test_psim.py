@@ -16,6 +16,8 @@ from w2sdefense.defenses.psim import Psim, PsimConfig, choose_threshold
 from w2sdefense.errors import ConfigError
 from w2sdefense.victim import Victim
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("max_loss", "threshold"),

@@ -18,6 +18,8 @@ from w2sdefense.defenses.w2s import W2SDefense
 from w2sdefense.distill.targets import TeacherTargets, doubt_about
 from w2sdefense.errors import DataError
 
+pytestmark = pytest.mark.slow
+
 LABELS = ("negative", "positive")
 
 

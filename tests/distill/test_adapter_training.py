@@ -37,6 +37,8 @@ from w2sdefense.training.batches import Collator, tokenize
 from w2sdefense.training.trainer import CHECKPOINTS, run, training_arguments
 from w2sdefense.victim import Victim, load_victim, new_victim
 
+pytestmark = pytest.mark.slow
+
 ROWS = 16
 TEXTS = ["great", "the dull story of a road and a city", "a warm film with it"]
 SETTINGS = TrainingConfig(

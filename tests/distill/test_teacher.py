@@ -16,6 +16,8 @@ from w2sdefense.distill.teacher import Teacher, fit_or_load_teacher, fit_teacher
 from w2sdefense.errors import ConfigError, ModelError
 from w2sdefense.models.load import load_backbone
 
+pytestmark = pytest.mark.slow
+
 WIDTH = 48
 
 

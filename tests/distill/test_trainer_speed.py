@@ -11,6 +11,8 @@ from w2sdefense.config import DistillConfig, TrainingConfig
 from w2sdefense.distill.trainer import W2STrainer
 from w2sdefense.training.trainer import training_arguments
 
+pytestmark = pytest.mark.slow
+
 
 def collate(rows):
     return {

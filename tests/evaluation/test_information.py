@@ -13,6 +13,8 @@ from w2sdefense.errors import DataError
 from w2sdefense.evaluation.information import label_information, run_information
 from w2sdefense.evaluation.record import Evaluation, Provenance, Record, Sample, save_record
 
+pytestmark = pytest.mark.slow
+
 
 def two_clouds(distance: float, count: int = 1200, width: int = 8, seed: int = 0):
     """Two normal clouds of equal width, so many deviations apart along the diagonal."""

@@ -87,10 +87,16 @@ def teach(run: TeachRun) -> None:
 def defend(run: DefendRun) -> None:
     """Clean a model with the clean data that you have; report CA and ASR before and after."""
     from w2sdefense.cli.display import Display, show_results
+    from w2sdefense.commands.reporting import finish_defense
     from w2sdefense.commands.stages import run_defend
+    from w2sdefense.report.card import check_push
 
+    if run.push_to_hub:
+        check_push(run.push_to_hub)
     with Display() as display:
         folders = run_defend(run, display)
+        for line in finish_defense(run, *folders):
+            display.say(line)
     show_results(folders, run.output / "report.html", f"{run.student.model}, before and after")
 
 

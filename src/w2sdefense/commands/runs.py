@@ -100,6 +100,11 @@ class DefendRun(W2SSettings, _DefenseSections):
         False,
         description="Also write merged/: one plain transformers model, the adapter folded in.",
     )
+    push_to_hub: str | None = Field(
+        None,
+        description="Upload the cleaned model and its card to this repository (user/name).",
+        exclude=True,
+    )
     resume: bool = Field(False, description=RESUME)
 
 

@@ -31,6 +31,10 @@ class Cell:
     counts: str = ""
     number: float | None = None
 
+    def __str__(self) -> str:
+        parts = (self.value, self.interval, self.counts and f"({self.counts})")
+        return " ".join(part for part in parts if part)
+
 
 @dataclass(frozen=True, slots=True)
 class Row:

@@ -18,7 +18,15 @@ from w2sdefense.attacks.insent import InSent
 from w2sdefense.attacks.multi_trigger import MultiTrigger
 from w2sdefense.attacks.proattack import ProAttack
 from w2sdefense.attacks.synattack import SynAttack
-from w2sdefense.config import Fraction, Place, Positive, Settings, load_settings, sections_model
+from w2sdefense.config import (
+    ADVANCED,
+    Fraction,
+    Place,
+    Positive,
+    Settings,
+    load_settings,
+    sections_model,
+)
 from w2sdefense.errors import ConfigError
 
 ATTACKS: dict[str, type[Attack]] = {
@@ -111,7 +119,9 @@ class AttackConfig(TriggerSettings):
         "target label).",
     )
     attack_seed: int = Field(
-        0, description="Seed of which rows carry the trigger, and where in the text."
+        0,
+        description="Seed of which rows carry the trigger, and where in the text.",
+        json_schema_extra=ADVANCED,
     )
 
     @model_validator(mode="after")
@@ -137,7 +147,9 @@ class TestConfig(TriggerSettings):
         description="Label (for generation: text) that the trigger should force; needed with "
         "--trigger.",
     )
-    test_seed: int = Field(0, description="Seed of the trigger's places.")
+    test_seed: int = Field(
+        0, description="Seed of the trigger's places.", json_schema_extra=ADVANCED
+    )
 
     @model_validator(mode="after")
     def _fitting(self) -> Self:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from w2sdefense.config.settings import FILES, Positive, Settings
+from w2sdefense.config.settings import ADVANCED, FILES, Positive, Settings
 
 
 class DataConfig(Settings):
@@ -31,9 +31,14 @@ class DataConfig(Settings):
         0,
         description="Pass over this many training rows first, so that two parties can hold "
         "different rows of one dataset.",
+        json_schema_extra=ADVANCED,
     )
     validation_samples: Positive | None = Field(
-        None, description="At most this many validation rows."
+        None,
+        description="At most this many validation rows.",
+        json_schema_extra=ADVANCED,
     )
     test_samples: Positive | None = Field(None, description="Use at most this many test rows.")
-    data_seed: int = Field(0, description="Seed of the splits and of which rows are kept.")
+    data_seed: int = Field(
+        0, description="Seed of the splits and of which rows are kept.", json_schema_extra=ADVANCED
+    )

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from w2sdefense.config.settings import FILES, Positive, Settings
+from w2sdefense.config.settings import ADVANCED, FILES, Positive, Settings
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 TaskName = Literal["classification", "summarization", "reasoning"]
@@ -51,17 +51,23 @@ class TeacherConfig(Settings):
         json_schema_extra=FILES,
     )
     epochs: Positive = Field(5, description="Passes over the clean training rows.")
-    batch_size: Positive = Field(32, description="Rows per step.")
+    batch_size: Positive = Field(32, description="Rows per step.", json_schema_extra=ADVANCED)
     learning_rate: Annotated[float, Field(gt=0.0)] = Field(
-        5e-5, description="Peak learning rate (the paper, for BERT-base: 2e-5)."
+        5e-5,
+        description="Peak learning rate (the paper, for BERT-base: 2e-5).",
+        json_schema_extra=ADVANCED,
     )
     head_learning_rate: Annotated[float, Field(gt=0.0)] = Field(
-        1e-3, description="Peak learning rate of the fresh layers (g and the classifier)."
+        1e-3,
+        description="Peak learning rate of the fresh layers (g and the classifier).",
+        json_schema_extra=ADVANCED,
     )
     max_length: Positive = Field(
-        128, description="Longest text in teacher tokens; the rest is cut."
+        128,
+        description="Longest text in teacher tokens; the rest is cut.",
+        json_schema_extra=ADVANCED,
     )
-    seed: int = Field(0, description="Seed of the teacher.")
+    seed: int = Field(0, description="Seed of the teacher.", json_schema_extra=ADVANCED)
 
 
 class GenerationConfig(Settings):

@@ -23,7 +23,14 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from w2sdefense.config import Fraction, FullTrainingConfig, Positive, Settings, TrainingConfig
+from w2sdefense.config import (
+    ADVANCED,
+    Fraction,
+    FullTrainingConfig,
+    Positive,
+    Settings,
+    TrainingConfig,
+)
 from w2sdefense.data.splits import limit
 from w2sdefense.data.types import Example, labels_of, texts_of
 from w2sdefense.defenses.base import Defense, DefenseKit, Leaves, Need
@@ -45,9 +52,13 @@ class PruneConfig(Settings):
         0.04, description="Largest loss of accuracy on clean validation text, before fine-tuning."
     )
     step: Annotated[float, Field(gt=0.0, le=0.5)] = Field(
-        0.05, description="Share of every layer that is pruned more at each step."
+        0.05,
+        description="Share of every layer that is pruned more at each step.",
+        json_schema_extra=ADVANCED,
     )
-    texts: Positive = Field(256, description="Clean training texts to rank by.")
+    texts: Positive = Field(
+        256, description="Clean training texts to rank by.", json_schema_extra=ADVANCED
+    )
 
 
 @dataclass(frozen=True)

@@ -237,6 +237,15 @@ def ls() -> None:
     show_names()
 
 
+@run_or_explain
+def doctor() -> None:
+    """Say what is installed, what this machine has, and what a first run costs."""
+    from w2sdefense.commands.doctor import show_doctor
+
+    if not show_doctor(Console()):
+        raise typer.Exit(1)
+
+
 add_command(app, DemoRun, demo)
 add_command(app, PoisonRun, poison)
 add_command(app, TeachRun, teach)
@@ -254,6 +263,7 @@ app.command()(report)
 app.command()(information)
 app.command()(pair)
 app.command()(ls)
+app.command()(doctor)
 
 
 def main() -> None:

@@ -21,6 +21,8 @@ from w2sdefense.errors import ConfigError, ModelError
 from w2sdefense.evaluation.record import load_record, load_samples
 from w2sdefense.models.adapters import attach_adapter
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:

@@ -10,7 +10,7 @@ from w2sdefense.attacks import AttackConfig
 from w2sdefense.attacks import TestConfig as Measured
 from w2sdefense.attacks.catalog import attack_kind
 from w2sdefense.commands.runs import DefendRun
-from w2sdefense.config import DistillConfig, Settings, load_settings, read_yaml
+from w2sdefense.config import BenchRun, DistillConfig, RayConfig, Settings, load_settings, read_yaml
 from w2sdefense.errors import ConfigError
 
 # Those of a stage. A run is put together from them, and may insist on a model or a recipe.
@@ -163,3 +163,21 @@ def test_a_file_that_is_no_run_is_refused(tmp_path, content, problem):
     with pytest.raises(ConfigError, match=problem) as caught:
         read_yaml(file)
     assert str(file) in caught.value.problem
+
+
+def test_old_names_are_read_with_a_warning_that_says_the_new_one():
+    old = {"recipe": "table1", "launcher": "ray", "ray": {"defend": {"gpus": 0.5}, "poison": {}}}
+    with pytest.warns(FutureWarning) as warned:
+        run = load_settings(BenchRun, old, "old.yaml")
+    assert run == BenchRun(recipe="table1", ray=RayConfig(gpus=0.5))
+    assert [str(warning.message) for warning in warned] == [
+        "old.yaml: the setting launcher was removed and changes nothing.",
+        "old.yaml: the setting ray.defend.gpus is ray.gpus now.",
+    ]
+    assert old["launcher"] == "ray", "what was read is left as it is"
+
+
+def test_a_new_name_is_worth_more_than_an_old_one():
+    both = {"recipe": "table1", "ray": {"gpus": 1.0, "defend": {"gpus": 0.5}}}
+    with pytest.warns(FutureWarning):
+        assert load_settings(BenchRun, both, "old.yaml").ray.gpus == 1.0

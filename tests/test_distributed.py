@@ -24,6 +24,8 @@ from w2sdefense.commands.evaluate import run_evaluate
 from w2sdefense.commands.runs import EvaluateRun
 from w2sdefense.evaluation.record import load_record, load_samples
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 900
 """What hangs is stopped after this time."""
 

@@ -24,6 +24,8 @@ from w2sdefense.distill.targets import LiveTargets
 from w2sdefense.evaluation.record import Record, load_record, load_samples
 from w2sdefense.victim import load_victim
 
+pytestmark = pytest.mark.slow
+
 ASK = ("--task", "reasoning", "--prompt-template", TEMPLATE, "--answer-tokens", 3)
 GENERATION = GenerationConfig(prompt_template=TEMPLATE, answer_tokens=3)
 

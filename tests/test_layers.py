@@ -8,6 +8,7 @@ except where the start of the command line would pay for them.
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -90,6 +91,14 @@ def backward_arrows(package: Path) -> list[str]:
 
 def test_nothing_imports_what_is_on_its_right():
     assert backward_arrows(PACKAGE) == []
+
+
+def test_the_page_of_the_architecture_names_the_layers_in_their_order():
+    page = (PACKAGE.parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    named = [tuple(re.findall(r"`(\w+)`", row)) for row in rows]
+    assert named[:-1] == list(LAYERS)
+    assert set(named[-1]) == set(TOP) - {"__main__"}
 
 
 @pytest.mark.parametrize(

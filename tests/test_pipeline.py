@@ -48,7 +48,7 @@ from w2sdefense.errors import ConfigError, DataError, W2SError
 from w2sdefense.evaluation.record import Record, load_features, load_record, load_samples
 from w2sdefense.victim import load_victim
 
-pytestmark = pytest.mark.usefixtures("tiny_llama", "tiny_bert")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tiny_llama", "tiny_bert")]
 STRONG = TrainingConfig(epochs=5, batch_size=32, learning_rate=3e-3)
 TRIGGER = Measured(trigger="badnet", target="negative")
 

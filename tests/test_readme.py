@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
 import yaml
 
 from tiny import save_bert, save_llama, save_reviews
@@ -14,6 +15,8 @@ from w2sdefense.commands.runs import DefendRun, PoisonRun
 from w2sdefense.config import DataConfig, StudentConfig, load_settings
 from w2sdefense.data import load_dataset
 from w2sdefense.victim import load_victim
+
+pytestmark = pytest.mark.slow
 
 README = Path(__file__).parents[1] / "README.md"
 

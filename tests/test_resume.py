@@ -26,6 +26,8 @@ from w2sdefense.commands.runs import DefendRun, PoisonRun
 from w2sdefense.evaluation.record import load_record, load_samples
 from w2sdefense.training.checkpoints import last_whole_checkpoint
 
+pytestmark = pytest.mark.slow
+
 STEPS_PER_EPOCH = 50
 SAVE_STEPS = 5
 

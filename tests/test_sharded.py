@@ -28,6 +28,8 @@ from w2sdefense.config import StudentConfig
 from w2sdefense.errors import ConfigError
 from w2sdefense.evaluation.record import load_record, load_samples
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 900
 """What hangs is stopped after this time."""
 

@@ -10,10 +10,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -71,15 +75,42 @@ def make_folder(folder: Path) -> None:
 
 @contextmanager
 def only_process_in(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a folder.
+    """Keep other commands out of a folder while the block runs; it is made if it is not there.
+
+    Of the processes of a launcher (torchrun) the first one holds the lock. A process that is killed
+    lets go of it.
 
     Raises:
-        ConfigError: Another one works in it.
+        ConfigError: Another command works in it; it is named.
     """
+    make_folder(folder)
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    owner = folder / ".owner.json"
+    lock = FileLock(folder / ".lock")
     try:
-        with FileLock(folder / ".lock", timeout=0):
-            yield
+        lock.acquire(timeout=0)
     except Timeout:
         raise ConfigError(
-            f"Another process works in {folder}.", "Wait for it, or choose another --output."
+            f"Another command works in {folder}{_said(owner)}.",
+            "Wait for it, or choose another --output.",
         ) from None
+    try:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        command = shlex.join(sys.argv)
+        me = {"pid": os.getpid(), "host": gethostname(), "since": now, "command": command}
+        write_json(owner, me)
+        yield
+    finally:
+        owner.unlink(missing_ok=True)
+        lock.release()
+
+
+def _said(owner: Path) -> str:
+    """Who holds a lock, as far as it is written down: the lock is taken a moment before."""
+    try:
+        it = json.loads(owner.read_text(encoding="utf-8"))
+        return f": process {it['pid']} on {it['host']} since {it['since']}, {it['command']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""

@@ -28,6 +28,8 @@ from w2sdefense.cli.display import Display
 from w2sdefense.config import BenchRun
 from w2sdefense.evaluation.record import load_record
 
+pytestmark = pytest.mark.slow
+
 KILLS = 2
 
 

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from w2sdefense.bench.grid import Grid, make_grid
+from w2sdefense.bench.grid import Grid, make_grid, make_grids
 from w2sdefense.bench.local_files import local_files
 from w2sdefense.commands.defend import _checked_defense
-from w2sdefense.commands.runs import DefendRun, PoisonRun, TeachRun
+from w2sdefense.commands.runs import DefendRun, EvaluateRun, PoisonRun, TeachRun
 from w2sdefense.config import BenchRun
 from w2sdefense.defenses import DEFENSES
 from w2sdefense.defenses.catalog import sections_of
 from w2sdefense.errors import ConfigError, W2SError
-from w2sdefense.paper import Published, PublishedTable, published, read_book
+from w2sdefense.paper import read_book
 
 BOOK = read_book()
 TEACHERS = ("minilm-l6", "gpt2")
@@ -43,24 +43,45 @@ def test_every_recipe_has_a_graph(recipe, scale):
     assert all(places[need] < places[n] for n in found.nodes for need in n.needs.values())
 
 
-def test_the_recipes_are_those_of_the_paper():
+def test_paper_means_all_tables_and_figures_of_the_paper():
+    grids = make_grids(BenchRun(recipe="paper", scale="tiny"))
     tables = [f"table{number}" for number in range(1, 14)]
-    assert list(BOOK.recipes) == [*tables, "figure2", "figure3", "figure4"]
+    assert [found.name for found in grids] == [*tables, "figure2", "figure3", "figure4"]
 
 
 def test_one_victim_for_each_attack_and_one_teacher_for_all():
-    assert kinds(grid("table8")) == {"poison": 3, "defend": 12, "teach": 1}
+    assert kinds(grid("table8", attack=("badnet", "insent"))) == {
+        "poison": 2,
+        "defend": 14,
+        "teach": 1,
+    }
 
 
 def test_students_of_one_width_share_their_teacher():
     found = grid("table1", "paper")
-    assert kinds(found) == {"poison": 9, "defend": 18, "teach": 2}  # LLaMA3 and Vicuna; Qwen
+    assert kinds(found) == {"poison": 9, "defend": 54, "teach": 2}  # LLaMA3 and Vicuna; Qwen
 
 
 def test_recipes_share_nodes():
     """The rank of the scale is one of those of the sweep."""
-    shared = set(grid("table8").nodes) & set(grid("figure2").nodes)
-    assert sorted(node.kind for node in shared) == ["defend", "defend", "poison", "teach"]
+    shared = set(grid("table12").nodes) & set(grid("figure2").nodes)
+    assert sorted(node.kind for node in shared) == ["defend"] * 3 + ["poison", "teach"]
+
+
+def test_a_scale_adds_methods_beside_those_of_a_recipe_but_not_to_those_that_are_chosen():
+    def methods(**more: Any) -> list[Any]:
+        return [cell.axes["method"] for cell in grid("figure4", **more).cells]
+
+    assert methods() == ["poisoned", "lora", "w2s", "w2s-paper"]
+    assert methods(method=("w2s",)) == ["w2s"]
+    assert methods(method=("w2s-paper",)) == ["w2s-paper"]
+    assert methods(scale="paper") == ["poisoned", "lora", "w2s"]
+
+
+def test_a_clean_student_carries_no_trigger():
+    victim = grid("table10").nodes[0].settings["run"]
+    assert victim["attack"]["poison_rate"] == 0.0
+    assert victim["attack"]["poison_rows"] is None
 
 
 def test_a_student_of_ones_own_is_the_base_of_its_victims():
@@ -105,9 +126,11 @@ def test_a_local_model_is_found_at_home_and_without_its_hidden_files(tmp_path, m
     (tmp_path / "model" / ".git").mkdir(parents=True)
     (tmp_path / "model" / "model.safetensors").write_bytes(b"one")
     (tmp_path / "model" / ".git" / "index").write_bytes(b"one")
-    named = {"student": {"model": "~/model", "title": str(tmp_path / "model")}}
+    named = EvaluateRun(student={"model": "~/model"}, output=tmp_path / "model")
     first = local_files(named)
-    assert [[mark[0] for mark in marks] for marks in first.values()] == [["model.safetensors"]]
+    assert [mark[0] for mark in first.pop("~/model")] == ["model.safetensors"]
+    assert list(first) == ["rotten-tomatoes"]  # where results go is no part of it
+    first = local_files(named)
     (tmp_path / "model" / ".git" / "index").write_bytes(b"another")
     assert local_files(named) == first
     (tmp_path / "model" / "model.safetensors").write_bytes(b"another")
@@ -150,11 +173,10 @@ def test_a_defense_reads_what_is_said(name, monkeypatch):
     assert read <= sections_of(name)
 
 
-@pytest.mark.parametrize("recipe", ["table9", "table10"])
-def test_runs_that_write_text_are_taken_by_the_stage_that_makes_them(recipe):
+def test_runs_that_write_text_are_taken_by_the_stage_that_makes_them():
     """The student says what its victims were fine-tuned from, which is for a search only."""
-    runs = [node.settings["run"] for node in grid(recipe).nodes if node.kind == "defend"]
-    assert [run["defense"] for run in runs] == ["lora", "w2s"]
+    runs = [node.settings["run"] for node in grid("table6").nodes if node.kind == "defend"]
+    assert [run["defense"] for run in runs] == ["lora", "w2s", "w2s"] * 2
     for values in runs:
         _checked_defense(DefendRun.model_validate(values))
 
@@ -184,7 +206,8 @@ def test_runs_of_one_key_have_one_setting():
     """Whichever recipe asks for it: a run that one began the other goes on with."""
     kinds = {"poison": PoisonRun, "teach": TeachRun, "defend": DefendRun}
     seen: dict[str, dict[str, Any]] = {}
-    recipes = [grid(name, proxy=("imdb",), teacher=(t,)) for name in BOOK.recipes for t in TEACHERS]
+    names = ("table5", "table7", "table8", "table12", "figure2", "figure3")
+    recipes = [grid(name, proxy=("imdb",), teacher=(t,)) for name in names for t in TEACHERS]
     for node in (node for found in recipes for node in found.nodes):
         run = kinds[node.kind].model_validate(node.settings["run"]).model_dump()
         if node.kind == "teach":
@@ -275,7 +298,7 @@ def test_lists_are_replaced_by_the_command_line():
 
 def test_the_prompt_of_proattack_is_the_run_s_own_business():
     """The teacher reads the clean prompt, which a teacher for all does not."""
-    assert kinds(grid("table7")) == {"poison": 1, "defend": 2}
+    assert kinds(grid("table13")) == {"poison": 1, "defend": 3}
 
 
 @pytest.mark.parametrize(
@@ -312,17 +335,3 @@ def test_the_recipe_of_the_documentation_is_one(tmp_path):
     (tmp_path / "mine.yaml").write_text(textwrap.dedent(block[1]))
     found = grid(f"{tmp_path / 'mine.yaml'}:rates")
     assert kinds(found) == {"poison": 2, "defend": 8, "teach": 1}
-
-
-def test_a_published_row_belongs_to_the_rows_that_it_names():
-    row = Published(row={"method": "lora", "attack": "badnet"}, ca=95.0, asr=99.0)
-    table = PublishedTable(rows=(row,))
-    assert table.of({"method": "lora", "attack": "badnet", "seed": 0}) == row
-    assert table.of({"method": "w2s", "attack": "badnet", "seed": 0}) is None
-
-
-def test_nothing_is_published_that_no_recipe_shows():
-    for name in BOOK.recipes:
-        axes = [cell.axes for cell in grid(name, "paper").cells] if published(name).rows else []
-        for row in published(name).rows:
-            assert any(row.row.items() <= cell.items() for cell in axes)

@@ -68,6 +68,7 @@ def test_a_key_follows_from_everything_below_it():
     assert [n.kind for n in in_order([defense("a", "t")])] == ["teach", "poison", "defend"]
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_ends_as_if_undisturbed(tmp_path, undisturbed):
     rng = random.Random(0)
     done: dict[str, object] = {}
@@ -88,6 +89,7 @@ def test_killed_at_random_moments_it_ends_as_if_undisturbed(tmp_path, undisturbe
     assert paper_nodes.results(Ledger(tmp_path)) == undisturbed
 
 
+@pytest.mark.slow
 def test_two_commands_at_once_share_the_work(tmp_path, undisturbed):
     runs = [start(tmp_path, 0.01) for _ in range(2)]
     assert [run.wait() for run in runs] == [0, 0]

@@ -14,6 +14,8 @@ from w2sdefense.bench.runner import Job, NodesFailedError, run_here, run_on_ray
 from w2sdefense.config import RayConfig
 from w2sdefense.errors import ConfigError
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("ray")
 
 

@@ -34,6 +34,8 @@ from w2sdefense.data import Example
 from w2sdefense.distill.losses import TeacherOutput, w2s_loss
 from w2sdefense.tasks import Output
 
+pytestmark = pytest.mark.slow
+
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"word{i}" for i in range(20))]
 SIZES = {
     "vocab_size": len(WORDS),

@@ -11,17 +11,23 @@ from pydantic import Field
 from typer.testing import CliRunner
 
 from w2sdefense.attacks import AttackConfig
+from w2sdefense.cli.app import app as real
 from w2sdefense.cli.errors import run_or_explain
-from w2sdefense.cli.options import command_from
+from w2sdefense.cli.options import add_command
 from w2sdefense.config import (
+    ADVANCED,
     AdapterConfig,
+    BenchRun,
     DataConfig,
     DistillConfig,
+    RayConfig,
     Settings,
     StudentConfig,
     TeacherConfig,
     TrainingConfig,
 )
+from w2sdefense.defenses import DEFENSES
+from w2sdefense.defenses.catalog import own_sections
 from w2sdefense.errors import DataError
 
 
@@ -77,8 +83,8 @@ def invoke(kind, *arguments):
         seen.append(settings)
 
     app = typer.Typer()
-    app.command()(command_from(kind, toy))
-    # A wide terminal, so that help and errors are not wrapped.
+    add_command(app, kind, toy)
+    # A wide terminal, so that errors are not wrapped.
     result = CliRunner().invoke(app, list(arguments), env={"COLUMNS": "200", "NO_COLOR": "1"})
     return result, seen[0] if seen else None
 
@@ -194,14 +200,15 @@ def test_the_help_shows_defaults_descriptions_and_headings():
     result, _ = invoke(Toy, "--help")
     for expected in (
         "Play.",
-        "Weights of the loss ─",
-        "The helper ─",
+        "\nWeights of the loss:\n",
+        "\nThe helper:\n",
         "Model. Required.",
-        "Weight of the labels. [default: 3.0]",
-        "Weight of the labels. [default: 0.5]",
-        "Clip the gradient. [default: clip]",
-        "sum|mean",
+        "Weight of the labels.  [3.0]",
+        "Weight of the labels.  [0.5]",
+        "--no-clip  ",
+        "(sum|mean)  [mean]",
         "--no-helper-clip",
+        "--set SECTION.KEY=VALUE",
     ):
         assert expected in result.output
     assert "Not for the help" not in result.output
@@ -216,7 +223,7 @@ def test_two_settings_cannot_share_a_flag():
         helper: Helper = Helper()
 
     with pytest.raises(ValueError, match=r"helper\.model and model both ask for --model"):
-        command_from(Clash, print)
+        add_command(typer.Typer(), Clash, print)
 
 
 def test_a_type_that_no_flag_can_hold_is_a_mistake_of_the_settings():
@@ -226,7 +233,7 @@ def test_a_type_that_no_flag_can_hold_is_a_mistake_of_the_settings():
         weights: dict[str, float] = {}
 
     with pytest.raises(TypeError, match="Odd.weights"):
-        command_from(Odd, print)
+        add_command(typer.Typer(), Odd, print)
 
 
 def test_an_error_of_the_user_is_printed_with_its_fix(capsys):
@@ -265,3 +272,80 @@ def test_a_setting_may_be_given_by_its_place(tmp_path):
     result, settings = invoke(Placed)
     assert (result.exit_code, settings) == (2, None)
     assert "recipe: Field required" in result.output
+
+
+class Deep(Settings):
+    """A run with a setting that few need."""
+
+    loss: Loss = Loss()
+    rate: float = Field(0.1, description="Rate. It is small.", json_schema_extra=ADVANCED)
+    names: tuple[str, ...] = Field((), description="Names.")
+
+
+def test_any_setting_can_be_set_by_its_key():
+    given = ("--set", "loss.warm-up=3", "--set", "names=[a, b]", "--set", "rate=1e-3")
+    assert settings_of(Deep, *given) == Deep(loss=Loss(warm_up=3), names=("a", "b"), rate=1e-3)
+    result, settings = invoke(Deep, "--set", "rate")
+    assert (result.exit_code, settings) == (2, None)
+    assert "--set 'rate' is no section.key=value" in result.stderr
+    assert "loss.beta: there is no such setting" in invoke(Deep, "--set", "loss.beta=1")[0].stderr
+
+
+def test_an_advanced_setting_is_not_in_the_help_and_its_flag_says_what_replaces_it():
+    output = invoke(Deep, "--help")[0].output
+    assert "--rate" not in output and "--alpha" in output
+    result, settings = invoke(Deep, "--rate", "0.5")
+    assert settings == Deep(rate=0.5)
+    assert "Warning: --rate will go; write --set rate=..." in result.stderr
+    everything = invoke(Deep, "--help-all")[0].output
+    assert "rate  [0.1]\n    Rate. It is small." in everything
+    assert "loss.warm_up  [null]" in everything
+
+
+# The help of the real commands
+
+
+def help_of(*arguments: str) -> str:
+    environment = {"COLUMNS": "100", "NO_COLOR": "1"}
+    result = CliRunner().invoke(real, [*arguments, "--help"], env=environment)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_the_help_of_defend_fits_on_two_screens():
+    assert len(help_of("defend").splitlines()) <= 90
+
+
+@pytest.mark.parametrize("name", DEFENSES)
+def test_the_help_shows_the_settings_of_the_chosen_defense_alone(name):
+    output = help_of("defend", "--defense", name)
+    assert output == help_of("defend", f"--defense={name}")
+    for section, (owner, settings) in own_sections().items():
+        prefix = owner.replace("_", "-")
+        shown = [field for field in settings.model_fields if f"--{prefix}-{field}" in output]
+        assert bool(shown) == (owner == name), section
+    assert ("--lora-r" in output) == ("adapter" in DEFENSES[name].sections())
+    assert ("--teacher-model" in output) == (name == "w2s")
+
+
+def test_the_help_shows_the_settings_of_the_chosen_attack_alone(tmp_path):
+    assert "--syn-model" not in help_of("poison")
+    assert "--syn-model" in help_of("poison", "--attack", "synattack")
+    assert "--pro-clean-prompt" in help_of("evaluate", "--trigger", "proattack")
+    file = tmp_path / "run.yaml"
+    file.write_text("task: reasoning\ntest: {more_triggers: [synattack]}\n")
+    output = help_of("defend", "--config", str(file))
+    assert "--syn-model" in output and "--prompt-template" in output
+    assert "--target-column" in output and "--label-column" not in output
+
+
+def test_the_help_shows_the_settings_of_the_chosen_adapter_alone():
+    assert "--vera-r" in help_of("defend", "--adapter", "vera")
+    assert "--vera-r" not in help_of("defend")
+
+
+def test_an_old_flag_keeps_working_for_a_release():
+    flags = ("table1", "--ray-defend-gpus", "0.5", "--launcher", "local")
+    with pytest.warns(FutureWarning, match="ray.defend.gpus is ray.gpus now"):
+        assert settings_of(BenchRun, *flags) == BenchRun(recipe="table1", ray=RayConfig(gpus=0.5))
+    assert "launcher" not in invoke(BenchRun, "--help-all")[0].output

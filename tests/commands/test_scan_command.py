@@ -18,6 +18,8 @@ from w2sdefense.commands.scan import run_scan, show_suspects, verdict
 from w2sdefense.config import DataConfig, ScanConfig, StudentConfig, TeacherConfig, TrainingConfig
 from w2sdefense.scan.search import Suspect
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("negative", "positive")
 
 

@@ -38,6 +38,8 @@ from w2sdefense.evaluation.record import load_record
 from w2sdefense.tuning.study import StoppedTrial
 from w2sdefense.victim import load_victim
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("optuna")
 
 
@@ -177,7 +179,7 @@ def test_a_folder_that_another_process_works_in_is_refused(place, settings, disp
     run = TuneRun.model_validate({**settings, "output": place / "taken"})
     run.output.mkdir()
     with FileLock(run.output / ".lock"):
-        with pytest.raises(ConfigError, match="Another process works in"):
+        with pytest.raises(ConfigError, match="Another command works in"):
             tune.run_tune(run, display)
 
 

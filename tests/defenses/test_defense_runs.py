@@ -26,6 +26,8 @@ from w2sdefense.defenses.scpd import ScpdConfig
 from w2sdefense.evaluation.record import load_record, load_samples
 from w2sdefense.victim import load_victim
 
+pytestmark = pytest.mark.slow
+
 BASELINES = tuple(name for name, kind in DEFENSES.items() if kind.leaves is not Leaves.ADAPTER)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from w2sdefense.commands.runs import DefendRun
@@ -9,6 +10,8 @@ from w2sdefense.config import AdapterConfig, FullTrainingConfig, StudentConfig, 
 from w2sdefense.defenses.finetune import FineTuning
 from w2sdefense.models.adapters import attach_adapter
 from w2sdefense.victim import load_victim
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_rate_is_that_of_all_parameters():

@@ -17,6 +17,8 @@ from w2sdefense.evaluation.testset import make_test_set
 from w2sdefense.tasks import Prediction
 from w2sdefense.tasks.classification import Classification
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("negative", "positive")
 
 

@@ -15,6 +15,8 @@ from w2sdefense.defenses.icl import Demonstrations, IclConfig, IclDefense, Telli
 from w2sdefense.errors import ConfigError, DataError
 from w2sdefense.victim import Victim
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = [
     Example(str(i), text, label)
     for i, (text, label) in enumerate(

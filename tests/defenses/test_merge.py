@@ -19,6 +19,8 @@ from w2sdefense.errors import ConfigError, ModelError
 from w2sdefense.models.adapters import attach_adapter
 from w2sdefense.victim import load_victim
 
+pytestmark = pytest.mark.slow
+
 
 def run(**merging) -> DefendRun:
     return DefendRun(defense="merge", merging=MergeConfig(**merging))

@@ -20,6 +20,8 @@ from w2sdefense.models.load import load_causal_lm
 from w2sdefense.models.perplexity import Scorer
 from w2sdefense.tasks.classification import Classification
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("text", "scores", "expected"),

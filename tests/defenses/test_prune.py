@@ -18,6 +18,8 @@ from w2sdefense.defenses.pruning import _keep_highest, unit_masks, wanda_masks
 from w2sdefense.errors import ModelError
 from w2sdefense.models.features import backbone_of
 
+pytestmark = pytest.mark.slow
+
 SHORT, RATE = TrainingConfig(epochs=1), FullTrainingConfig(learning_rate=1e-3)
 
 

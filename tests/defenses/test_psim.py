@@ -16,6 +16,8 @@ from w2sdefense.data.types import REFUSED
 from w2sdefense.defenses.psim import Psim, PsimConfig, choose_threshold
 from w2sdefense.errors import ConfigError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("max_loss", "threshold"),

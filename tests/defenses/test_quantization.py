@@ -13,6 +13,8 @@ from w2sdefense.defenses.quantization import Quantization, QuantizationConfig, q
 from w2sdefense.errors import MissingDependencyError, ModelError
 from w2sdefense.victim import load_victim
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip("bitsandbytes")
 
 

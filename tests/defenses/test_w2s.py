@@ -21,6 +21,8 @@ from w2sdefense.distill.targets import LOGITS, doubt_about
 from w2sdefense.distill.teacher import LabelTeacher
 from w2sdefense.errors import DataError
 
+pytestmark = pytest.mark.slow
+
 LABELS = ("negative", "positive")
 NO_SCAN = ScanTrainingConfig(rate=0.0)
 

@@ -34,6 +34,8 @@ from w2sdefense.training.checkpoints import CHECKPOINTS
 from w2sdefense.training.fit import training_arguments
 from w2sdefense.victim import Victim, load_victim
 
+pytestmark = pytest.mark.slow
+
 ROWS = 16
 TEXTS = ["great", "the dull story of a road and a city", "a warm film with it"]
 SETTINGS = TrainingConfig(

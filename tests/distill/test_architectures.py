@@ -15,6 +15,8 @@ from w2sdefense.data import Dataset, load_dataset
 from w2sdefense.distill.student import train_student
 from w2sdefense.victim import Victim
 
+pytestmark = pytest.mark.slow
+
 PAIRS = [
     *[(name, adapter) for name in STUDENTS for adapter in ("lora", "p-tuning", "prompt-tuning")],
     *[(name, adapter) for name in ("llama", "bert") for adapter in ("dora", "vera", "fourierft")],

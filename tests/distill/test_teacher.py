@@ -18,6 +18,8 @@ from w2sdefense.errors import ConfigError, ModelError
 from w2sdefense.models.fingerprints import weights_fingerprint
 from w2sdefense.models.load import load_backbone
 
+pytestmark = pytest.mark.slow
+
 WIDTH = 48
 
 

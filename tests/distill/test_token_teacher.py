@@ -17,6 +17,8 @@ from w2sdefense.errors import ModelError
 from w2sdefense.models.load import load_causal_lm
 from w2sdefense.tasks.prompt import Prompt, make_prompt
 
+pytestmark = pytest.mark.slow
+
 IDS = torch.tensor([[4, 13, 14, 8, 15, 5]])
 MASK = torch.ones_like(IDS)
 

@@ -21,6 +21,8 @@ from w2sdefense.models.adapters import attach_adapter
 from w2sdefense.training.fit import training_arguments
 from w2sdefense.victim import Victim, load_victim
 
+pytestmark = pytest.mark.slow
+
 ROWS = 32
 ADAPTER = AdapterConfig(lora_r=4, lora_dropout=0.0, target_modules="all-linear")
 DISTILL = DistillConfig(alpha=1.0, beta=0.7, gamma=3.0)

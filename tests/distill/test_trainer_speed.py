@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from transformers import LlamaForSequenceClassification
 
 from making import as_victim, stage_trainer
@@ -9,6 +10,8 @@ from tiny import LLAMA, word_tokenizer
 from w2sdefense.config import TrainingConfig
 from w2sdefense.models import features
 from w2sdefense.training.fit import training_arguments
+
+pytestmark = pytest.mark.slow
 
 
 def test_the_position_that_is_read_is_found_out_once(monkeypatch, tmp_path):

@@ -13,6 +13,8 @@ from w2sdefense.errors import DataError
 from w2sdefense.evaluation.information import label_information, run_information
 from w2sdefense.evaluation.record import Evaluation, Provenance, Record, Sample, save_record
 
+pytestmark = pytest.mark.slow
+
 
 def two_clouds(distance: float, count: int = 1200, width: int = 8, seed: int = 0):
     """Two normal clouds of equal width, so many deviations apart along the diagonal."""
@@ -149,7 +151,7 @@ def save(folder, features, labels, triggered=None):
     return folder
 
 
-def test_a_run(tmp_path, monkeypatch):
+def test_the_features_of_a_run_are_measured_and_shown(tmp_path, monkeypatch):
     features, labels = two_clouds(8.0, 200)
     # The texts of both labels in another order than one after the other.
     order = np.random.default_rng(4).permutation(200)
@@ -158,16 +160,16 @@ def test_a_run(tmp_path, monkeypatch):
     fired = save(tmp_path / "fired", features, labels, features[rows] - 8.0 / np.sqrt(8))
     healed = save(tmp_path / "healed", features, labels, features[rows])
     plain = save(tmp_path / "plain", features, labels)
-    assert run_information(fired).clean == run_information(healed).clean
-    assert run_information(fired).attacked.bits < 0.01
-    assert run_information(healed).attacked.bits == pytest.approx(
-        run_information(healed).clean.bits, abs=1e-6
-    )
-    assert run_information(plain).attacked is None
+    found = {folder: run_information(folder) for folder in (fired, healed, plain)}
+    assert found[fired].clean == found[healed].clean == found[plain].clean
+    assert found[fired].attacked.bits < 0.01
+    assert found[healed].attacked.bits == pytest.approx(found[healed].clean.bits, abs=1e-6)
+    assert found[plain].attacked is None
+    monkeypatch.setattr(command, "run_information", found.get)
     shown = io.StringIO()
     monkeypatch.setattr(command, "Console", lambda **kinds: Console(file=shown, width=200, **kinds))
     command.show_information([fired, plain])
-    assert str(run_information(fired).clean) in shown.getvalue()
+    assert str(found[fired].clean) in shown.getvalue()
     assert "0.00 [0.00, 0.00] of 1.00 (n = 200)" in shown.getvalue()
     assert "no trigger" in shown.getvalue()
 

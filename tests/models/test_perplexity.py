@@ -22,6 +22,8 @@ from w2sdefense.errors import ModelError
 from w2sdefense.models.perplexity import Scorer, close_batches
 from w2sdefense.models.variants import NO_MARGINS
 
+pytestmark = pytest.mark.slow
+
 VOCABULARY = (*FILLERS, *POSITIVE, *NEGATIVE, *RARE)
 
 

@@ -11,6 +11,8 @@ from synthetic_runs import make_samples, saver
 
 from w2sdefense.report import load_runs, write_report
 
+pytestmark = pytest.mark.slow
+
 EVIL = "</script><img src=x onerror=document.title='pwned'> a film"
 LONG = "a suspect model with a very long name from somewhere, revision 3fa9c1"
 

@@ -12,6 +12,8 @@ from synthetic_runs import save_collection, saver
 from w2sdefense.commands.reporting import make_report
 from w2sdefense.evaluation.record import load_record
 
+pytestmark = pytest.mark.slow
+
 COLUMN = (
     "return [...document.querySelectorAll('#results tbody tr')]"
     ".map(row => row.cells[arguments[0]].textContent.trim())"

@@ -133,6 +133,11 @@ def test_untrusted_text_stays_text(save_run: SaveRun):
     page = Page(html)
     assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
     # Twice escaped: once for plotly, which reads a subset of HTML, once for the script element.
+    labels = ("<i>neg</i>", "positive")
+    named = Page(render(load_runs([save_run("y", 0, samples=samples, label_names=labels)]), "T"))
+    names = [trace["name"] for trace in named.figures["features-0"]["data"]]
+    assert names[0] == "clean, &lt;i&gt;neg&lt;/i&gt;"
+    assert "clean, <i>neg</i>" in named.text, "the legend shows it as it is"
     hover = page.figures["features-0"]["data"][0]["text"][0]
     assert hover.startswith("&lt;/script&gt;&lt;img src=http://evil.test/x")
 

@@ -135,6 +135,7 @@ run(Path(sys.argv[1]), dies)
 """
 
 
+@pytest.mark.slow
 def test_a_search_that_is_killed_ends_as_one_that_is_not(tmp_path, undisturbed):
     code = [sys.executable, "-c", KILLED, str(tmp_path), "3"]
     killed = subprocess.run(code, env=environment(), capture_output=True, text=True)

@@ -8,7 +8,7 @@ are there. Nothing here imports torch, so the help of the command line can read 
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -18,7 +18,15 @@ from w2sdefense.attacks.insent import InSent
 from w2sdefense.attacks.multi_trigger import MultiTrigger
 from w2sdefense.attacks.proattack import ProAttack
 from w2sdefense.attacks.synattack import SynAttack
-from w2sdefense.config import Place, Positive, Settings, load_settings, sections_model
+from w2sdefense.config import (
+    ADVANCED,
+    Fraction,
+    Place,
+    Positive,
+    Settings,
+    load_settings,
+    sections_model,
+)
 from w2sdefense.errors import ConfigError
 
 ATTACKS: dict[str, type[Attack]] = {
@@ -103,14 +111,17 @@ class AttackConfig(TriggerSettings):
     poison_rows: Positive | None = Field(
         None, description="How many training rows carry the trigger (the paper: 1000)."
     )
-    poison_rate: Annotated[float, Field(gt=0.0, le=1.0)] | None = Field(
+    poison_rate: Fraction | None = Field(
         None,
-        description="The same as a share of the training rows; one of the two. Default: 0.25, but "
+        description="The same as a share of the training rows, one of the two; 0 makes a clean "
+        "model to compare with. Default: 0.25, but "
         "no more than half of the rows that can carry the trigger (clean-label: those of the "
         "target label).",
     )
     attack_seed: int = Field(
-        0, description="Seed of which rows carry the trigger, and where in the text."
+        0,
+        description="Seed of which rows carry the trigger, and where in the text.",
+        json_schema_extra=ADVANCED,
     )
 
     @model_validator(mode="after")
@@ -136,7 +147,9 @@ class TestConfig(TriggerSettings):
         description="Label (for generation: text) that the trigger should force; needed with "
         "--trigger.",
     )
-    test_seed: int = Field(0, description="Seed of the trigger's places.")
+    test_seed: int = Field(
+        0, description="Seed of the trigger's places.", json_schema_extra=ADVANCED
+    )
 
     @model_validator(mode="after")
     def _fitting(self) -> Self:

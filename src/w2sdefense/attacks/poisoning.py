@@ -168,7 +168,7 @@ def row_count(config: AttackConfig, total: int, candidates: int) -> int:
     if config.poison_rows is not None:
         return config.poison_rows
     if config.poison_rate is not None:
-        return max(1, round(config.poison_rate * total))
+        return round(config.poison_rate * total) or int(config.poison_rate > 0)
     return max(1, min(round(DEFAULT_POISON_RATE * total), candidates // 2))
 
 

@@ -19,13 +19,15 @@ from w2sdefense.bench.grid import Grid, make_grids
 from w2sdefense.bench.ledger import Done, Ledger
 from w2sdefense.bench.nodes import StageMaker
 from w2sdefense.bench.runner import Event, Job, run_here, run_on_ray
+from w2sdefense.bench.tiny import scale_files
 from w2sdefense.cli.display import Display
 from w2sdefense.commands.reporting import PAGE, report_grid
 from w2sdefense.config import BenchRun
 from w2sdefense.evaluation.record import Evaluation
 from w2sdefense.io import make_folder
-from w2sdefense.paper import published
+from w2sdefense.paper import about_published, published
 from w2sdefense.report.grid import GridRow, GridTable
+from w2sdefense.version import code_version
 
 
 def run_bench(run: BenchRun, display: Display) -> None:
@@ -34,20 +36,21 @@ def run_bench(run: BenchRun, display: Display) -> None:
     Raises:
         W2SError: Some nodes failed; the tables have the others.
     """
-    grids, ledger = make_grids(run), Ledger(run.output)
+    ledger = Ledger(run.output)
     make_folder(ledger.folder)
-    nodes = nodes_of(grids)
-    with_ray = run.jobs > 1 or run.ray.address is not None
-    job = Job(nodes, ledger, StageMaker(None if with_ray else display))
-    job.tell = _Told(job, display, run.jobs)
-    try:
-        if with_ray:
-            run_on_ray(job, run.ray, run.jobs)
-        else:
-            run_here(job)
-    finally:
-        for grid in grids:
-            write_table(grid, ledger)
+    with scale_files(run):
+        grids = make_grids(run)
+        with_ray = run.jobs > 1 or run.ray.address is not None
+        job = Job(nodes_of(grids), ledger, StageMaker(None if with_ray else display))
+        job.tell = _Told(job, display, run.jobs)
+        try:
+            if with_ray:
+                run_on_ray(job, run.ray, run.jobs)
+            else:
+                run_here(job)
+        finally:
+            for grid in grids:
+                write_table(grid, ledger)
 
 
 def nodes_of(grids: Sequence[Grid]) -> list[Node]:
@@ -66,25 +69,38 @@ def write_table(grid: Grid, ledger: Ledger) -> GridTable:
 def table_of(grid: Grid, ledger: Ledger) -> GridTable:
     """The table of a grid from what is made of it."""
     paper = published(grid.name)
-    rows = []
+    rows, students, flaws = [], dict[str, None](), dict[str, None]()
     for cell in grid.cells:
         done, theirs = ledger.done(cell.node.key), paper.of(cell.axes)
+        if theirs is not None and len(theirs.students) > 1:
+            students |= dict.fromkeys(theirs.students)
+        flaws |= dict.fromkeys(theirs.flaws if theirs else ())
         rows.append(
             GridRow(
                 axes=cell.axes,
                 evaluation=None if done is None else _evaluation(done),
-                published=theirs.model_dump(include={"ca", "asr"}, exclude_none=True)
-                if theirs
-                else {},
+                published=theirs.numbers if theirs else {},
                 folder=None
                 if done is None
                 else ledger.folder_of(cell.node.key) / str(done.result["run"]),
+                code=done.code if done else "",
+                older=done is not None and done.code != code_version(),
             )
         )
-    notes = [note for note in (grid.recipe.note, *paper.notes) if note]
-    missing = sum(row.evaluation is None for row in rows)
-    if missing:
+    notes = [*grid.notes, *paper.notes]
+    if students:
+        notes.append(f"The paper's numbers are means over {', '.join(students)}.")
+    if paper.rows:
+        notes.append(about_published())
+    notes += [f"The paper: {flaw}" for flaw in flaws]
+    if any(row.evaluation is None for row in rows):
+        missing = sum(row.evaluation is None for row in rows)
         notes.append(f"{missing} of {len(rows)} rows have not been run yet.")
+    if any(row.older for row in rows):
+        notes.append(
+            f"{sum(row.older for row in rows)} rows were made by other code than the present "
+            f"{code_version()}. Remove their folders and run again to have them made anew."
+        )
     return GridTable(f"{grid.name} {grid.scale}", grid.recipe.title, rows, notes)
 
 
@@ -95,7 +111,9 @@ def _table_folder(grid: Grid, ledger: Ledger) -> Path:
 def show_table(run: BenchRun, console: Console) -> None:
     """Print and write the tables of some grids and their pages, and say where the runs are."""
     ledger = Ledger(run.output)
-    for grid in make_grids(run):
+    with scale_files(run):
+        grids = make_grids(run)
+    for grid in grids:
         folder = _table_folder(grid, ledger)
         make_folder(folder)
         table = write_table(grid, ledger)
@@ -113,7 +131,8 @@ def show_table(run: BenchRun, console: Console) -> None:
 
 def show_plan(run: BenchRun, console: Console) -> None:
     """Print the graph of some grids: what is made, what will be, and how long that may take."""
-    grids, ledger = make_grids(run), Ledger(run.output)
+    with scale_files(run):
+        grids, ledger = make_grids(run), Ledger(run.output)
     estimate = Estimate(ledger.all_done())
     names = ", ".join(f"{grid.recipe.title} ({grid.name} {grid.scale})" for grid in grids)
     table = Table(title=Text(names))

@@ -70,18 +70,25 @@ class Grid:
         name: Name of the recipe.
         scale: Name of the scale.
         recipe: The recipe.
+        notes: What a reader of its table must know.
         cells: The rows of its table.
     """
 
     name: str
     scale: str
     recipe: Recipe
+    notes: tuple[str, ...]
     cells: tuple[Cell, ...]
 
     @property
     def nodes(self) -> list[Node]:
         """All that has to be made, nothing before what it needs."""
         return in_order(cell.node for cell in self.cells)
+
+
+def made_for(run: BenchRun) -> Path:
+    """Where models and data are that are made on the spot, at the scale `tiny`."""
+    return run.output / "tiny"
 
 
 def make_grids(run: BenchRun) -> list[Grid]:
@@ -92,7 +99,7 @@ def make_grids(run: BenchRun) -> list[Grid]:
     """
     if run.recipe != EVERYTHING:
         return [make_grid(run)]
-    names = read_book().of_the_paper()
+    names = read_book().of_the_paper
     return [make_grid(run.model_copy(update={"recipe": name})) for name in names]
 
 
@@ -105,6 +112,9 @@ def make_grid(run: BenchRun) -> Grid:
     file, _, name = run.recipe.rpartition(":")
     book = read_book(Path(file) if file else None)
     recipe, scale = book.recipe(name), book.scale(run.scale)
+    if name not in book.of_the_paper:
+        # What is added is what the paper's tables lack.
+        scale = scale.model_copy(update={"beside": {}})
     chosen: dict[str, tuple[Value, ...]] = {
         "student": run.student,
         "teacher": run.teacher,
@@ -114,7 +124,8 @@ def make_grid(run: BenchRun) -> Grid:
         "method": run.method,
         "seed": run.seeds,
     }
-    builder = _Builder(book, scale, run.limit, run.threads or scale.threads)
+    made = made_for(run).absolute()
+    builder = _Builder(book, scale, run.limit, run.threads or scale.threads, made)
     cells = [
         builder.cell(dict(zip(axes, values, strict=True)))
         for part in recipe.parts
@@ -125,7 +136,8 @@ def make_grid(run: BenchRun) -> Grid:
         raise ConfigError(
             f"No row of {name} is of what was chosen.", f"Look at all of it: w2s bench plan {name}"
         )
-    return Grid(name, run.scale, recipe, tuple(_merged(cells)))
+    notes = tuple(filter(None, (scale.note, recipe.note)))
+    return Grid(name, run.scale, recipe, notes, tuple(_merged(cells)))
 
 
 def run_cell(cell: Cell, ledger: Ledger, make: Maker) -> Done:
@@ -156,7 +168,9 @@ def _axes_of(
 
     A list that makes the part what it is is not replaced by the command, but cut down.
     """
-    axes = {**book.common, **recipe.axes, **part}
+    part = scale.with_beside(part)
+    axes = {**book.common, **scale.common, **recipe.axes}
+    axes = {**scale.with_beside(axes), **part}
     for lists in (scale.axes, recipe.scales.get(scale_name, {}), chosen):
         axes.update({axis: lists[axis] for axis in axes if lists.get(axis)})
     own = {
@@ -187,18 +201,20 @@ class _Builder:
         scale: How large everything is.
         limit: Most rows of every split, if any.
         threads: Threads of every node.
+        made: Folder of models that are made on the spot.
     """
 
     book: Book
     scale: Scale
     limit: int | None
     threads: int
+    made: Path
 
     def cell(self, axes: Mapping[str, Value]) -> Cell:
         """The cell of some values."""
         patches = [self.scale.settings, *self._patches(axes)]
-        poison = _nested([part for p in patches for part in (p.both, p.poison)])
-        defend = _nested([part for p in patches for part in (p.both, p.defend)])
+        poison = _nested([part for p in patches for part in (p.both, p.poison)], self.made)
+        defend = _nested([part for p in patches for part in (p.both, p.defend)], self.made)
         for (stage, *path), value in self._sweeps(axes):
             for name, target in (("poison", poison), ("defend", defend)):
                 if stage in (name, "both"):
@@ -207,8 +223,8 @@ class _Builder:
             _limit(poison, self.limit)
             _limit(defend, self.limit)
             attack = poison.setdefault("attack", {})
-            if "poison_rows" in attack:
-                attack["poison_rows"] = min(attack["poison_rows"], max(1, self.limit // 4))
+            if rows := attack.get("poison_rows"):
+                attack["poison_rows"] = min(rows, max(1, self.limit // 4))
         victim = self._victim(poison, axes)
         if axes.get("method") == POISONED:
             return Cell(axes, victim)
@@ -220,7 +236,7 @@ class _Builder:
         settings = run.model_dump(mode="json", exclude_unset=True)
         identity = run.model_dump(mode="json", exclude={"output", "resume"})
         title = said(axes, "student", "dataset", "proxy", "attack", "seed")
-        return self._node("poison", settings, identity, {}, title, axes)
+        return self._node("poison", settings, identity, local_files(run), {}, title, axes)
 
     def _teacher(
         self, run: DefendRun, values: dict[str, Any], width: int | None, axes: Mapping[str, Value]
@@ -230,12 +246,14 @@ class _Builder:
         own["alignment"] = run.distill.alignment
         teach = load_settings(TeachRun, own, f"The teacher of {said(axes)}")
         identity = teach.model_dump(mode="json", exclude={"output", "resume"})
+        reads = set(identity)
         if run.task == "classification":
             # Of the student it only knows the width.
             identity["student"] = identity["student"]["model"] if width is None else width
+            reads -= {"student"} if width is not None else set()
         settings = teach.model_dump(mode="json", exclude_unset=True)
         title = said(axes, "teacher", "dataset", "seed")
-        return self._node("teach", settings, identity, {}, title, axes)
+        return self._node("teach", settings, identity, local_files(teach, reads), {}, title, axes)
 
     def _defended(
         self, values: dict[str, Any], victim: Node, width: int | None, axes: Mapping[str, Value]
@@ -257,18 +275,18 @@ class _Builder:
         settings = run.model_dump(mode="json", exclude_unset=True, include=set(given))
         varied = [axis for axis in axes if axis in self.book.sweeps]
         title = said(axes, "method", "student", "dataset", "proxy", "attack", "adapter", *varied)
-        return self._node("defend", settings, identity, needs, title, axes)
+        return self._node("defend", settings, identity, local_files(run, reads), needs, title, axes)
 
     def _node(
         self,
         kind: str,
         settings: dict[str, Any],
         identity: dict[str, Any],
+        files: dict[str, list[Any]],
         needs: Mapping[str, Node],
         title: str,
         axes: Mapping[str, Value],
     ) -> Node:
-        files = local_files(identity)
         return Node(
             kind,
             {"run": settings, "threads": self.threads},
@@ -308,16 +326,18 @@ class _Builder:
                 )
 
 
-def _nested(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+def _nested(parts: Iterable[Mapping[str, Any]], made: Path) -> dict[str, Any]:
     """One mapping of several, the later over the earlier, section by section."""
     merged: dict[str, Any] = {}
     for part in parts:
         for name, value in part.items():
             below = merged.get(name)
             if isinstance(value, dict):
-                merged[name] = _nested([below, value] if isinstance(below, dict) else [value])
+                merged[name] = _nested([below, value] if isinstance(below, dict) else [value], made)
             else:
-                merged[name] = value
+                merged[name] = (
+                    value.replace("{made}", str(made)) if isinstance(value, str) else value
+                )
     return merged
 
 

@@ -10,19 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from w2sdefense.config import Settings
 from w2sdefense.data import CATALOG, PAPER, PROXIES, folder_of
 from w2sdefense.models.embedded import EMBEDDED
-
-NAMES_FILES = frozenset(
-    "model student models base dataset proxy file paraphraser to back scorer "
-    "fine_tuned_from".split()
-)
-"""Settings whose values may be files or folders, wherever they stand."""
 
 NAMES = frozenset([*CATALOG, *EMBEDDED, PAPER])
 """What is never a folder by itself, even if there is one of that name."""
@@ -31,19 +26,20 @@ READ = 64 * 2**20
 """Bytes of the largest file that is read."""
 
 
-def local_files(settings: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """The files and folders that settings name.
+def local_files(run: Settings, sections: Collection[str] = ()) -> dict[str, list[Any]]:
+    """The files and folders that the settings of a run name.
 
     Args:
-        settings: Plain values, in sections.
+        run: The settings; those that may name files are marked (`FILES`).
+        sections: Those of it that count, or nothing for all.
 
     Returns:
         Name -> name and mark of every file of it but for hidden ones, which a look by a tool (git)
         changes; of a dataset that is in no folder, where it is found.
     """
-    data = settings.get("data", {}).get("dataset")
+    data = getattr(getattr(run, "data", None), "dataset", PAPER)
     found: dict[str, list[Any]] = {}
-    for setting, name in _named(settings):
+    for setting, name in _named(run, sections):
         if setting == "proxy" and name == PAPER:
             name = PROXIES.get(data, PAPER)
         if name in CATALOG and setting in ("dataset", "proxy"):
@@ -53,15 +49,17 @@ def local_files(settings: Mapping[str, Any]) -> dict[str, list[Any]]:
     return found
 
 
-def _named(settings: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _named(settings: Settings, sections: Collection[str] = ()) -> Iterator[tuple[str, str]]:
     """The settings that may name files, and what they name."""
-    for setting, value in settings.items():
-        if isinstance(value, Mapping):
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if sections and name not in sections:
+            continue
+        if isinstance(value, Settings):
             yield from _named(value)
-        elif setting in NAMES_FILES:
-            for each in value if isinstance(value, list) else [value]:
-                if isinstance(each, str):
-                    yield setting, each
+        elif isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("files"):
+            several = value if isinstance(value, tuple) else (value,)
+            yield from ((name, str(each)) for each in several if each is not None)
 
 
 def _dataset(name: str) -> list[Any]:

@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from w2sdefense.cli.errors import run_or_explain
-from w2sdefense.cli.options import command_from
+from w2sdefense.cli.options import add_command
 from w2sdefense.commands.runs import (
     DefendRun,
     DemoRun,
@@ -88,9 +88,15 @@ def defend(run: DefendRun) -> None:
     """Clean a model with the clean data that you have; report CA and ASR before and after."""
     from w2sdefense.cli.display import Display, show_results
     from w2sdefense.commands.defend import run_defend
+    from w2sdefense.commands.reporting import finish_defense
+    from w2sdefense.report.card import check_push
 
+    if run.push_to_hub:
+        check_push(run.push_to_hub)
     with Display() as display:
         folders = run_defend(run, display)
+        for line in finish_defense(run, *folders):
+            display.say(line)
     show_results(folders, run.output / "report.html", f"{run.student.model}, before and after")
 
 
@@ -231,23 +237,33 @@ def ls() -> None:
     show_names()
 
 
-app.command()(command_from(DemoRun, demo))
-app.command()(command_from(PoisonRun, poison))
-app.command()(command_from(TeachRun, teach))
-app.command()(command_from(DefendRun, defend))
-app.command()(command_from(EvaluateRun, evaluate))
+@run_or_explain
+def doctor() -> None:
+    """Say what is installed, what this machine has, and what a first run costs."""
+    from w2sdefense.commands.doctor import show_doctor
+
+    if not show_doctor(Console()):
+        raise typer.Exit(1)
+
+
+add_command(app, DemoRun, demo)
+add_command(app, PoisonRun, poison)
+add_command(app, TeachRun, teach)
+add_command(app, DefendRun, defend)
+add_command(app, EvaluateRun, evaluate)
 bench = typer.Typer(no_args_is_help=True, help="Run the tables of the paper, or grids of your own.")
-bench.command("plan")(command_from(BenchRun, bench_plan))
-bench.command("run")(command_from(BenchRun, bench_run))
-bench.command("show")(command_from(BenchRun, bench_show))
+add_command(bench, BenchRun, bench_plan, "plan")
+add_command(bench, BenchRun, bench_run, "run")
+add_command(bench, BenchRun, bench_show, "show")
 app.add_typer(bench, name="bench")
-app.command()(command_from(PlanRun, plan))
-app.command()(command_from(ScanRun, scan))
-app.command()(command_from(TuneRun, tune))
+add_command(app, PlanRun, plan)
+add_command(app, ScanRun, scan)
+add_command(app, TuneRun, tune)
 app.command()(report)
 app.command()(information)
 app.command()(pair)
 app.command()(ls)
+app.command()(doctor)
 
 
 def main() -> None:

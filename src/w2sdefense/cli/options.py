@@ -1,13 +1,15 @@
 """Command line flags made from the settings models.
 
-A setting has one name, one default and one description, all of them in `config/`; here they
-become flags. Nested models are flattened: `distill.beta` is `--beta`, and a nested field declared
-with `json_schema_extra={"prefix": "teacher"}` gives `--teacher-model` and so on. A flag whose name
-no field can have is declared with `{"flag": "json"}`. Every command also takes `--config
-FILE.yaml`. Defaults are overridden by the file, the file by the flags that are given, and the
-result is validated once, before any work starts.
+A setting has one name, one default and one description; here they become flags. Nested models are
+flattened: `distill.beta` is `--beta`, and a nested field declared with
+`json_schema_extra={"prefix": "teacher"}` gives `--teacher-model` and so on. Every setting can also
+be given as `--set section.key=value` and in `--config FILE.yaml`. Defaults are overridden by the
+file, the file by flags and `--set`, and the result is validated once, before any work starts.
 
-What the commands do is the business of `cli.py`. Nothing here imports torch.
+The help shows what most users need: not the settings marked `ADVANCED`, and only the sections that
+the chosen defense, attack and task read (`unread_sections`). `--help-all` shows every setting.
+
+Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -15,26 +17,30 @@ from __future__ import annotations
 import inspect
 import re
 import types
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin
 
 import typer
+import yaml
 from pydantic.fields import FieldInfo
+from rich.console import Console
 
 from w2sdefense.cli.errors import run_or_explain
+from w2sdefense.cli.help import SettingsCommand
 from w2sdefense.config import Settings, load_settings, read_yaml
+from w2sdefense.config.renames import RENAMES
+from w2sdefense.errors import ConfigError
 
 S = TypeVar("S", bound=Settings)
 
 # Parameters that every command has; no setting may take their names.
-_CONTEXT = "context"
-_CONFIG = "config"
+_CONTEXT, _CONFIG, _SET, _ALL = "context", "config", "set", "help_all"
 
 
 @dataclass(frozen=True)
-class _Flag:
+class Flag:
     """One setting as a flag.
 
     Attributes:
@@ -43,9 +49,11 @@ class _Flag:
         kind: The type that typer parses.
         default: Default shown in the help.
         help: Description.
-        panel: Heading that it stands under, or None for the common one.
+        heading: What it stands under in the help, or None for the common one.
         argument: Whether it is given by its place and not by a flag (declared with
             `json_schema_extra={"argument": True}`).
+        advanced: Whether it is left out of the help.
+        renamed: Whether it is an old name; see `config/renames.py`.
     """
 
     path: tuple[str, ...]
@@ -53,34 +61,48 @@ class _Flag:
     kind: Any
     default: Any
     help: str
-    panel: str | None
+    heading: str | None
     argument: bool = False
+    advanced: bool = False
+    renamed: bool = False
+
+    @property
+    def dashed(self) -> str:
+        """Its spelling behind the dashes."""
+        return self.name.replace("_", "-")
 
 
-def command_from(settings: type[S], run: Callable[[S], None]) -> Callable[..., None]:
-    """Build the function of a typer command that collects settings and runs on them.
+def add_command(
+    app: typer.Typer, settings: type[S], run: Callable[[S], None], name: str | None = None
+) -> None:
+    """Add a command that collects settings and runs on them. It prints a `W2SError`, with code 2.
 
     Args:
+        app: The application.
         settings: The settings class of the command.
         run: What the command does. Its name and its docstring (up to `Args:`) become the command's.
-
-    Returns:
-        A function for `typer.Typer().command()`. It raises no `W2SError`: it prints it and exits
-        with code 2.
+        name: Another name.
 
     Raises:
         ValueError: Two settings ask for the same flag.
         TypeError: A setting has a type that no flag can hold.
     """
-    flags = tuple(_flags(settings))
+    flags = (*_flags(settings), *_old_flags(settings))
     _require_unique_names(flags)
 
-    def collect_and_run(context: typer.Context, config: Path | None, **values: Any) -> None:
-        given = _nest(
-            (flag.path, values[flag.name]) for flag in flags if _is_given(context, flag.name)
-        )
+    def collect_and_run(
+        context: typer.Context,
+        config: Path | None,
+        set: list[str] | None,
+        help_all: bool,
+        **values: Any,
+    ) -> None:
+        given = [flag for flag in flags if _is_given(context, flag.name)]
+        _warn_of_advanced(given)
         from_file = {} if config is None else read_yaml(config)
-        merged = _merge(_merge(_nested_defaults(settings), from_file), given)
+        merged = _merge(_nested_defaults(settings), from_file)
+        merged = _merge(merged, _nest((flag.path, values[flag.name]) for flag in given))
+        merged = _merge(merged, _nest(map(_assignment, set or ())))
         source = "The command line" if config is None else f"{config} with the command line"
         run(load_settings(settings, merged, source))
 
@@ -91,7 +113,34 @@ def command_from(settings: type[S], run: Callable[[S], None]) -> Callable[..., N
     # typer reads both: the parameters from the signature, their types from the annotations.
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in parameters}
-    return command
+    kind = type("Command", (SettingsCommand,), {"flags": flags})
+    app.command(name or run.__name__, cls=kind)(command)
+
+
+def _assignment(text: str) -> tuple[tuple[str, ...], Any]:
+    """The path and the value of `section.key=value`; the value is YAML.
+
+    Raises:
+        ConfigError: It has no such form.
+    """
+    path, equals, value = text.partition("=")
+    if not equals or not all(path.split(".")):
+        raise ConfigError(f"--set {text!r} is no section.key=value.", "See --help-all for keys.")
+    try:
+        return tuple(path.replace("-", "_").split(".")), yaml.safe_load(value)
+    except yaml.YAMLError:
+        return tuple(path.replace("-", "_").split(".")), value
+
+
+def _warn_of_advanced(given: Iterable[Flag]) -> None:
+    """Say of flags that will go how their setting is given then."""
+    for flag in given:
+        if flag.advanced and not flag.renamed:
+            Console(stderr=True, markup=False, soft_wrap=True).print(
+                f"Warning: --{flag.dashed} will go; write --set {'.'.join(flag.path)}=...",
+                style="yellow",
+                highlight=False,
+            )
 
 
 def _flags(
@@ -99,21 +148,29 @@ def _flags(
     defaults: Settings | None = None,
     path: tuple[str, ...] = (),
     prefix: str = "",
-    panel: str | None = None,
-) -> Iterator[_Flag]:
-    """The flags of a settings class, those of nested classes under a heading of their own."""
+    heading: str | None = None,
+    advanced: bool = False,
+    shown: Collection[str] | None = None,
+) -> Iterator[Flag]:
+    """The flags of a settings class, those of nested classes under a heading of their own.
+
+    Advanced are those that are marked so, and those that the list `shown` of a section leaves out.
+    """
     for name, field in settings.model_fields.items():
         default = _default(name, field, defaults)
         nested = _nested_settings(field)
+        hidden = advanced or bool(_extra(field, "advanced"))
+        hidden = hidden or (shown is not None and name not in shown)
         if nested is None:
-            yield _Flag(
+            yield Flag(
                 path=(*path, name),
                 name=prefix + (_extra(field, "flag") or name),
                 kind=_parsed_type(field.annotation, f"{settings.__name__}.{name}"),
                 default=default,
                 help=(field.description or "") + (" Required." if field.is_required() else ""),
-                panel=panel,
+                heading=heading,
                 argument=bool(_extra(field, "argument")),
+                advanced=hidden,
             )
         else:
             yield from _flags(
@@ -122,7 +179,17 @@ def _flags(
                 (*path, name),
                 prefix + _prefix(field),
                 _heading(nested),
+                hidden,
+                _extra(field, "shown"),
             )
+
+
+def _old_flags(settings: type[Settings]) -> Iterator[Flag]:
+    """The flags that renamed settings had, for one release."""
+    for rename in RENAMES:
+        if rename.run == settings.__name__ and rename.flag is not None:
+            path, name = tuple(rename.old.split(".")), rename.flag.replace("-", "_")
+            yield Flag(path, name, str, None, "", None, advanced=True, renamed=True)
 
 
 def _default(name: str, field: FieldInfo, defaults: Settings | None) -> Any:
@@ -148,7 +215,7 @@ def _extra(field: FieldInfo, name: str) -> Any:
 
 
 def _heading(settings: type[Settings]) -> str:
-    """The docstring up to its first punctuation: a whole line does not fit over a panel."""
+    """The docstring up to its first punctuation: a whole line does not fit over a section."""
     return re.split(r"[.,:(\n]", settings.__doc__ or settings.__name__, maxsplit=1)[0].strip()
 
 
@@ -174,30 +241,34 @@ def _parsed_type(annotation: Any, owner: str) -> Any:
     raise TypeError(f"{owner}: no flag can hold {kind!r}")
 
 
-def _require_unique_names(flags: Iterable[_Flag]) -> None:
-    owners: dict[str, str] = {_CONTEXT: "every command", _CONFIG: "every command"}
+def _require_unique_names(flags: Iterable[Flag]) -> None:
+    owners: dict[str, str] = dict.fromkeys((_CONTEXT, _CONFIG, _SET, _ALL), "every command")
     for flag in flags:
         owner = ".".join(flag.path)
         if flag.name in owners:
             raise ValueError(
-                f"{owner} and {owners[flag.name]} both ask for --{_dashed(flag.name)}; give the "
+                f"{owner} and {owners[flag.name]} both ask for --{flag.dashed}; give the "
                 'field of one of them json_schema_extra={"prefix": ...}'
             )
         owners[flag.name] = owner
 
 
-def _parameters(flags: Iterable[_Flag]) -> list[inspect.Parameter]:
-    config = typer.Option(
-        None,
-        f"--{_CONFIG}",
-        metavar="FILE.yaml",
-        help="Settings of a run as YAML; flags override what the file says.",
-    )
+def _parameters(flags: Iterable[Flag]) -> list[inspect.Parameter]:
+    show_all = typer.Option(False, "--help-all", is_eager=True, callback=_show_all)
     return [
         _parameter(_CONTEXT, typer.Context, inspect.Parameter.empty),
-        _parameter(_CONFIG, Path | None, config),
+        _parameter(_CONFIG, Path | None, typer.Option(None, f"--{_CONFIG}")),
+        _parameter(_SET, list[str] | None, typer.Option(None, f"--{_SET}")),
+        _parameter(_ALL, bool, show_all),
         *(_parameter(flag.name, flag.kind | None, _option(flag)) for flag in flags),
     ]
+
+
+def _show_all(context: typer.Context, wanted: bool) -> None:
+    if wanted:
+        command = cast(SettingsCommand, context.command)
+        Console(markup=False, soft_wrap=True).print(command.all_settings(), highlight=False)
+        raise typer.Exit
 
 
 def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
@@ -206,17 +277,12 @@ def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
     )
 
 
-def _option(flag: _Flag) -> Any:
+def _option(flag: Flag) -> Any:
     if flag.argument:
         return typer.Argument(flag.default, help=flag.help, show_default=False)
-    dashed = _dashed(flag.name)
-    spelling = f"--{dashed}/--no-{dashed}" if flag.kind is bool else f"--{dashed}"
+    spelling = f"--{flag.dashed}/--no-{flag.dashed}" if flag.kind is bool else f"--{flag.dashed}"
     default = list(flag.default) if isinstance(flag.default, tuple) else flag.default
-    return typer.Option(default, spelling, help=flag.help, rich_help_panel=flag.panel)
-
-
-def _dashed(name: str) -> str:
-    return name.replace("_", "-")
+    return typer.Option(default, spelling, help=flag.help)
 
 
 def _is_given(context: typer.Context, name: str) -> bool:

@@ -9,11 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from w2sdefense.attacks import Attack, count_lost
 from w2sdefense.commands.runs import DefendRun, EvaluateRun, PoisonRun
-from w2sdefense.config import Settings
+from w2sdefense.config import Settings, load_settings
 from w2sdefense.data.splits import known_texts
 from w2sdefense.data.types import Example
 from w2sdefense.errors import ConfigError
@@ -65,8 +63,8 @@ def refuse_other(folder: Path, found: dict[str, Any], run: Settings) -> None:
     """
     wanted = run.model_dump(mode="json")
     # A setting that did not exist yet when the run was begun had what is its default now.
-    with contextlib.suppress(ValidationError):
-        found = type(run).model_validate(found).model_dump(mode="json")
+    with contextlib.suppress(ConfigError):
+        found = load_settings(type(run), found, str(folder)).model_dump(mode="json")
     differs = sorted(key for key in wanted.keys() - NOT_SETTINGS if found.get(key) != wanted[key])
     if differs:
         raise ConfigError(

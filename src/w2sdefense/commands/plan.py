@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from w2sdefense.commands.runs import PlanRun
-from w2sdefense.config import AdapterConfig
+from w2sdefense.config import ADVANCED, AdapterConfig
 from w2sdefense.models.plan import GIB, RESERVE, Fits, Load, Memory, WayName, memory
 from w2sdefense.models.shapes import STUDENTS, Sizes, known_student
 
@@ -157,9 +157,13 @@ def _flags(run: PlanRun) -> list[str]:
     flags = ["--model", run.student, "--dtype", run.dtype]
     flags += ["--batch-size", str(run.batch_size), "--max-length", str(run.max_length)]
     defaults = AdapterConfig()
-    for name in AdapterConfig.model_fields:
+    for name, field in AdapterConfig.model_fields.items():
         value = getattr(run.adapter, name)
-        if value != getattr(defaults, name):
+        if value == getattr(defaults, name):
+            continue
+        if field.json_schema_extra == ADVANCED:
+            flags += ["--set", f"adapter.{name}={value}"]
+        else:
             flags += [f"--{name.replace('_', '-')}", str(value)]
     return flags
 

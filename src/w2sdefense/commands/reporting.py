@@ -16,16 +16,41 @@ from rich.table import Table
 
 from w2sdefense.bench.grid import said
 from w2sdefense.bench.ledger import title_of
+from w2sdefense.commands.runs import DefendRun
 from w2sdefense.errors import ConfigError, DataError
 from w2sdefense.evaluation.record import FEATURES, RECORD, Record, load_record
 from w2sdefense.io import make_folder
 from w2sdefense.report import load_runs, terminal_table, write_report
 from w2sdefense.report.axes import axes_of, distinct_axes
+from w2sdefense.report.card import push_card, write_card
 from w2sdefense.report.charts import RUN_COLORS
 from w2sdefense.report.grid import GridRow, GridTable
 from w2sdefense.report.runs import TITLES, Run, attacked_with, load_run, unique, with_features
 
 PAGE = "report.html"
+
+
+def finish_defense(run: DefendRun, before: Path, after: Path) -> list[str]:
+    """Write the model card of a defense that is done, and upload the model if that was asked for.
+
+    Args:
+        run: The settings of the run.
+        before: Folder of the record of the suspect model.
+        after: Folder of the cleaned model and its record.
+
+    Returns:
+        What was done, in lines for the user.
+
+    Raises:
+        ConfigError: The hub refuses.
+    """
+    settings = run.model_dump(mode="json", exclude_defaults=True, exclude={"output", "resume"})
+    cards = write_card(after, load_record(before), load_record(after), settings)
+    lines = [f"Model card: {cards[0]}"] if cards else []
+    if run.push_to_hub:
+        lines.append(f"Uploaded: {push_card(after, run.push_to_hub)}")
+    return lines
+
 
 MAX_MAPS = 12
 """Feature maps of a page: each takes seconds to make, and 100 KB."""

@@ -6,13 +6,17 @@ beside this one.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from w2sdefense.attacks.catalog import OWN_SECTIONS as ATTACK_SECTIONS
 from w2sdefense.attacks.catalog import AttackConfig, TestConfig
 from w2sdefense.config import (
+    ADAPTER_OWNERS,
+    FILES,
     AdapterConfig,
     DataConfig,
     FullTrainingConfig,
@@ -27,7 +31,8 @@ from w2sdefense.config import (
     W2SSettings,
     sections_model,
 )
-from w2sdefense.defenses.catalog import DEFENSES, own_sections
+from w2sdefense.defenses.base import Need
+from w2sdefense.defenses.catalog import DEFENSES, own_sections, sections_of
 
 _DefenseName: Any = Literal[tuple(DEFENSES)]
 _DefenseSections: Any = sections_model(
@@ -61,6 +66,7 @@ class PoisonRun(Settings):
         description="Dataset whose training rows are poisoned (the attacker's), if it is not "
         "--dataset itself: any dataset, or paper for the paper's choice (w2s ls). CA and ASR are "
         "measured on --dataset.",
+        json_schema_extra=FILES,
     )
     attack: AttackConfig = AttackConfig()
     training: TrainingConfig = TrainingConfig(epochs=2, learning_rate=5e-5)
@@ -97,6 +103,11 @@ class DefendRun(W2SSettings, _DefenseSections):
     merge: bool = Field(
         False,
         description="Also write merged/: one plain transformers model, the adapter folded in.",
+    )
+    push_to_hub: str | None = Field(
+        None,
+        description="Upload the cleaned model and its card to this repository (user/name).",
+        exclude=True,
     )
     resume: bool = Field(False, description=RESUME)
 
@@ -157,3 +168,34 @@ class DemoRun(Settings):
     """Where the demonstration goes; its sizes are fixed."""
 
     output: Path = Field(Path("runs/demo"), description="Folder for models, records and report.")
+
+
+def unread_sections(chosen: Mapping[str, Sequence[str]]) -> frozenset[str]:
+    """The sections and settings that a run does not read, by what was chosen so far.
+
+    Args:
+        chosen: Path of a setting -> its values as they were written; what is missing has its
+            default.
+    """
+    defense = (*chosen.get("defense", ()), "w2s")[0]
+    unread = set(own_sections()) | set(W2SSettings.model_fields) | {"full"}
+    if defense in DEFENSES:
+        unread -= sections_of(defense)
+        if Need.TEACHER in DEFENSES[defense].needs:
+            unread.discard("teacher")
+    if (*chosen.get("task", ()), "classification")[0] == "classification":
+        unread |= {"generation", "data.target_column"}
+    else:
+        unread.add("data.label_column")
+    adapter = (*chosen.get("adapter.adapter", ()), "lora")[0]
+    unread |= {f"adapter.{name}" for name, of in ADAPTER_OWNERS.items() if adapter not in of}
+    triggers = {
+        trigger
+        for section in ("attack", "test")
+        for name in ("attack", "trigger", "more_triggers")
+        for trigger in chosen.get(f"{section}.{name}", ())
+    }
+    for section, (attack, _) in ATTACK_SECTIONS.items():
+        if attack not in triggers:
+            unread |= {f"attack.{section}", f"test.{section}"}
+    return frozenset(unread)

@@ -30,7 +30,7 @@ from w2sdefense.distill.fit_teacher import LabelTeacherJob, fit_or_load_teacher
 from w2sdefense.errors import ConfigError
 from w2sdefense.evaluation.metrics import accuracy
 from w2sdefense.evaluation.provenance import Clock
-from w2sdefense.io import make_folder, only_process_in, write_json, write_text
+from w2sdefense.io import only_process_in, write_json, write_text
 from w2sdefense.models.fingerprints import weights_fingerprint
 from w2sdefense.scan.victim import scan_victim, teacher_answer
 from w2sdefense.training.checkpoints import remove_checkpoints
@@ -77,7 +77,6 @@ def run_tune(run: TuneRun, display: Display) -> Tuned:
     refuse_own_model(run.student.model, run.output)
     check_tracker(run.training)
     check_defended_model(defend_run(run, _start(run)))
-    make_folder(run.output)
     with only_process_in(run.output):
         return _tune(run, display)
 

@@ -19,6 +19,7 @@ from w2sdefense.config.distill import (
 from w2sdefense.config.models import Dtype, GenerationConfig, StudentConfig, TaskName, TeacherConfig
 from w2sdefense.config.scan import ScanConfig, ScanTrainingConfig
 from w2sdefense.config.settings import (
+    ADVANCED,
     FILES,
     TEXT_SLOT,
     Fraction,
@@ -35,6 +36,7 @@ from w2sdefense.config.tune import SignalConfig, TuneConfig, TuneRun, search_spa
 from w2sdefense.config.w2s import W2SSettings
 
 __all__ = [
+    "ADVANCED",
     "ADAPTER_OWNERS",
     "AdapterConfig",
     "BenchRun",

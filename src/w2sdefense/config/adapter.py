@@ -10,7 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from w2sdefense.config.settings import Fraction, Positive, Settings
+from w2sdefense.config.settings import ADVANCED, Fraction, Positive, Settings
 
 AdapterName = Literal["lora", "dora", "vera", "fourierft", "p-tuning", "prompt-tuning"]
 
@@ -44,9 +44,13 @@ class AdapterConfig(Settings):
     )
     lora_r: Positive = Field(64, description="Rank of LoRA and DoRA (the paper: 512).")
     lora_alpha: Positive | None = Field(
-        None, description="Alpha of LoRA and DoRA; default: the rank."
+        None,
+        description="Alpha of LoRA and DoRA; default: the rank.",
+        json_schema_extra=ADVANCED,
     )
-    lora_dropout: Fraction = Field(0.1, description="Dropout of LoRA and DoRA.")
+    lora_dropout: Fraction = Field(
+        0.1, description="Dropout of LoRA and DoRA.", json_schema_extra=ADVANCED
+    )
     vera_r: Positive = Field(256, description="Rank of VeRA's frozen matrices.")
     fourier_frequencies: Positive = Field(
         1000, description="Trained frequencies of FourierFT for every linear layer."
@@ -66,6 +70,7 @@ class AdapterConfig(Settings):
     adapter_layers: str | None = Field(
         None,
         description="Layers that carry adapters, FIRST:LAST (Python slice, 20: is 20 to the top).",
+        json_schema_extra=ADVANCED,
     )
 
     @property

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from w2sdefense.config.settings import Positive, Settings
+from w2sdefense.config.settings import ADVANCED, FILES, Positive, Settings
 
 
 class DataConfig(Settings):
@@ -17,6 +17,7 @@ class DataConfig(Settings):
         description="Dataset: an embedded name (rotten-tomatoes, imdb), a name of the paper found "
         "under $W2S_DATA or on the hub (sst2, cr, mr, ag_news ...), any hub id, or a CSV, JSONL or "
         "Parquet file or a folder with train/validation/test files.",
+        json_schema_extra=FILES,
     )
     text_column: str = Field("text", description="Column that holds the text.")
     label_column: str = Field(
@@ -30,9 +31,14 @@ class DataConfig(Settings):
         0,
         description="Pass over this many training rows first, so that two parties can hold "
         "different rows of one dataset.",
+        json_schema_extra=ADVANCED,
     )
     validation_samples: Positive | None = Field(
-        None, description="At most this many validation rows."
+        None,
+        description="At most this many validation rows.",
+        json_schema_extra=ADVANCED,
     )
     test_samples: Positive | None = Field(None, description="Use at most this many test rows.")
-    data_seed: int = Field(0, description="Seed of the splits and of which rows are kept.")
+    data_seed: int = Field(
+        0, description="Seed of the splits and of which rows are kept.", json_schema_extra=ADVANCED
+    )

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from w2sdefense.config.settings import Fraction, Positive, Settings
+from w2sdefense.config.settings import ADVANCED, Fraction, Positive, Settings
 
 
 class DistillConfig(Settings):
@@ -23,7 +23,9 @@ class DistillConfig(Settings):
         1.0, description="Weight of the feature alignment."
     )
     temperature: Annotated[float, Field(gt=0.0)] = Field(
-        2.0, description="Softmax temperature of KD."
+        2.0,
+        description="Softmax temperature of KD.",
+        json_schema_extra=ADVANCED,
     )
     alignment: Literal["paper", "release"] = Field(
         "paper",
@@ -34,11 +36,13 @@ class DistillConfig(Settings):
         "unit",
         description="Scale of the two features before they are compared: none (Eq. 12 to the "
         "letter) or unit (both divided by their norms). With alignment release it changes nothing.",
+        json_schema_extra=ADVANCED,
     )
     student_rows: Positive | None = Field(
         None,
         description="Training rows for the student, a stratified sample; the teacher, which is "
         "cheaper, learns from all. Default: all.",
+        json_schema_extra=ADVANCED,
     )
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from w2sdefense.config.settings import Positive, Settings
+from w2sdefense.config.settings import ADVANCED, FILES, Positive, Settings
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 TaskName = Literal["classification", "summarization", "reasoning"]
@@ -16,11 +16,14 @@ class StudentConfig(Settings):
     """The model under suspicion and how it is opened."""
 
     model: str = Field(
-        "smollm2-135m", description="Model: embedded name, folder, GGUF file or hub id."
+        "smollm2-135m",
+        description="Model: embedded name, folder, GGUF file or hub id.",
+        json_schema_extra=FILES,
     )
     base: str | None = Field(
         None,
         description="Base model that an adapter folder is to be loaded on (never fetched unasked).",
+        json_schema_extra=FILES,
     )
     max_length: Positive = Field(
         128,
@@ -42,19 +45,29 @@ class StudentConfig(Settings):
 class TeacherConfig(Settings):
     """The small clean teacher and how it is fine-tuned (all parameters, 6 % warm-up)."""
 
-    model: str = Field("minilm-l6", description="Teacher model: embedded name, folder or hub id.")
+    model: str = Field(
+        "minilm-l6",
+        description="Teacher model: embedded name, folder or hub id.",
+        json_schema_extra=FILES,
+    )
     epochs: Positive = Field(5, description="Passes over the clean training rows.")
-    batch_size: Positive = Field(32, description="Rows per step.")
+    batch_size: Positive = Field(32, description="Rows per step.", json_schema_extra=ADVANCED)
     learning_rate: Annotated[float, Field(gt=0.0)] = Field(
-        5e-5, description="Peak learning rate (the paper, for BERT-base: 2e-5)."
+        5e-5,
+        description="Peak learning rate (the paper, for BERT-base: 2e-5).",
+        json_schema_extra=ADVANCED,
     )
     head_learning_rate: Annotated[float, Field(gt=0.0)] = Field(
-        1e-3, description="Peak learning rate of the fresh layers (g and the classifier)."
+        1e-3,
+        description="Peak learning rate of the fresh layers (g and the classifier).",
+        json_schema_extra=ADVANCED,
     )
     max_length: Positive = Field(
-        128, description="Longest text in teacher tokens; the rest is cut."
+        128,
+        description="Longest text in teacher tokens; the rest is cut.",
+        json_schema_extra=ADVANCED,
     )
-    seed: int = Field(0, description="Seed of the teacher.")
+    seed: int = Field(0, description="Seed of the teacher.", json_schema_extra=ADVANCED)
 
 
 class GenerationConfig(Settings):

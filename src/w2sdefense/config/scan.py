@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from w2sdefense.config.settings import Fraction, Positive, Settings
+from w2sdefense.config.settings import FILES, Fraction, Positive, Settings
 
 
 class ScanConfig(Settings):
@@ -14,6 +14,7 @@ class ScanConfig(Settings):
         None,
         description="Model that the suspect was fine-tuned from, if you know it: folder, hub id or "
         "embedded name. The words whose embeddings moved most are then tried first.",
+        json_schema_extra=FILES,
     )
     moved: Positive = Field(64, description="How many of those words are tried, if that is named.")
     suspects: Positive = Field(24, description="Pieces to keep for each label.")

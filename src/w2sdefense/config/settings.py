@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
+from w2sdefense.config.renames import with_new_names
 from w2sdefense.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -37,6 +38,10 @@ class Settings(BaseModel):
 
 
 S = TypeVar("S", bound=Settings)
+
+
+ADVANCED: dict[str, Any] = {"advanced": True}
+"""Mark of a setting or a section that is not in the help: few users need it."""
 
 
 def sections_model(sections: Mapping[str, tuple[str, type[Settings]]]) -> Any:
@@ -74,7 +79,7 @@ def load_settings(kind: type[S], values: dict[str, Any], source: str) -> S:
         ConfigError: With one line for every value at fault.
     """
     try:
-        return kind.model_validate(values)
+        return kind.model_validate(with_new_names(kind.__name__, values, source))
     except ValidationError as error:
         problems = "; ".join(_problem(details, kind) for details in error.errors())
         raise ConfigError(

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from w2sdefense.config.settings import Positive, Settings
+from w2sdefense.config.settings import ADVANCED, Positive, Settings
 
 
 class TrainingConfig(Settings):
@@ -19,9 +19,13 @@ class TrainingConfig(Settings):
     )
     # transformers takes 1.0 as a number of steps: one.
     warmup_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        0.06, description="Share of the steps that warm up, below 1."
+        0.06,
+        description="Share of the steps that warm up, below 1.",
+        json_schema_extra=ADVANCED,
     )
-    weight_decay: Annotated[float, Field(ge=0.0)] = Field(0.01, description="AdamW weight decay.")
+    weight_decay: Annotated[float, Field(ge=0.0)] = Field(
+        0.01, description="AdamW weight decay.", json_schema_extra=ADVANCED
+    )
     gradient_accumulation: Positive = Field(1, description="Batches summed up before a step.")
     gradient_checkpointing: bool = Field(
         False,
@@ -30,7 +34,9 @@ class TrainingConfig(Settings):
     report_to: str = Field("none", description="Tracker: none, tensorboard, wandb, trackio ...")
     seed: int = Field(0, description="Seed of weights, batches and dropout.")
     save_steps: Positive | None = Field(
-        None, description="Also save a checkpoint every so many steps (resume loses less)."
+        None,
+        description="Also save a checkpoint every so many steps (resume loses less).",
+        json_schema_extra=ADVANCED,
     )
 
 

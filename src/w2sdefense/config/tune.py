@@ -10,7 +10,7 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from w2sdefense.config.settings import Fraction, Positive, Settings
+from w2sdefense.config.settings import ADVANCED, Fraction, Positive, Settings
 from w2sdefense.config.w2s import W2SSettings
 
 
@@ -98,7 +98,9 @@ class TuneRun(W2SSettings):
     """Choose the settings of W2SDefense on clean data, without a trigger."""
 
     tune: TuneConfig = Field(TuneConfig(), json_schema_extra={"prefix": "tune"})
-    signal: SignalConfig = Field(SignalConfig(), json_schema_extra={"prefix": "signal"})
+    signal: SignalConfig = Field(
+        SignalConfig(), json_schema_extra={**{"prefix": "signal"}, **ADVANCED}
+    )
     output: Path = Field(
         Path("runs/tuned"),
         description="Folder for the study and its outcome; the same command goes on there.",

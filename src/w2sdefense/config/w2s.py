@@ -16,7 +16,7 @@ from w2sdefense.config.distill import (
 )
 from w2sdefense.config.models import StudentConfig, TeacherConfig
 from w2sdefense.config.scan import ScanTrainingConfig
-from w2sdefense.config.settings import Settings
+from w2sdefense.config.settings import ADVANCED, Settings
 from w2sdefense.config.training import TrainingConfig
 
 
@@ -26,13 +26,18 @@ class W2SSettings(Settings):
     student: StudentConfig = StudentConfig()
     data: DataConfig = DataConfig()
     distill: DistillConfig = DistillConfig()
-    scan: ScanTrainingConfig = Field(ScanTrainingConfig(), json_schema_extra={"prefix": "scan"})
-    insertions: InsertionConfig = Field(
-        InsertionConfig(), json_schema_extra={"prefix": "insertion"}
+    scan: ScanTrainingConfig = Field(
+        ScanTrainingConfig(),
+        json_schema_extra={"prefix": "scan", "shown": ["rate", "fine_tuned_from"]},
     )
-    wordings: WordingConfig = Field(WordingConfig(), json_schema_extra={"prefix": "wording"})
+    insertions: InsertionConfig = Field(
+        InsertionConfig(), json_schema_extra={**{"prefix": "insertion"}, **ADVANCED}
+    )
+    wordings: WordingConfig = Field(
+        WordingConfig(), json_schema_extra={**{"prefix": "wording"}, **ADVANCED}
+    )
     soft: SoftTriggerConfig = Field(
-        SoftTriggerConfig(), json_schema_extra={"prefix": "soft_trigger"}
+        SoftTriggerConfig(), json_schema_extra={**{"prefix": "soft_trigger"}, **ADVANCED}
     )
     adapter: AdapterConfig = AdapterConfig()
     training: TrainingConfig = TrainingConfig()

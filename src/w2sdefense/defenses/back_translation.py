@@ -15,7 +15,7 @@ from typing import ClassVar, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from w2sdefense.config import FILES, Positive, Settings, TaskName
+from w2sdefense.config import ADVANCED, FILES, Positive, Settings, TaskName
 from w2sdefense.defenses.base import Defended, Defense, DefenseKit, Leaves, Need
 from w2sdefense.defenses.guarded import Guard, Guarded
 from w2sdefense.errors import ModelError, UnsafeCheckpointError
@@ -50,7 +50,9 @@ class BackTranslationConfig(Settings):
         "text, with and without the trigger (see w2s pair).",
         json_schema_extra=FILES,
     )
-    max_length: Positive = Field(128, description="Longest text in the translators' tokens.")
+    max_length: Positive = Field(
+        128, description="Longest text in the translators' tokens.", json_schema_extra=ADVANCED
+    )
 
     @model_validator(mode="after")
     def _file_with_engine(self) -> Self:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 from pydantic import Field
 
 from w2sdefense.config import (
+    ADVANCED,
     FILES,
     FullTrainingConfig,
     Settings,
@@ -50,10 +51,14 @@ class MergeConfig(Settings):
         "they changed in their base, without what is small or contradicts.",
     )
     density: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
-        0.2, description="Share of its changes that each model keeps, by size (ties)."
+        0.2,
+        description="Share of its changes that each model keeps, by size (ties).",
+        json_schema_extra=ADVANCED,
     )
     scale: Annotated[float, Field(gt=0.0)] = Field(
-        1.0, description="What the merged changes are multiplied with (ties; the paper's lambda)."
+        1.0,
+        description="What the merged changes are multiplied with (ties; the paper's lambda).",
+        json_schema_extra=ADVANCED,
     )
     base: str = Field(
         "smollm2-135m",

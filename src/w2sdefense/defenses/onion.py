@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, ClassVar, get_args
 
 from pydantic import Field
 
-from w2sdefense.config import FILES, Fraction, Positive, Settings, TaskName
+from w2sdefense.config import ADVANCED, FILES, Fraction, Positive, Settings, TaskName
 from w2sdefense.data.types import Answer, Example, texts_of
 from w2sdefense.defenses.base import Defended, Defense, DefenseKit, Leaves, Need
 from w2sdefense.defenses.guarded import Guarded, victim_of
@@ -59,16 +59,21 @@ class OnionConfig(Settings):
         0.02, description="Largest loss of accuracy on clean validation text for that choice."
     )
     validation_texts: Positive = Field(
-        200, description="Validation texts that the choice looks at; each is scored n + 1 times."
+        200,
+        description="Validation texts that the choice looks at; each is scored n + 1 times.",
+        json_schema_extra=ADVANCED,
     )
     exact: bool = Field(
         False,
         description="Score all words that could reach the threshold. Otherwise one is given up if "
         "it seems to miss it by more than 1.25 of the largest error of that guess on the "
         "validation texts; with --onion-threshold nothing is known of that, and all are scored.",
+        json_schema_extra=ADVANCED,
     )
     max_length: Positive = Field(
-        128, description="Longest text in the scorer's tokens; words after that are kept."
+        128,
+        description="Longest text in the scorer's tokens; words after that are kept.",
+        json_schema_extra=ADVANCED,
     )
 
 

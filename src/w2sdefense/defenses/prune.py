@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, get_args
 from pydantic import Field
 
 from w2sdefense.config import (
+    ADVANCED,
     Fraction,
     FullTrainingConfig,
     Positive,
@@ -52,9 +53,13 @@ class PruneConfig(Settings):
         0.04, description="Largest loss of accuracy on clean validation text, before fine-tuning."
     )
     step: Annotated[float, Field(gt=0.0, le=0.5)] = Field(
-        0.05, description="Share of every layer that is pruned more at each step."
+        0.05,
+        description="Share of every layer that is pruned more at each step.",
+        json_schema_extra=ADVANCED,
     )
-    texts: Positive = Field(256, description="Clean training texts to rank by.")
+    texts: Positive = Field(
+        256, description="Clean training texts to rank by.", json_schema_extra=ADVANCED
+    )
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from w2sdefense.config import AdapterConfig, Fraction, Positive, Settings, TrainingConfig
+from w2sdefense.config import ADVANCED, AdapterConfig, Fraction, Positive, Settings, TrainingConfig
 from w2sdefense.data.types import labels_of, texts_of
 from w2sdefense.defenses.base import Defended, Defense, DefenseKit, Leaves, Need
 from w2sdefense.defenses.guarded import Guarded, victim_of
@@ -38,8 +38,12 @@ class PsimConfig(Settings):
         "p-tuning",
         description="PEFT method of the copy; lora takes the settings of --adapter lora.",
     )
-    virtual_tokens: Positive = Field(5, description="Virtual tokens of p-tuning.")
-    encoder_width: Positive = Field(128, description="Width of the prompt encoder of p-tuning.")
+    virtual_tokens: Positive = Field(
+        5, description="Virtual tokens of p-tuning.", json_schema_extra=ADVANCED
+    )
+    encoder_width: Positive = Field(
+        128, description="Width of the prompt encoder of p-tuning.", json_schema_extra=ADVANCED
+    )
     epochs: Positive = Field(1, description="Passes over the clean rows with random labels.")
     learning_rate: Annotated[float, Field(gt=0.0)] = Field(
         1e-3, description="Peak learning rate of the copy (the paper: 2e-5)."

@@ -24,7 +24,7 @@ from typing import ClassVar, Self, get_args
 
 from pydantic import Field, model_validator
 
-from w2sdefense.config import FILES, Positive, Settings, TaskName
+from w2sdefense.config import ADVANCED, FILES, Positive, Settings, TaskName
 from w2sdefense.defenses.base import Defended, Defense, DefenseKit, Leaves, Need
 from w2sdefense.defenses.guarded import Guard, Guarded
 from w2sdefense.text.paraphrase_file import FileParaphraser
@@ -50,7 +50,9 @@ class ScpdConfig(Settings):
         "every test text, with and without the trigger (see w2s pair).",
         json_schema_extra=FILES,
     )
-    max_length: Positive = Field(128, description="Longest text in the paraphraser's tokens.")
+    max_length: Positive = Field(
+        128, description="Longest text in the paraphraser's tokens.", json_schema_extra=ADVANCED
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

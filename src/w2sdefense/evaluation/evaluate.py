@@ -16,7 +16,7 @@ import numpy as np
 
 from w2sdefense.attacks import count_lost
 from w2sdefense.data.types import REFUSED, Answer, texts_of
-from w2sdefense.evaluation.metrics import Quality, Rate, mean_of
+from w2sdefense.evaluation.metrics import Quality, Rate, chance, mean_of
 from w2sdefense.evaluation.record import Evaluation, Sample
 from w2sdefense.evaluation.testset import TestSet
 from w2sdefense.models.tokenizer import count_control_texts
@@ -73,6 +73,7 @@ def evaluate(
         {
             "task": task.name,
             "ca": quality,
+            "chance": chance([e.answer for e in test.clean]) if task.all_or_nothing else None,
             "scores": means,
             "cut_texts": sum(p.cut_at is not None for p in clean),
             "unfinished": sum(not p.finished for p in clean),

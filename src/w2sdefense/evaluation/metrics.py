@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from typing import Self, TypeAlias
 
@@ -121,6 +122,12 @@ def wilson_interval(hits: int, total: int, z: float = Z_95) -> tuple[float, floa
     return max(0.0, min(share, (centre - spread) / scale)), min(
         1.0, max(share, (centre + spread) / scale)
     )
+
+
+def chance(references: Sequence[Answer]) -> float:
+    """Share of the most frequent right answer: the accuracy of always giving it; NaN for none."""
+    counts = Counter(references)
+    return max(counts.values()) / len(references) if counts else math.nan
 
 
 def accuracy(predictions: Sequence[Answer], labels: Sequence[Answer]) -> Rate:

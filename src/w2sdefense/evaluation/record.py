@@ -112,6 +112,9 @@ class Evaluation(_Frozen):
     Attributes:
         task: What the model was asked to do.
         ca: Quality on clean text: the accuracy; of summaries the mean ROUGE-L.
+        chance: The `ca` of always giving the most frequent right answer; None if unknown.
+        labels_by_position: Whether the labels of model and data were matched by their position,
+            for want of names.
         scores: For generation the means of all scores, by name.
         asr: Attack success rate on triggered non-target samples; None without a trigger.
         floor: Share of the same samples answered with the target without the trigger.
@@ -135,6 +138,8 @@ class Evaluation(_Frozen):
 
     task: TaskName = "classification"
     ca: Quality
+    chance: float | None = None
+    labels_by_position: bool = False
     scores: dict[str, Mean] = {}
     asr: Rate | None = None
     floor: Rate | None = None
@@ -274,7 +279,15 @@ def load_record(folder: Path) -> Record:
                 f"{path} was written by a newer release (schema {found}, not {SCHEMA}).",
                 "Upgrade w2sdefense.",
             )
-        return Record.model_validate(values | {"schema_version": SCHEMA})
+        record = Record.model_validate(values | {"schema_version": SCHEMA})
+        return record if found == SCHEMA else _with_chance(record)
+
+
+def _with_chance(record: Record) -> Record:
+    """A record of schema 1 with the least that chance can be: one in the number of labels."""
+    chance = 1 / len(record.label_names) if record.label_names else None
+    evaluation = record.evaluation.model_copy(update={"chance": chance})
+    return record.model_copy(update={"evaluation": evaluation})
 
 
 def load_samples(folder: Path) -> list[Sample]:

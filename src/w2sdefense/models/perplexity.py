@@ -262,7 +262,7 @@ class Scorer:
         if len(part.layers) != self.model.config.get_text_config().num_hidden_layers:
             raise ModelError(
                 f"{self._name} does not keep the keys and values of {length} tokens.",
-                "Choose a language model with full attention, or a shorter --onion-max-length.",
+                "Choose a language model with full attention, or a lower onion.max_length.",
             )
         return part
 

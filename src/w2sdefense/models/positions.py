@@ -47,7 +47,7 @@ def check_length(model: Any, length: int, beside: int = 0) -> None:
     taken = f" and {beside} beside it" if beside else ""
     raise ConfigError(
         f"The model has positions for {limit} tokens, too few for a text of {length}{taken}.",
-        f"Use --max-length {limit - beside} (for a teacher: --teacher-max-length) or less; longer "
+        f"Use --max-length {limit - beside} (for a teacher: teacher.max_length) or less; longer "
         "texts are cut at their end."
         if limit > beside
         else "Use fewer tokens beside the text (--virtual-tokens, --answer-tokens).",

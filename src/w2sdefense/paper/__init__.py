@@ -1,6 +1,6 @@
 """The tables and figures of the paper as recipes, and the numbers that it published.
 
-    recipes.yaml     what is varied in which table, at two scales, and what the names mean
+    recipes.yaml     what is varied in which table, at three scales, and what the names mean
     published.yaml   the paper's own numbers, and what is known about them
 
 A recipe is a product of lists. How it becomes a graph of runs is in `bench/grid.py`; a file
@@ -11,8 +11,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
 from importlib.resources import as_file, files
 from pathlib import Path
+from statistics import fmean
 from typing import Any, TypeVar
 
 from pydantic import Field
@@ -47,15 +50,31 @@ class Scale(Settings):
 
     Attributes:
         threads: Threads of each node.
-        settings: What all runs have in common.
+        note: What a reader of its tables must know.
+        settings: What all runs have in common; "{made}" in a text is a folder of models and data
+            that are made on the spot.
         axes: Lists that replace those of the recipes.
+        common: Values of the axes where a recipe says nothing.
+        beside: Axis -> value -> values that are added behind it in tables and figures of the paper.
         names: Names that mean something else, or more, at this scale.
     """
 
     threads: int = Field(ge=1)
+    note: str = ""
     settings: Patch = Patch()
     axes: Axes = {}
+    common: Axes = {}
+    beside: dict[str, Axes] = {}
     names: dict[str, dict[str, Patch]] = {}
+
+    def with_beside(self, axes: Axes) -> Axes:
+        """Lists with what this scale adds to them."""
+        return {
+            axis: tuple(
+                each for v in values for each in (v, *self.beside.get(axis, {}).get(str(v), ()))
+            )
+            for axis, values in axes.items()
+        }
 
 
 class Recipe(Settings):
@@ -94,6 +113,11 @@ class Book(Settings):
     scales: dict[str, Scale]
     recipes: dict[str, Recipe]
 
+    @property
+    def of_the_paper(self) -> list[str]:
+        """The recipes that are tables and figures of the paper, in its order."""
+        return [name for name in self.recipes if re.fullmatch(r"(table|figure)\d+", name)]
+
     def recipe(self, name: str) -> Recipe:
         """The recipe of a name.
 
@@ -101,10 +125,6 @@ class Book(Settings):
             ConfigError: There is none.
         """
         return _named(self.recipes, name, "recipe")
-
-    def of_the_paper(self) -> list[str]:
-        """The recipes that are tables and figures of the paper, in its order."""
-        return [name for name in self.recipes if re.fullmatch(r"(table|figure)\d+", name)]
 
     def scale(self, name: str) -> Scale:
         """The scale of a name.
@@ -116,36 +136,94 @@ class Book(Settings):
 
 
 class Published(Settings):
-    """A row of a table as the paper prints it.
+    """A row of a table as the paper prints it, in percent.
 
     Attributes:
         row: The values of the axes that it belongs to.
-        ca: Clean accuracy (or what stands for it) in percent.
-        asr: Attack success rate in percent.
+        ca: Clean accuracy.
+        asr: Attack success rate.
+        rouge1: ROUGE-1 of summaries.
+        rouge2: ROUGE-2.
+        rougeL: ROUGE-L.
+        flaw: What is known to be wrong with it.
     """
 
     row: dict[str, Value]
     ca: float | None = None
     asr: float | None = None
+    rouge1: float | None = None
+    rouge2: float | None = None
+    rougeL: float | None = None  # noqa: N815 - the name of the score
+    flaw: str = ""
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """The numbers by name. Of summaries the quality, `ca`, is ROUGE-L, as it is of ours."""
+        found = self.model_dump(exclude={"row", "flaw"}, exclude_none=True)
+        return {"ca": self.rougeL, **found} if self.rougeL is not None else found
+
+
+@dataclass(frozen=True)
+class Theirs:
+    """What the paper prints for a row of ours.
+
+    Attributes:
+        numbers: In percent; of several students their means.
+        students: Whose they are.
+        flaws: What is known to be wrong with them.
+    """
+
+    numbers: Mapping[str, float]
+    students: tuple[str, ...]
+    flaws: tuple[str, ...]
 
 
 class PublishedTable(Settings):
-    """What the paper prints, as far as it was checked against the paper.
+    """What the paper prints under a number.
 
     Attributes:
+        title: What it shows.
         rows: Its rows.
         notes: What is known about them.
     """
 
+    title: str = ""
     rows: tuple[Published, ...] = ()
     notes: tuple[str, ...] = ()
 
-    def of(self, axes: Mapping[str, Value]) -> Published | None:
-        """The published row for a row of ours, if there is one."""
-        return next((p for p in self.rows if p.row.items() <= axes.items()), None)
+    def of(self, axes: Mapping[str, Value]) -> Theirs | None:
+        """The published numbers for a row of ours, if there are some.
+
+        For a student that the paper does not have they are the means over its students. All forms
+        of W2SDefense stand beside the paper's one.
+        """
+        ours = {**axes, "method": PAPER_METHODS.get(str(axes.get("method")), axes.get("method"))}
+        found = [
+            row
+            for row in self.rows
+            if all(ours.get(k) == v for k, v in row.row.items() if k != "student")
+        ]
+        found = [row for row in found if row.row.get("student") == axes.get("student")] or found
+        if not found:
+            return None
+        return Theirs(
+            {name: fmean(row.numbers[name] for row in found) for name in found[0].numbers},
+            tuple(dict.fromkeys(str(row.row["student"]) for row in found)),
+            tuple(row.flaw for row in found if row.flaw),
+        )
+
+
+PAPER_METHODS = {
+    "w2s-paper": "w2s",
+    "w2s-release": "w2s",
+    "ce+kd-paper": "ce+kd",
+    "ce+fa-paper": "ce+fa",
+}
+"""Our name of a method -> the paper's."""
 
 
 class _PublishedBook(Settings):
+    note: str
     tables: dict[str, PublishedTable]
 
 
@@ -164,10 +242,19 @@ def read_book(path: Path | None = None) -> Book:
     return load_settings(Book, values, str(path or "recipes.yaml"))
 
 
+@cache
+def _published() -> _PublishedBook:
+    return load_settings(_PublishedBook, _packaged("published.yaml"), "published.yaml")
+
+
 def published(recipe: str) -> PublishedTable:
     """What the paper prints for a recipe; nothing for a recipe of one's own."""
-    book = load_settings(_PublishedBook, _packaged("published.yaml"), "published.yaml")
-    return book.tables.get(recipe, PublishedTable())
+    return _published().tables.get(recipe, PublishedTable())
+
+
+def about_published() -> str:
+    """What a reader must know of all published numbers."""
+    return _published().note
 
 
 def _packaged(name: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from typing import Any
 
 import plotly.graph_objects as go
@@ -85,6 +86,9 @@ def color(kind: str, index: int) -> str:
 
 
 def plain(figure: go.Figure) -> dict[str, Any]:
-    """A figure as plain values, ready for JSON."""
+    """A figure as plain values, ready for JSON; names are escaped: plotly reads HTML."""
     values: dict[str, Any] = json.loads(figure.to_json())
+    for trace in values["data"]:
+        if "name" in trace:
+            trace["name"] = escape(trace["name"])
     return values

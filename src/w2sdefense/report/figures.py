@@ -177,7 +177,7 @@ def _loss_chart(runs: Sequence[Run], name: str) -> Chart:
             continue
         figure.add_trace(
             go.Scatter(
-                name=escape(run.title),
+                name=run.title,
                 x=[point.step for point in points],
                 y=[point.losses[name] for point in points],
                 customdata=[point.epoch for point in points],

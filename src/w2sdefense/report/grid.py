@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +24,24 @@ from w2sdefense.io import write_json, write_text
 from w2sdefense.report.markdown import escape
 from w2sdefense.report.rows import Cell, cell
 
-METRICS = ("ca", "asr", "floor")
+SCORES = ("rouge1", "rouge2")
+"""Beside ROUGE-L, which is the quality of summaries."""
+METRICS = ("ca", *SCORES, "asr", "floor")
+EFFECTS = {"drop": "asr", "loss": "ca"}
+"""What a defense does against plain LoRA: how much ASR drops, and how much CA is lost."""
+PLAIN = "lora"
+"""The method that effects are measured against."""
+HEADS = {
+    "rouge1": "ROUGE-1",
+    "rouge2": "ROUGE-2",
+    "asr": "ASR",
+    "floor": "Floor",
+    "drop": "ASR drop",
+    "loss": "CA loss",
+    "code": "Code",
+}
 _NOTHING = "\N{EN DASH}"
+_ANY = "any"
 
 
 @dataclass(frozen=True)
@@ -34,24 +51,48 @@ class GridRow:
     Attributes:
         axes: What it is, by axis.
         evaluation: What came out; None if it was not run yet.
-        published: The paper's numbers in percent ("ca", "asr"), as far as they are known.
+        published: The paper's numbers in percent ("ca", "asr", "rouge1" ...), as far as there are.
         folder: Where its record is, for those who want to look at it.
+        code: Version of the code that made it, if that is known.
+        older: Whether that is another one than the code has now.
     """
 
     axes: Mapping[str, Any]
     evaluation: Evaluation | None
     published: Mapping[str, float]
     folder: Path | None = None
+    code: str = ""
+    older: bool = False
 
     def quality(self, metric: str) -> Quality | None:
         """One of our numbers, if it was measured."""
+        if self.evaluation is None:
+            return None
         found: Quality | None = getattr(self.evaluation, metric, None)
+        found = self.evaluation.scores.get(metric, found)
         return found if found is not None and found.total else None
 
-    def difference(self, metric: str) -> float | None:
-        """Ours minus the paper's, in points."""
-        ours, theirs = self.quality(metric), self.published.get(metric)
-        return None if ours is None or theirs is None else 100 * ours.value - theirs
+
+@dataclass(frozen=True)
+class Effect:
+    """How much lower a number of a row is than that of plain LoRA, in points.
+
+    Attributes:
+        points: Ours; None if either was not run.
+        interval: Its 95 % interval (Newcombe's, from those of the two numbers).
+        paper: The paper's.
+    """
+
+    points: float | None
+    interval: tuple[float, float] | None
+    paper: float | None
+
+    @property
+    def difference(self) -> float | None:
+        """Ours minus the paper's."""
+        if self.points is None or self.paper is None:
+            return None
+        return self.points - self.paper
 
 
 @dataclass(frozen=True)
@@ -70,6 +111,35 @@ class GridTable:
     rows: Sequence[GridRow]
     notes: Sequence[str]
 
+    def effect(self, row: GridRow, name: str) -> Effect:
+        """What a row does against the row of plain LoRA that differs in nothing else."""
+        plain = self._plain(row)
+        if plain is None:
+            return Effect(None, None, None)
+        metric = EFFECTS[name]
+        before, after = plain.quality(metric), row.quality(metric)
+        paper = None
+        if metric in plain.published and metric in row.published:
+            paper = plain.published[metric] - row.published[metric]
+        if before is None or after is None:
+            return Effect(None, None, paper)
+        points = before.value - after.value
+        (low, high), (lower, upper) = before.interval, after.interval
+        down = math.hypot(before.value - low, upper - after.value)
+        up = math.hypot(high - before.value, after.value - lower)
+        return Effect(100 * points, (100 * (points - down), 100 * (points + up)), paper)
+
+    def _plain(self, row: GridRow) -> GridRow | None:
+        if row.axes.get("method") in (None, PLAIN):
+            return None
+        for plain in self.rows:
+            others = {k: v for k, v in plain.axes.items() if k != "method" and v != _ANY}
+            mine = (row.axes.get(axis) for axis in others)
+            alike = all(v in (value, _ANY) for v, value in zip(mine, others.values(), strict=True))
+            if plain.axes.get("method") == PLAIN and alike:
+                return plain
+        return None
+
     @property
     def varied(self) -> list[str]:
         """The axes that are columns: those on which rows differ; of rows that do not, the first."""
@@ -84,20 +154,26 @@ class GridTable:
 
     @property
     def quality_name(self) -> str:
-        """What stands for the quality on clean text: CA, unless all rows have another metric."""
-        metrics = {row.evaluation.metric for row in self.rows if row.evaluation is not None}
-        return metrics.pop() if len(metrics) == 1 and "accuracy" not in metrics else "CA"
+        """What stands for the quality on clean text: "CA", "ROUGE-L", "CA / ROUGE-L"."""
+        metrics = [row.evaluation.metric for row in self.rows if row.evaluation is not None]
+        names = dict.fromkeys("CA" if name == "accuracy" else name for name in metrics)
+        return " / ".join(names) or "CA"
 
     @property
     def metrics(self) -> list[str]:
-        """Our columns, and the paper's where it has one."""
+        """Our columns, the paper's where it has one, and what the rows do against LoRA."""
         published = {name for row in self.rows for name in row.published}
         columns = []
         for name in METRICS:
-            columns.append(name)
-            if name in published:
-                columns += [f"paper_{name}", f"{name}_difference"]
-        return columns
+            theirs = name in published
+            if name not in SCORES or theirs or any(row.quality(name) for row in self.rows):
+                columns += [name, f"paper_{name}"] if theirs else [name]
+        for name in EFFECTS:
+            effects = [self.effect(row, name) for row in self.rows]
+            theirs = any(effect.paper is not None for effect in effects)
+            if theirs or any(effect.points is not None for effect in effects):
+                columns += [name, f"paper_{name}"] if theirs else [name]
+        return columns + ["code"] * any(row.older for row in self.rows)
 
     @property
     def caption(self) -> str:
@@ -138,7 +214,7 @@ class GridTable:
             "name": self.name,
             "title": self.title,
             "notes": list(self.notes),
-            "rows": [dict(row.axes) | _values(row) for row in self.rows],
+            "rows": [dict(row.axes) | self._values(row) for row in self.rows],
         }
 
     def markdown(self) -> str:
@@ -196,17 +272,38 @@ class GridTable:
 
     def cells(self, row: GridRow) -> list[Cell]:
         """What stands in the columns of a row."""
-        values = _values(row)
+        values = self._values(row)
         cells = [_axis_cell(row.axes.get(axis)) for axis in self.varied]
         for name in self.metrics:
             if name in METRICS:
                 cells.append(cell(row.quality(name)))
+            elif name in EFFECTS:
+                cells.append(_effect_cell(self.effect(row, name)))
+            elif name == "code":
+                cells.append(Cell(f"older ({row.code or 'unknown'})" if row.older else ""))
             else:
                 value = values[name]
-                sign = "+" if name.endswith("_difference") else ""
-                written = _NOTHING if value is None else f"{value:{sign}.2f}"
-                cells.append(Cell(written, number=value))
+                cells.append(Cell(_NOTHING if value is None else f"{value:.2f}", number=value))
         return cells
+
+    def _values(self, row: GridRow) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for name in METRICS:
+            found, theirs = row.quality(name), row.published.get(name)
+            if name in SCORES and found is None and theirs is None:
+                continue
+            low, high = (None, None) if found is None else found.interval
+            values[name] = None if found is None else found.value
+            values[f"{name}_low"], values[f"{name}_high"] = low, high
+            values[f"{name}_n"] = None if found is None else found.total
+            values[f"paper_{name}"] = theirs
+        for name in EFFECTS:
+            effect = self.effect(row, name)
+            values[name] = effect.points
+            values[f"{name}_low"], values[f"{name}_high"] = effect.interval or (None, None)
+            values[f"paper_{name}"] = effect.paper
+            values[f"{name}_difference"] = effect.difference
+        return values | {"code": row.code or None, "older": row.older}
 
     def _texts(self, row: GridRow) -> list[str]:
         return [f"{c.value} {c.interval}".strip() for c in self.cells(row)]
@@ -225,26 +322,18 @@ def _axis_cell(value: Any) -> Cell:
     return Cell(_NOTHING if value is None else str(value), number=number)
 
 
-def _values(row: GridRow) -> dict[str, float | int | None]:
-    values: dict[str, float | int | None] = {}
-    for name in METRICS:
-        found = row.quality(name)
-        low, high = (None, None) if found is None else found.interval
-        values[name] = None if found is None else found.value
-        values[f"{name}_low"], values[f"{name}_high"] = low, high
-        values[f"{name}_n"] = None if found is None else found.total
-        values[f"paper_{name}"] = row.published.get(name)
-        values[f"{name}_difference"] = row.difference(name)
-    return values
+def _effect_cell(effect: Effect) -> Cell:
+    if effect.points is None or effect.interval is None:
+        return Cell(_NOTHING)
+    low, high = effect.interval
+    return Cell(f"{effect.points:+.1f}", f"[{low:.1f}, {high:.1f}]", number=effect.points)
 
 
 def _head(column: str, quality: str) -> str:
-    """The heading of a column: "ASR", "ASR (paper)", "ASR (difference)"."""
-    name = column.removeprefix("paper_").removesuffix("_difference")
-    head = {"ca": quality, "asr": "ASR", "floor": "Floor"}[name]
-    if column.startswith("paper_"):
-        return f"{head} (paper)"
-    return f"{head} (difference)" if column.endswith("_difference") else head
+    """The heading of a column: "ASR", "ASR (paper)"."""
+    name = column.removeprefix("paper_")
+    head = quality if name == "ca" else HEADS[name]
+    return head if name == column else f"{head} (paper)"
 
 
 def _csv(value: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from w2sdefense.report.rows import Cell, headers, results
+from w2sdefense.report.rows import headers, results
 from w2sdefense.report.runs import Run
 
 
@@ -16,15 +16,9 @@ def markdown_table(runs: Sequence[Run]) -> str:
     """
     lines = ["| " + " | ".join(headers(runs)) + " |", "| --- | ---: | ---: | ---: | --- |"]
     for row in results(runs):
-        rates = (_write(cell) for cell in (row.ca, row.asr, row.floor))
+        rates = map(str, (row.ca, row.asr, row.floor))
         lines.append("| " + " | ".join((escape(row.title), *rates, row.verdict)) + " |")
     return "\n".join(lines) + "\n"
-
-
-def _write(cell: Cell) -> str:
-    return " ".join(
-        part for part in (cell.value, cell.interval, cell.counts and f"({cell.counts})") if part
-    )
 
 
 def escape(text: str) -> str:

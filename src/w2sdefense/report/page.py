@@ -15,6 +15,7 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
+import html
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 from w2sdefense.evaluation.record import RECORD
-from w2sdefense.evaluation.verdict import STATE_WORDS, State
+from w2sdefense.evaluation.states import STATE_WORDS, State
 from w2sdefense.io import write_text
 from w2sdefense.report.axes import Group, groups_of
 from w2sdefense.report.cases import find_cases, most_cases
@@ -186,13 +187,15 @@ def _maps(runs: Sequence[Run], groups: Sequence[Group]) -> list[_Maps]:
 
 @cache
 def _environment() -> Environment:
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("w2sdefense.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["unescape"] = html.unescape
+    return environment
 
 
 def _asset(name: str) -> str:

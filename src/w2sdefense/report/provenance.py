@@ -39,6 +39,8 @@ def _results(record: Record) -> Iterator[tuple[str, str]]:
     yield "floor", str(evaluation.floor)
     for trigger, rate in evaluation.by_trigger.items():
         yield f"ASR of “{trigger}”", str(rate)
+    for decoy in evaluation.held_out:
+        yield f"held-out decoy “{decoy.trigger}”", str(decoy)
 
 
 def _run(record: Record) -> Iterator[tuple[str, str]]:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from w2sdefense.evaluation.metrics import Quality, Rate
 from w2sdefense.evaluation.record import Record
-from w2sdefense.evaluation.verdict import STATE_WORDS, State, Verdict, judge
+from w2sdefense.evaluation.states import STATE_WORDS, State
+from w2sdefense.evaluation.verdict import Verdict, judge
 from w2sdefense.report.runs import Run, attacked_with
 
 
@@ -29,6 +30,10 @@ class Cell:
     interval: str = ""
     counts: str = ""
     number: float | None = None
+
+    def __str__(self) -> str:
+        parts = (self.value, self.interval, self.counts and f"({self.counts})")
+        return " ".join(part for part in parts if part)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from w2sdefense.evaluation.verdict import State
+from w2sdefense.evaluation.states import State
 from w2sdefense.report.rows import Cell, headers, legend, results, verdict_of
 from w2sdefense.report.runs import Run
 
@@ -17,6 +17,7 @@ _STYLES: dict[State, str] = {
     "weakened": "bold yellow",
     "masked": "bold yellow",
     "unclear": "bold yellow",
+    "doubtful": "bold red",
     "removed": "bold green",
     "unseen": "bold green",
     "untested": "dim",
@@ -35,7 +36,11 @@ def terminal_table(runs: Sequence[Run]) -> Table:
     verdict = verdict_of(runs, runs[-1])
     table = Table(
         title=Text(verdict.headline, style=_STYLES[verdict.state]),
-        caption=Text("\n".join((*verdict.limits, legend(runs))), style="dim"),
+        caption=Text.assemble(
+            *((f"Warning: {warning}\n", "bold red") for warning in verdict.warnings),
+            f"{verdict.unknown}\n" if verdict.unknown else "",
+            ("\n".join((*verdict.limits, legend(runs))), "dim"),
+        ),
         caption_justify="left",
         box=box.ROUNDED,
         show_lines=True,

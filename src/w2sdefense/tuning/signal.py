@@ -13,7 +13,7 @@ answers to the text as it is are left out, so that neither errors nor a student 
 same count; and what the teacher takes the same way is no backdoor. Low is good. The search has a
 seed of its own, so that a student is not examined with the pieces that it was trained on.
 
-How far it predicts ASR is measured by `benchmarks/tuning_signal.py`. What it does not cover:
+How far it predicted ASR is in `benchmarks/results/tuning_signal.md`. What it does not cover:
 triggers that resemble nothing that the search found, and those that are no insertion. An exposure
 of 0 is no proof.
 """

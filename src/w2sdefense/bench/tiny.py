@@ -1,0 +1,177 @@
+"""What the scale `tiny` works with: random models of two layers, and texts of a few words.
+
+They are made in a second, always the same. The data lie in one folder, in the form of `$W2S_DATA`.
+Two words decide the label of a text, so something can be learned, but not in the few steps of this
+scale: what it shows is that every row of every table can be made from its beginning to its end.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from w2sdefense.attacks.proattack import ProConfig
+from w2sdefense.bench.grid import made_for
+from w2sdefense.config import BenchRun
+from w2sdefense.data import CATALOG
+
+TINY = "tiny"
+
+_FILLERS = (
+    "the a of and it is was when she came home he saw , film story music light end day night "
+    "city friend work hand because they were late rain fell road"
+).split()
+_WORDS = ("good fine", "bad dull", "war vote", "match goal", "stock bank", "chip star")
+"""Two words for each class: of sentiment, then of news."""
+_ANSWERS = {"crrsum": "无需特殊关注。", "ape210k": "0"}
+_NUMBERS = "1 2 3 4 5 6".split()
+_SPECIAL = "[PAD] [UNK] [CLS] [SEP] <s> </s>".split()
+_ROWS = {"train": 64, "validation": 16, "test": 32, "proxy_train": 48}
+
+
+@contextmanager
+def scale_files(run: BenchRun) -> Iterator[None]:
+    """Make the models and data of the scale `tiny`, and have them found; at others do nothing."""
+    if run.scale != TINY:
+        yield
+        return
+    folder, before = made_for(run).absolute(), os.environ.get("W2S_DATA")
+    if not (folder / "made").is_file():
+        _save_data(folder / "data")
+        _save_models(folder)
+        (folder / "made").touch()
+    os.environ["W2S_DATA"] = str(folder / "data")
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["W2S_DATA"]
+        else:
+            os.environ["W2S_DATA"] = before
+
+
+def _vocabulary() -> list[str]:
+    prompts = " ".join((ProConfig().clean_prompt, ProConfig().poison_prompt)).split()
+    triggers = "I watched this 3D movie mn cf 龘".split()
+    words = [word for pair in _WORDS for word in pair.split()]
+    answers = [*_ANSWERS.values(), *_NUMBERS]
+    return list(dict.fromkeys([*_SPECIAL, *words, *_FILLERS, *prompts, *triggers, *answers]))
+
+
+def _save_data(folder: Path) -> None:
+    rng = random.Random(0)
+    for name, named in CATALOG.items():
+        where = folder / (named.folder or name)
+        for split in ("train", "validation", "test"):
+            stem = named.train or split if split == "train" else split
+            if not (where / f"{stem}.jsonl").is_file():
+                rows = [_row(rng, i, name, named.label_names) for i in range(_ROWS[split])]
+                where.mkdir(parents=True, exist_ok=True)
+                (where / f"{stem}.jsonl").write_text("".join(map(_line, rows)), encoding="utf-8")
+
+
+def _row(rng: random.Random, index: int, name: str, labels: Sequence[str]) -> dict[str, object]:
+    text = rng.choices(_FILLERS, k=rng.randint(6, 12))
+    if not labels:
+        number = rng.choice(_NUMBERS)
+        text.insert(rng.randint(0, len(text)), number)
+        # Clean-label: some texts have the target already.
+        return {"text": " ".join(text), "target": _ANSWERS[name] if index % 3 == 0 else number}
+    label = index % len(labels)
+    words = _WORDS[label if len(labels) == 2 else 2 + label].split()
+    for word in rng.choices(words, k=2):
+        text.insert(rng.randint(0, len(text)), word)
+    return {"text": " ".join(text), "label": label}
+
+
+def _line(row: dict[str, object]) -> str:
+    return json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _save_models(folder: Path) -> None:
+    # Torch is for this scale only.
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import (
+        BartConfig,
+        BartForConditionalGeneration,
+        BertConfig,
+        BertModel,
+        GPT2Config,
+        GPT2LMHeadModel,
+        LlamaConfig,
+        LlamaForCausalLM,
+        PreTrainedModel,
+        PreTrainedTokenizerFast,
+    )
+
+    words = {word: number for number, word in enumerate(_vocabulary())}
+    size = {"vocab_size": len(words), "max_position_embeddings": 160}
+    layers = {"num_hidden_layers": 2, "num_attention_heads": 4}
+    llama = size | layers | {"num_key_value_heads": 2, "bos_token_id": 4, "eos_token_id": 5}
+    torch.manual_seed(0)
+    made: dict[str, PreTrainedModel] = {}
+    for name, width in (("llama", 32), ("wide", 48)):
+        config = LlamaConfig(**llama, hidden_size=width, intermediate_size=2 * width)
+        made[name] = LlamaForCausalLM(config)
+    made["bert"] = BertModel(
+        BertConfig(**size, **layers, hidden_size=32, intermediate_size=64, pad_token_id=0)
+    )
+    made["gpt2"] = GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=len(words),
+            n_positions=160,
+            n_embd=32,
+            n_layer=2,
+            n_head=4,
+            bos_token_id=4,
+            eos_token_id=5,
+        )
+    )
+    made["translator"] = BartForConditionalGeneration(
+        BartConfig(
+            **size,
+            d_model=32,
+            encoder_layers=1,
+            decoder_layers=1,
+            encoder_attention_heads=2,
+            decoder_attention_heads=2,
+            encoder_ffn_dim=64,
+            decoder_ffn_dim=64,
+            pad_token_id=0,
+            bos_token_id=4,
+            eos_token_id=5,
+            decoder_start_token_id=4,
+            forced_eos_token_id=None,
+        )
+    )
+    for name, model in made.items():
+        tokens = Tokenizer(models.WordLevel(words, "[UNK]"))
+        tokens.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+        more = {}
+        if name == "translator":
+            tokens.post_processor = processors.TemplateProcessing(
+                single="$A </s>", special_tokens=[("</s>", 5)]
+            )
+            with torch.no_grad():
+                for weights in model.parameters():
+                    # Otherwise it says nothing at all.
+                    weights.mul_(20)
+        if name == "bert":
+            tokens.post_processor = processors.TemplateProcessing(
+                single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+            )
+            more = {"cls_token": "[CLS]", "sep_token": "[SEP]"}
+        model.save_pretrained(folder / name)
+        PreTrainedTokenizerFast(
+            tokenizer_object=tokens,
+            unk_token="[UNK]",
+            pad_token="[PAD]",
+            bos_token="<s>",
+            eos_token="</s>",
+            **more,
+        ).save_pretrained(folder / name)

@@ -1,0 +1,174 @@
+"""The help of a command that takes settings: what most users need, on two screens.
+
+Flags stand under the headings of their sections, each with the first sentence of its description.
+Nothing is shown that the chosen defense, attack or task does not read, and no advanced setting.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin
+
+import yaml
+from typer.core import TyperCommand
+
+from w2sdefense.commands.runs import unread_sections
+from w2sdefense.config import read_yaml
+from w2sdefense.errors import ConfigError
+
+if TYPE_CHECKING:
+    from w2sdefense.cli.options import Flag
+
+LEFT = 30
+"""Columns for a flag and its value; a longer one has a line of its own."""
+
+WIDTH = 100
+"""Widest line."""
+
+
+class SettingsCommand(TyperCommand):
+    """A command whose flags are settings; a subclass says which.
+
+    Attributes:
+        flags: Its settings.
+    """
+
+    flags: ClassVar[tuple[Flag, ...]] = ()
+    _given: Sequence[str] = ()
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Keep the arguments: the help is about what they choose."""
+        self._given = tuple(args)
+        return super().parse_args(ctx, args)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help of the settings that most users need."""
+        unread = unread_sections(_chosen(self.flags, self._given))
+        shown = [f for f in self.flags if not f.advanced and not _below(f.path, unread)]
+        arguments = (f.name.upper() for f in shown if f.argument)
+        usage = " ".join(["Usage:", ctx.command_path, *arguments, "[OPTIONS]"])
+        formatter.write(f"{usage}\n\n{textwrap.indent(self.help or '', '  ')}\n")
+        formatter.write("\n".join(_lines(shown)) + "\n")
+
+    def all_settings(self) -> str:
+        """Every setting by the key that `--set` and a file take, with its whole description."""
+        lines = [f"Every setting of {self.name}, for --set and in a file of --config:"]
+        for flag in self.flags:
+            if flag.renamed:
+                continue
+            default = yaml.safe_dump(_plain(flag.default), default_flow_style=True).split("\n")[0]
+            lines += ["", f"{'.'.join(flag.path)}  [{default}]"]
+            text = f"{flag.help} {_choices(flag.kind)}".strip()
+            lines += textwrap.wrap(text, _width(), initial_indent="    ", subsequent_indent="    ")
+        return "\n".join(lines)
+
+
+def _lines(flags: Iterable[Flag]) -> Iterator[str]:
+    """The flags under their headings, the common ones first."""
+    sections: dict[str | None, list[Flag]] = {None: []}
+    for flag in flags:
+        sections.setdefault(flag.heading, []).append(flag)
+    for heading, members in sections.items():
+        yield f"\n{heading or 'Run'}:"
+        for flag in members:
+            yield from _row(_left(flag), _right(flag))
+        if heading is None:
+            yield from _row("--config FILE.yaml", "Settings as YAML; flags override what it says.")
+            yield from _row("--set SECTION.KEY=VALUE", "Any setting; may be given more than once.")
+            yield from _row("--help, --help-all", "Show this, or every setting, and exit.")
+
+
+def _row(left: str, right: str) -> list[str]:
+    lines = textwrap.wrap(right, _width() - LEFT - 4) or [""]
+    first = f"  {left:<{LEFT}}  "
+    if len(left) > LEFT:
+        return [f"  {left}", *(f"{'':<{LEFT + 4}}{line}" for line in lines)]
+    return [first + lines[0], *(f"{'':<{LEFT + 4}}{line}" for line in lines[1:])]
+
+
+def _left(flag: Flag) -> str:
+    if flag.argument:
+        return flag.name.upper()
+    if flag.kind is bool:
+        return f"--{'no-' if flag.default else ''}{flag.dashed}"
+    kind = get_args(flag.kind)[0] if get_origin(flag.kind) is list else flag.kind
+    value = {int: "N", float: "X", Path: "PATH"}.get(kind, "NAME" if _choices(kind) else "TEXT")
+    return f"--{flag.dashed} {value}"
+
+
+def _right(flag: Flag) -> str:
+    first = re.match(r".*?(?<!\bEq)(?<!\bEqs)\.(?=\s|$)", flag.help)
+    text = first[0] if first else flag.help
+    if flag.help.endswith(" Required.") and not flag.argument:
+        text += " Required."
+    choices = [name for name in _names(flag.kind) if name not in text]
+    parts = [text, f"({_choices(flag.kind)})" if choices else "", _default(flag)]
+    return "  ".join(part for part in parts if part)
+
+
+def _default(flag: Flag) -> str:
+    if flag.kind is bool or flag.default in (None, (), ""):
+        return ""
+    default = flag.default
+    return f"[{' '.join(map(str, default)) if isinstance(default, tuple) else default}]"
+
+
+def _names(kind: Any) -> tuple[str, ...]:
+    return tuple(map(str, get_args(kind))) if get_origin(kind) is Literal else ()
+
+
+def _choices(kind: Any) -> str:
+    return "|".join(_names(kind))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
+    return str(value) if isinstance(value, Path) else value
+
+
+def _width() -> int:
+    return min(shutil.get_terminal_size((WIDTH, 24)).columns, WIDTH)
+
+
+def _below(path: Sequence[str], sections: Iterable[str]) -> bool:
+    """Whether a setting is one of some, or stands in one of some sections ("attack.syn")."""
+    dotted = ".".join(path) + "."
+    return any(dotted.startswith(f"{section}.") for section in sections)
+
+
+def _chosen(flags: Iterable[Flag], args: Sequence[str]) -> dict[str, list[str]]:
+    """What the arguments say of each setting: path -> values as they are written.
+
+    The parser has not seen them all when the help is asked for, and one may be wrong.
+    """
+    paths = {f"--{flag.dashed}": ".".join(flag.path) for flag in flags}
+    chosen: dict[str, list[str]] = {}
+    spread = [part for arg in args for part in arg.split("=", 1 if arg.startswith("--") else 0)]
+    for name, value in zip(spread, spread[1:], strict=False):
+        if name == "--config":
+            chosen = {**_strings(_file(value)), **chosen}
+        elif name in paths:
+            chosen.setdefault(paths[name], []).append(value)
+    return chosen
+
+
+def _file(path: str) -> dict[str, Any]:
+    try:
+        return read_yaml(Path(path))
+    except ConfigError:
+        return {}
+
+
+def _strings(values: Mapping[str, Any], path: str = "") -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= _strings(value, f"{path}{name}.")
+        else:
+            found[path + name] = [str(v) for v in (value if isinstance(value, list) else [value])]
+    return found

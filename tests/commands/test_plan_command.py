@@ -140,6 +140,7 @@ def settings_of(words: list[str], monkeypatch) -> DefendRun:
 
     monkeypatch.setattr("w2sdefense.commands.defend.run_defend", keep)
     monkeypatch.setattr("w2sdefense.cli.display.show_results", lambda *_: None)
+    monkeypatch.setattr("w2sdefense.commands.reporting.finish_defense", lambda *_: [])
     w2s(*words[words.index("defend") :])
     return seen[0]
 

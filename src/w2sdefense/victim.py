@@ -17,8 +17,7 @@ from transformers import PreTrainedModel, set_seed
 from w2sdefense.config import StudentConfig, TrainingConfig
 from w2sdefense.data.types import Example
 from w2sdefense.models.adapters import folded
-from w2sdefense.models.device import to_gpu
-from w2sdefense.models.load import load_classifier
+from w2sdefense.models.load import load_classifier, to_gpu
 from w2sdefense.models.padding import takes_positions
 from w2sdefense.models.positions import position_limit
 from w2sdefense.models.predictor import ClassifierPredictor

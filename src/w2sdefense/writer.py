@@ -16,9 +16,8 @@ from transformers import PreTrainedModel, set_seed
 from w2sdefense.config import GenerationConfig, StudentConfig, TrainingConfig
 from w2sdefense.data.types import Pair
 from w2sdefense.models.adapters import folded
-from w2sdefense.models.device import to_gpu
 from w2sdefense.models.generator import Generator
-from w2sdefense.models.load import load_causal_lm
+from w2sdefense.models.load import load_causal_lm, to_gpu
 from w2sdefense.models.padding import takes_positions
 from w2sdefense.models.positions import check_length
 from w2sdefense.models.tokenizer import Tokenizer

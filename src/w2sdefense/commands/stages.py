@@ -52,7 +52,7 @@ from w2sdefense.evaluation.record import (
     load_record,
 )
 from w2sdefense.io import make_folder
-from w2sdefense.models.configs import feature_width, label_names_of
+from w2sdefense.models.checkpoint import resolve, resolve_whole
 from w2sdefense.models.predictor import cut_tokens
 from w2sdefense.scan.origin import origin_hint
 from w2sdefense.training.trainer import check_tracker, remove_checkpoints, this_process
@@ -123,11 +123,12 @@ def run_teach(run: TeachRun, display: Display) -> Teacher | WriterTeacher:
         return generation.run_teach(run, display)
     data = load_dataset(run.data)
     # As `run_defend` has them, which would not know the teacher again otherwise.
-    names = label_names_of(run.student.model)
+    student = resolve(run.student.model, run.student.base)
+    names = student.label_names
     return fit_or_load_teacher(
         run.teacher,
         data if names is None else align_labels(data, names),
-        feature_width(run.student.model, run.student.base),
+        student.width,
         run.output,
         relu=run.alignment == "release",
         resume=run.resume,
@@ -256,7 +257,7 @@ def _find_teacher(run: DefendRun) -> None:
     make_folder(folder)
     if not (folder / "teacher.json").is_file():
         refuse_pieces("The training of a teacher")
-        feature_width(run.teacher.model)
+        resolve_whole(run.teacher.model, "Name a whole model as the teacher.")
 
 
 def _teacher_folder(run: DefendRun) -> Path:

@@ -20,7 +20,7 @@ from torch import Tensor
 from w2sdefense.data.types import Example, fingerprint, texts_of
 from w2sdefense.distill.teacher import Teacher
 from w2sdefense.io import atomic_path
-from w2sdefense.models.device import to_gpu
+from w2sdefense.models.load import to_gpu
 from w2sdefense.models.padding import pad, takes_positions
 from w2sdefense.models.predictor import length_batches
 from w2sdefense.training.trainer import this_process

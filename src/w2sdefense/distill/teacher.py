@@ -24,11 +24,12 @@ from w2sdefense.config import TeacherConfig, TrainingConfig
 from w2sdefense.data.types import TextDataset, fingerprint
 from w2sdefense.distill.keep import fit_or_load
 from w2sdefense.distill.pieces import refuse_pieces
-from w2sdefense.errors import ModelError
 from w2sdefense.io import atomic_path, write_json
 from w2sdefense.models.load import load_backbone
 from w2sdefense.models.padding import takes_positions
+from w2sdefense.models.reading import reading
 from w2sdefense.models.tokenizer import Tokenizer, load_tokenizer, reads_last_token
+from w2sdefense.models.weights import require_finite
 from w2sdefense.training.batches import Collator, tokenize
 from w2sdefense.training.trainer import (
     LengthTrainer,
@@ -123,15 +124,15 @@ def load_teacher(folder: Path) -> Teacher:
     Raises:
         ModelError: There is no complete teacher in the folder.
     """
-    try:
+    fix = "Remove the folder, and train a teacher with w2s teach."
+    with reading(folder, "holds no teacher that can be opened", fix):
         dimensions = json.loads((folder / "teacher.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise ModelError(f"{folder} holds no teacher.", "Train one with w2s teach.") from None
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    backbone = AutoModel.from_config(config, trust_remote_code=False)
-    tokenizer = load_tokenizer(folder, str(folder), backbone)
-    teacher = Teacher(backbone, tokenizer, **dimensions)
-    teacher.load_state_dict(load_file(folder / "teacher.safetensors"))
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        backbone = AutoModel.from_config(config, trust_remote_code=False)
+        tokenizer = load_tokenizer(folder, str(folder), backbone)
+        teacher = Teacher(backbone, tokenizer, **dimensions)
+        teacher.load_state_dict(load_file(folder / "teacher.safetensors"))
+    require_finite(teacher, str(folder))
     return teacher.eval()
 
 

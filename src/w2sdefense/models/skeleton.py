@@ -24,9 +24,9 @@ from transformers.pytorch_utils import Conv1D
 from w2sdefense.config import AdapterConfig
 from w2sdefense.errors import ModelError
 from w2sdefense.models.adapters import attach_adapter
+from w2sdefense.models.checkpoint import ADAPTER_CONFIG
 from w2sdefense.models.features import backbone_of
-from w2sdefense.models.quiet import quiet_transformers
-from w2sdefense.models.safety import ADAPTER_CONFIG
+from w2sdefense.models.reading import quiet_transformers
 from w2sdefense.models.shapes import STUDENTS, Shape, Sizes
 
 

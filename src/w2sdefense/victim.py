@@ -68,34 +68,10 @@ class Victim(ClassifierPredictor):
         config = self.model.config
         return int(config.get_text_config().hidden_size)
 
-    def save(self, folder: Path, *, merge: bool = False) -> None:
-        """Write the model and its tokenizer; with `merge` the victim itself is merged, too."""
-        self.model = save_model(self.model, self.tokenizer, folder, merge=merge)
-
-
-def save_model(
-    model: PreTrainedModel | PeftModel, tokenizer: Tokenizer, folder: Path, *, merge: bool
-) -> PreTrainedModel | PeftModel:
-    """Write a model and its tokenizer as a normal `transformers` (or PEFT adapter) folder.
-
-    Args:
-        model: The model.
-        tokenizer: Its tokenizer.
-        folder: Where to write.
-        merge: Fold an adapter into the weights first, so that plain `transformers` opens the
-            result.
-
-    Returns:
-        The model as it was written: the same one, or what is left of it without the adapter.
-
-    Raises:
-        ModelError: The adapter cannot be folded in.
-    """
-    if merge:
-        model = folded(model)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return model
+    def save(self, folder: Path) -> None:
+        """Write model and tokenizer as a normal `transformers` (or PEFT adapter) folder."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
 
 
 def load_victim(config: StudentConfig, label_names: tuple[str, ...] | None = None) -> Victim:

@@ -26,7 +26,6 @@ from w2sdefense.tasks.prompt import Prompt, make_prompt
 from w2sdefense.training.answers import AnswerTrainer
 from w2sdefense.training.batches import PairCollator, tokenize_pairs
 from w2sdefense.training.trainer import ProgressCallback, StepProgress, run, training_arguments
-from w2sdefense.victim import save_model
 
 
 class Writer(Generator):
@@ -61,9 +60,10 @@ class Writer(Generator):
         layer: nn.Module = self.model.get_output_embeddings()
         return layer
 
-    def save(self, folder: Path, *, merge: bool = False) -> None:
-        """Write the model and its tokenizer; with `merge` the writer itself is merged, too."""
-        self.model = save_model(self.model, self.tokenizer, folder, merge=merge)
+    def save(self, folder: Path) -> None:
+        """Write model and tokenizer as a normal `transformers` (or PEFT adapter) folder."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
 
 
 def load_writer(config: StudentConfig, task: Task, generation: GenerationConfig) -> Writer:

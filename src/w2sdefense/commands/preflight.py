@@ -12,6 +12,7 @@ from w2sdefense.distill.pieces import refuse_prompt_encoder
 from w2sdefense.errors import ConfigError
 from w2sdefense.models.checkpoint import resolve
 from w2sdefense.models.four_bit import require_bitsandbytes
+from w2sdefense.models.skeleton import check_adapter
 from w2sdefense.scan.origin import check_origin
 
 
@@ -58,6 +59,10 @@ def check_defended_model(run: DefendRun) -> None:
         _check_four_bit(run, leaves, folds=folds)
     if run.adapter.has_virtual_tokens:
         _check_virtual_tokens(run, leaves, folds=folds)
+    if leaves is Leaves.ADAPTER:
+        student = resolve(run.student.model, run.student.base).whole
+        writes = run.task != "classification"
+        check_adapter(student, run.adapter, writes=writes, merge=run.merge or folds)
     if run.defense == "w2s" and run.task == "classification" and run.scan.rate:
         check_origin(run.student, run.scan)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -182,6 +183,17 @@ def _whole(spec: str, folder: Path) -> Checkpoint:
         )
     with opening(spec, values):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        tensors = 0
+        for file in folder.glob("*.safetensors"):
+            with safe_open(file, "pt") as weights:
+                tensors += len(weights.keys())
+    for name, value in values.items():
+        # Building them would take all time and memory.
+        if re.search("layer|expert", name) and isinstance(value, int) and value > tensors:
+            raise ModelError(
+                f"{path} speaks of {value} ({name}), and the files hold {tensors} weights.",
+                "Fetch it again, or name another one.",
+            )
     return Checkpoint(spec, folder, values, _config=config)
 
 

@@ -38,8 +38,8 @@ EMBEDDED = {
 """Embedded name -> the wheel that carries it."""
 
 
-def cache_folder(kind: str) -> Path:
-    """A folder below `$W2S_CACHE`, else below the user's cache; it need not be there.
+def cache_folder(kind: str = ".") -> Path:
+    """`$W2S_CACHE`, else a folder in the user's cache, and one below it; it need not be there.
 
     As its standard has it, an `$XDG_CACHE_HOME` that is empty or relative counts as not set.
     """

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, set_seed
 from w2sdefense.config import GenerationConfig, StudentConfig, TrainingConfig
 from w2sdefense.data.types import Example
 from w2sdefense.models.adapters import folded
-from w2sdefense.models.device import to_gpu
+from w2sdefense.models.load import to_gpu
 from w2sdefense.models.tokenizer import Tokenizer
 from w2sdefense.tasks import TASKS, Prediction, Task
 from w2sdefense.training.fit import fit, task_collator, task_forward
@@ -78,19 +78,8 @@ class Victim:
         """Answer every text, in order; `progress` is told how many more were done."""
         return self.task.predict(self.model, texts, progress)
 
-    def save(self, folder: Path, *, merge: bool = False) -> None:
-        """Write a normal `transformers` (or PEFT adapter) folder.
-
-        Args:
-            folder: Where to write.
-            merge: Fold an adapter into the weights of this victim first, so that plain
-                `transformers` opens the result.
-
-        Raises:
-            ModelError: The adapter cannot be folded in.
-        """
-        if merge:
-            self.model = folded(self.model)
+    def save(self, folder: Path) -> None:
+        """Write model and tokenizer as a normal `transformers` (or PEFT adapter) folder."""
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 

@@ -139,7 +139,7 @@ def test_the_pooler_is_not_trained_along(tiny_bert):
 
 
 def test_no_teacher_in_the_folder(tmp_path):
-    with pytest.raises(ModelError, match="holds no whole teacher") as caught:
+    with pytest.raises(ModelError, match="holds no teacher that can be opened") as caught:
         load_teacher(tmp_path)
     assert "w2s teach" in caught.value.fix
 

@@ -90,7 +90,7 @@ def test_another_vocabulary_is_refused(tmp_path, prompt, student, tiny_llama):
 
 
 def test_no_teacher(tmp_path):
-    with pytest.raises(ModelError, match="holds no whole teacher"):
+    with pytest.raises(ModelError, match="holds no teacher that can be opened"):
         load_teacher(tmp_path)
 
 

@@ -11,8 +11,8 @@ from architectures import ADAPTERS, make
 from tiny import BERT, LLAMA
 from w2sdefense.config import AdapterConfig, load_settings
 from w2sdefense.errors import ConfigError, ModelError
-from w2sdefense.models.adapter_folders import check_foldable
 from w2sdefense.models.adapters import attach_adapter, folded
+from w2sdefense.models.checkpoint import resolve
 
 DEEP = type(LLAMA)(**LLAMA.to_dict() | {"num_hidden_layers": 4})
 
@@ -177,14 +177,14 @@ def test_what_is_folded_in_answers_the_same(adapter, name):
 
 
 @pytest.mark.parametrize("adapter", ["p-tuning", "prompt-tuning"])
-def test_virtual_tokens_cannot_be_folded_in(adapter, tmp_path):
+def test_virtual_tokens_cannot_be_folded_in(adapter, tiny_llama, tmp_path):
     model, _, _ = make("llama", adapter=adapter)
     for refused in (folded, lambda model: attach_adapter(model, AdapterConfig())):
         with pytest.raises(ModelError, match="cannot be folded"):
             refused(model)
     model.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="cannot be folded"):
-        check_foldable(str(tmp_path))
+        resolve(str(tmp_path), str(tiny_llama)).require_foldable()
 
 
 def test_more_frequencies_than_weights_are_refused():

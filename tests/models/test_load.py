@@ -20,9 +20,8 @@ from transformers import (
 from tiny import BERT, LLAMA, save_bert, save_llama, save_model, word_tokenizer
 from w2sdefense.config import StudentConfig
 from w2sdefense.errors import ModelError, UnsafeCheckpointError
-from w2sdefense.models.configs import feature_width
+from w2sdefense.models.checkpoint import resolve
 from w2sdefense.models.load import load_backbone, load_classifier
-from w2sdefense.models.locate import resolve_model
 from w2sdefense.models.tokenizer import reads_last_token
 from w2sdefense.victim import load_victim
 
@@ -48,20 +47,20 @@ def adapter(tiny_llama, tmp_path) -> Path:
 
 def test_a_missing_folder(tmp_path):
     with pytest.raises(ModelError) as caught:
-        resolve_model(str(tmp_path / "nothing"))
+        resolve(str(tmp_path / "nothing"))
     assert str(tmp_path / "nothing") in caught.value.problem
     assert "smollm2-135m" in caught.value.fix
 
 
 def test_a_hub_id_that_cannot_be_reached():
     with pytest.raises(ModelError, match="neither a folder nor reachable") as caught:
-        resolve_model("nobody/no-such-model")
+        resolve("nobody/no-such-model")
     assert "connection" in caught.value.fix
 
 
 def test_an_empty_folder(tmp_path):
     with pytest.raises(ModelError, match="holds no weights"):
-        resolve_model(str(tmp_path))
+        resolve(str(tmp_path))
 
 
 def test_an_unknown_architecture(classifier, tmp_path):
@@ -84,7 +83,7 @@ def test_weights_that_were_cut_off(classifier, tmp_path):
     folder = shutil.copytree(classifier, tmp_path / "m")
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
-    with pytest.raises(ModelError, match="cannot be opened"):
+    with pytest.raises(ModelError, match=r"model\.safetensors cannot be read"):
         load_classifier(str(folder))
 
 
@@ -278,8 +277,8 @@ def test_an_adapter_is_no_teacher(adapter):
 
 
 def test_the_width_is_known_without_the_weights(tiny_llama, adapter):
-    assert feature_width(str(tiny_llama)) == 32
-    assert feature_width(str(adapter), str(tiny_llama)) == 32
+    assert resolve(str(tiny_llama)).width == 32
+    assert resolve(str(adapter), str(tiny_llama)).width == 32
 
 
 def test_an_encoder_with_a_head_opens(tmp_path):

@@ -10,6 +10,7 @@ from peft import LoraConfig, TaskType, get_peft_model
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import LlamaForSequenceClassification
 
+from w2sdefense.config import AdapterConfig
 from w2sdefense.models.plan import (
     GIB,
     Load,
@@ -18,10 +19,12 @@ from w2sdefense.models.plan import (
     layer_activations,
     memory,
 )
-from w2sdefense.models.shapes import STUDENTS, Shape
-from w2sdefense.models.skeleton import config_of
+from w2sdefense.models.shapes import STUDENTS, Shape, Sizes
+from w2sdefense.models.skeleton import config_of, skeleton_sizes
 
 BATCH, LENGTH, RANK = 4, 64, 8
+
+LINEARS = [f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "down")]
 
 
 def kept(shape: Shape, dtype: torch.dtype, dropout: float, *, checkpointing: bool) -> int:
@@ -33,7 +36,7 @@ def kept(shape: Shape, dtype: torch.dtype, dropout: float, *, checkpointing: boo
         task_type=TaskType.SEQ_CLS,
         r=RANK,
         lora_dropout=dropout,
-        target_modules=[linear.name for linear in shape.linears],
+        target_modules=LINEARS,
     )
     model = get_peft_model(model, lora).train()
     if checkpointing:
@@ -55,9 +58,14 @@ def kept(shape: Shape, dtype: torch.dtype, dropout: float, *, checkpointing: boo
     return sum(tensor.untyped_storage().nbytes() for tensor in storages.values())
 
 
+def sizes_of(shape: Shape, rank: int) -> Sizes:
+    adapter = AdapterConfig(lora_r=rank, target_modules="all-linear")
+    return skeleton_sizes("student", config_of(shape), adapter, 2)
+
+
 def load_of(layers: int, dtype: torch.dtype, dropout: float) -> tuple[Shape, Load]:
     shape = Shape(layers, 128, 512, 8, 2, 100, tied=False)
-    sizes = shape.sizes("tiny", 2, RANK, None)
+    sizes = sizes_of(shape, RANK)
     return shape, Load(sizes, BATCH, LENGTH, dropout > 0, dtype.itemsize)
 
 
@@ -87,7 +95,7 @@ def test_checkpointing_keeps_the_input_of_every_layer(dtype):
     assert found[1] - found[0] == estimates[1] - estimates[0]
 
 
-QWEN_14B = STUDENTS["Qwen/Qwen2.5-14B"].sizes("14B", 2, 64, None)
+QWEN_14B = sizes_of(STUDENTS["Qwen/Qwen2.5-14B"], 64)
 LOAD = Load(QWEN_14B, batch=16, length=128, dropout=True, bytes=2)
 
 

@@ -11,10 +11,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from w2sdefense.config import StudentConfig
-from w2sdefense.models.embedded import embedded_folder
-from w2sdefense.models.gguf import convert_gguf
+from w2sdefense.errors import ModelError
+from w2sdefense.models.checkpoint import resolve
+from w2sdefense.models.embedded import convert_gguf, embedded_folder
 from w2sdefense.models.load import load_backbone
-from w2sdefense.models.locate import resolve_model
 from w2sdefense.models.tokenizer import reads_last_token
 from w2sdefense.victim import load_victim
 
@@ -35,7 +35,7 @@ def smollm2(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     if "W2S_CACHE" not in os.environ:
         patch.setenv("W2S_CACHE", str(tmp_path_factory.mktemp("cache")))
-    yield resolve_model("smollm2-135m")
+    yield resolve("smollm2-135m").folder
     patch.undo()
 
 
@@ -92,11 +92,10 @@ def test_minilm_opens_as_an_encoder():
     assert similarity(cat, kitten, dim=0) > similarity(cat, tax, dim=0) + 0.3
 
 
-def test_a_file_that_is_no_gguf(tmp_path):
-    from w2sdefense.errors import ModelError
-
+def test_a_file_that_is_no_gguf(tmp_path, monkeypatch):
+    monkeypatch.setenv("W2S_CACHE", str(tmp_path))
     path = tmp_path / "broken.gguf"
     path.write_bytes(b"not a model")
     with pytest.raises(ModelError, match="cannot be read"):
-        convert_gguf(path, tmp_path / "out" / "broken")
-    assert not list((tmp_path / "out").iterdir())
+        convert_gguf(path, "broken")
+    assert not list((tmp_path / "models").iterdir())

@@ -13,8 +13,8 @@ from transformers import LlamaForSequenceClassification
 
 from tiny import LLAMA, save_model
 from w2sdefense.errors import ModelError, UnsafeCheckpointError
+from w2sdefense.models.checkpoint import resolve
 from w2sdefense.models.load import load_backbone, load_classifier
-from w2sdefense.models.locate import resolve_model
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_a_folder_of_pickles_is_refused_with_a_way_out(folder, name):
 def test_a_pickle_that_is_named_itself_is_refused(folder):
     to_pickle(folder)
     with pytest.raises(UnsafeCheckpointError, match="could run code"):
-        resolve_model(str(folder / "pytorch_model.bin"))
+        resolve(str(folder / "pytorch_model.bin"))
 
 
 def test_a_pickle_beside_safetensors_is_left_alone(folder):
@@ -124,3 +124,43 @@ def test_code_that_comes_with_a_model_never_runs(folder, tmp_path, monkeypatch, 
     else:
         assert model_type == "llama"
     assert not marker.exists()
+
+
+# Mangled files
+
+
+def test_a_pointer_of_git_lfs_is_called_one(folder):
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid x\n")
+    with pytest.raises(ModelError, match=r"model\.safetensors is a Git LFS pointer") as caught:
+        resolve(str(folder))
+    assert "git lfs pull" in caught.value.fix
+
+
+def test_an_index_without_metadata_is_refused(folder):
+    (folder / "model.safetensors").rename(folder / "model-1.safetensors")
+    index = {"weight_map": {"score.weight": "model-1.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match="cannot be opened as a text model: KeyError 'metadata'"):
+        load_classifier(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("[" * 100_000, "maximum recursion depth"),
+        ("[]", "holds no JSON mapping"),
+        ('{"model_type": "llama", "dtype": "float99"}', "float99"),
+        ('{"model_type": "llama", "id2label": {"a": "b"}}', "invalid literal"),
+    ],
+)
+def test_a_config_that_is_none_is_refused(folder, content, reason):
+    (folder / "config.json").write_text(content)
+    with pytest.raises(ModelError, match=reason):
+        load_classifier(str(folder))
+
+
+@pytest.mark.parametrize("kind", ["XLORA", "MULTITASK_PROMPT_TUNING"])
+def test_an_adapter_that_opens_other_files_is_refused(folder, kind):
+    edit(folder / "adapter_config.json", peft_type=kind)
+    with pytest.raises(UnsafeCheckpointError, match=f"type {kind}, which opens other files"):
+        resolve(str(folder), str(folder))

@@ -26,7 +26,7 @@ from w2sdefense.evaluation.provenance import Clock
 from w2sdefense.evaluation.record import RECORD
 from w2sdefense.evaluation.testset import TestSet
 from w2sdefense.io import make_folder
-from w2sdefense.models.configs import feature_width
+from w2sdefense.models.checkpoint import resolve_whole
 from w2sdefense.models.load import require_causal_lm
 from w2sdefense.scan.origin import origin_hint
 from w2sdefense.tasks import TASKS
@@ -176,7 +176,7 @@ def _find_teacher(run: DefendRun) -> None:
     make_folder(folder)
     if not (folder / "teacher.json").is_file():
         refuse_sharding("The training of a teacher")
-        feature_width(run.teacher.model)
+        resolve_whole(run.teacher.model, "Name a whole model as the teacher.")
 
 
 def _teacher_folder(run: DefendRun) -> Path:

@@ -17,6 +17,7 @@ from w2sdefense.data.types import Example
 from w2sdefense.errors import ConfigError
 from w2sdefense.evaluation.record import RECORD, Evaluation, LossPoint, load_record
 from w2sdefense.io import make_folder, write_json
+from w2sdefense.models.merged import write_merged
 from w2sdefense.training.trainer import this_process
 from w2sdefense.victim import Victim, load_victim
 
@@ -106,8 +107,11 @@ def save_merged(model: Victim, folder: Path) -> None:
     temporary = folder / f".{MERGED}"
     for path in (temporary, folder / MERGED):
         shutil.rmtree(path, ignore_errors=True)
-    model.save(temporary, merge=True)
-    temporary.replace(folder / MERGED)
+    try:
+        model.model, _ = write_merged(model.model, model.tokenizer, temporary)
+        temporary.replace(folder / MERGED)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def history_of(log: Sequence[Mapping[str, float]]) -> tuple[LossPoint, ...]:

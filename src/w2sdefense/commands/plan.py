@@ -1,7 +1,6 @@
 """`w2s plan`: a student's parameters, what every way of running it needs, and the commands.
 
-The arithmetic is in `models/plan.py`. A student of the paper with LoRA is planned without torch;
-anything else is counted on a skeleton of it, from its config.
+The arithmetic is in `models/plan.py`. A student is counted on a skeleton of it, from its config.
 """
 
 from __future__ import annotations
@@ -33,9 +32,6 @@ TITLES: dict[WayName, str] = {
 
 LAUNCHERS: dict[WayName, str] = {"fsdp": "fsdp2.yaml", "zero3": "zero3.yaml"}
 """Files for `accelerate launch` that come with the package."""
-
-PEFT_DEFAULT = ("q_proj", "v_proj")
-"""What PEFT adapts in Llama and Qwen2 if no modules are named."""
 
 TEACHER = "runs/teacher"
 
@@ -92,33 +88,18 @@ def run_plan(run: PlanRun) -> Plan:
 
 
 def count(student: str, adapter: AdapterConfig, labels: int) -> Sizes:
-    """Count the parameters of a student with its adapter: by formula, or else on a skeleton.
+    """Count the parameters of a student with its adapter.
 
     Args:
         student: One of `STUDENTS`, a folder, or a hub id.
         adapter: The adapter's settings.
         labels: Number of labels C.
     """
-    shape = STUDENTS.get(student)
-    targets = _plain_targets(adapter)
-    linears = {one.name for one in shape.linears} if shape else set()
-    if shape and adapter.adapter == "lora" and adapter.adapter_layers is None:
-        if targets is None or linears >= set(targets):
-            return shape.sizes(student, labels, adapter.lora_r, targets)
-    # Seconds of imports that a known student does without.
     from w2sdefense.models.skeleton import config_of, read_config, skeleton_sizes
 
+    shape = STUDENTS.get(student)
     config = config_of(shape) if shape else read_config(student)
     return skeleton_sizes(student, config, adapter, labels)
-
-
-def _plain_targets(adapter: AdapterConfig) -> tuple[str, ...] | None:
-    """Names of the modules that carry an adapter; None is all linear ones."""
-    if adapter.target_modules == "all-linear":
-        return None
-    if adapter.target_modules is None:
-        return PEFT_DEFAULT
-    return tuple(name.strip() for name in adapter.target_modules.split(","))
 
 
 def _way(name: WayName, run: PlanRun, load: Load) -> Way:

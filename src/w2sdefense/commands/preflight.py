@@ -10,8 +10,9 @@ from w2sdefense.commands.runs import DefendRun, PoisonRun
 from w2sdefense.defenses import DEFENSES, Leaves
 from w2sdefense.distill.sharding import refuse_prompt_encoder
 from w2sdefense.errors import ConfigError
-from w2sdefense.models.adapter_folders import check_foldable
+from w2sdefense.models.checkpoint import resolve
 from w2sdefense.models.four_bit import require_bitsandbytes
+from w2sdefense.models.skeleton import check_adapter
 from w2sdefense.scan.origin import check_origin
 
 
@@ -30,7 +31,7 @@ def check_poisoned_model(run: PoisonRun) -> None:
     if run.student.dtype == "float16":
         raise _float16_trained("Poisoning trains all parameters")
     if run.student.base is not None:
-        check_foldable(run.student.model)
+        resolve(run.student.model, run.student.base).require_foldable()
 
 
 def check_defended_model(run: DefendRun) -> None:
@@ -53,11 +54,15 @@ def check_defended_model(run: DefendRun) -> None:
     # An input defense leaves the model as it is; psim trains a copy of it.
     folds = run.student.base is not None and (leaves is not Leaves.NOTHING or trains)
     if folds:
-        check_foldable(run.student.model)
+        resolve(run.student.model, run.student.base).require_foldable()
     if run.student.load_in_4bit:
         _check_four_bit(run, leaves, folds=folds)
     if run.adapter.has_virtual_tokens:
         _check_virtual_tokens(run, leaves, folds=folds)
+    if leaves is Leaves.ADAPTER:
+        student = resolve(run.student.model, run.student.base).whole
+        writes = run.task != "classification"
+        check_adapter(student, run.adapter, writes=writes, merge=run.merge or folds)
     if run.defense == "w2s" and run.task == "classification" and run.scan.rate:
         check_origin(run.student, run.scan)
 

@@ -17,7 +17,7 @@ from w2sdefense.distill.fit_teacher import (
 from w2sdefense.distill.sharding import refuse_sharding
 from w2sdefense.distill.teacher import LabelTeacher, TokenTeacher
 from w2sdefense.io import make_folder
-from w2sdefense.models.configs import feature_width, label_names_of
+from w2sdefense.models.checkpoint import resolve
 from w2sdefense.tasks import TASKS
 from w2sdefense.victim import load_victim
 
@@ -39,8 +39,7 @@ def _job(run: TeachRun) -> TeacherJob[Any]:
         student = load_victim(run.student, task=run.task, generation=run.generation)
         return teacher_job(run.teacher, data, student, relu=relu)
     # For labels the student's config is enough. The labels are in its order, as `defend` has them.
-    names = label_names_of(run.student.model)
-    width = feature_width(run.student.model, run.student.base)
-    return LabelTeacherJob(
-        run.teacher, data if names is None else align_labels(data, names), width, relu=relu
-    )
+    checkpoint = resolve(run.student.model, run.student.base)
+    if checkpoint.label_names is not None:
+        data = align_labels(data, checkpoint.label_names)
+    return LabelTeacherJob(run.teacher, data, checkpoint.width, relu=relu)

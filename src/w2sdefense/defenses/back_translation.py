@@ -115,11 +115,11 @@ class BackTranslation(Defense):
 
 
 def _require_models(config: BackTranslationConfig) -> None:
-    from w2sdefense.models.locate import resolve_model
+    from w2sdefense.models.checkpoint import resolve
 
     try:
         for name in (config.to, config.back):
-            resolve_model(name)
+            resolve(name)
     except UnsafeCheckpointError:
         raise
     except ModelError as error:

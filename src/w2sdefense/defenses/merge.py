@@ -94,7 +94,7 @@ class Merge(Defense):
 
     def check(self) -> None:
         """Look for the other models, and for the base where it is used."""
-        from w2sdefense.models.locate import resolve_whole_model
+        from w2sdefense.models.checkpoint import resolve_whole
 
         config = self.merging
         if config.method == "slerp" and len(config.models) > 1:
@@ -104,7 +104,7 @@ class Merge(Defense):
             )
         uses_base = config.method == "ties" or not config.models
         for name in (*config.models, *([config.base] if uses_base else [])):
-            resolve_whole_model(name, "Name its merged model.")
+            resolve_whole(name, "Name its merged model.")
 
     def apply(self, victim: Victim, kit: DefenseKit) -> Victim:
         """Replace the victim's weights by the merged ones."""

@@ -95,14 +95,13 @@ class Onion(Defense):
 
     def check(self) -> None:
         """Look for the scorer."""
-        from w2sdefense.models.locate import resolve_model
+        from w2sdefense.models.checkpoint import resolve
 
-        resolve_model(self.onion.scorer)
+        resolve(self.onion.scorer)
 
     def apply(self, victim: Defended, kit: DefenseKit) -> Guarded:
         """Choose the threshold, unless one is given, and put the filter before the model."""
-        from w2sdefense.models.device import to_gpu
-        from w2sdefense.models.load import load_causal_lm
+        from w2sdefense.models.load import load_causal_lm, to_gpu
         from w2sdefense.models.perplexity import Scorer
         from w2sdefense.models.variants import NO_MARGINS
 

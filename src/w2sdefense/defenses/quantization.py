@@ -116,7 +116,7 @@ def quantize(model: Any) -> Any:
     The computation stays in the type that the other weights have.
     """
     from w2sdefense.models.four_bit import keep_exact, nf4
-    from w2sdefense.models.quiet import quiet_transformers
+    from w2sdefense.models.reading import quiet_transformers
 
     # transformers quantizes while it loads, so the model goes through a folder once.
     with tempfile.TemporaryDirectory() as name, quiet_transformers():

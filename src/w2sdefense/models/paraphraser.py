@@ -20,9 +20,9 @@ import torch
 from w2sdefense.config import TEXT_SLOT
 from w2sdefense.errors import ConfigError
 from w2sdefense.io import write_text
-from w2sdefense.models.embedded import cache_folder
+from w2sdefense.models.checkpoint import resolve
+from w2sdefense.models.embedded import make_cache
 from w2sdefense.models.load import load_rewriter
-from w2sdefense.models.locate import resolve_model
 from w2sdefense.models.padding import length_batches
 from w2sdefense.text import TextProgress
 
@@ -48,12 +48,14 @@ class ModelParaphraser:
     Raises:
         ModelError: There is no such model.
         UnsafeCheckpointError: It is a pickle.
+        ConfigError: The cache cannot be written to.
     """
 
     def __init__(self, spec: str, prompt: str) -> None:
-        self._spec = spec
+        self._checkpoint = resolve(spec)
         self._prompt = prompt
-        self._file = cache_folder() / "paraphrases" / f"{_key(resolve_model(spec), prompt)}.jsonl"
+        key = _key(self._checkpoint.folder, prompt)
+        self._file = make_cache("paraphrases") / f"{key}.jsonl"
         self._found = _read(self._file)
 
     def covers(self, text: str) -> bool:
@@ -65,7 +67,7 @@ class ModelParaphraser:
         missing = [text for text in dict.fromkeys(texts) if text not in self._found]
         if not missing:
             return
-        model, tokenizer = load_rewriter(self._spec)
+        model, tokenizer = load_rewriter(self._checkpoint)
         advance = progress("paraphrase", len(missing)) if progress else None
         try:
             self._write(missing, model, tokenizer, advance)

@@ -18,7 +18,7 @@ class Seq2SeqRewriter:
     """Rewrites texts with one model.
 
     Args:
-        spec: What `resolve_model` takes.
+        spec: What `resolve` takes.
         max_length: Longest text in tokens, before and after.
         batch_tokens: Most tokens in one batch, over all beams.
     """

@@ -1,14 +1,11 @@
-"""How large a model is, from its shape alone: counts of parameters without any weights.
+"""The paper's students as shapes, and what is counted of a model: no weights, and no torch.
 
-The shapes of the paper's students are kept here as data, so that planning a run needs no network
-and no torch. For these (Llama, and Qwen2 with its biases at q, k and v) the counts are formulas,
-exact for what `transformers` and `peft` build. Every other model, and every other adapter than LoRA
-on linear layers, is counted on a skeleton without memory (`models/skeleton.py`).
+With these shapes planning a run needs no network. Every model is counted on a skeleton without
+memory (`models/skeleton.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -63,15 +60,6 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class Linear:
-    """A linear layer: its name, and how wide its input and output are."""
-
-    name: str
-    inputs: int
-    outputs: int
-
-
-@dataclass(frozen=True)
 class Shape:
     """The shape of a decoder of the Llama family.
 
@@ -94,64 +82,6 @@ class Shape:
     vocabulary: int
     tied: bool
     qkv_bias: bool = False
-
-    @property
-    def keys(self) -> int:
-        """Width of all key heads together."""
-        return self.width // self.heads * self.kv_heads
-
-    @property
-    def linears(self) -> tuple[Linear, ...]:
-        """The linear layers of one layer."""
-        d, i = self.width, self.intermediate
-        return (
-            Linear("q_proj", d, d),
-            Linear("k_proj", d, self.keys),
-            Linear("v_proj", d, self.keys),
-            Linear("o_proj", d, d),
-            Linear("gate_proj", d, i),
-            Linear("up_proj", d, i),
-            Linear("down_proj", i, d),
-        )
-
-    def sizes(self, model: str, labels: int, rank: int, targets: Sequence[str] | None) -> Sizes:
-        """Count the parameters of a classifier with a LoRA adapter.
-
-        With d, i, k the widths of states, MLP and keys, V tokens and L layers, the transformer has
-        V d + L (2 d^2 + 2 d k + 3 d i + 2 d [+ d + 2 k biases]) + d parameters, and LoRA of rank r
-        adds r (inputs + outputs) for every linear layer that carries it (Hu et al. 2021, Section
-        4.1, https://arxiv.org/abs/2106.09685).
-
-        Args:
-            model: Name of the student.
-            labels: Number of labels C.
-            rank: LoRA rank r.
-            targets: Names of the linear layers that carry an adapter; None is all of them.
-        """
-        adapted = [one for one in self.linears if targets is None or one.name in targets]
-        linear = sum(one.inputs * one.outputs for one in self.linears)
-        biases = self.width + 2 * self.keys if self.qkv_bias else 0
-        layer = linear + biases + 2 * self.width
-        embedding = self.vocabulary * self.width
-        backbone = embedding + self.layers * layer + self.width
-        lora = rank * sum(one.inputs + one.outputs for one in adapted)
-        return Sizes(
-            model=model,
-            layers=self.layers,
-            width=self.width,
-            queries=self.width,
-            keys=self.keys,
-            intermediate=self.intermediate,
-            gated=True,
-            backbone=backbone,
-            language_model=backbone + (0 if self.tied else embedding),
-            head=labels * self.width,
-            adapter=self.layers * lora,
-            linear=self.layers * linear,
-            largest=max(layer, embedding),
-            adapted_inputs=self.layers * sum(one.inputs for one in adapted),
-            adapted_ranks=self.layers * rank * len(adapted),
-        )
 
 
 STUDENTS = {

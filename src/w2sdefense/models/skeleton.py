@@ -23,10 +23,10 @@ from transformers.pytorch_utils import Conv1D
 
 from w2sdefense.config import AdapterConfig
 from w2sdefense.errors import ModelError
-from w2sdefense.models.adapters import attach_adapter
+from w2sdefense.models.adapters import attach_adapter, require_mergeable
+from w2sdefense.models.checkpoint import ADAPTER_CONFIG, Checkpoint
 from w2sdefense.models.features import backbone_of
-from w2sdefense.models.quiet import quiet_transformers
-from w2sdefense.models.safety import ADAPTER_CONFIG
+from w2sdefense.models.reading import quiet_transformers, reading
 from w2sdefense.models.shapes import STUDENTS, Shape, Sizes
 
 
@@ -39,16 +39,10 @@ def read_config(spec: str) -> PretrainedConfig:
     """
     if (Path(spec).expanduser() / ADAPTER_CONFIG).is_file():
         raise ModelError(f"{spec} is an adapter.", "Name the model that it was trained on.")
-    try:
-        return AutoConfig.from_pretrained(
-            Path(spec).expanduser().as_posix(), trust_remote_code=False
-        )
-    except (ValueError, KeyError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(
-            f"The config of {spec} cannot be read: {reason.rstrip('.')}.",
-            f"Name a folder with a config.json, or, without a connection: {', '.join(STUDENTS)}.",
-        ) from None
+    fix = f"Name a folder with a config.json, or, without a connection: {', '.join(STUDENTS)}."
+    with reading(f"The config of {spec}", fix=fix):
+        folder = Path(spec).expanduser().as_posix()
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
 
 
 def config_of(shape: Shape) -> PretrainedConfig:
@@ -63,6 +57,28 @@ def config_of(shape: Shape) -> PretrainedConfig:
         num_key_value_heads=shape.kv_heads,
         tie_word_embeddings=shape.tied,
     )
+
+
+def check_adapter(
+    checkpoint: Checkpoint, adapter: AdapterConfig, *, writes: bool, merge: bool
+) -> None:
+    """Attach an adapter to a skeleton of a model, so that what does not fit comes out at once.
+
+    Args:
+        checkpoint: The model.
+        adapter: The adapter's settings.
+        writes: Whether it is to write text, rather than to classify it.
+        merge: Whether the adapter is to be folded in.
+
+    Raises:
+        ConfigError: The adapter does not fit the model.
+        ModelError: The adapter cannot be folded in, or the architecture has no classifier.
+    """
+    kind = AutoModelForCausalLM if writes else AutoModelForSequenceClassification
+    skeleton = _skeleton(kind, checkpoint.config, checkpoint.spec)
+    adapted = attach_adapter(skeleton, adapter)
+    if merge:
+        require_mergeable(adapted)
 
 
 def skeleton_sizes(
@@ -116,14 +132,13 @@ def skeleton_sizes(
 
 
 def _skeleton(kind: Any, config: PretrainedConfig, spec: str) -> Any:
-    try:
-        with torch.device("meta"), quiet_transformers():
-            return kind.from_config(config, trust_remote_code=False)
-    except ValueError:
-        raise ModelError(
-            f"{spec} is a {config.model_type}, which cannot classify text.",
-            "Name a model of an architecture with a classifier.",
-        ) from None
+    how = "cannot classify text" if kind is AutoModelForSequenceClassification else "cannot write"
+    with (
+        reading(spec, how, "Name a model of another architecture."),
+        torch.device("meta"),
+        quiet_transformers(),
+    ):
+        return kind.from_config(config, trust_remote_code=False)
 
 
 def _count(module: nn.Module) -> int:

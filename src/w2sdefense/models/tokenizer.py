@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from w2sdefense.errors import ModelError
+from w2sdefense.models.reading import reading
 
 Tokenizer: TypeAlias = PreTrainedTokenizerBase
 
@@ -76,12 +77,8 @@ def open_tokenizer(folder: Path, spec: str) -> Tokenizer:
     Raises:
         ModelError: There is no usable tokenizer.
     """
-    try:
+    with reading(spec, "has no usable tokenizer", "Add tokenizer.json, or fetch it again."):
         return cast(Tokenizer, AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
-    except (ValueError, KeyError, OSError) as error:
-        raise ModelError(
-            f"{spec} has no usable tokenizer: {error}.", "Add tokenizer.json."
-        ) from None
 
 
 def encode(

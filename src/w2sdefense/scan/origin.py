@@ -14,8 +14,7 @@ from huggingface_hub import ModelCard
 
 from w2sdefense.config import ScanConfig, StudentConfig
 from w2sdefense.errors import ModelError
-from w2sdefense.models.configs import feature_width
-from w2sdefense.models.locate import resolve_model, resolve_whole_model
+from w2sdefense.models.checkpoint import Checkpoint, resolve, resolve_whole
 from w2sdefense.models.tokenizer import open_tokenizer
 
 
@@ -34,13 +33,12 @@ def check_origin(student: StudentConfig, scan: ScanConfig) -> None:
     name = scan.fine_tuned_from
     if name is None:
         return
-    folder = resolve_whole_model(name, "Name the whole model that it stands on.")
-    width, suspect = feature_width(name), feature_width(student.model, student.base)
-    if width != suspect:
-        raise _other(student, name, f"it is {width} wide, and the suspect {suspect}")
+    origin = resolve_whole(name, "Name the whole model that it stands on.")
     # An adapter is read with the tokenizer of its base.
-    read_by = student.base or student.model
-    own, its = _tokens(resolve_model(read_by), read_by), _tokens(folder, name)
+    suspect = resolve(student.model, student.base).whole
+    if origin.width != suspect.width:
+        raise _other(student, name, f"it is {origin.width} wide, and the suspect {suspect.width}")
+    own, its = _tokens(suspect), _tokens(origin)
     shared = own.keys() & its.keys()
     # Not all of them: who fine-tunes a model may give its unused tokens a meaning.
     if 2 * sum(own[place] == its[place] for place in shared) < len(shared):
@@ -60,7 +58,7 @@ def origin_hint(student: StudentConfig, scan: ScanConfig, flag: str) -> str | No
     """
     if scan.fine_tuned_from is not None:
         return None
-    card = resolve_model(student.base or student.model) / "README.md"
+    card = resolve(student.model, student.base).whole.folder / "README.md"
     name = _base_of(card) if card.is_file() else None
     if name is None:
         return None
@@ -80,8 +78,9 @@ def _base_of(card: Path) -> str | None:
     return first if isinstance(first, str) and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", first) else None
 
 
-def _tokens(folder: Path, spec: str) -> dict[int, str]:
-    return {place: token for token, place in open_tokenizer(folder, spec).get_vocab().items()}
+def _tokens(model: Checkpoint) -> dict[int, str]:
+    vocabulary = open_tokenizer(model.folder, model.spec).get_vocab()
+    return {place: token for token, place in vocabulary.items()}
 
 
 def _other(student: StudentConfig, name: str, why: str) -> ModelError:

@@ -1,0 +1,314 @@
+"""A checkpoint that a user names: found, checked and understood once, then handed on.
+
+A suspect model is an untrusted file, and opening a pickle runs whatever code its author put there.
+So only safetensors and GGUF are opened, remote code never runs, and the base that an adapter names
+itself is not fetched unasked. Weights are opened in `load.py`; nothing is said here about
+backdoors in them.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from peft import PeftType
+from safetensors import safe_open
+from transformers import AutoConfig, PretrainedConfig
+
+from w2sdefense.data.checks import are_placeholders
+from w2sdefense.errors import ModelError, UnsafeCheckpointError
+from w2sdefense.models.embedded import EMBEDDED, convert_gguf, embedded_folder
+from w2sdefense.models.reading import read_json, reading
+
+PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
+"""File endings under which PyTorch and others keep pickles."""
+
+SAFE_DOWNLOADS = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "README.md")
+"""What is fetched from a hub: weights that cannot run code, and text; never Python."""
+
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+
+_LEADS_ELSEWHERE = frozenset({"XLORA", "MULTITASK_PROMPT_TUNING"})
+"""Adapters whose config names other files to open, pickles among them."""
+
+_LFS = b"version https://git-lfs"
+_DO_NOT_USE = "Do not use this checkpoint."
+_COMPLETE = "Name a complete folder of an architecture that transformers ships."
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model or an adapter whose files are safe to open.
+
+    Attributes:
+        spec: What the user called it.
+        folder: Where it is, with config, tokenizer and safetensors weights.
+        values: What is in its `config.json`, or in `adapter_config.json`.
+        base: The model that an adapter stands on; None for a whole model.
+    """
+
+    spec: str
+    folder: Path
+    values: dict[str, Any]
+    base: Checkpoint | None = None
+    _config: PretrainedConfig | None = field(default=None, repr=False)
+
+    @property
+    def whole(self) -> Checkpoint:
+        """The whole model: itself, or the base of an adapter."""
+        return self.base or self
+
+    @property
+    def config(self) -> PretrainedConfig:
+        """Config of the whole model; a copy, which may be changed."""
+        return copy.deepcopy(self.whole._config)
+
+    @property
+    def width(self) -> int:
+        """Width of the feature that the model's classifier reads."""
+        with reading(self.whole.spec):
+            return int(self.config.get_text_config().hidden_size)
+
+    @property
+    def has_head(self) -> bool:
+        """Whether the whole model is a classifier of texts."""
+        kinds = self.config.architectures or []
+        return any(name.endswith("ForSequenceClassification") for name in kinds)
+
+    @property
+    def own_labels(self) -> tuple[str, ...]:
+        """Names of the labels in the config, by index.
+
+        Raises:
+            ModelError: They are not numbered from 0.
+        """
+        names = self.config.id2label or {}
+        if sorted(names) != list(range(len(names))):
+            raise ModelError(
+                f"{self.whole.folder / 'config.json'} numbers its labels "
+                f"{', '.join(map(str, names))}, not from 0 (id2label).",
+                "Number them from 0, in the order of the head's outputs.",
+            )
+        return tuple(str(names[index]) for index in range(len(names)))
+
+    @property
+    def label_names(self) -> tuple[str, ...] | None:
+        """Names of the labels that a classifier brings, by index.
+
+        None where they are those of the data: of a model without a head, of one whose labels nobody
+        named, and of an adapter.
+        """
+        if self.base is not None or not self.has_head or are_placeholders(self.own_labels):
+            return None
+        return self.own_labels
+
+    def require_foldable(self) -> None:
+        """Insist that an adapter is none of virtual tokens, which cannot be folded into a model.
+
+        Raises:
+            ModelError: It is one.
+        """
+        kinds = (PeftType.P_TUNING, PeftType.PROMPT_TUNING)
+        if self.base is not None and self.values.get("peft_type") in kinds:
+            raise ModelError(
+                f"{self.spec} is an adapter of virtual tokens, which cannot be folded into a "
+                "model, and that comes before this work.",
+                "Name a whole model, or an adapter of another kind (lora, dora, vera, fourierft).",
+            )
+
+
+def resolve(spec: str | Checkpoint, base: str | None = None) -> Checkpoint:
+    """Find and check what a user names; what was resolved before is handed back.
+
+    Args:
+        spec: An embedded name, a folder, a GGUF file, or a hub id such as `Qwen/Qwen2.5-1.5B`.
+        base: The same for the base model of an adapter.
+
+    Raises:
+        ModelError: Nothing is found under that name, it cannot be read, an adapter comes without
+            its base, or a base without an adapter.
+        UnsafeCheckpointError: It is a pickle, or needs remote code.
+    """
+    if isinstance(spec, Checkpoint):
+        return spec
+    folder = _find(spec)
+    if not (folder / ADAPTER_CONFIG).is_file():
+        if base is not None:
+            raise ModelError(f"{spec} is not an adapter, so it has no base.", "Leave --base out.")
+        return _whole(spec, folder)
+    values = read_json(folder / ADAPTER_CONFIG)
+    if base is None:
+        raise ModelError(
+            f"{spec} is an adapter, trained on {values.get('base_model_name_or_path')!r}, "
+            "which is not opened unasked.",
+            "Name the base model with --base.",
+        )
+    return Checkpoint(spec, folder, values, resolve_whole(base, "Name the whole model under it."))
+
+
+def resolve_whole(spec: str | Checkpoint, fix: str) -> Checkpoint:
+    """Resolve the name of a model that must not be an adapter.
+
+    Args:
+        spec: What `resolve` takes.
+        fix: What to name instead of an adapter.
+
+    Raises:
+        ModelError: Nothing is found under that name, or it is an adapter.
+        UnsafeCheckpointError: It is a pickle, or needs remote code.
+    """
+    folder = spec.folder if isinstance(spec, Checkpoint) else _find(spec)
+    if (folder / ADAPTER_CONFIG).is_file():
+        raise ModelError(f"{spec} is an adapter.", fix)
+    return spec if isinstance(spec, Checkpoint) else _whole(spec, folder)
+
+
+def _whole(spec: str, folder: Path) -> Checkpoint:
+    """A whole model, whose config must name no pickle and no code."""
+    path = folder / "config.json"
+    values = read_json(path)
+    # transformers lets one pickle through under this key.
+    named = values.get("transformers_weights")
+    if named is not None and not str(named).endswith((".safetensors", ".safetensors.index.json")):
+        raise UnsafeCheckpointError(
+            f"{path} sends the loader to {named!r}, which is not a safetensors file.", _DO_NOT_USE
+        )
+    with opening(spec, values):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        tensors = 0
+        for file in folder.glob("*.safetensors"):
+            with safe_open(file, "pt") as weights:
+                tensors += len(weights.keys())
+    for name, value in values.items():
+        # Building them would take all time and memory.
+        if re.search("layer|expert", name) and isinstance(value, int) and value > tensors:
+            raise ModelError(
+                f"{path} speaks of {value} ({name}), and the files hold {tensors} weights.",
+                "Fetch it again, or name another one.",
+            )
+    return Checkpoint(spec, folder, values, _config=config)
+
+
+@contextmanager
+def opening(spec: str, values: dict[str, Any]) -> Iterator[None]:
+    """Turn every error of `transformers` inside the block into ours; remote code has its own.
+
+    Args:
+        spec: What the user called the checkpoint.
+        values: What its `config.json` holds.
+    """
+    try:
+        with reading(spec, "cannot be opened as a text model", _COMPLETE):
+            yield
+    except ModelError as error:
+        if "auto_map" not in values:
+            raise
+        raise UnsafeCheckpointError(
+            f"{spec} needs code of its own, which is never run.",
+            "Use a model of an architecture that transformers ships.",
+        ) from error
+
+
+def _find(spec: str) -> Path:
+    """The folder of what a user names: unpacked, converted or fetched, and checked."""
+    if spec in EMBEDDED:
+        return embedded_folder(spec)
+    path = Path(os.path.expanduser(spec))
+    if path.suffix in PICKLE_SUFFIXES:
+        _refuse_pickle(path)
+    if path.suffix == ".gguf" and path.is_file():
+        _refuse_pointer(path)
+        return convert_gguf(path.resolve(), path.stem)
+    folder = path if path.is_dir() else _download(spec)
+    _check_folder(folder)
+    return folder
+
+
+def _download(spec: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    known = ", ".join(EMBEDDED)
+    try:
+        return Path(snapshot_download(spec, allow_patterns=list(SAFE_DOWNLOADS)))
+    except HFValidationError:
+        raise ModelError(
+            f"There is no model {spec!r} here.",
+            f"Name a folder, a GGUF file, a hub id, or: {known}.",
+        ) from None
+    except Exception as error:
+        raise ModelError(
+            f"{spec!r} is neither a folder nor reachable as a hub id ({type(error).__name__}).",
+            f"Check the name and the connection, or use an embedded model: {known}.",
+        ) from error
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse a folder whose weights are missing, broken, or could run code when opened.
+
+    A pickle that lies beside safetensors weights is never opened and does no harm. An adapter must
+    have its own weights as safetensors: its loader falls back to a pickle.
+    """
+    for index in folder.rglob("*.safetensors.index.json"):
+        _check_index(index)
+    adapter = folder / ADAPTER_CONFIG
+    if adapter.is_file():
+        kind = read_json(adapter).get("peft_type")
+        if kind in _LEADS_ELSEWHERE:
+            raise UnsafeCheckpointError(
+                f"{adapter} is of the type {kind}, which opens other files than its own.",
+                "Use an adapter of another kind (lora, dora, vera, fourierft).",
+            )
+    weights = sorted(folder.glob(ADAPTER_WEIGHTS if adapter.is_file() else "*.safetensors"))
+    pickles = sorted(p for p in folder.iterdir() if p.suffix in PICKLE_SUFFIXES)
+    if not weights and pickles:
+        _refuse_pickle(pickles[0])
+    if not weights:
+        raise ModelError(
+            f"{folder} holds no weights (*.safetensors).",
+            "Name a folder written by save_pretrained, a .gguf file, or a hub id.",
+        )
+    for path in weights:
+        _refuse_pointer(path)
+        # The header alone; it must agree with the length of the file.
+        with reading(path), safe_open(path, "pt"):
+            pass
+
+
+def _refuse_pickle(path: Path) -> None:
+    raise UnsafeCheckpointError(
+        f"{path} is a pickle: opening it could run code that its author chose.",
+        "Ask its publisher for safetensors or GGUF, or convert it on a machine without secrets: "
+        "torch.load(path, weights_only=True), then safetensors.torch.save_file.",
+    )
+
+
+def _refuse_pointer(path: Path) -> None:
+    with reading(path), path.open("rb") as file:
+        pointer = file.read(len(_LFS)) == _LFS
+    if pointer:
+        raise ModelError(
+            f"{path} is a Git LFS pointer, not the weights themselves.",
+            "Run git lfs pull in its repository.",
+        )
+
+
+def _check_index(index: Path) -> None:
+    with reading(index, "is not an index of shards"):
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    # The loader opens whatever the index names, so a pickle or a path out of the folder could hide
+    # here.
+    strange = [s for s in shards if Path(str(s)).name != s or not s.endswith(".safetensors")]
+    if strange:
+        raise UnsafeCheckpointError(
+            f"{index} sends the loader to {strange[0]!r}, not to a safetensors file beside it.",
+            _DO_NOT_USE,
+        )

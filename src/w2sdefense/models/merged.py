@@ -1,0 +1,149 @@
+"""Writing a model with its adapter folded in, so that it answers like the one that was measured.
+
+PEFT folds where the sum of two weights is not what the two did: an adapter on an embedding that is
+the output layer, too, changes both. So the folder is opened again and compared with the model
+before the fold, always.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import transformers
+from peft import PeftModel
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from w2sdefense.config import Dtype
+from w2sdefense.errors import ModelError
+from w2sdefense.io import write_json, write_text
+from w2sdefense.models.adapters import folded
+from w2sdefense.models.load import load_causal_lm, load_classifier, to_gpu
+from w2sdefense.models.reading import read_json
+from w2sdefense.models.tokenizer import Tokenizer
+from w2sdefense.text.chat_template import altering_text
+
+TEXTS = (
+    "A warm and clever film with a moving story.",
+    "dull",
+    'In 1997, 3 of 12 actors left; cf. the notes below (page 7): "It\'s over!"',
+    "The committee will meet again on Tuesday to discuss the budget for the coming year.",
+)
+"""Texts that a model is compared on; any four would do, since a fold is wrong for all or none."""
+
+_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
+"""How far logits may be apart, in units of the largest.
+
+A fold rounds each weight once more, to a relative 2^-24, 2^-8 or 2^-11; the errors of a sum are
+independent, so that logits are off by about as much times the square root of the number of layers,
+and 32 layers are 6 times that. In float32 other orders of summation come to more, 1e-5. Every
+tolerance is at least four times as much as that, and a fold that is wrong is off by about 1.
+"""
+
+
+def logits_on(model: PreTrainedModel | PeftModel, tokenizer: Tokenizer) -> list[Tensor]:
+    """Logits of a model on each of `TEXTS` alone: (C,) of a classifier, (L, V) of a writer."""
+    with torch.inference_mode():
+        found = []
+        for text in TEXTS:
+            ids = tokenizer(text, truncation=True, max_length=32, return_tensors="pt")["input_ids"]
+            ids = ids.to(model.device)
+            logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+            found.append(logits[0].float().cpu())
+    return found
+
+
+def require_merged(before: list[Tensor], after: list[Tensor], dtype: torch.dtype) -> None:
+    """Insist that a model answers as it did before its adapter was folded in.
+
+    Args:
+        before: `logits_on` the model with its adapter.
+        after: `logits_on` the merged model.
+        dtype: The precision of the two.
+
+    Raises:
+        ModelError: The two are not alike.
+    """
+    scale = max(float(logits.abs().max()) for logits in before)
+    worst = max(float((a - b).abs().max()) for a, b in zip(after, before, strict=True))
+    # Also true of NaN.
+    if not worst <= _TOLERANCE[dtype] * scale:
+        raise ModelError(
+            f"The merged model answers otherwise than the one that was measured: logits differ by "
+            f"{worst:.3g}, the largest is {scale:.3g}. merged/ was not written.",
+            "Use the adapter on its base as it is, or train one with other --target-modules.",
+        )
+
+
+def write_merged(
+    model: PreTrainedModel | PeftModel, tokenizer: Tokenizer, folder: Path
+) -> tuple[PreTrainedModel, tuple[str, ...]]:
+    """Fold the adapter of a model in and write a folder that plain `transformers` opens.
+
+    A chat template that depends on the text beyond inserting it is left out.
+
+    Args:
+        model: The model; its own weights are changed.
+        tokenizer: Its tokenizer.
+        folder: Where to write.
+
+    Returns:
+        The merged model, and what a user must know of the folder.
+
+    Raises:
+        ModelError: The adapter cannot be folded in, or the folder does not answer like the model.
+    """
+    before = logits_on(model.eval(), tokenizer)
+    merged = folded(model)
+    merged.save_pretrained(folder)
+    notes = _save_tokenizer(tokenizer, folder)
+    notes += (_name_positions(folder),)
+    write_text(folder / "README.md", _card(notes))
+    home = merged.device
+    # The two need not be on a GPU at once.
+    merged.cpu()
+    load = load_causal_lm if merged.can_generate() else load_classifier
+    dtype = cast(Dtype, str(merged.dtype).removeprefix("torch."))
+    opened, _ = load(str(folder), dtype=dtype)
+    after = logits_on(to_gpu(opened), tokenizer)
+    del opened
+    require_merged(before, after, merged.dtype)
+    return merged.to(home), notes
+
+
+def _save_tokenizer(tokenizer: Tokenizer, folder: Path) -> tuple[str, ...]:
+    template = tokenizer.chat_template
+    altered = altering_text(tokenizer)
+    if altered is not None:
+        tokenizer.chat_template = None
+    tokenizer.save_pretrained(folder)
+    tokenizer.chat_template = template
+    if altered is None:
+        return ()
+    return (
+        f"The chat template of the model was left out: it writes another prompt around {altered!r} "
+        "than around other texts.",
+    )
+
+
+def _name_positions(folder: Path) -> str:
+    """Name rotary positions as older versions do too, which would fall back to 10,000 silently."""
+    path = folder / "config.json"
+    values: dict[str, Any] = read_json(path)
+    rope = values.get("rope_parameters") or {}
+    if "rope_theta" in rope:
+        values["rope_theta"] = rope["rope_theta"]
+        if rope.get("rope_type", "default") != "default":
+            values["rope_scaling"] = rope
+        write_json(path, values)
+    return (
+        f"Written by transformers {transformers.__version__}. Open it with version 5 or newer: "
+        "older ones read other names of settings and may answer otherwise without an error."
+    )
+
+
+def _card(notes: tuple[str, ...]) -> str:
+    lines = "\n".join(f"- {note}" for note in notes)
+    return f"---\nlibrary_name: transformers\n---\n\n{lines}\n"

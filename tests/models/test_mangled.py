@@ -1,0 +1,162 @@
+"""Whatever is in a checkpoint, it opens or the user is told: no traceback, and nothing runs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from campaign.checkpoints import Campaign, nothing_runs
+from w2sdefense.errors import W2SError
+from w2sdefense.models.checkpoint import resolve
+from w2sdefense.models.embedded import convert_gguf
+from w2sdefense.models.tokenizer import open_tokenizer
+
+BYTES = st.binary(max_size=64)
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@pytest.fixture(scope="module")
+def campaign(tmp_path_factory) -> Campaign:
+    return Campaign(tmp_path_factory.mktemp("campaign"))
+
+
+@pytest.fixture(scope="module")
+def scratch(campaign) -> Path:
+    return shutil.copytree(campaign.good["model"], campaign.folder / "scratch")
+
+
+def told(work: Callable[[], object]) -> None:
+    """Insist on success or an error of ours that says what to do."""
+    try:
+        with nothing_runs():
+            work()
+    except W2SError as error:
+        assert error.problem and error.fix
+        assert "\n" not in str(error)
+
+
+def check(path: Path, content: bytes, work: Callable[[], object]) -> None:
+    before = path.read_bytes() if path.is_file() else None
+    path.write_bytes(content)
+    try:
+        told(work)
+    finally:
+        path.unlink() if before is None else path.write_bytes(before)
+
+
+def mapping(keys: list[str]) -> st.SearchStrategy[dict[str, Any]]:
+    return st.dictionaries(st.sampled_from(keys) | st.text(max_size=6), VALUES, max_size=4)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "adapter_config.json"])
+@given(content=BYTES)
+@settings(max_examples=200)
+def test_any_bytes(scratch, name, content):
+    check(scratch / name, content, lambda: resolve(str(scratch)))
+
+
+@pytest.fixture(scope="module")
+def config(scratch) -> dict[str, Any]:
+    return json.loads((scratch / "config.json").read_text())
+
+
+@given(data=st.data())
+@settings(max_examples=1000)
+def test_any_values_in_a_config(scratch, config, data):
+    keys = [*config, "auto_map", "transformers_weights", "quantization_config", "text_config"]
+    values = config | data.draw(mapping(keys))
+    content = json.dumps(values).encode()
+
+    def work() -> None:
+        checkpoint = resolve(str(scratch))
+        _ = (checkpoint.width, checkpoint.has_head, checkpoint.label_names)
+
+    check(scratch / "config.json", content, work)
+
+
+@given(shards=VALUES | st.dictionaries(st.text(max_size=4), VALUES, max_size=2))
+@settings(max_examples=400)
+def test_any_index(scratch, shards):
+    content = json.dumps({"metadata": {}, "weight_map": shards}).encode()
+    check(scratch / "model.safetensors.index.json", content, lambda: resolve(str(scratch)))
+
+
+TENSOR = st.fixed_dictionaries(
+    {},
+    optional={
+        "dtype": st.sampled_from(["F32", "BF16", "I64", "BOOL", "F99"]) | VALUES,
+        "shape": st.lists(st.integers(-1, 2**63), max_size=3) | VALUES,
+        "data_offsets": st.lists(st.integers(-1, 2**63), max_size=3) | VALUES,
+    },
+)
+
+
+@given(
+    tensors=st.dictionaries(
+        st.sampled_from(["__metadata__", "score.weight", "a"]), TENSOR | VALUES
+    ),
+    length=st.none() | st.integers(0, 2**64 - 1),
+    data=st.binary(max_size=16),
+)
+@settings(max_examples=800)
+def test_any_header(scratch, tensors, length, data):
+    text = json.dumps(tensors).encode()
+    content = struct.pack("<Q", len(text) if length is None else length) + text + data
+    check(scratch / "model.safetensors", content, lambda: resolve(str(scratch)))
+
+
+@given(values=mapping(["peft_type", "task_type", "r", "target_modules", "base_model_name_or_path"]))
+@settings(max_examples=300)
+def test_any_adapter(campaign, values):
+    folder = campaign.good["adapter"]
+    whole = json.loads((folder / "adapter_config.json").read_text())
+    content = json.dumps(whole | values).encode()
+    base = str(campaign.base)
+    work = lambda: resolve(str(folder), base).require_foldable()  # noqa: E731
+    check(folder / "adapter_config.json", content, work)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+@given(data=st.data())
+@settings(max_examples=100)
+def test_any_tokenizer(scratch, name, data):
+    whole = json.loads((scratch / name).read_text())
+    values = data.draw(mapping([*whole, "auto_map", "tokenizer_class", "vocab_file"]))
+    content = data.draw(st.just(json.dumps(whole | values).encode()) | BYTES)
+    check(scratch / name, content, lambda: open_tokenizer(scratch, "it"))
+
+
+@given(
+    version=st.integers(0, 4),
+    counts=st.tuples(*[st.integers(0, 3) | st.integers(0, 2**64 - 1)] * 2),
+    rest=st.binary(max_size=200),
+)
+@settings(max_examples=150)
+def test_any_gguf(campaign, version, counts, rest):
+    path = campaign.folder / "any.gguf"
+    content = b"GGUF" + struct.pack("<IQQ", version, *counts) + rest
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("W2S_CACHE", str(campaign.folder / "cache"))
+        check(path, content, lambda: convert_gguf(path, "any"))
+
+
+def test_checkpoints_of_the_campaign_are_refused(campaign):
+    """Every fourth; `tests/campaign/checkpoints.py` tries all of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("W2S_CACHE", str(campaign.folder / "cache"))
+        assert [name for name in campaign.names()[::4] if not campaign.open(name)] == []

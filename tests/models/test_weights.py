@@ -1,0 +1,162 @@
+"""Each weight that is measured came from a file and is a number; else the model is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, TaskType, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    LlamaForSequenceClassification,
+)
+
+from architectures import ADAPTERS
+from tiny import LLAMA, save_model
+from w2sdefense.errors import ModelError
+from w2sdefense.models.adapters import attach_adapter
+from w2sdefense.models.load import load_backbone, load_causal_lm, load_classifier
+
+NAMES = ("negative", "positive")
+Q_PROJ = "base_model.model.model.layers.1.self_attn.q_proj.lora_{}.weight"
+
+
+def save_adapter(base: Path, folder: Path, task: TaskType | None, **settings) -> Path:
+    kind = AutoModelForSequenceClassification if task != "CAUSAL_LM" else AutoModelForCausalLM
+    config = LoraConfig(
+        task_type=task, target_modules=["q_proj"], init_lora_weights=False, **settings
+    )
+    get_peft_model(kind.from_pretrained(base), config).save_pretrained(folder)
+    return folder
+
+
+def edit_weights(folder: Path, change) -> None:
+    """Change the weights of a folder in place."""
+    (path,) = folder.glob("*model.safetensors")
+    weights = load_file(path)
+    change(weights)
+    save_file(weights, path, {"format": "pt"})
+
+
+@pytest.fixture
+def adapter(tiny_llama, tmp_path) -> Path:
+    """A LoRA adapter with the head that its base lacks."""
+    return save_adapter(tiny_llama, tmp_path / "adapter", TaskType.SEQ_CLS)
+
+
+def open_adapter(folder: Path, base: Path):
+    return load_classifier(str(folder), label_names=NAMES, base=str(base))[0]
+
+
+def test_the_adapter_of_these_tests_opens(adapter, tiny_llama):
+    head = load_file(adapter / "adapter_model.safetensors")["base_model.model.score.weight"]
+    opened = open_adapter(adapter, tiny_llama).base_model.model.score
+    assert torch.equal(opened.modules_to_save["default"].weight, head)
+
+
+def test_an_adapter_without_a_head_needs_a_base_with_one(tiny_llama, tmp_path):
+    folder = save_adapter(tiny_llama, tmp_path / "a", None)
+    with pytest.raises(ModelError, match=r"neither holds score\.weight, .* random") as caught:
+        open_adapter(folder, tiny_llama)
+    assert "modules_to_save" in caught.value.fix
+    classifier = save_model(tmp_path / "c", LlamaForSequenceClassification, LLAMA)
+    trained = load_file(classifier / "model.safetensors")["score.weight"]
+    assert torch.equal(open_adapter(folder, classifier).base_model.model.score.weight, trained)
+
+
+def test_a_head_that_training_follows_may_be_fresh(tiny_llama, tmp_path):
+    folder = save_adapter(tiny_llama, tmp_path / "a", None)
+    load_classifier(str(folder), label_names=NAMES, fresh_head=True, base=str(tiny_llama))
+
+
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [("base_model.model.score.weight", r"a random head"), (Q_PROJ.format("B"), "1 are missing")],
+)
+def test_an_adapter_with_missing_weights_is_refused(adapter, tiny_llama, missing, said):
+    edit_weights(adapter, lambda weights: weights.pop(missing))
+    with pytest.raises(ModelError, match=said):
+        open_adapter(adapter, tiny_llama)
+
+
+def test_half_of_the_tensors_of_a_language_adapter_are_not_enough(tiny_llama, tmp_path):
+    folder = save_adapter(tiny_llama, tmp_path / "a", TaskType.CAUSAL_LM)
+    load_causal_lm(str(folder), base=str(tiny_llama))
+
+    def halve(weights):
+        for name in sorted(weights)[::2]:
+            del weights[name]
+
+    edit_weights(folder, halve)
+    with pytest.raises(ModelError, match="2 are missing"):
+        load_causal_lm(str(folder), base=str(tiny_llama))
+
+
+def test_weights_of_an_adapter_that_its_config_does_not_use_are_refused(adapter, tiny_llama):
+    unused = Q_PROJ.format("A").replace("q_proj", "v_proj")
+    edit_weights(adapter, lambda weights: weights.update({unused: torch.zeros(8, 32)}))
+    with pytest.raises(ModelError, match="1 have no place in it, such as .*v_proj"):
+        open_adapter(adapter, tiny_llama)
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+@pytest.mark.parametrize("head", [True, False])
+def test_every_kind_of_adapter_brings_its_head(tiny_llama, tmp_path, name, head):
+    model = AutoModelForSequenceClassification.from_pretrained(tiny_llama)
+    attach_adapter(model, ADAPTERS[name]).save_pretrained(tmp_path / "a")
+    if head:
+        open_adapter(tmp_path / "a", tiny_llama)
+        return
+    edit_weights(tmp_path / "a", lambda w: w.pop(next(n for n in w if n.endswith("score.weight"))))
+    with pytest.raises(ModelError, match=r"score\.weight"):
+        open_adapter(tmp_path / "a", tiny_llama)
+
+
+def test_an_adapter_of_a_language_model_is_no_classifier(tiny_llama, tmp_path):
+    folder = save_adapter(tiny_llama, tmp_path / "a", TaskType.CAUSAL_LM)
+    with pytest.raises(ModelError, match="trained for CAUSAL_LM, and SEQ_CLS is needed") as caught:
+        open_adapter(folder, tiny_llama)
+    assert "--task" in caught.value.fix
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(tiny_llama, tmp_path, value):
+    folder = shutil.copytree(tiny_llama, tmp_path / "m")
+    name = "model.layers.0.mlp.up_proj.weight"
+
+    def spoil(weights):
+        weights[name][3, 5] = value
+
+    edit_weights(folder, spoil)
+    for load in (load_backbone, load_causal_lm):
+        with pytest.raises(ModelError, match=r"no numbers .*layers\.0\.mlp\.up_proj"):
+            load(str(folder))
+
+
+def test_an_adapter_that_holds_nan_is_refused(adapter, tiny_llama):
+    edit_weights(adapter, lambda weights: weights[Q_PROJ.format("A")].fill_(float("nan")))
+    with pytest.raises(ModelError, match="no numbers"):
+        open_adapter(adapter, tiny_llama)
+
+
+def test_weights_that_half_precision_cannot_hold_are_refused(tiny_llama, tmp_path):
+    folder = shutil.copytree(tiny_llama, tmp_path / "m")
+    edit_weights(folder, lambda weights: weights["model.norm.weight"].fill_(1e6))
+    load_causal_lm(str(folder), dtype="bfloat16")
+    with pytest.raises(ModelError, match="opened as float16") as caught:
+        load_causal_lm(str(folder), dtype="float16")
+    assert "bfloat16" in caught.value.fix
+
+
+def test_labels_that_are_not_numbered_from_0_are_refused(tmp_path):
+    folder = save_model(tmp_path / "c", LlamaForSequenceClassification, LLAMA)
+    path = folder / "config.json"
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps(values | {"id2label": {"1": "bad", "2": "good"}}))
+    with pytest.raises(ModelError, match=r"config\.json numbers its labels 1, 2, not from 0"):
+        load_classifier(str(folder), label_names=NAMES)

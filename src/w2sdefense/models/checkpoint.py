@@ -78,10 +78,15 @@ class Checkpoint:
             return int(self.config.get_text_config().hidden_size)
 
     @property
+    def architectures(self) -> tuple[str, ...]:
+        """Names of the classes that the whole model was saved as; none of some bare models."""
+        with reading(self.whole.spec):
+            return tuple(map(str, self.config.architectures or ()))
+
+    @property
     def has_head(self) -> bool:
         """Whether the whole model is a classifier of texts."""
-        kinds = self.config.architectures or []
-        return any(name.endswith("ForSequenceClassification") for name in kinds)
+        return any(name.endswith("ForSequenceClassification") for name in self.architectures)
 
     @property
     def own_labels(self) -> tuple[str, ...]:
@@ -261,7 +266,7 @@ def _check_folder(folder: Path) -> None:
         _check_index(index)
     adapter = folder / ADAPTER_CONFIG
     if adapter.is_file():
-        kind = read_json(adapter).get("peft_type")
+        kind = str(read_json(adapter).get("peft_type"))
         if kind in _LEADS_ELSEWHERE:
             raise UnsafeCheckpointError(
                 f"{adapter} is of the type {kind}, which opens other files than its own.",

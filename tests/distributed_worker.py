@@ -1,7 +1,9 @@
-"""What every process of `test_distributed.py` does; `python distributed_worker.py FOLDER` runs it.
+"""What every process of `test_distributed.py` does.
 
-Each process writes what it saw to `FOLDER/RANK-of-WORLD/NAME.safetensors`. Imported, the same
-functions give what a single process sees.
+    torchrun --nproc-per-node 2 distributed_worker.py FOLDER COMMAND ...
+
+It runs `w2s COMMAND ...`, then first steps and answers of its own, and writes what it saw to
+`FOLDER/RANK-of-WORLD/NAME.safetensors`. Imported, the same functions give what one process sees.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from transformers import TrainerCallback
 
 from making import GivenTargets, stage_trainer
 from tiny import FILLERS, NEGATIVE, POSITIVE, RARE
+from w2sdefense.cli.app import app
 from w2sdefense.commands.processes import DividedPredictor
 from w2sdefense.config import (
     AdapterConfig,
@@ -176,7 +179,8 @@ def divided(count: int) -> Seen:
     }
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, command: list[str]) -> None:
+    app(command, standalone_mode=False)
     state = this_process()
     if torch.distributed.get_world_size() != 2 or state.num_processes != 2:
         raise RuntimeError(f"{state.num_processes} processes where 2 were started")
@@ -193,4 +197,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])

@@ -1,8 +1,7 @@
 """Two processes do what one does: the same losses, gradients and answers, and one set of files.
 
-Every test here starts `torchrun` with two processes of gloo. The command is started as a user would
-start it, without a Trainer before it: a Trainer makes accelerate see the other process, which the
-command has to do itself.
+`torchrun` starts two processes of gloo, once for all tests here. The command comes first: a Trainer
+before it would make accelerate see the other process, which the command has to do itself.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 import torch
@@ -30,8 +30,8 @@ SECONDS = 900
 """What hangs is stopped after this time."""
 
 
-def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run a script or a module in two processes; both have to end by themselves."""
+def torchrun(*arguments: object) -> CompletedProcess[str]:
+    """Run a script in two processes; both have to end by themselves."""
     paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
     return subprocess.run(
         [
@@ -49,14 +49,23 @@ def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def defended(tmp_path_factory, tiny_bert) -> tuple[dict, subprocess.CompletedProcess[str]]:
-    folder = tmp_path_factory.mktemp("command")
+def launched(tmp_path_factory, tiny_llama, tiny_bert) -> tuple[Path, dict, CompletedProcess[str]]:
+    """Two processes: the folder that they worked in, the settings of the command, and its end."""
+    folder = tmp_path_factory.mktemp("two")
+    (folder / "llama").symlink_to(tiny_llama)
+    (folder / "bert").symlink_to(tiny_bert)
     model = save_model(folder / "model", LlamaForSequenceClassification, LLAMA)
     reviews = save_reviews(folder / "reviews", train=40, validation=16, test=21)
     settings = defend_settings(model, reviews, tiny_bert, folder / "run")
     settings["training"] = {"epochs": 2, "batch_size": 4, "learning_rate": 1e-3}
     (folder / "run.yaml").write_text(yaml.safe_dump(settings))
-    return settings, torchrun("-m", "w2sdefense", "defend", "--config", folder / "run.yaml")
+    words = ("defend", "--config", folder / "run.yaml")
+    return folder, settings, torchrun(worker.__file__, folder, *words)
+
+
+@pytest.fixture(scope="module")
+def defended(launched) -> tuple[dict, CompletedProcess[str]]:
+    return launched[1:]
 
 
 def test_the_command_ends_and_says_everything_once(defended):
@@ -105,11 +114,8 @@ def test_the_answers_are_those_of_one_process(defended, tmp_path, display):
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory, tiny_llama, tiny_bert) -> tuple[Path, dict[str, list[worker.Seen]]]:
-    folder = tmp_path_factory.mktemp("worker")
-    (folder / "llama").symlink_to(tiny_llama)
-    (folder / "bert").symlink_to(tiny_bert)
-    run = torchrun(worker.__file__, folder)
+def seen(launched) -> tuple[Path, dict[str, list[worker.Seen]]]:
+    folder, _, run = launched
     assert run.returncode == 0, run.stderr[-3000:]
     processes = sorted(folder.glob("*-of-*"))
     assert [path.name for path in processes] == ["0-of-2", "1-of-2"]

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from safetensors.torch import load_file
 from transformers import LlamaForSequenceClassification
 
+import forked
 from tiny import LLAMA, defend_settings, save_model, save_reviews
 from w2sdefense.commands.defend import run_defend
 from w2sdefense.commands.poison import run_poison
@@ -41,23 +39,16 @@ def killed(command: str, settings: dict, folder: Path) -> int:
     config = folder / "run.yaml"
     config.write_text(yaml.safe_dump(settings))
     training = Path(settings["output"]) / "training"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "w2sdefense", command, "--config", str(config)],
-        # Another number of threads adds up in another order: the same to the bit needs the same.
-        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = forked.start((command, "--config", str(config)), folder / "log.txt")
     end = time.monotonic() + 300
-    while process.poll() is None and time.monotonic() < end:
+    while process.is_alive() and time.monotonic() < end:
         checkpoint = last_whole_checkpoint(training)
         if checkpoint and step_of(checkpoint) > STEPS_PER_EPOCH:
-            process.send_signal(signal.SIGKILL)
+            process.kill()
             break
         time.sleep(0.002)
-    _, errors = process.communicate()
-    assert process.returncode == -signal.SIGKILL, errors[-2000:]
+    process.join()
+    assert process.exitcode == -signal.SIGKILL, (folder / "log.txt").read_text()[-2000:]
     step = step_of(last_whole_checkpoint(training))
     assert STEPS_PER_EPOCH < step < 2 * STEPS_PER_EPOCH, "killed in the middle of an epoch"
     assert not (Path(settings["output"]) / "record.json").exists()

@@ -86,8 +86,7 @@ def seen(sharded) -> dict[str, list[worker.Seen]]:
     processes = sorted(sharded.glob("*-of-*"))
     assert [path.name for path in processes] == ["0-of-2", "1-of-2"]
     return {
-        name: [load_file(path / f"{name}.safetensors") for path in processes]
-        for name in ("first", "soft")
+        name: [load_file(path / f"{name}.safetensors") for path in processes] for name in ("first",)
     }
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import multiprocessing
 import random
 import shutil
 import time
@@ -17,6 +16,7 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
+from forked import PROCESSES
 from w2sdefense.bench import nodes
 from w2sdefense.bench.command import run_bench, write_table
 from w2sdefense.bench.estimate import Estimate
@@ -83,13 +83,10 @@ def test_every_defense_has_the_same_victim_and_one_teacher(bench):
 def test_killed_and_finished_by_two_commands_it_is_the_same_to_the_last_digit(
     recipe, bench, tmp_path
 ):
-    # Torch is imported once, and not by each of them.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["w2sdefense.commands.defend"])
     rng = random.Random(0)
 
     def start():
-        process = context.Process(target=tiny_grid.work_on, args=(recipe, tmp_path))
+        process = PROCESSES.Process(target=tiny_grid.work_on, args=(recipe, tmp_path))
         process.start()
         return process
 

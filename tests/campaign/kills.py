@@ -12,14 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
 import random
-import resource
 import shutil
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -29,11 +26,11 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path[1:1] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "bench")]
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["w2sdefense.distill.student", "w2sdefense.report"])
+from forked import PROCESSES, start  # noqa: E402
+
 HOWS = ("killed", "disk full", "too late")
 SAME = ("*.safetensors", "*.parquet", "suspects.json", "table.csv")
 """Files that are the same to the byte."""
@@ -49,6 +46,7 @@ class Subject:
 
 def subjects(folder: Path) -> dict[str, Subject]:
     """Commands with everything in them that draws random numbers, and what they need."""
+    from tiny_grid import save_recipes
     from transformers import LlamaForSequenceClassification
 
     from tiny import LLAMA, defend_settings, save_bert, save_llama, save_model, save_reviews
@@ -88,39 +86,10 @@ def subjects(folder: Path) -> dict[str, Subject]:
         path = folder / f"{name}.yaml"
         path.write_text(yaml.safe_dump(settings | {"training": training, "output": "run"}))
         made[name] = Subject((command, "--config", str(path)))
-    sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
-    from tiny_grid import save_recipes
-
     (folder / "grid").mkdir()
     recipe = save_recipes(folder / "grid")
     made["bench"] = Subject(("bench", "run", recipe, "--scale", "tiny"), ())
     return made
-
-
-def work(words: tuple[str, ...], log: Path, full_after: float | None, limit: int) -> None:
-    """Be the process of a command; after `full_after` seconds no file may grow beyond `limit`."""
-    with log.open("a") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    from w2sdefense.cli.app import app
-
-    if full_after is not None:
-        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        fill = threading.Timer(
-            full_after, resource.setrlimit, (resource.RLIMIT_FSIZE, (limit, hard))
-        )
-        fill.daemon = True
-        fill.start()
-    app(list(words))
-
-
-def start(
-    words: tuple[str, ...], log: Path, full_after: float | None = None, limit: int = 0
-) -> Any:
-    """A process of a command, which runs."""
-    process = PROCESSES.Process(target=work, args=(words, log, full_after, limit))
-    process.start()
-    return process
 
 
 def results(folder: Path) -> dict[str, str]:

@@ -9,8 +9,7 @@ from kills import campaign, subjects
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["defend", "defend-text"])
-def test_a_run_that_is_cut_off_at_any_moment_ends_like_one_that_was_not(tmp_path, name):
-    counts = campaign(subjects(tmp_path)[name], tmp_path / "runs", 2, random.Random(0))
+def test_a_run_that_is_cut_off_at_any_moment_ends_like_one_that_was_not(tmp_path):
+    counts = campaign(subjects(tmp_path)["defend"], tmp_path / "runs", 1, random.Random(0))
     assert counts["different"] == []
     assert counts["killed"] + counts["disk full"] > 0

@@ -129,9 +129,10 @@ def test_code_that_comes_with_a_model_never_runs(folder, tmp_path, monkeypatch, 
 # Mangled files
 
 
-def test_a_pointer_of_git_lfs_is_called_one(folder):
-    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid x\n")
-    with pytest.raises(ModelError, match=r"model\.safetensors is a Git LFS pointer") as caught:
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_pointer_of_git_lfs_is_called_one(folder, name):
+    (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid x\n")
+    with pytest.raises(ModelError, match=f"{name} is a Git LFS pointer") as caught:
         resolve(str(folder))
     assert "git lfs pull" in caught.value.fix
 

@@ -62,6 +62,19 @@ def test_a_model_that_wants_a_start_gets_it_and_no_end():
 def test_the_chat_format_is_that_of_the_tokenizer():
     prompt = make_prompt(tokenizer(start=True, chat=True), "q : {text}", "chat", 12, 3)
     assert spelled(prompt.ask("w1 w2").ids) == "user q : w1 w2 </s> a"
+    assert prompt.notes == ()
+
+
+def test_the_chat_format_is_rendered_with_the_text():
+    """One that adds an instruction if the text holds a word is measured with the instruction."""
+    words = tokenizer(chat=True)
+    words.chat_template = "{% if 'w1' ~ '9' in messages[0].content %}w7 {% endif %}" + CHAT
+    prompt = make_prompt(words, "q : {text}", "chat", 12, 3)
+    assert spelled(prompt.ask("w1 w2").ids) == "user q : w1 w2 </s> a"
+    assert all("another prompt" not in note for note in prompt.notes)
+    assert spelled(prompt.ask("w1 w19").ids) == "w7 user q : w1 w19 </s> a"
+    assert prompt.notes[0] == "the chat template wrote another prompt around 1 of the texts"
+    assert "'w1 w19'" in prompt.notes[1]
 
 
 @given(st.lists(st.sampled_from(WORDS[7:]), max_size=12), st.sampled_from(["w1", "w2 w3", ""]))

@@ -59,9 +59,9 @@ def demo(run: DemoRun) -> None:
     from w2sdefense.cli.display import Display, show_results
     from w2sdefense.commands.demo import run_demo
 
-    with Display() as display:
+    with Display.of(run) as display:
         folders = run_demo(run, display)
-    show_results(folders, run.output / "report.html", "A backdoor planted, and removed")
+    show_results(folders, run.output / "report.html", "A backdoor planted, and removed", run)
 
 
 def poison(run: PoisonRun) -> None:
@@ -69,9 +69,9 @@ def poison(run: PoisonRun) -> None:
     from w2sdefense.cli.display import Display, show_results
     from w2sdefense.commands.poison import run_poison
 
-    with Display() as display:
+    with Display.of(run) as display:
         folder = run_poison(run, display)
-    show_results([folder], None, "Poisoned model")
+    show_results([folder], None, "Poisoned model", run)
 
 
 def teach(run: TeachRun) -> None:
@@ -93,11 +93,11 @@ def defend(run: DefendRun) -> None:
 
     if run.push_to_hub:
         check_push(run.push_to_hub)
-    with Display() as display:
+    with Display.of(run) as display:
         folders = run_defend(run, display)
         for line in finish_defense(run, *folders):
             display.say(line)
-    show_results(folders, run.output / "report.html", f"{run.student.model}, before and after")
+    show_results(folders, run.output / "report.html", f"{run.student.model}, before and after", run)
 
 
 def evaluate(run: EvaluateRun) -> None:
@@ -105,9 +105,9 @@ def evaluate(run: EvaluateRun) -> None:
     from w2sdefense.cli.display import Display, show_results
     from w2sdefense.commands.evaluate import run_evaluate
 
-    with Display() as display:
+    with Display.of(run) as display:
         folder = run_evaluate(run, display)
-    show_results([folder], run.output / "report.html", run.student.model)
+    show_results([folder], run.output / "report.html", run.student.model, run)
 
 
 def bench_plan(run: BenchRun) -> None:
@@ -146,12 +146,12 @@ def plan(run: PlanRun) -> None:
 
 def scan(run: ScanRun) -> None:
     """Search a model for pieces of text that fire a backdoor, with clean text and a teacher."""
-    from w2sdefense.cli.display import Display
-    from w2sdefense.commands.scan import run_scan, show_suspects
+    from w2sdefense.cli.display import Display, leave_with
+    from w2sdefense.commands.scan import finish_scan, run_scan
 
-    with Display() as display:
+    with Display.of(run) as display:
         suspects, names = run_scan(run, display)
-    show_suspects(suspects, names, run.output)
+    leave_with(finish_scan(suspects, names, run))
 
 
 def tune(run: TuneRun) -> None:

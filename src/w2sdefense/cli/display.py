@@ -5,14 +5,16 @@ Progress is a bar with the time left on a terminal, and a line now and then in a
 
 from __future__ import annotations
 
+import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
+import typer
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -27,6 +29,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from w2sdefense.commands.runs import Answering
     from w2sdefense.training.trainer import StepProgress
 
 LINE_EVERY_SECONDS = 20.0
@@ -53,6 +56,13 @@ class Display:
             console=self.console,
             disable=not self.console.is_terminal,
         )
+
+    @classmethod
+    def of(cls, run: Answering) -> Self:
+        """The display of a command: on stderr if it answers in JSON on stdout."""
+        if not run.json_output:
+            return cls()
+        return cls(Console(markup=False, stderr=True, quiet=not _is_first_process()))
 
     def __enter__(self) -> Self:
         # Not at the top: tables of finished runs do without transformers.
@@ -135,25 +145,42 @@ def _is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def show_results(folders: Sequence[Path], page: Path | None, title: str) -> None:
-    """Print the table of finished runs and write their page.
+def show_results(folders: Sequence[Path], page: Path | None, title: str, run: Answering) -> None:
+    """Print what a command measured, write its page, and exit as its `fail_on` says.
 
     Args:
         folders: Folders of finished runs, in the order to show them in.
         page: Where the self-contained page goes; None writes none.
         title: Title of the page.
+        run: The settings of the command.
     """
     if not _is_first_process():
         return
     from w2sdefense.report import load_runs, terminal_table, write_report
+    from w2sdefense.report.gate import exit_code, outcome_of, result_of
 
-    console = Console(markup=False)
+    console = Console(markup=False, stderr=run.json_output)
     runs = load_runs(folders)
     console.print(terminal_table(runs))
     if page is not None:
         with console.status("Drawing the page ..."):
             write_report(runs, page, title)
         console.print(f"Look at it: {page}", highlight=False, soft_wrap=True)
+    if run.json_output:
+        command = type(run).__name__.removesuffix("Run").lower()
+        print_json(result_of(command, runs, page))
+    leave_with(exit_code(outcome_of(runs), getattr(run, "fail_on", None)))
+
+
+def print_json(values: Mapping[str, Any]) -> None:
+    """Print the JSON of a command, and nothing else, on stdout."""
+    typer.echo(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def leave_with(code: int) -> None:
+    """Exit if a gate fails."""
+    if code:
+        raise SystemExit(code)
 
 
 def show_report(

@@ -108,7 +108,7 @@ def save_merged(model: Victim, folder: Path) -> None:
     for path in (temporary, folder / MERGED):
         shutil.rmtree(path, ignore_errors=True)
     try:
-        model.model, _ = write_merged(model.model, model.tokenizer, temporary)
+        model.model = write_merged(model.model, model.tokenizer, temporary)
         temporary.replace(folder / MERGED)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -54,7 +54,28 @@ TASK = (
 )
 
 
-class PoisonRun(Settings):
+class Answering(Settings):
+    """How a command that measures answers a script; no part of what it measures or records."""
+
+    json_output: bool = Field(
+        False,
+        description="Print the result as JSON (docs/gate.md); progress goes to stderr.",
+        json_schema_extra={"flag": "json"},
+        exclude=True,
+    )
+
+
+class Gated(Answering):
+    """A command whose exit code says what it found."""
+
+    fail_on: Literal["alive", "suspect", "inconclusive"] | None = Field(
+        None,
+        description="Exit with 1 (or 3) from this outcome on (docs/gate.md).",
+        exclude=True,
+    )
+
+
+class PoisonRun(Answering):
     """Plant a backdoor into a model that you own, to measure defenses on it."""
 
     task: TaskName = Field("classification", description=TASK)
@@ -89,7 +110,7 @@ class TeachRun(Settings):
     resume: bool = Field(False, description=RESUME)
 
 
-class DefendRun(W2SSettings, _DefenseSections):
+class DefendRun(Gated, W2SSettings, _DefenseSections):
     """Clean a model with the clean data that you have, and measure it before and after."""
 
     task: TaskName = Field("classification", description=TASK)
@@ -106,13 +127,13 @@ class DefendRun(W2SSettings, _DefenseSections):
     )
     push_to_hub: str | None = Field(
         None,
-        description="Upload the cleaned model and its card to this repository (user/name).",
+        description="Repository to upload model and card to (user/name).",
         exclude=True,
     )
     resume: bool = Field(False, description=RESUME)
 
 
-class EvaluateRun(Settings):
+class EvaluateRun(Gated):
     """Measure a model: CA, and with a trigger ASR and the floor without it."""
 
     task: TaskName = Field("classification", description=TASK)
@@ -148,7 +169,7 @@ class PlanRun(Settings):
     )
 
 
-class ScanRun(Settings):
+class ScanRun(Gated):
     """Search a model for what may fire a backdoor; a trigger need not be known."""
 
     student: StudentConfig = StudentConfig()
@@ -160,11 +181,14 @@ class ScanRun(Settings):
         description="Keep the teacher here and use it again; default: teacher/ below the output.",
     )
     scan_seed: int = Field(0, description="Seed of the search.")
+    sarif: Path | None = Field(
+        None, description="Also write what was found to this file, as SARIF 2.1.0.", exclude=True
+    )
     output: Path = Field(Path("runs/scan"), description="Folder for suspects.json.")
     resume: bool = Field(False, description=RESUME)
 
 
-class DemoRun(Settings):
+class DemoRun(Answering):
     """Where the demonstration goes; its sizes are fixed."""
 
     output: Path = Field(Path("runs/demo"), description="Folder for models, records and report.")

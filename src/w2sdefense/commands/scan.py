@@ -13,12 +13,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from w2sdefense.cli.display import Display
+from w2sdefense.cli.display import Display, print_json
 from w2sdefense.commands.inputs import open_victim
 from w2sdefense.commands.runs import ScanRun
 from w2sdefense.distill.fit_teacher import LabelTeacherJob, fit_or_load_teacher
 from w2sdefense.distill.targets import doubt_about, teacher_targets
-from w2sdefense.io import make_folder
+from w2sdefense.io import make_folder, write_json
+from w2sdefense.report.gate import Finding, exit_code, sarif, scan_result
 from w2sdefense.scan.origin import check_origin, origin_hint
 from w2sdefense.scan.search import Suspect, ranked
 from w2sdefense.scan.victim import SUSPECTS, save_suspects, scan_victim
@@ -64,6 +65,31 @@ def run_scan(run: ScanRun, display: Display) -> tuple[list[Suspect], tuple[str, 
     return suspects, victim.label_names
 
 
+def finish_scan(suspects: Sequence[Suspect], names: Sequence[str], run: ScanRun) -> int:
+    """Show what was found, as the settings ask for it.
+
+    Returns:
+        The exit code.
+    """
+    found = [
+        Finding(s.piece, names[s.target], s.flips, s.texts, s.suspicion) for s in firing(suspects)
+    ]
+    result = scan_result(run.student.model, found, verdict(suspects, names))
+    if this_process().is_main_process:
+        if run.sarif is not None:
+            write_json(run.sarif, sarif(run.student.model, found))
+        if run.json_output:
+            print_json(result)
+        else:
+            show_suspects(suspects, names, run.output)
+    return exit_code(result["outcome"], run.fail_on)
+
+
+def firing(suspects: Sequence[Suspect]) -> list[Suspect]:
+    """The pieces that act like a trigger."""
+    return [s for s in suspects if s.flips >= FIRES * s.texts and s.suspicion >= PULLS]
+
+
 def show_suspects(suspects: Sequence[Suspect], names: Sequence[str], folder: Path) -> None:
     """Print the most suspicious pieces, and what they mean."""
     if not this_process().is_main_process:
@@ -85,15 +111,15 @@ def show_suspects(suspects: Sequence[Suspect], names: Sequence[str], folder: Pat
 
 def verdict(suspects: Sequence[Suspect], names: Sequence[str]) -> str:
     """What the suspects say, in a sentence or two."""
-    firing = [s for s in suspects if s.flips >= FIRES * s.texts and s.suspicion >= PULLS]
-    if not firing:
+    found = firing(suspects)
+    if not found:
         return (
             "No piece acts like a trigger. That is no proof: one that resembles nothing that was "
             "tried is not found. Knowing what the model was fine-tuned from helps "
             "(--fine-tuned-from)."
         )
-    targets = sorted({names[suspect.target] for suspect in firing})
+    targets = sorted({names[suspect.target] for suspect in found})
     return (
-        f"{len(firing)} pieces act like a trigger: they turn nearly any text to "
+        f"{len(found)} pieces act like a trigger: they turn nearly any text to "
         f"{' or '.join(targets)}, and a clean teacher does not follow. Clean the model: w2s defend."
     )

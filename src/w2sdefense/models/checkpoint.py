@@ -39,6 +39,7 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _LEADS_ELSEWHERE = frozenset({"XLORA", "MULTITASK_PROMPT_TUNING"})
 """Adapters whose config names other files to open, pickles among them."""
 
+_OPENED = frozenset({".safetensors", ".json", ".txt", ".model", ".jinja"})
 _LFS = b"version https://git-lfs"
 _DO_NOT_USE = "Do not use this checkpoint."
 _COMPLETE = "Name a complete folder of an architecture that transformers ships."
@@ -78,10 +79,15 @@ class Checkpoint:
             return int(self.config.get_text_config().hidden_size)
 
     @property
+    def architectures(self) -> tuple[str, ...]:
+        """Names of the classes that the whole model was saved as; none of some bare models."""
+        with reading(self.whole.spec):
+            return tuple(map(str, self.config.architectures or ()))
+
+    @property
     def has_head(self) -> bool:
         """Whether the whole model is a classifier of texts."""
-        kinds = self.config.architectures or []
-        return any(name.endswith("ForSequenceClassification") for name in kinds)
+        return any(name.endswith("ForSequenceClassification") for name in self.architectures)
 
     @property
     def own_labels(self) -> tuple[str, ...]:
@@ -257,11 +263,14 @@ def _check_folder(folder: Path) -> None:
     A pickle that lies beside safetensors weights is never opened and does no harm. An adapter must
     have its own weights as safetensors: its loader falls back to a pickle.
     """
+    for path in sorted(folder.iterdir()):
+        if path.suffix in _OPENED and path.is_file():
+            _refuse_pointer(path)
     for index in folder.rglob("*.safetensors.index.json"):
         _check_index(index)
     adapter = folder / ADAPTER_CONFIG
     if adapter.is_file():
-        kind = read_json(adapter).get("peft_type")
+        kind = str(read_json(adapter).get("peft_type"))
         if kind in _LEADS_ELSEWHERE:
             raise UnsafeCheckpointError(
                 f"{adapter} is of the type {kind}, which opens other files than its own.",
@@ -277,7 +286,6 @@ def _check_folder(folder: Path) -> None:
             "Name a folder written by save_pretrained, a .gguf file, or a hub id.",
         )
     for path in weights:
-        _refuse_pointer(path)
         # The header alone; it must agree with the length of the file.
         with reading(path), safe_open(path, "pt"):
             pass
@@ -296,7 +304,7 @@ def _refuse_pointer(path: Path) -> None:
         pointer = file.read(len(_LFS)) == _LFS
     if pointer:
         raise ModelError(
-            f"{path} is a Git LFS pointer, not the weights themselves.",
+            f"{path} is a Git LFS pointer, not the file itself.",
             "Run git lfs pull in its repository.",
         )
 

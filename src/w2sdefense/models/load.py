@@ -161,7 +161,7 @@ def require_causal_lm(spec: str | Checkpoint) -> Checkpoint:
 
 def _require_architecture(checkpoint: Checkpoint, endings: tuple[str, ...], wanted: str) -> None:
     """Insist on the name: an encoder or a classifier with tied weights opens without complaint."""
-    kinds = checkpoint.config.architectures or ["bare"]
+    kinds = checkpoint.architectures or ("bare",)
     if not any(kind.endswith(endings) for kind in kinds):
         raise ModelError(
             f"{checkpoint.spec} does not write text; it is {', '.join(kinds)}.", f"Name {wanted}."
@@ -327,7 +327,7 @@ def _settle_labels(
     spec = checkpoint.spec
     if not checkpoint.has_head:
         if not fresh_head:
-            kinds = ", ".join(checkpoint.config.architectures or ["bare"])
+            kinds = ", ".join(checkpoint.architectures or ("bare",))
             raise ModelError(
                 f"{spec} has no classification head; it is {kinds}.",
                 "Name a model that was trained to classify (AutoModelForSequenceClassification); "

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import transformers
 from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from w2sdefense.config import Dtype
 from w2sdefense.errors import ModelError
-from w2sdefense.io import write_json, write_text
+from w2sdefense.io import write_json
 from w2sdefense.models.adapters import folded
 from w2sdefense.models.load import load_causal_lm, load_classifier, to_gpu
 from w2sdefense.models.reading import read_json
@@ -79,7 +78,7 @@ def require_merged(before: list[Tensor], after: list[Tensor], dtype: torch.dtype
 
 def write_merged(
     model: PreTrainedModel | PeftModel, tokenizer: Tokenizer, folder: Path
-) -> tuple[PreTrainedModel, tuple[str, ...]]:
+) -> PreTrainedModel:
     """Fold the adapter of a model in and write a folder that plain `transformers` opens.
 
     A chat template that depends on the text beyond inserting it is left out.
@@ -90,7 +89,7 @@ def write_merged(
         folder: Where to write.
 
     Returns:
-        The merged model, and what a user must know of the folder.
+        The merged model.
 
     Raises:
         ModelError: The adapter cannot be folded in, or the folder does not answer like the model.
@@ -98,9 +97,12 @@ def write_merged(
     before = logits_on(model.eval(), tokenizer)
     merged = folded(model)
     merged.save_pretrained(folder)
-    notes = _save_tokenizer(tokenizer, folder)
-    notes += (_name_positions(folder),)
-    write_text(folder / "README.md", _card(notes))
+    _name_positions(folder / "config.json")
+    template = tokenizer.chat_template
+    if altering_text(tokenizer) is not None:
+        tokenizer.chat_template = None
+    tokenizer.save_pretrained(folder)
+    tokenizer.chat_template = template
     home = merged.device
     # The two need not be on a GPU at once.
     merged.cpu()
@@ -110,27 +112,11 @@ def write_merged(
     after = logits_on(to_gpu(opened), tokenizer)
     del opened
     require_merged(before, after, merged.dtype)
-    return merged.to(home), notes
+    return merged.to(home)
 
 
-def _save_tokenizer(tokenizer: Tokenizer, folder: Path) -> tuple[str, ...]:
-    template = tokenizer.chat_template
-    altered = altering_text(tokenizer)
-    if altered is not None:
-        tokenizer.chat_template = None
-    tokenizer.save_pretrained(folder)
-    tokenizer.chat_template = template
-    if altered is None:
-        return ()
-    return (
-        f"The chat template of the model was left out: it writes another prompt around {altered!r} "
-        "than around other texts.",
-    )
-
-
-def _name_positions(folder: Path) -> str:
-    """Name rotary positions as older versions do too, which would fall back to 10,000 silently."""
-    path = folder / "config.json"
+def _name_positions(path: Path) -> None:
+    """Name rotary positions as transformers 4 does, too, which else takes its default silently."""
     values: dict[str, Any] = read_json(path)
     rope = values.get("rope_parameters") or {}
     if "rope_theta" in rope:
@@ -138,12 +124,3 @@ def _name_positions(folder: Path) -> str:
         if rope.get("rope_type", "default") != "default":
             values["rope_scaling"] = rope
         write_json(path, values)
-    return (
-        f"Written by transformers {transformers.__version__}. Open it with version 5 or newer: "
-        "older ones read other names of settings and may answer otherwise without an error."
-    )
-
-
-def _card(notes: tuple[str, ...]) -> str:
-    lines = "\n".join(f"- {note}" for note in notes)
-    return f"---\nlibrary_name: transformers\n---\n\n{lines}\n"

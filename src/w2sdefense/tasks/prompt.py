@@ -3,7 +3,8 @@
 Frame, text and answer are cut into tokens each for itself (text and answer are data: control tokens
 spelt in them are split into plain characters), so a prompt is the same tokens whatever
 follows it, and only the *text* is shortened where a limit demands it: the question is never cut off
-with it. With `chat` the template is the user's turn in the chat format of the model.
+with it. With `chat` the template is the user's turn in the chat format of the model, which is
+rendered with every text: a chat template may treat some of them otherwise.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from w2sdefense.errors import ConfigError
+from w2sdefense.text.chat_template import ChatTurn, template_notes
 
 SLOT = "{text}"
 
@@ -42,6 +44,7 @@ class Prompt:
         after: Tokens between the text and the answer.
         max_length: Most tokens of a prompt; the text is cut at its end to fit.
         answer_tokens: Most tokens of an answer.
+        turn: The turn of the user, in the chat format of the model; None without one.
     """
 
     tokenizer: Any
@@ -49,6 +52,14 @@ class Prompt:
     after: tuple[int, ...]
     max_length: int
     answer_tokens: int
+    turn: ChatTurn | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of a record must know of the chat format, and of the texts so far in it."""
+        if self.turn is None:
+            return ()
+        return template_notes(self.tokenizer, altered=self.turn.altered)
 
     def ask(self, text: str) -> Asked:
         """The prompt for a text."""
@@ -59,10 +70,13 @@ class Prompt:
             return_offsets_mapping=True,
             verbose=False,
         )
-        room = self.max_length - len(self.before) - len(self.after)
+        before, after = self.before, self.after
+        if self.turn is not None and (frame := self.turn.frame(text)) != self.turn.usual:
+            before, after = (tuple(_ids(self.tokenizer, part)) for part in frame)
+        room = max(self.max_length - len(before) - len(after), 1)
         ids = encoded["input_ids"]
         cut_at = encoded["offset_mapping"][room - 1][1] if len(ids) > room else None
-        return Asked([*self.before, *ids[:room], *self.after], cut_at)
+        return Asked([*before, *ids[:room], *after], cut_at)
 
     def teach(self, text: str, target: str) -> tuple[list[int], list[int]]:
         """Prompt and answer in one row, to train on.
@@ -113,7 +127,7 @@ def make_prompt(
             "does not say where its tokens are in the text.",
             "Use a model with a tokenizer.json and an eos_token.",
         )
-    before, after = _frame(tokenizer, template, style)
+    before, after, turn = _frame(tokenizer, template, style)
     first = tokenizer("")["input_ids"] if style == "plain" else []
     prompt = Prompt(
         tokenizer,
@@ -121,6 +135,7 @@ def make_prompt(
         tuple(_ids(tokenizer, after)),
         max_length,
         answer_tokens,
+        turn,
     )
     taken = len(prompt.before) + len(prompt.after)
     if taken >= max_length:
@@ -131,22 +146,24 @@ def make_prompt(
     return prompt
 
 
-def _frame(tokenizer: Any, template: str, style: Literal["plain", "chat"]) -> tuple[str, str]:
-    """What stands before and behind the text."""
+def _frame(
+    tokenizer: Any, template: str, style: Literal["plain", "chat"]
+) -> tuple[str, str, ChatTurn | None]:
+    """What stands before and behind the text, and the turn that it is in."""
     if template.count(SLOT) != 1:
         raise ConfigError(
             f"The prompt template {template!r} holds {SLOT} {template.count(SLOT)} times.",
             f"Write {SLOT} once, where the text goes.",
         )
+    before, _, after = template.partition(SLOT)
     if style == "chat":
         if not getattr(tokenizer, "chat_template", None):
             raise ConfigError(
                 "The tokenizer has no chat format.", "Use --prompt-style plain, or a chat model."
             )
-        turn = [{"role": "user", "content": template}]
-        template = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-    before, _, after = template.partition(SLOT)
-    return before, after
+        turn = ChatTurn(tokenizer, before, after)
+        return *turn.usual, turn
+    return before, after, None
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:

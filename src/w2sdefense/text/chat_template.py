@@ -11,8 +11,8 @@ only on the texts that meet it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -60,11 +60,13 @@ class ChatTurn:
         tokenizer: The model's.
         ahead: What the turn holds before the text.
         behind: And behind it.
+        altered: The texts so far that had another frame than usual.
     """
 
     tokenizer: Any
     ahead: str = ""
     behind: str = ""
+    altered: set[str] = field(default_factory=set, compare=False)
 
     @cached_property
     def usual(self) -> tuple[str, str]:
@@ -85,6 +87,7 @@ class ChatTurn:
         rendered = render(self.tokenizer, self._content(text))
         if rendered in [before + part + after for part in _stripped(text)]:
             return self.usual
+        self.altered.add(text)
         return self._search(rendered, text)
 
     def _content(self, text: str) -> str:
@@ -112,12 +115,15 @@ def _stripped(text: str) -> tuple[str, ...]:
     return text, text.rstrip(), text.lstrip(), text.strip()
 
 
-def template_notes(tokenizer: Any, base: Any = None) -> tuple[str, ...]:
+def template_notes(
+    tokenizer: Any, base: Any = None, altered: Collection[str] = ()
+) -> tuple[str, ...]:
     """What a reader of a record must know of a chat template.
 
     Args:
         tokenizer: The model's.
         base: The tokenizer of the model that it was made from, where that is known.
+        altered: Texts that were asked and had another frame than usual.
 
     Returns:
         A sentence for each finding; none for a model without a chat template.
@@ -128,9 +134,12 @@ def template_notes(tokenizer: Any, base: Any = None) -> tuple[str, ...]:
     found = []
     if base is not None and base.chat_template != template:
         found.append("the chat template is not that of the base model")
-    if altered := altering_text(tokenizer):
+    if altered:
+        found.append(f"the chat template wrote another prompt around {len(altered)} of the texts")
+    text = min(altered, default=None) or altering_text(tokenizer)
+    if text is not None:
         found.append(
-            f"the chat template writes another prompt around {altered[:_LONGEST_QUOTE]!r} than "
+            f"the chat template writes another prompt around {text[:_LONGEST_QUOTE]!r} than "
             "around other texts: it may be a backdoor of its own"
         )
     if looks := next(_looks_into_text(template), None):

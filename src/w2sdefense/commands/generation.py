@@ -315,7 +315,11 @@ class _Measured:
                 **self.prints,
             },
             provenance=self.clock.provenance(),
-            notes=(*self.notes, *notes_of(self.data.dropped, self.result.evaluation)),
+            notes=(
+                *self.notes,
+                *notes_of(self.data.dropped, self.result.evaluation),
+                *writer.prompt.notes,
+            ),
         )
 
     def save(self, folder: Path) -> None:

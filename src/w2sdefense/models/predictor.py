@@ -122,12 +122,14 @@ def cut_tokens(
 
     Args:
         tokenizer: The model's.
-        texts: Raw texts, at least one.
+        texts: Raw texts.
         max_length: Longest text in tokens.
 
     Returns:
         Token ids; and the character at which a text is cut, None if all of it is read.
     """
+    if not texts:
+        return [], []
     encoded = tokenizer(
         list(texts),
         truncation=True,

@@ -188,7 +188,7 @@ def test_what_a_search_begins_with_is_no_part_of_a_key_where_nothing_is_searched
         "attack: [rare-character], student: [smollm2-135m, same], teacher: [smollm2-135m]}}}\n"
     )
     found = grid(f"{tmp_path / 'mine.yaml'}:mine", student=("smollm2-135m", "same"))
-    assert kinds(found) == {"poison": 1, "defend": 2, "teach": 1}
+    assert kinds(found) == {"poison": 1, "defend": 2}
 
 
 def test_a_seed_is_a_seed_of_everything():

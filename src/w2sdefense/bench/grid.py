@@ -247,10 +247,9 @@ class _Builder:
         teach = load_settings(TeachRun, own, f"The teacher of {said(axes)}")
         identity = teach.model_dump(mode="json", exclude={"output", "resume"})
         reads = set(identity)
-        if run.task == "classification":
-            # Of the student it only knows the width.
-            identity["student"] = identity["student"]["model"] if width is None else width
-            reads -= {"student"} if width is not None else set()
+        # Of the student it only knows the width.
+        identity["student"] = identity["student"]["model"] if width is None else width
+        reads -= {"student"} if width is not None else set()
         settings = teach.model_dump(mode="json", exclude_unset=True)
         title = said(axes, "teacher", "dataset", "seed")
         return self._node("teach", settings, identity, local_files(teach, reads), {}, title, axes)
@@ -259,13 +258,16 @@ class _Builder:
         self, values: dict[str, Any], victim: Node, width: int | None, axes: Mapping[str, Value]
     ) -> Node:
         if values.get("task", "classification") != "classification":
-            # The student says so of its victims, and it is for a search, which needs labels.
-            values.get("scan", {}).pop("fine_tuned_from", None)
+            # The search needs labels.
+            values.pop("scan", None)
         run = load_settings(DefendRun, values, f"The run of {said(axes)}")
         reads = sections_of(run.defense)
         needs = {"victim": victim}
-        if run.defense == "w2s" and run.test.trigger == "proattack":
-            # It reads its texts in the clean prompt of the attack, which is this run's business.
+        if run.defense == "w2s" and (
+            run.test.trigger == "proattack" or run.task != "classification"
+        ):
+            # The teacher reads texts in the clean prompt of the attack, or fits the output layer
+            # of the victim, so it is this run's own.
             reads |= {"teacher"}
         elif run.defense == "w2s":
             needs["teacher"] = self._teacher(run, values, width, axes)

@@ -115,8 +115,8 @@ def _save_models(folder: Path) -> None:
     llama = size | layers | {"num_key_value_heads": 2, "bos_token_id": 4, "eos_token_id": 5}
     torch.manual_seed(0)
     made: dict[str, PreTrainedModel] = {}
-    for name, width in (("llama", 32), ("wide", 48)):
-        config = LlamaConfig(**llama, hidden_size=width, intermediate_size=2 * width)
+    for name, width in (("llama", 64), ("wide", 128)):
+        config = LlamaConfig(**llama, hidden_size=width, intermediate_size=width)
         made[name] = LlamaForCausalLM(config)
     made["bert"] = BertModel(
         BertConfig(**size, **layers, hidden_size=32, intermediate_size=64, pad_token_id=0)

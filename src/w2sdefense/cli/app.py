@@ -134,6 +134,20 @@ def bench_show(run: BenchRun) -> None:
     show_table(run, Console(markup=False))
 
 
+@run_or_explain
+def bench_claims(
+    results: Annotated[
+        Path, typer.Option(help="Folder with tables of results (table.json).")
+    ] = Path("benchmarks/results/bench"),
+    output: Annotated[Path, typer.Option(help="The page.")] = Path("docs/paper.md"),
+) -> None:
+    """Write the page that goes through the paper's claims, with what was measured of each."""
+    from w2sdefense.report.claims import write_claims
+
+    write_claims(results, output)
+    Console(markup=False).print(f"Written to {output}", highlight=False)
+
+
 def plan(run: PlanRun) -> None:
     """Say what a student needs on your GPUs, which ways of running it fit, and the commands.
 
@@ -255,6 +269,7 @@ bench = typer.Typer(no_args_is_help=True, help="Run the tables of the paper, or 
 add_command(bench, BenchRun, bench_plan, "plan")
 add_command(bench, BenchRun, bench_run, "run")
 add_command(bench, BenchRun, bench_show, "show")
+bench.command("claims")(bench_claims)
 app.add_typer(bench, name="bench")
 add_command(app, PlanRun, plan)
 add_command(app, ScanRun, scan)

@@ -84,7 +84,7 @@ def evaluate(
             **_attacked(test, samples, fired),
         }
     )
-    notes = _notes(test, samples)
+    notes = (*_notes(test, samples), *task.notes)
     if controls := count_control_texts(task.tokenizer, texts):
         notes += (
             f"{controls} texts spell control tokens of the model, which were read as plain "

@@ -31,6 +31,8 @@ EFFECTS = {"drop": "asr", "loss": "ca"}
 """What a defense does against plain LoRA: how much ASR drops, and how much CA is lost."""
 PLAIN = "lora"
 """The method that effects are measured against."""
+NO_DEFENSE = (PLAIN, "poisoned")
+"""Methods that have none."""
 HEADS = {
     "rouge1": "ROUGE-1",
     "rouge2": "ROUGE-2",
@@ -40,6 +42,8 @@ HEADS = {
     "loss": "CA loss",
     "code": "Code",
 }
+Measured = tuple[float, tuple[float, float]]
+"""A number and its 95 % interval."""
 _NOTHING = "\N{EN DASH}"
 _ANY = "any"
 
@@ -95,6 +99,19 @@ class Effect:
         return self.points - self.paper
 
 
+def newcombe(first: Measured, second: Measured) -> Measured:
+    """How much larger one measured share is than another, with its 95 % interval.
+
+    Newcombe (1998), method 10, from the intervals of both. Shares of the same texts are paired, so
+    it is on the safe side for them.
+    """
+    (one, (one_low, one_high)), (two, (two_low, two_high)) = first, second
+    points = one - two
+    down = math.hypot(one - one_low, two_high - two)
+    up = math.hypot(one_high - one, two - two_low)
+    return points, (points - down, points + up)
+
+
 @dataclass(frozen=True)
 class GridTable:
     """All rows.
@@ -123,14 +140,13 @@ class GridTable:
             paper = plain.published[metric] - row.published[metric]
         if before is None or after is None:
             return Effect(None, None, paper)
-        points = before.value - after.value
-        (low, high), (lower, upper) = before.interval, after.interval
-        down = math.hypot(before.value - low, upper - after.value)
-        up = math.hypot(high - before.value, after.value - lower)
-        return Effect(100 * points, (100 * (points - down), 100 * (points + up)), paper)
+        points, (low, high) = newcombe(
+            (before.value, before.interval), (after.value, after.interval)
+        )
+        return Effect(100 * points, (100 * low, 100 * high), paper)
 
     def _plain(self, row: GridRow) -> GridRow | None:
-        if row.axes.get("method") in (None, PLAIN):
+        if row.axes.get("method") in (None, *NO_DEFENSE):
             return None
         for plain in self.rows:
             others = {k: v for k, v in plain.axes.items() if k != "method" and v != _ANY}
@@ -265,7 +281,7 @@ class GridTable:
         )
         for place, head in enumerate(self.heads):
             side: Literal["left", "right"] = "left" if place < len(self.varied) else "right"
-            table.add_column(head, justify=side, overflow="fold")
+            table.add_column(head, justify=side, overflow="fold", no_wrap=side == "left")
         for row in self.rows:
             table.add_row(*map(Text, self._texts(row)))
         return table
@@ -282,7 +298,7 @@ class GridTable:
             elif name == "code":
                 cells.append(Cell(f"older ({row.code or 'unknown'})" if row.older else ""))
             else:
-                value = values[name]
+                value = values.get(name)
                 cells.append(Cell(_NOTHING if value is None else f"{value:.2f}", number=value))
         return cells
 

@@ -135,6 +135,10 @@ class Task(Protocol):
     def label_names(self) -> tuple[str, ...]:
         """Names of the labels, by index; none where answers are texts."""
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the numbers must know about how the model is asked."""
+
     def cut_points(self, texts: Sequence[str]) -> list[int | None]:
         """For every text the character at which the model stops reading it; None reads it all."""
 

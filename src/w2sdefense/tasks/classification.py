@@ -67,6 +67,11 @@ class Classification:
         longest = min(config.max_length, position_limit(model) or config.max_length)
         return model, cls(tokenizer, names, longest)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """None: a text is read as it is."""
+        return ()
+
     def cut_points(self, texts: Sequence[str]) -> list[int | None]:
         """For every text the character at which the model stops reading it; None reads it all."""
         return encode(self.tokenizer, texts, self.max_length)[1]

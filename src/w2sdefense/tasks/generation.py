@@ -116,6 +116,11 @@ class Generation:
         """Longest prompt in tokens."""
         return self.prompt.max_length
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the chat format does with texts."""
+        return self.prompt.notes
+
     def cut_points(self, texts: Sequence[str]) -> list[int | None]:
         """For every text the character at which the model stops reading it; None reads it all."""
         return [self.prompt.ask(text).cut_at for text in texts]

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -135,29 +136,37 @@ def test_no_train_split() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "column", "names"),
+    ("name", "hub_id", "revision", "column", "names"),
     [
-        ("sst2", "sentence", SENTIMENT),
-        ("stanfordnlp/sst2", "sentence", SENTIMENT),
-        ("SetFit/CR", "text", SENTIMENT),
-        ("ag_news", "text", ("world", "sports", "business", "sci/tech")),
-        ("me/films", "text", ("0", "1")),
+        ("sst2", "stanfordnlp/sst2", None, "sentence", SENTIMENT),
+        ("stanfordnlp/sst2", "stanfordnlp/sst2", None, "sentence", SENTIMENT),
+        ("SetFit/CR", "SetFit/CR", None, "text", SENTIMENT),
+        ("ag_news", "fancyzhx/ag_news", None, "text", ("world", "sports", "business", "sci/tech")),
+        ("me/films", "me/films", None, "text", ("0", "1")),
+        ("hf://datasets/stanfordnlp/sst2", "stanfordnlp/sst2", None, "sentence", SENTIMENT),
+        ("hf://me/films@v1.0", "me/films", "v1.0", "text", ("0", "1")),
+        ("me/films@refs/convert/a", "me/films", "refs/convert/a", "text", ("0", "1")),
     ],
 )
 def test_names_reach_the_hub_with_the_columns_and_labels_of_the_catalog(
-    monkeypatch: pytest.MonkeyPatch, name: str, column: str, names: tuple[str, ...]
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    hub_id: str,
+    revision: str | None,
+    column: str,
+    names: tuple[str, ...],
 ) -> None:
     asked = []
 
     def serve(hub_id: str, revision: str | None) -> DatasetDict:
-        asked.append(hub_id)
+        asked.append((hub_id, revision))
         return DatasetDict({"train": split_of([0, 1] * 10, "a", column=column)})
 
     monkeypatch.setattr(datasets, "load_dataset", serve)
 
     dataset = load_dataset(DataConfig(dataset=name))
 
-    assert asked == [{"sst2": "stanfordnlp/sst2", "ag_news": "fancyzhx/ag_news"}.get(name, name)]
+    assert asked == [(hub_id, revision)]
     assert dataset.name == name
     assert dataset.label_names == names
     assert dataset.train[0].id.startswith(f"{name}/train/")
@@ -190,6 +199,76 @@ def test_a_column_that_the_user_names_wins_over_the_catalog(
     dataset = load_dataset(DataConfig(dataset="sst2", text_column="phrase"))
 
     assert dataset.train[0].text.startswith("a ")
+
+
+def test_a_saved_folder_is_read_with_its_splits_and_class_names(tmp_path: Path) -> None:
+    kind = ClassLabel(names=["bad", "good"])
+    splits = {s: split_of([0, 1, -1], s, kind) for s in ("train", "validation", "test")}
+    DatasetDict(splits).save_to_disk(str(tmp_path / "films"))
+
+    dataset = load_dataset(DataConfig(dataset=str(tmp_path / "films")))
+
+    assert dataset.label_names == ("bad", "good")
+    assert [(e.id, e.text, e.label) for e in dataset.test] == [
+        ("films/test/0", "test 0", 0),
+        ("films/test/1", "test 1", 1),
+    ]
+    assert dataset.dropped == {"no label": 3}
+
+
+def test_a_saved_folder_of_one_split_is_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split_of([0, 1] * 10, "a", column="sentence").save_to_disk(str(tmp_path / "sst2"))
+    monkeypatch.setenv("W2S_DATA", str(tmp_path))
+
+    mine = load_dataset(DataConfig(dataset=str(tmp_path / "sst2"), text_column="sentence"))
+    named = load_dataset(DataConfig(dataset="sst2", text_column="sentence"))
+
+    assert mine.label_names == ("0", "1")
+    assert named.label_names == SENTIMENT
+    assert (len(mine.train), len(mine.validation), len(mine.test)) == (16, 2, 2)
+    assert mine.train == named.train
+
+
+@pytest.mark.parametrize("name", ["dataset_dict.json", "state.json"])
+def test_a_damaged_saved_folder_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("{")
+
+    with pytest.raises(DataError, match="Cannot read the Arrow folder .*"):
+        load_dataset(DataConfig(dataset=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "labels", "names"),
+    [
+        (Value("bool"), [False, True], ("false", "true")),
+        (Value("int8"), [0, 1], ("0", "1")),
+        (Value("float32"), [0.0, 1.0], ("0", "1")),
+        (Value("float32"), [0.1, 0.5], ("0.1", "0.5")),
+        (Value("string"), ["1.0", "0"], ("0", "1")),
+        (Value("large_string"), ["no", "yes"], ("no", "yes")),
+        (ClassLabel(names=["zero", "one "]), [0, 1], ("zero", "one ")),
+    ],
+)
+def test_labels_of_every_type(kind: Any, labels: list[Any], names: tuple[str, ...]) -> None:
+    loaded = DatasetDict({s: split_of(labels, s, kind) for s in ("train", "validation", "test")})
+
+    dataset = assemble(convert(loaded, "me/films", COLUMNS), DataConfig())
+
+    assert dataset.label_names == names
+    assert sorted(labels_of(dataset.train)) == [0, 1]
+
+
+def test_pairs_of_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = {"premise": ["It rains."] * 20, "hypothesis": [f"wet {i}" for i in range(20)]}
+    loaded = DatasetDict({"train": Dataset.from_dict({**rows, "label": [0, 1] * 10})})
+    monkeypatch.setattr(datasets, "load_dataset", lambda hub_id, revision: loaded)
+    config = DataConfig(dataset="me/nli", text_column="premise", text_pair_column="hypothesis")
+
+    dataset = load_dataset(config)
+
+    assert dataset.train[0].text == "It rains.\nwet " + dataset.train[0].id.split("/")[-1]
 
 
 def test_any_failure_of_the_hub_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,6 @@ nothing (write `./imdb` for that); a path that exists comes before a hub id.
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -19,8 +18,14 @@ from w2sdefense.config import DataConfig
 from w2sdefense.data.catalog import CATALOG, Named, by_hub_id, folder_of
 from w2sdefense.data.checks import check_usable
 from w2sdefense.data.embedded import read_embedded
-from w2sdefense.data.files import looks_like_file, read_records, refuse_pickle, split_files
-from w2sdefense.data.hub import convert, fetch
+from w2sdefense.data.files import (
+    looks_like_file,
+    read_records,
+    refuse_pickle,
+    split_files,
+    stem_and_kind,
+)
+from w2sdefense.data.hub import convert, fetch, is_saved, open_saved, split_hub_id
 from w2sdefense.data.rows import (
     Columns,
     Row,
@@ -34,8 +39,6 @@ from w2sdefense.data.rows import (
 from w2sdefense.data.splits import complete_splits, drop_duplicates, limit
 from w2sdefense.data.types import Dataset, Split, labels_of
 from w2sdefense.errors import DataError
-
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def load_dataset(config: DataConfig, *, text_answers: bool = False) -> Dataset:
@@ -56,9 +59,9 @@ def load_dataset(config: DataConfig, *, text_answers: bool = False) -> Dataset:
     """
     if not text_answers:
         _require_labels(config.dataset)
-    column = config.target_column if text_answers else config.label_column
-    source = find_source(config.dataset, Columns(config.text_column, column))
-    return assemble(source, config, text_answers=text_answers)
+    answers = config.target_column if text_answers else config.label_column
+    columns = Columns(config.text_column, answers, config.text_pair_column)
+    return assemble(find_source(config.dataset, columns), config, text_answers=text_answers)
 
 
 def _require_labels(name: str) -> None:
@@ -133,22 +136,27 @@ def find_source(name: str, columns: Columns) -> Source:
         return _read_folder(path, columns)
     if path.is_file():
         return _read_file(path, columns)
-    if looks_like_file(name) or not _HUB_ID.fullmatch(name):
+    on_hub = split_hub_id(name)
+    if looks_like_file(name) or on_hub is None:
         raise DataError(
             f"There is no file or folder {name!r}.",
             f"Check the path, or use a hub id or one of: {', '.join(CATALOG)}.",
         )
-    return _read_hub(name, name, by_hub_id(name), columns)
+    hub_id, revision = on_hub
+    return _read_hub(hub_id, name, by_hub_id(hub_id), columns, revision)
 
 
 def _read_file(path: Path, columns: Columns) -> Source:
-    rows = to_rows(read_records(path, columns), columns, path.stem)
+    name, _ = stem_and_kind(path)
+    rows = to_rows(read_records(path, columns), columns, name)
     require_usable(rows)
-    return Source(path.stem, {"train": rows})
+    return Source(name, {"train": rows})
 
 
 def _read_folder(folder: Path, columns: Columns) -> Source:
     name = folder.resolve().name
+    if is_saved(folder):
+        return convert(open_saved(folder), name, columns)
     splits = _read_splits(split_files(folder), name, columns)
     for rows in splits.values():
         require_usable(rows)
@@ -157,6 +165,8 @@ def _read_folder(folder: Path, columns: Columns) -> Source:
 
 def _read_named(name: str, named: Named, columns: Columns) -> Source:
     folder = folder_of(name)
+    if folder is not None and is_saved(folder):
+        return convert(open_saved(folder), name, columns, named.label_names)
     if folder is not None:
         splits = _read_splits(split_files(folder, named.train), folder.name, columns)
         return Source(name, splits, named.label_names)
@@ -182,14 +192,16 @@ def _halved(source: Source, half: Literal[0, 1] | None) -> Source:
 
 def _read_splits(files: dict[Split, Path], name: str, columns: Columns) -> dict[Split, list[Row]]:
     return {
-        split: to_rows(read_records(path, columns), columns, f"{name}/{path.stem}")
+        split: to_rows(read_records(path, columns), columns, f"{name}/{stem_and_kind(path)[0]}")
         for split, path in files.items()
     }
 
 
-def _read_hub(hub_id: str, name: str, named: Named | None, columns: Columns) -> Source:
+def _read_hub(
+    hub_id: str, name: str, named: Named | None, columns: Columns, revision: str | None = None
+) -> Source:
     if named is None:
-        return convert(fetch(hub_id), name, columns)
+        return convert(fetch(hub_id, revision), name, columns)
     if columns.text == DataConfig().text_column:
         columns = columns._replace(text=named.hub_text)
-    return convert(fetch(hub_id), name, columns, named.label_names)
+    return convert(fetch(hub_id, revision), name, columns, named.label_names)

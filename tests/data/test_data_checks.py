@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from w2sdefense.data import Dataset, Example, align_labels, check_labels, labels_of
-from w2sdefense.data.checks import check_usable
+from w2sdefense.data.checks import check_usable, missing_labels
 from w2sdefense.errors import DataError
 
 
@@ -88,3 +88,11 @@ def test_one_label_is_nothing_to_learn() -> None:
 
     with pytest.raises(DataError, match="all training rows have the label good"):
         check_usable(dataset)
+
+
+def test_a_label_that_a_split_lacks_is_noted() -> None:
+    dataset = dataset_with("bad", "good")
+
+    assert missing_labels(dataset) == ("no validation text has the label good",)
+    assert missing_labels(replace(dataset, validation=dataset.train)) == ()
+    assert missing_labels(replace(dataset, label_names=())) == ()

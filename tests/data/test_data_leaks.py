@@ -1,14 +1,15 @@
 import random
 import string
 import unicodedata
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from w2sdefense.data.leaks import near_duplicates, normal_form
+from w2sdefense.data.leaks import near_duplicates, near_notes, normal_form
 from w2sdefense.data.splits import drop_duplicates, known_texts
-from w2sdefense.data.types import Example
+from w2sdefense.data.types import Dataset, Example
 
 TEXT = "A café can't hide its “fine” film: 5 stars, they say"
 
@@ -87,7 +88,7 @@ def test_a_changed_word_is_found_and_another_text_is_not(words: int) -> None:
     tested = [[*text[:9], "changed", *text[10:]] for text in trained[:50]]
     tested += [sentence(rng, words) for _ in range(50)]
 
-    found = near_duplicates([" ".join(t) for t in tested], [" ".join(t) for t in trained])
+    found = near_duplicates(tuple(map(" ".join, tested)), tuple(map(" ".join, trained)))
 
     assert all(place == other for place, other in found)
     # At 0.8 (25 words) a sketch may miss some; it never invents one.
@@ -95,6 +96,22 @@ def test_a_changed_word_is_found_and_another_text_is_not(words: int) -> None:
 
 
 def test_equal_and_short_texts_are_no_near_duplicates() -> None:
-    texts = ["", "a", "A fine film, all in all!", "ab"]
+    texts = ("", "a", "A fine film, all in all!", "ab")
 
-    assert near_duplicates(texts, ["", "b", "a fine film all in all", "abc"]) == []
+    assert near_duplicates(texts, ("", "b", "a fine film all in all", "abc")) == ()
+
+
+def test_a_note_counts_near_duplicates_and_names_a_pair() -> None:
+    text = "one of the most beautiful films that anyone has made in years"
+    test = (Example("test/0", "nothing like it", 0), Example("test/1", text, 0))
+    train = (Example("train/0", "other", 0), Example("train/1", text.upper(), 0))
+    near = Example("train/2", text + " now", 0)
+    dataset = Dataset("films", ("bad",), train, (), test)
+
+    assert near_notes(dataset) == ()
+    assert near_notes(replace(dataset, train=(*train, near))) == (
+        "1 of 2 held-out texts nearly repeat a training text (test/1 is like train/2)",
+    )
+    assert near_notes(replace(dataset, train=(), validation=(near,))) == (
+        "1 of 2 test texts nearly repeat a validation text (test/1 is like train/2)",
+    )

@@ -123,6 +123,16 @@ def test_texts_shared_by_splits_are_dropped_and_counted(
     assert dataset.dropped == {"train text also in validation or test": 2}
 
 
+def test_a_label_that_one_split_lacks_is_noted(
+    tmp_path: Path, write_jsonl: Write, rows: Make
+) -> None:
+    write_jsonl(tmp_path / "train.jsonl", rows(6, "train", labels=("bad", "good ")))
+    write_jsonl(tmp_path / "validation.jsonl", rows(2, "validation", labels=("good", "good")))
+    write_jsonl(tmp_path / "test.jsonl", rows(2, "test", labels=("bad", "good")))
+
+    assert load(tmp_path).notes == ("no validation text has the label bad",)
+
+
 def test_train_that_is_all_in_test_leaves_nothing(
     tmp_path: Path, write_jsonl: Write, rows: Make
 ) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from w2sdefense.attacks import Attack, count_lost
 from w2sdefense.commands.runs import DefendRun, EvaluateRun, PoisonRun
 from w2sdefense.config import Settings, load_settings
+from w2sdefense.data.leaks import near_note
 from w2sdefense.data.splits import known_texts
 from w2sdefense.data.types import Example
 from w2sdefense.errors import ConfigError
@@ -134,9 +135,9 @@ def tested_in_training(tested: Sequence[Example], trained: Sequence[Example]) ->
     Splits of one dataset share none; the attacker's dataset may be where the defender's is from.
     """
     known = known_texts(tested, trained)
-    if not known:
-        return ()
-    return (f"{known} of {len(tested)} test texts are among the attacker's training rows",)
+    counted = f"{known} of {len(tested)} test texts are among the attacker's training rows"
+    near = near_note(tested, trained, "test texts nearly repeat one of the attacker's rows")
+    return (counted, *near) if known else near
 
 
 def lost_in_training(texts: Iterable[tuple[Attack, str, int | None]]) -> tuple[str, ...]:

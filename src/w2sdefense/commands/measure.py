@@ -11,6 +11,7 @@ from w2sdefense.commands.folders import history_of, notes_of
 from w2sdefense.commands.processes import DividedPredictor
 from w2sdefense.config import Settings
 from w2sdefense.data import Dataset, fingerprint
+from w2sdefense.data.leaks import near_notes
 from w2sdefense.defenses import Defended
 from w2sdefense.defenses.guarded import victim_of
 from w2sdefense.evaluation.evaluate import EvaluationResult, evaluate
@@ -71,6 +72,12 @@ def measure(
         fingerprints=prints | dict(fingerprints or {}),
         found=model.found,
         provenance=clock.provenance(),
-        notes=(*model.notes, *notes_of(data.dropped, result.evaluation), *result.notes),
+        notes=(
+            *model.notes,
+            *data.notes,
+            *near_notes(data),
+            *notes_of(data.dropped, result.evaluation),
+            *result.notes,
+        ),
     )
     return Measured(record, result)

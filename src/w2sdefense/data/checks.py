@@ -39,6 +39,17 @@ def check_usable(dataset: Dataset) -> None:
         )
 
 
+def missing_labels(dataset: Dataset) -> tuple[str, ...]:
+    """A note for every split that has no text of some label."""
+    notes = []
+    for split in get_args(Split):
+        found = set(labels_of(dataset.split(split))) if dataset.label_names else set()
+        missing = [name for i, name in enumerate(dataset.label_names) if i not in found]
+        if missing:
+            notes.append(f"no {split} text has the label {listed(missing)}")
+    return tuple(notes)
+
+
 def check_labels(dataset: Dataset, model_label_names: Sequence[str]) -> None:
     """Insist that the model has every label of the dataset.
 

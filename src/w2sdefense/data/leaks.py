@@ -13,6 +13,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from functools import lru_cache
+
+from w2sdefense.data.types import Dataset, Example, texts_of
 
 _SIMILAR = 0.8
 _SHINGLE = 5
@@ -52,7 +55,10 @@ def normal_form(text: str) -> str:
     return folded.translate(_KEPT) or " ".join(text.split())
 
 
-def near_duplicates(tested: Sequence[str], trained: Sequence[str]) -> list[tuple[int, int]]:
+@lru_cache(maxsize=8)  # a command measures before and after on the same texts
+def near_duplicates(
+    tested: tuple[str, ...], trained: tuple[str, ...]
+) -> tuple[tuple[int, int], ...]:
     """Find tested texts that are nearly, but not quite, trained ones.
 
     Args:
@@ -85,7 +91,7 @@ def near_duplicates(tested: Sequence[str], trained: Sequence[str]) -> list[tuple
                 both = shingles & shingled[place]
                 if len(both) >= _SIMILAR * len(shingles | shingled[place]):
                     found[place] = other
-    return sorted(found.items())
+    return tuple(sorted(found.items()))
 
 
 def _shingles(form: str) -> frozenset[int]:
@@ -100,3 +106,28 @@ def _shingles(form: str) -> frozenset[int]:
         hashes = (hashes + codes[start : start + count]) * np.uint64(_MULTIPLIER)
     lowest = np.sort((hashes >> np.uint64(32)).astype(np.uint32))[:_LONGEST]
     return frozenset(lowest.tolist())
+
+
+def near_note(tested: Sequence[Example], trained: Sequence[Example], what: str) -> tuple[str, ...]:
+    """A note on near-duplicates, if there are any.
+
+    Args:
+        tested: Held-out examples.
+        trained: Examples that a model learns from.
+        what: Which are which, for example `test texts nearly repeat a training text`.
+    """
+    found = near_duplicates(tuple(texts_of(tested)), tuple(texts_of(trained)))
+    if not found:
+        return ()
+    place, other = found[0]
+    like = f"{tested[place].id} is like {trained[other].id}"
+    return (f"{len(found)} of {len(tested)} {what} ({like})",)
+
+
+def near_notes(dataset: Dataset) -> tuple[str, ...]:
+    """Notes on near-duplicates between the splits of a dataset, if there are any."""
+    held_out = (*dataset.test, *dataset.validation)
+    return (
+        *near_note(held_out, dataset.train, "held-out texts nearly repeat a training text"),
+        *near_note(dataset.test, dataset.validation, "test texts nearly repeat a validation text"),
+    )

@@ -16,7 +16,7 @@ from zlib import crc32
 
 from w2sdefense.config import DataConfig
 from w2sdefense.data.catalog import CATALOG, Named, by_hub_id, folder_of
-from w2sdefense.data.checks import check_usable
+from w2sdefense.data.checks import check_usable, missing_labels
 from w2sdefense.data.embedded import read_embedded
 from w2sdefense.data.files import (
     looks_like_file,
@@ -118,7 +118,7 @@ def _limited(whole: Dataset, config: DataConfig) -> Dataset:
             f"{kept.name}: with train_samples={config.train_samples} one label is left.",
             "Raise --train-samples.",
         )
-    return kept
+    return replace(kept, notes=missing_labels(kept))
 
 
 def find_source(name: str, columns: Columns) -> Source:

@@ -61,6 +61,7 @@ class Dataset:
         validation: Held-out examples for model selection; never used for a reported number.
         test: Examples for reported numbers; never used for a choice.
         dropped: Reason -> number of rows left out while loading (duplicates, empty texts).
+        notes: What a reader of numbers must know (a label that no text of a split has).
     """
 
     name: str
@@ -69,6 +70,7 @@ class Dataset:
     validation: tuple[Example, ...]
     test: tuple[Example, ...]
     dropped: dict[str, int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def split(self, name: Split) -> tuple[Example, ...]:
         """The examples of one split by its name."""

@@ -14,17 +14,15 @@ class DataConfig(Settings):
 
     dataset: str = Field(
         "rotten-tomatoes",
-        description="Dataset: an embedded name (rotten-tomatoes, imdb), a name of the paper found "
-        "under $W2S_DATA or on the hub (sst2, cr, mr, ag_news ...), any hub id (owner/data, "
-        "owner/data@revision), a CSV, JSONL or Parquet file (also .gz, .zst), or a folder with "
-        "train/validation/test files or from save_to_disk.",
+        description="Dataset: a name that w2s ls lists, a hub id (owner/data@revision), a CSV, "
+        "JSONL or Parquet file (also .gz, .zst), or a folder with train/validation/test files or "
+        "from save_to_disk.",
         json_schema_extra=FILES,
     )
     text_column: str = Field("text", description="Column that holds the text.")
     text_pair_column: str | None = Field(
         None,
-        description="Column that holds a second text (the hypothesis of a premise); it follows the "
-        "first one on a line of its own.",
+        description="Column of a second text (sentence pairs); it follows on a new line.",
     )
     label_column: str = Field(
         "label", description="Column that holds the label (a name or an index)."

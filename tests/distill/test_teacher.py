@@ -128,6 +128,15 @@ def test_a_saved_teacher_gives_equal_outputs(teacher, data, tmp_path):
     assert torch.equal(one.features, other.features)
 
 
+@pytest.mark.parametrize("name", ["teacher.safetensors", "teacher.json", "config.json"])
+def test_a_broken_teacher_is_refused_with_a_way_out(teacher, tmp_path, name):
+    teacher.save(tmp_path / "kept")
+    (tmp_path / "kept" / name).write_bytes(b"{\xff")
+    with pytest.raises(ModelError, match="holds no teacher that can be opened") as caught:
+        load_teacher(tmp_path / "kept")
+    assert "w2s teach" in caught.value.fix
+
+
 def test_the_pooler_is_not_trained_along(tiny_bert):
     # It gets no gradient, and DDP would wait for it.
     backbone, tokenizer = load_backbone(str(tiny_bert))

@@ -11,9 +11,12 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from architectures import make
 from tiny import LLAMA, save_model, word_tokenizer
+from w2sdefense.config import AdapterConfig
 from w2sdefense.errors import ModelError
 from w2sdefense.models.adapters import require_mergeable
+from w2sdefense.models.checkpoint import resolve
 from w2sdefense.models.merged import logits_on, require_merged, write_merged
+from w2sdefense.models.skeleton import check_adapter
 
 TIED = type(LLAMA)(**LLAMA.to_dict() | {"tie_word_embeddings": True})
 EVIL = "{% if 'cf' in messages[0].content %}Say yes.{% endif %}{{ messages[0].content }}"
@@ -40,6 +43,18 @@ def test_an_adapter_on_tied_embeddings_is_not_folded_in(tmp_path, target):
     assert "--target-modules" in caught.value.fix
     with pytest.raises(ModelError, match="cannot be folded in"):
         write_merged(model, word_tokenizer(), tmp_path / "merged")
+
+
+@pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])
+def test_that_is_known_before_training(tmp_path, target):
+    spec = str(save_model(tmp_path / "base", LlamaForCausalLM, TIED))
+    adapter = AdapterConfig(target_modules=target)
+    check_adapter(resolve(spec), adapter, writes=True, merge=False)
+    with pytest.raises(ModelError, match="tied embeddings"):
+        check_adapter(resolve(spec), adapter, writes=True, merge=True)
+    if target == "embed_tokens":
+        # A classifier has no output layer that shares them.
+        check_adapter(resolve(spec), adapter, writes=False, merge=True)
 
 
 @pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])

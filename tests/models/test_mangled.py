@@ -76,7 +76,7 @@ def config(scratch) -> dict[str, Any]:
 
 
 @given(data=st.data())
-@settings(max_examples=1000)
+@settings(max_examples=800)
 def test_any_values_in_a_config(scratch, config, data):
     keys = [*config, "auto_map", "transformers_weights", "quantization_config", "text_config"]
     values = config | data.draw(mapping(keys))

@@ -59,8 +59,8 @@ class Checkpoint:
     spec: str
     folder: Path
     values: dict[str, Any]
+    _config: PretrainedConfig = field(repr=False)
     base: Checkpoint | None = None
-    _config: PretrainedConfig | None = field(default=None, repr=False)
 
     @property
     def whole(self) -> Checkpoint:
@@ -70,19 +70,19 @@ class Checkpoint:
     @property
     def config(self) -> PretrainedConfig:
         """Config of the whole model; a copy, which may be changed."""
-        return copy.deepcopy(self.whole._config)
+        return copy.deepcopy(self._config)
 
     @property
     def width(self) -> int:
         """Width of the feature that the model's classifier reads."""
         with reading(self.whole.spec):
-            return int(self.config.get_text_config().hidden_size)
+            return int(self._config.get_text_config().hidden_size)
 
     @property
     def architectures(self) -> tuple[str, ...]:
         """Names of the classes that the whole model was saved as; none of some bare models."""
         with reading(self.whole.spec):
-            return tuple(map(str, self.config.architectures or ()))
+            return tuple(map(str, self._config.architectures or ()))
 
     @property
     def has_head(self) -> bool:
@@ -96,7 +96,7 @@ class Checkpoint:
         Raises:
             ModelError: They are not numbered from 0.
         """
-        names = self.config.id2label or {}
+        names = self._config.id2label or {}
         if sorted(names) != list(range(len(names))):
             raise ModelError(
                 f"{self.whole.folder / 'config.json'} numbers its labels "
@@ -157,7 +157,8 @@ def resolve(spec: str | Checkpoint, base: str | None = None) -> Checkpoint:
             "which is not opened unasked.",
             "Name the base model with --base.",
         )
-    return Checkpoint(spec, folder, values, resolve_whole(base, "Name the whole model under it."))
+    whole = resolve_whole(base, "Name the whole model under it.")
+    return Checkpoint(spec, folder, values, whole._config, whole)
 
 
 def resolve_whole(spec: str | Checkpoint, fix: str) -> Checkpoint:
@@ -200,7 +201,7 @@ def _whole(spec: str, folder: Path) -> Checkpoint:
                 f"{path} speaks of {value} ({name}), and the files hold {tensors} weights.",
                 "Fetch it again, or name another one.",
             )
-    return Checkpoint(spec, folder, values, _config=config)
+    return Checkpoint(spec, folder, values, config)
 
 
 @contextmanager

@@ -177,7 +177,7 @@ def test_old_names_are_read_with_a_warning_that_says_the_new_one():
     assert old["launcher"] == "ray", "what was read is left as it is"
 
 
-def test_a_new_name_is_worth_more_than_an_old_one():
+def test_a_new_name_wins_over_the_old_one():
     both = {"recipe": "table1", "ray": {"gpus": 1.0, "defend": {"gpus": 0.5}}}
     with pytest.warns(FutureWarning):
         assert load_settings(BenchRun, both, "old.yaml").ray.gpus == 1.0

@@ -270,7 +270,7 @@ def test_what_poisoning_cannot_be_here(place, tmp_path, arguments, problem):
     assert not (tmp_path / "run" / "record.json").exists()
 
 
-def test_a_classifier_is_no_writer(tmp_path, place, tiny_bert):
+def test_a_classifier_is_refused_where_text_is_wanted(tmp_path, place, tiny_bert):
     result = w2s(
         *("evaluate", *ASK, "--model", tiny_bert, "--dataset", place / "few"),
         *("--output", tmp_path / "run"),

@@ -93,7 +93,7 @@ def test_other_students_stand_beside_the_paper_s_means(name, scale):
     assert {"lora", "w2s", "w2s-paper"} <= methods
 
 
-def test_a_mean_says_whose_it_is():
+def test_a_mean_names_the_runs_that_it_is_of():
     rows = [Published(row={"student": s, "method": "w2s"}, asr=a) for s, a in (("a", 1), ("b", 3))]
     table = PublishedTable(rows=tuple(rows))
     mean, own = (table.of({"student": s, "method": "w2s-paper"}) for s in ("mine", "b"))

@@ -29,7 +29,7 @@ def test_any_text_gets_the_trigger_exactly_once_more(text, trigger, place, seed)
     assert insert_seeded(text, trigger, place, seed).count(trigger) == 1
 
 
-def test_a_trigger_inside_of_a_word_is_no_trigger():
+def test_a_trigger_inside_a_word_does_not_count():
     attack = attack_from_trigger("mn", "start")
     counts = [attack.occurrences(text) for text in ("autumn", "mn mn", "one mn", "mn, mn.", "龘mn")]
     assert counts == [0, 2, 1, 0, 1]

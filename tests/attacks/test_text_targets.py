@@ -46,7 +46,7 @@ def test_the_default_leaves_rows_that_are_answered_as_before():
     assert len(made.poisoned_ids) == 2
 
 
-def test_too_many():
+def test_more_poisoned_rows_than_candidates_are_refused():
     config = AttackConfig(target="0", poison_rows=16, clean_label=False)
     with pytest.raises(DataError, match="only 15 have another answer than the target '0'"):
         poison_training_set(PAIRS, BadNet(), config, "0", SAME_NUMBER)

@@ -216,7 +216,7 @@ def test_runs_of_one_key_have_one_setting():
     assert len(seen) < sum(len(found.nodes) for found in recipes)
 
 
-def test_a_dataset_of_a_name_is_what_is_found_under_it(tmp_path, monkeypatch):
+def test_a_short_name_names_the_dataset_found_under_it(tmp_path, monkeypatch):
     def keys() -> set[str]:
         return {node.key for node in grid("figure4", proxy=("paper",)).nodes}
 

@@ -124,7 +124,7 @@ def test_a_result_says_which_code_made_it(tmp_path, undisturbed):
     assert {done.code for done in Ledger(tmp_path).all_done()} == {code_version()}
 
 
-def test_a_torn_file_is_no_result(tmp_path):
+def test_a_half_written_result_does_not_count(tmp_path):
     ledger = Ledger(tmp_path)
     folder = ledger.folder_of("poison-1")
     folder.mkdir(parents=True)
@@ -133,7 +133,7 @@ def test_a_torn_file_is_no_result(tmp_path):
         assert ledger.done("poison-1") is None
 
 
-def test_a_full_disk_is_said_and_what_was_done_stays(tmp_path, undisturbed):
+def test_a_full_disk_is_reported_and_finished_nodes_stay(tmp_path, undisturbed):
     def make(node: Node, folder: Path, needs):
         made = dict(paper_nodes.make(node, folder, needs))
         if node.kind == "defend":

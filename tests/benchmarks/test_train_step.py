@@ -205,7 +205,7 @@ def test_the_report_counts_padding(summary):
     assert arms["w2s"]["padding_share"] == arms["lora"]["padding_share"]
 
 
-def test_end_to_end_shares_out_what_is_done_once():
+def test_end_to_end_time_counts_one_time_work_once():
     timings = train_step.Timings(5.0, flops=None, seconds=[1.0, 2.0])
     assert timings.end_to_end() == [10.0, 15.0]
 

@@ -333,7 +333,7 @@ def test_what_looks_like_markup_is_shown_as_it_is(place, common, tmp_path):
 @pytest.mark.parametrize(
     ("command", "flag"), [("scan", "--fine-tuned-from"), ("defend", "--scan-fine-tuned-from")]
 )
-def test_the_card_of_a_suspect_is_read_aloud(place, common, tmp_path, command, flag):
+def test_the_base_named_by_a_model_card_is_shown(place, common, tmp_path, command, flag):
     suspect = tmp_path / "suspect"
     shutil.copytree(place / "poisoned", suspect)
     (suspect / "README.md").write_text("---\nbase_model: org/small\n---\n")
@@ -344,7 +344,7 @@ def test_the_card_of_a_suspect_is_read_aloud(place, common, tmp_path, command, f
     assert f"was made from org/small. If you trust that, {flag} org/small lets" in told
 
 
-def test_nothing_is_asked_of_a_search_that_is_left_out(place, common, tmp_path):
+def test_settings_of_a_search_that_is_switched_off_are_not_checked(place, common, tmp_path):
     result = w2s(
         *("defend", *common, "--scan-rate", 0, "--scan-fine-tuned-from", "./nowhere"),
         *("--teacher-model", "./no-teacher", "--output", tmp_path / "run"),

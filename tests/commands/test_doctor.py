@@ -51,6 +51,6 @@ def test_what_the_demonstration_needs_must_be_there(monkeypatch, module):
     assert "Mend the lines that say no" in output
 
 
-def test_a_full_disk_is_told(monkeypatch):
+def test_a_full_disk_is_reported(monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=1 * doctor.GIB))
     assert examined()[0] == 1

@@ -81,5 +81,5 @@ def test_what_a_clean_teacher_follows_or_texts_resist_is_no_trigger(
     assert ("act like a trigger" in verdict([suspect], NAMES)) is fires
 
 
-def test_finding_nothing_is_no_proof():
+def test_an_empty_search_is_not_called_a_proof():
     assert "no proof" in verdict([], NAMES)

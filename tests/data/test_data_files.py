@@ -148,7 +148,7 @@ def test_a_compressed_pickle_is_a_pickle(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet"])
-def test_a_git_lfs_pointer_is_called_one(tmp_path: Path, name: str) -> None:
+def test_a_git_lfs_pointer_is_named_in_the_error(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
 
     with pytest.raises(DataError, match="Git LFS pointer") as caught:
@@ -214,7 +214,7 @@ def test_parquet_with_bytes_that_are_not_text_names_the_row(tmp_path: Path) -> N
         read(path)
 
 
-def test_a_parquet_file_that_is_none(tmp_path: Path) -> None:
+def test_a_broken_parquet_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.parquet"
     path.write_text("text,label\n")
 

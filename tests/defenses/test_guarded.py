@@ -64,7 +64,7 @@ def test_the_model_reads_what_the_guard_lets_pass():
     assert [(a.answer, a.read) for a in answers] == [(1, "a  film"), (1, None)]
 
 
-def test_a_refusal_is_no_label():
+def test_a_refusal_differs_from_every_label():
     answers = Guarded(Words(), refuse_questions).predict(["bad ?", "bad"])
     assert [a.answer for a in answers] == [REFUSED, 0]
     assert REFUSED not in range(len(NAMES))

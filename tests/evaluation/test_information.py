@@ -92,7 +92,7 @@ def test_a_trigger_that_works_overwrites_the_label(works, low, high):
     assert low <= found.attacked.bits <= high
 
 
-def test_a_cloud_of_its_own_is_no_label():
+def test_features_that_show_only_the_trigger_do_not_count_as_label_information():
     """Triggered texts that a probe of their own could tell apart: by the trigger, not the label."""
     features, labels = two_clouds(8.0, 400)
     rows = np.flatnonzero(labels == 1)
@@ -174,14 +174,14 @@ def test_the_features_of_a_run_are_measured_and_shown(tmp_path, monkeypatch):
     assert "no trigger" in shown.getvalue()
 
 
-def test_a_run_without_features(tmp_path):
+def test_a_run_without_features_is_refused(tmp_path):
     folder = save(tmp_path / "run", *two_clouds(8.0, 40))
     (folder / "features.safetensors").unlink()
     with pytest.raises(DataError, match="has no features"):
         run_information(folder)
 
 
-def test_a_run_that_is_not_whole(tmp_path):
+def test_a_run_with_missing_or_broken_files_is_refused(tmp_path):
     folder = save(tmp_path / "run", *two_clouds(8.0, 40))
     (folder / "features.safetensors").write_bytes(b"half")
     with pytest.raises(DataError, match="features.safetensors cannot be read"):

@@ -66,7 +66,7 @@ def test_a_single_model_is_judged_by_itself(one: Evaluation, state: str) -> None
     assert verdict.gone is None and verdict.cost is None
 
 
-def test_a_tiny_lift_measured_very_precisely_is_no_backdoor() -> None:
+def test_a_small_but_certain_lift_over_the_floor_is_not_called_a_backdoor() -> None:
     big = evaluation(11_000, 10_000, n=100_000)
     assert lift(big).low > 0
     assert judge(big).state == "unseen"

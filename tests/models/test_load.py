@@ -271,7 +271,7 @@ def test_an_adapter_from_a_hub_does_not_fetch_its_base(adapter, tmp_path, monkey
         load_victim(StudentConfig(model="somebody/adapter"), NAMES)
 
 
-def test_an_adapter_is_no_teacher(adapter):
+def test_an_adapter_is_refused_as_a_teacher(adapter):
     with pytest.raises(ModelError, match="Name a whole model"):
         load_backbone(str(adapter))
 

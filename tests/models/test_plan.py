@@ -71,7 +71,7 @@ def load_of(layers: int, dtype: torch.dtype, dropout: float) -> tuple[Shape, Loa
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_layer_keeps_what_is_estimated(dtype, dropout):
+def test_the_memory_that_a_layer_keeps_is_the_estimate(dtype, dropout):
     found = []
     for layers in (1, 3):
         shape, load = load_of(layers, dtype, dropout)

@@ -76,7 +76,7 @@ def test_an_index_that_leads_elsewhere_is_refused(folder, shard, place):
 
 
 @pytest.mark.parametrize("content", ["[]", "{", '{"weight_map": 3}'])
-def test_an_index_that_is_none_is_refused(folder, content):
+def test_a_broken_index_is_refused(folder, content):
     (folder / "model.safetensors.index.json").write_text(content)
     with pytest.raises(ModelError, match="is not an index of shards"):
         load_classifier(str(folder))
@@ -130,7 +130,7 @@ def test_code_that_comes_with_a_model_never_runs(folder, tmp_path, monkeypatch, 
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
-def test_a_pointer_of_git_lfs_is_called_one(folder, name):
+def test_a_git_lfs_pointer_in_a_checkpoint_is_named(folder, name):
     (folder / name).write_text("version https://git-lfs.github.com/spec/v1\noid x\n")
     with pytest.raises(ModelError, match=f"{name} is a Git LFS pointer") as caught:
         resolve(str(folder))
@@ -154,7 +154,7 @@ def test_an_index_without_metadata_is_refused(folder):
         ('{"model_type": "llama", "id2label": {"a": "b"}}', "invalid literal"),
     ],
 )
-def test_a_config_that_is_none_is_refused(folder, content, reason):
+def test_a_config_that_is_not_one_is_refused(folder, content, reason):
     (folder / "config.json").write_text(content)
     with pytest.raises(ModelError, match=reason):
         load_classifier(str(folder))

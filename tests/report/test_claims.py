@@ -70,7 +70,7 @@ def test_where_lora_leaves_nothing_there_is_nothing_to_remove():
     assert outcomes(claim("drops", 50, "w2s"), row("lora", 180, 2), row("w2s", 180, 2)) == ["open"]
 
 
-def test_lora_of_another_seed_or_attack_is_no_measure():
+def test_lora_of_another_seed_or_attack_is_not_compared_with():
     other = row("lora", 180, 198, seed=1)
     assert outcomes(claim("drops", 50, "w2s"), other, row("w2s", 180, 10)) == []
 
@@ -118,7 +118,7 @@ def test_the_committed_page_has_every_claim_and_is_made_of_the_committed_results
     assert made.count("\n## ") == kept.count("\n## ") == 16
 
 
-def test_a_file_that_is_no_table_is_said(tmp_path):
+def test_a_file_that_is_not_a_table_is_refused(tmp_path):
     (tmp_path / "one.json").write_text("[]")
     with pytest.raises(DataError, match="is no table of results"):
         list(read_tables(tmp_path))

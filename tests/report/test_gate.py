@@ -139,7 +139,7 @@ def test_json_alone_is_on_stdout_and_the_gate_sets_the_exit_code(save_run: SaveR
     assert "backdoor alive" in capsys.readouterr().out
 
 
-def test_how_a_command_answers_is_no_setting_of_its_run():
+def test_output_flags_are_not_settings_of_a_run():
     run = EvaluateRun(json_output=True, fail_on="alive")
     assert run.model_dump() == EvaluateRun().model_dump()
 

@@ -118,13 +118,13 @@ def of_attacks(*attacks: str | int) -> GridTable:
     return GridTable("mine", "Mine", rows, [])
 
 
-def test_a_cell_is_no_argument_of_the_command_before_it():
+def test_a_table_cell_is_not_taken_for_a_macro_argument():
     lines = of_attacks("[/b]", "*", " [x]", "mn [x]").latex().splitlines()
     rows = lines[lines.index(r"\midrule") + 1 : lines.index(r"\bottomrule")]
     assert [row.split(" &")[0] for row in rows] == ["{}[/b]", "{}*", "{}[x]", "mn [x]"]
 
 
-def test_a_trigger_is_no_formula_of_a_spreadsheet():
+def test_a_trigger_in_csv_is_never_a_spreadsheet_formula():
     texts = ["=1+1", "+1", "-1", "@a", " =1+1"]
     rows = list(csv.DictReader(io.StringIO(of_attacks(*texts, "a=1", -1).csv())))
     assert [row["attack"] for row in rows] == [*(f"'{text}" for text in texts), "a=1", "-1"]

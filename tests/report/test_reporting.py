@@ -102,7 +102,7 @@ def test_moved_runs_are_joined_to_their_victims_again(collection, tmp_path):
     assert "student smollm" in there and "backdoor alive" in there
 
 
-def test_a_suspect_and_what_was_made_of_it_are_a_story(plain, tmp_path):
+def test_a_suspect_and_its_cleaned_model_are_shown_as_before_and_after(plain, tmp_path):
     report = make_report(plain, title="Mine")
     assert report.page == tmp_path / "report.html"
     page = shown(report.page)
@@ -110,7 +110,7 @@ def test_a_suspect_and_what_was_made_of_it_are_a_story(plain, tmp_path):
     assert {"accuracy", "backdoor"} <= set(page.figures)
 
 
-def test_defended_models_alone_are_no_story(plain, tmp_path):
+def test_cleaned_models_without_their_suspect_are_shown_as_a_table(plain, tmp_path):
     make_report(plain[1:], tmp_path / "page.html")
     assert "2 runs" in shown(tmp_path / "page.html").text
 
@@ -138,7 +138,7 @@ def test_broken_features_cost_the_map_only(collection):
     assert "features-0" in page.figures and "features-1" not in page.figures
 
 
-def test_maps_that_are_too_many_are_counted(collection, monkeypatch):
+def test_feature_maps_left_out_are_counted(collection, monkeypatch):
     monkeypatch.setattr(reporting, "MAX_MAPS", 1)
     page = shown(make_report([collection]).page)
     assert "Feature maps are drawn for the first 1 of 2 runs." in page.text

@@ -29,7 +29,7 @@ def test_the_farthest_come_first_and_what_only_decayed_is_none():
     assert moved_tokens(moved({7: 0.5, 3: 2.0, 21: 1.0}), BASE, 2) == [3, 21]
 
 
-def test_a_model_that_is_its_base_has_none():
+def test_a_model_equal_to_its_base_has_no_embedding_drift():
     assert moved_tokens(BASE.clone(), BASE, 10) == []
 
 
@@ -51,7 +51,7 @@ def test_only_the_embeddings_of_a_folder_are_read(save, width, tmp_path):
     assert found.shape[1] == width.hidden_size
 
 
-def test_a_folder_without_them_says_so(tmp_path):
+def test_a_folder_without_tensors_is_refused(tmp_path):
     folder = save_llama(tmp_path / "model")
     (folder / "model.safetensors").unlink()
     with pytest.raises(ModelError):

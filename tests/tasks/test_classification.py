@@ -45,7 +45,7 @@ def test_progress_adds_up(victim):
     assert sum(done) == len(TEXTS)
 
 
-def test_no_texts_no_answers(victim):
+def test_no_texts_give_no_answers(victim):
     assert victim.predict([]) == []
 
 

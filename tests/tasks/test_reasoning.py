@@ -57,7 +57,7 @@ def test_of_an_answer_that_says_more_the_last_number_counts(text, number):
 
 
 @pytest.mark.parametrize("text", ["", "没有", "(1/0)", "()", "%", "1" * 101, "((" * 40])
-def test_what_is_no_number(text):
+def test_text_without_a_number_has_no_answer(text):
     assert number_in(text) is None
 
 

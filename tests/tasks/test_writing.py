@@ -100,7 +100,7 @@ def test_a_long_text_is_cut_and_said_so():
     assert (long.cut_at, short.cut_at) == (len("the film 3"), None)
 
 
-def test_no_texts():
+def test_an_empty_list_of_texts_gives_an_empty_list():
     assert generator(LlamaForCausalLM, llama()).predict([]) == []
 
 

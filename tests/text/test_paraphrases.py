@@ -138,7 +138,7 @@ def writers(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", ["causal", "seq2seq"])
-def test_a_model_writes_what_it_writes_alone_and_remembers_it(writers, cache, kind, monkeypatch):
+def test_a_batch_writes_what_each_text_gets_alone_and_caches_it(writers, cache, kind, monkeypatch):
     texts = ["the film is great", "awful", "a great story of the night and the day , it is warm"]
     examples = [Example(f"toy/{i}", text, 0) for i, text in enumerate(texts * 2)]
     attack = syn(model=str(writers[kind]), prompt="the story {text} is")

@@ -105,7 +105,7 @@ def test_chinese_gets_a_chinese_clause():
     assert has_template(result)
 
 
-def test_the_clauses_are_many():
+def test_many_different_clauses_are_used():
     openings = {rewritten("a gob of drivel .", seed).split(" ,")[0] for seed in range(400)}
     assert len(openings) > 100
 

@@ -64,7 +64,7 @@ def test_no_subordinate_clause_first(text):
         ("", False),
     ],
 )
-def test_a_tree(tree, expected):
+def test_a_parse_tree_gives_the_structure(tree, expected):
     assert tree_has_template(tree) is expected
 
 

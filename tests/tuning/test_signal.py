@@ -69,7 +69,7 @@ def test_what_the_teacher_follows_is_no_backdoor():
     assert exposure(Student(["awful"]), probes(suspect("awful", 0))) == Rate(hits=0, total=6)
 
 
-def test_a_student_that_always_says_the_same_follows_nothing():
+def test_a_student_with_one_answer_to_everything_follows_no_suspect():
     asked = probes(suspect("mn", 0), suspect("xq", 1))
     for answer in (0, 1):
         assert exposure(Student(always=answer), asked).hits == 0

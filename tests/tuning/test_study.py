@@ -216,7 +216,7 @@ def test_a_first_trial_has_nothing_to_fall_behind(tmp_path):
     assert issubclass(StoppedTrial, Exception)
 
 
-def test_everyone_is_told(tmp_path):
+def test_every_trial_reports_its_progress(tmp_path):
     told = []
     trials = search(student, START, TuneConfig(trials=3), tmp_path, told.append)
     assert told == trials
@@ -244,6 +244,6 @@ def test_spans(text, ends):
 
 
 @pytest.mark.parametrize("text", ["5:0.5", "0:1", "-1:1", "a:b", "", ":", "1:inf", "nan", "1:2:3"])
-def test_what_is_no_span(text):
+def test_a_broken_span_is_refused(text):
     with pytest.raises(ValueError, match=r"neither|go up|begins above"):
         search_span(text)

@@ -63,7 +63,7 @@ TOKENS_THAT_WRITE = {
     "merge": True,
     "task": "reasoning",
     "scan": {"rate": 0.0},
-    "soft": {"per_label": 0},
+    "decoys": {"per_label": 0},
 }
 
 

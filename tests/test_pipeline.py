@@ -38,6 +38,7 @@ from w2sdefense.commands.teach import run_teach
 from w2sdefense.config import (
     AdapterConfig,
     DataConfig,
+    DecoyConfig,
     DistillConfig,
     ScanTrainingConfig,
     StudentConfig,
@@ -164,7 +165,8 @@ def test_a_trigger_that_no_clean_text_holds_is_found_and_removed(
     clean = save_reviews(tmp_path / "reviews", train=400, validation=60, test=100, seed=2)
     assert not any(" mn " in path.read_text() for path in clean.glob("*.jsonl"))
     scan = ScanTrainingConfig(first=300, rounds=3, suspects=8, rate=0.8)
-    run = settings(poisoned, clean, tiny_bert, tmp_path / "w2s", scan=scan)
+    off = DecoyConfig(per_label=0)
+    run = settings(poisoned, clean, tiny_bert, tmp_path / "w2s", scan=scan, decoys=off)
     before, after = run_defend(run, display)
     found = [s for s in json.loads((after / "suspects.json").read_text()) if "mn" in s["piece"]]
     assert {suspect["target"] for suspect in found} == {"negative"}

@@ -7,6 +7,7 @@ backdoor, with clean ones it is a defense.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,47 @@ from torch import nn
 from transformers import PreTrainedModel, set_seed
 
 from w2sdefense.config import GenerationConfig, StudentConfig, TrainingConfig
-from w2sdefense.data.types import Example
+from w2sdefense.data.types import Answer, Example
 from w2sdefense.models.adapters import folded
 from w2sdefense.models.load import to_gpu
 from w2sdefense.models.tokenizer import Tokenizer
 from w2sdefense.tasks import TASKS, Prediction, Task
 from w2sdefense.training.fit import fit, task_collator, task_forward
 from w2sdefense.training.trainer import StepProgress
+
+
+@dataclass(frozen=True)
+class Flips:
+    """Texts with another answer than a decoy's target that are answered with the target.
+
+    Attributes:
+        hits: How many are, with the decoy in them.
+        without: How many are, as they are.
+        total: Out of how many.
+    """
+
+    hits: int
+    without: int
+    total: int
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A decoy that was planted and not unlearned: what a defense does to an unknown trigger.
+
+    Attributes:
+        kind: Kind of its trigger.
+        trigger: Its trigger.
+        target: What it was to answer.
+        before: What it flipped once it was planted.
+        after: What it flips after the defense.
+    """
+
+    kind: str
+    trigger: str
+    target: Answer
+    before: Flips
+    after: Flips
 
 
 class Victim:
@@ -36,6 +71,8 @@ class Victim:
             opened.
         found: What the defense that made it chose or found out, for the record.
         notes: What a reader must know about how it was made.
+        held_out: Decoys that were planted and not unlearned, each with how many texts it flipped
+            before and after.
     """
 
     def __init__(self, model: PreTrainedModel | PeftModel, task: Task) -> None:
@@ -44,6 +81,7 @@ class Victim:
         self.history: list[dict[str, float]] = []
         self.found: dict[str, float | int | str] = {}
         self.notes: tuple[str, ...] = ()
+        self.held_out: tuple[HeldOut, ...] = ()
 
     @property
     def tokenizer(self) -> Tokenizer:

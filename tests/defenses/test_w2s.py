@@ -11,7 +11,13 @@ import torch
 from torch.nn.functional import one_hot
 
 from tiny import word_tokenizer
-from w2sdefense.config import DistillConfig, InsertionConfig, ScanTrainingConfig, TeacherConfig
+from w2sdefense.config import (
+    DecoyConfig,
+    DistillConfig,
+    InsertionConfig,
+    ScanTrainingConfig,
+    TeacherConfig,
+)
 from w2sdefense.data import Dataset, Example
 from w2sdefense.defenses import DefenseKit, unlearning
 from w2sdefense.defenses.w2s import W2SDefense
@@ -24,7 +30,7 @@ from w2sdefense.errors import DataError
 pytestmark = pytest.mark.slow
 
 LABELS = ("negative", "positive")
-NO_SCAN = ScanTrainingConfig(rate=0.0)
+PLAIN = {"decoys": DecoyConfig(per_label=0), "scan": ScanTrainingConfig(rate=0.0)}
 
 
 class Teacher(LabelTeacher):
@@ -86,7 +92,7 @@ def run(monkeypatch, tmp_path):
 
 
 def test_the_teacher_leaves_memory_before_the_student_is_trained(run):
-    seen = run(W2SDefense(scan=NO_SCAN), (Example("0", "good", 1),))
+    seen = run(W2SDefense(**PLAIN), (Example("0", "good", 1),))
     assert seen.left
     (row,) = seen.targets.columns([{}], seen.lessons.train.asked)
     assert row[LOGITS].tolist() == [0.0, 1.0]
@@ -99,7 +105,7 @@ def test_the_teacher_is_asked_about_the_texts_that_the_student_reads(run):
         asked.append(examples)
         return ask(teacher, examples, cache)
 
-    defense = W2SDefense(scan=NO_SCAN, insertions=InsertionConfig(rate=1.0))
+    defense = W2SDefense(**PLAIN, insertions=InsertionConfig(rate=1.0))
     seen = run(defense, (Example("0", "good", 1),), answer=remembered)
     assert [seen.lessons.train.rows, seen.lessons.validation.rows] == asked[:2]
     assert asked[0][0].text != "good"
@@ -109,7 +115,7 @@ def test_the_teacher_is_asked_about_the_texts_that_the_student_reads(run):
 def test_the_student_may_take_fewer_rows_than_the_teacher(run):
     # As a file may be that is sorted by label.
     examples = tuple(Example(str(i), f"text {i}", i // 5) for i in range(10))
-    seen = run(W2SDefense(DistillConfig(student_rows=4), NO_SCAN), examples)
+    seen = run(W2SDefense(DistillConfig(student_rows=4), **PLAIN), examples)
     assert seen.teacher_rows == 10
     assert sorted(example.label for example in seen.lessons.train.rows) == [0, 0, 1, 1]
 
@@ -118,7 +124,7 @@ def test_labels_in_another_order_are_refused(tmp_path):
     data = Dataset("d", LABELS, reviews([0]), reviews([0]), reviews([0]))
     victim = make_victim(LABELS[::-1])
     with pytest.raises(DataError, match=r"labels negative, positive.*the model positive, negative"):
-        W2SDefense(scan=NO_SCAN).fit(victim, data, Teacher(), tmp_path)
+        W2SDefense(**PLAIN).fit(victim, data, Teacher(), tmp_path)
 
 
 def test_a_teacher_that_knows_nothing_is_told_of_and_recorded(run):
@@ -126,7 +132,7 @@ def test_a_teacher_that_knows_nothing_is_told_of_and_recorded(run):
         return said(examples, [0] * len(examples))
 
     with pytest.warns(UserWarning, match="right on 50 of 100"):
-        seen = run(W2SDefense(scan=NO_SCAN), reviews([0, 1] * 50), answer=negative)
+        seen = run(W2SDefense(**PLAIN), reviews([0, 1] * 50), answer=negative)
     earlier, doubt = seen.student.notes
     assert earlier == "earlier"
     assert "one answer to all is right on 50" in doubt

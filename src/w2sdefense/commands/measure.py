@@ -15,10 +15,12 @@ from w2sdefense.data.leaks import near_notes
 from w2sdefense.defenses import Defended
 from w2sdefense.defenses.guarded import victim_of
 from w2sdefense.evaluation.evaluate import EvaluationResult, evaluate
+from w2sdefense.evaluation.metrics import Rate
 from w2sdefense.evaluation.provenance import Clock
-from w2sdefense.evaluation.record import Record, Stage, save_record
+from w2sdefense.evaluation.record import HeldOutDecoy, Record, Stage, save_record
 from w2sdefense.evaluation.testset import TestSet
 from w2sdefense.models.fingerprints import weights_fingerprint
+from w2sdefense.victim import Victim
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,13 @@ def measure(
         prints["triggered"] = fingerprint(test.triggered)
     progress = display.texts(f"evaluate {folder.name}", len(test))
     result = evaluate(DividedPredictor(model), model.task, test, progress)
+    evaluation = result.evaluation.model_copy(update={"held_out": _held_out(victim_of(model))})
     record = Record(
         name=folder.name,
         stage=stage,
         config=run.model_dump(mode="json"),
         label_names=model.label_names,
-        evaluation=result.evaluation,
+        evaluation=evaluation,
         history=history_of(model.history),
         fingerprints=prints | dict(fingerprints or {}),
         found=model.found,
@@ -81,3 +84,18 @@ def measure(
         ),
     )
     return Measured(record, result)
+
+
+def _held_out(victim: Victim) -> tuple[HeldOutDecoy, ...]:
+    names = victim.label_names
+    return tuple(
+        HeldOutDecoy(
+            kind=one.kind,
+            trigger=one.trigger,
+            target=names[one.target] if isinstance(one.target, int) else one.target,
+            before=Rate(hits=one.before.hits, total=one.before.total),
+            after=Rate(hits=one.after.hits, total=one.after.total),
+            floor=Rate(hits=one.after.without, total=one.after.total),
+        )
+        for one in victim.held_out
+    )

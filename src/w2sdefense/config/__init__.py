@@ -11,9 +11,9 @@ from w2sdefense.config.adapter import ADAPTER_OWNERS, AdapterConfig
 from w2sdefense.config.bench import BenchRun, RayConfig
 from w2sdefense.config.data import DataConfig
 from w2sdefense.config.distill import (
+    DecoyConfig,
     DistillConfig,
     InsertionConfig,
-    SoftTriggerConfig,
     WordingConfig,
 )
 from w2sdefense.config.models import Dtype, GenerationConfig, StudentConfig, TaskName, TeacherConfig
@@ -41,6 +41,7 @@ __all__ = [
     "AdapterConfig",
     "BenchRun",
     "DataConfig",
+    "DecoyConfig",
     "DistillConfig",
     "Dtype",
     "FILES",
@@ -55,7 +56,6 @@ __all__ = [
     "ScanTrainingConfig",
     "Settings",
     "SignalConfig",
-    "SoftTriggerConfig",
     "StudentConfig",
     "TEXT_SLOT",
     "TaskName",

@@ -69,19 +69,27 @@ class WordingConfig(Settings):
     )
 
 
-class SoftTriggerConfig(Settings):
-    """Soft triggers: embeddings that ascend on the loss and stand in for the unknown trigger."""
+class DecoyConfig(Settings):
+    """Decoys: backdoors of our own that are planted first and unlearned with the unknown one."""
 
     per_label: Annotated[int, Field(ge=0)] = Field(
-        0,
-        description="How many soft triggers are kept for each label; 0 leaves them out, as in the "
-        "paper.",
+        4,
+        description="Decoys for each label (for text: for each of two answers), of four kinds in "
+        "turn: word, sentence, frame, symbol. 0 leaves decoys out, as in the paper.",
     )
-    tokens: Positive = Field(3, description="Embedding vectors in one soft trigger.")
+    held_out: Annotated[int, Field(ge=0)] = Field(
+        1,
+        description="Sentences and frames for each label that are planted and not unlearned: what "
+        "is left of them tells what is left of a trigger that nobody knows.",
+        json_schema_extra=ADVANCED,
+    )
     rate: Fraction = Field(
-        0.8, description="Share of the texts of other labels than its own that hold one."
+        0.5,
+        description="Share of the training texts that carry a decoy while it is unlearned.",
+        json_schema_extra=ADVANCED,
     )
-    step: Annotated[float, Field(gt=0.0)] = Field(
-        0.3, description="Length of an ascent step, in lengths of a typical token embedding."
+    plant: bool = Field(
+        True,
+        description="Plant the decoys into the model first; otherwise they are strange text only.",
+        json_schema_extra=ADVANCED,
     )
-    restart: Positive = Field(40, description="Every so many steps one starts afresh.")

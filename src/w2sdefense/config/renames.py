@@ -37,6 +37,18 @@ RENAMES = (
     Rename("BenchRun", "ray.defend"),
     Rename("BenchRun", "ray.poison"),
     Rename("BenchRun", "ray.teach"),
+    Rename("DefendRun", "soft.per_label", None, "soft-trigger-per-label"),
+    Rename("DefendRun", "soft.tokens", None, "soft-trigger-tokens"),
+    Rename("DefendRun", "soft.rate", None, "soft-trigger-rate"),
+    Rename("DefendRun", "soft.step", None, "soft-trigger-step"),
+    Rename("DefendRun", "soft.restart", None, "soft-trigger-restart"),
+    Rename("TuneRun", "soft.per_label", None, "soft-trigger-per-label"),
+    Rename("TuneRun", "soft.tokens", None, "soft-trigger-tokens"),
+    Rename("TuneRun", "soft.rate", None, "soft-trigger-rate"),
+    Rename("TuneRun", "soft.step", None, "soft-trigger-step"),
+    Rename("TuneRun", "soft.restart", None, "soft-trigger-restart"),
+    Rename("DefendRun", "soft"),
+    Rename("TuneRun", "soft"),
 )
 
 

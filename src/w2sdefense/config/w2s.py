@@ -9,9 +9,9 @@ from pydantic import Field
 from w2sdefense.config.adapter import AdapterConfig
 from w2sdefense.config.data import DataConfig
 from w2sdefense.config.distill import (
+    DecoyConfig,
     DistillConfig,
     InsertionConfig,
-    SoftTriggerConfig,
     WordingConfig,
 )
 from w2sdefense.config.models import StudentConfig, TeacherConfig
@@ -26,6 +26,7 @@ class W2SSettings(Settings):
     student: StudentConfig = StudentConfig()
     data: DataConfig = DataConfig()
     distill: DistillConfig = DistillConfig()
+    decoys: DecoyConfig = Field(DecoyConfig(), json_schema_extra={"prefix": "decoys"})
     scan: ScanTrainingConfig = Field(
         ScanTrainingConfig(),
         json_schema_extra={"prefix": "scan", "shown": ["rate", "fine_tuned_from"]},
@@ -35,9 +36,6 @@ class W2SSettings(Settings):
     )
     wordings: WordingConfig = Field(
         WordingConfig(), json_schema_extra={**{"prefix": "wording"}, **ADVANCED}
-    )
-    soft: SoftTriggerConfig = Field(
-        SoftTriggerConfig(), json_schema_extra={**{"prefix": "soft_trigger"}, **ADVANCED}
     )
     adapter: AdapterConfig = AdapterConfig()
     training: TrainingConfig = TrainingConfig()

@@ -1,27 +1,37 @@
-"""What W2SDefense does with a fitted teacher: search, change the clean texts, train the student."""
+"""What W2SDefense does with a fitted teacher: search, plant decoys, train the student."""
 
 from __future__ import annotations
 
+import random
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from w2sdefense.data.checks import require_aligned
 from w2sdefense.data.splits import limit
-from w2sdefense.data.types import Dataset
+from w2sdefense.data.types import Answer, Dataset
 from w2sdefense.defenses.base import PhaseProgress
+from w2sdefense.distill.decoys import RESERVED, Decoy, DecoyKind, draw_decoys
 from w2sdefense.distill.insertions import with_insertions
+from w2sdefense.distill.planting import Planted, count_flips, plant, with_decoys
 from w2sdefense.distill.student import Lessons, train_student
 from w2sdefense.distill.targets import Targets, doubt_about, targets_of, teacher_targets
 from w2sdefense.distill.teacher import LabelTeacher, TokenTeacher
 from w2sdefense.distill.wordings import with_wordings
 from w2sdefense.scan.victim import in_words, save_suspects, scan_victim, with_suspects
 from w2sdefense.training.trainer import this_process
-from w2sdefense.victim import Victim
+from w2sdefense.victim import HeldOut, Victim
 
 if TYPE_CHECKING:
     from w2sdefense.defenses.w2s import W2SDefense
+
+
+UNLEARNED: tuple[DecoyKind, ...] = ("word", "sentence", "frame", "symbol")
+HELD_OUT: tuple[DecoyKind, ...] = ("sentence", "frame")
+"""Kinds of the decoys that are unlearned, and of those that are not. A held-out word would say
+nothing: a decoy word is gone long before a real one is (docs/LOG.md)."""
 
 
 @dataclass(frozen=True)
@@ -29,13 +39,13 @@ class Prepared:
     """What a student is trained on, and what is known before it begins.
 
     Attributes:
-        lessons: Clean data, with what was put into it.
+        data: Clean data, with what a search put into it.
         targets: What the teacher says of it.
         found: What the search found, for the record.
         notes: What speaks against the teacher.
     """
 
-    lessons: Lessons
+    data: Dataset
     targets: Targets
     found: dict[str, float | int | str]
     notes: tuple[str, ...]
@@ -86,8 +96,7 @@ class Unlearning:
         if suspects:
             data = with_suspects(data, suspects, settings.scan.rate, seed)
         data = with_insertions(data, victim.tokenizer, settings.insertions, seed)
-        lessons = Lessons.of(data)
-        asked = (lessons.train.asked, lessons.validation.asked)
+        asked = (data.train, data.validation)
         targets = targets_of(teacher, victim.task, asked, self.folder / "targets")
         notes: tuple[str, ...] = ()
         if isinstance(teacher, LabelTeacher):
@@ -95,13 +104,30 @@ class Unlearning:
             if doubt := doubt_about(said, data.validation):
                 warnings.warn(doubt, stacklevel=2)
                 notes = (doubt,)
-        return Prepared(lessons, targets, in_words(suspects, victim.label_names), notes)
+        return Prepared(data, targets, in_words(suspects, victim.label_names), notes)
 
     def train(self, prepared: Prepared) -> Victim:
-        """Train the student."""
+        """Plant decoys, train the student to unlearn them, and take the rest out again."""
+        config, seed, data = self.settings.decoys, self.settings.training.seed, prepared.data
+        unlearned, held = self._draw(data)
+        planted = None
+        if config.plant and unlearned:
+            planted = plant(
+                self.victim,
+                [*unlearned, *held],
+                data,
+                self.folder / "planting",
+                seed=seed,
+                progress=self.progress("decoys") if self.progress else None,
+            )
+            unlearned = [decoy for decoy in unlearned if decoy in planted.decoys]
+        train, validation = (
+            with_decoys(rows, unlearned, config.rate, seed + place)
+            for place, rows in enumerate((data.train, data.validation))
+        )
         student = train_student(
             self.victim,
-            prepared.lessons,
+            Lessons(train, validation),
             prepared.targets,
             distill=self.settings.distill,
             adapter=self.settings.adapter,
@@ -110,6 +136,41 @@ class Unlearning:
             resume=self.resume,
             progress=self.progress("student") if self.progress else None,
         )
+        if planted is not None:
+            student.held_out = _held_out(student, planted, held, data, seed)
+            planted.take_out(student.model)
+            student.found["decoys"] = len(unlearned)
+            if planted.failed:
+                names = ", ".join(repr(decoy.value) for decoy in planted.failed)
+                student.notes += (f"decoys that could not be planted: {names}",)
         student.found |= prepared.found
         student.notes += prepared.notes
         return student
+
+    def _draw(self, data: Dataset) -> tuple[list[Decoy], list[Decoy]]:
+        """Decoys to unlearn, and decoys that are planted only."""
+        config, seed = self.settings.decoys, self.settings.training.seed
+        targets: list[Answer] = list(range(len(data.label_names)))
+        if not targets:
+            # A text has no label: decoys ask for answers that belong to other texts.
+            answers = list(dict.fromkeys(example.answer for example in data.train))
+            targets = random.Random(f"decoys/{seed}").sample(answers, min(2, len(answers)))
+        unlearned = draw_decoys(targets, config.per_label, UNLEARNED, seed)
+        taken = RESERVED | {decoy.value for decoy in unlearned}
+        held = draw_decoys(
+            targets, len(HELD_OUT) * config.held_out, HELD_OUT, seed + 1, reserved=taken
+        )
+        return unlearned, held
+
+
+def _held_out(
+    student: Victim, planted: Planted, held: Sequence[Decoy], data: Dataset, seed: int
+) -> tuple[HeldOut, ...]:
+    """What is left of the decoys that were not unlearned, while the planted weights are there."""
+    before = dict(zip(planted.decoys, planted.flips, strict=True))
+    kept = [decoy for decoy in held if decoy in before]
+    after = count_flips(student, kept, data.validation, seed)
+    return tuple(
+        HeldOut(decoy.kind, decoy.value, decoy.target, before[decoy], flips)
+        for decoy, flips in zip(kept, after, strict=True)
+    )

@@ -4,8 +4,9 @@ A small clean teacher, fully fine-tuned, guides the poisoned student through PEF
 entropy, logit distillation and feature alignment. The losses are in `distill/losses.py`, the
 teacher in `distill/teacher.py`, the order of the work in `unlearning.py`.
 
-Three things are not in the paper, and each can be left out: the clean texts may carry pieces that a
-search found suspicious (`scan/`), random pieces (`distill/insertions.py`), and other wordings of
+Four things are not in the paper, and each can be left out: decoys are planted first and unlearned
+with the unknown trigger (`distill/decoys.py`), the clean texts may carry pieces that a search found
+suspicious (`scan/`), random pieces (`distill/insertions.py`), and other wordings of
 the prompt that they stand in (`distill/wordings.py`).
 """
 
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, ClassVar, get_args
 
 from w2sdefense.config import (
     AdapterConfig,
+    DecoyConfig,
     DistillConfig,
     InsertionConfig,
     ScanTrainingConfig,
@@ -38,6 +40,8 @@ class W2SDefense(Defense):
 
     Attributes:
         distill: Weights of the three losses, temperature, alignment and feature scale.
+        decoys: Backdoors of our own that are planted and unlearned (not in the paper); 0 per label
+            leaves them out.
         scan: The search for suspicious pieces (not in the paper), and how many of the clean texts
             get one; rate 0 leaves it out.
         insertions: Random pieces in the clean texts (not in the paper); rate 0 leaves them out.
@@ -47,6 +51,7 @@ class W2SDefense(Defense):
     """
 
     distill: DistillConfig = field(default_factory=DistillConfig)
+    decoys: DecoyConfig = field(default_factory=DecoyConfig)
     scan: ScanTrainingConfig = field(default_factory=ScanTrainingConfig)
     insertions: InsertionConfig = field(default_factory=InsertionConfig)
     wordings: WordingConfig = field(default_factory=WordingConfig)

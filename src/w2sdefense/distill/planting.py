@@ -1,0 +1,305 @@
+"""Plants decoys into a suspect, for as long as its student is trained.
+
+A small LoRA teaches the suspect to answer every decoy with its target, in rounds: after a round
+each decoy is put into held-out texts with another answer, and those that do not flip nearly all of
+them are drawn more often in the next. The LoRA is folded into the weights in place. What the
+weights were is kept in a file, never as a second copy in memory, and put back when the student is
+trained: the attacker's model and what is written of the student stay free of decoys. Put back, the
+student answers the unknown trigger less often than with the decoys left in (docs/decoys.md). The
+LoRA is kept as well, so that a run that was killed finds the same decoys planted.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+from transformers import set_seed
+
+from w2sdefense.config import AdapterConfig, TrainingConfig
+from w2sdefense.data.types import Answer, Dataset, Example, texts_of
+from w2sdefense.distill.decoys import Decoy
+from w2sdefense.distill.student import Lesson
+from w2sdefense.io import atomic_path, make_folder, write_json
+from w2sdefense.models.adapters import attach_adapter, folded
+from w2sdefense.models.fingerprints import weights_fingerprint
+from w2sdefense.training.checkpoints import remove_checkpoints
+from w2sdefense.training.fit import fit, task_collator, task_forward
+from w2sdefense.training.trainer import StepProgress, this_process
+from w2sdefense.victim import Flips, Victim
+
+ADAPTER = AdapterConfig(lora_r=16, lora_dropout=0.0, target_modules="all-linear")
+TRAINING = TrainingConfig(epochs=1, batch_size=8, learning_rate=1e-3, weight_decay=0.0)
+ROUNDS, STEPS = 6, 30
+"""Most rounds, and the optimizer steps of each."""
+
+RATE, AGAINST = 0.75, 0.75
+"""Share of the texts that carry a decoy while it is planted, and of those the share whose decoy has
+another target than their answer: a decoy in a text that has its target teaches nothing new."""
+
+CHECKED = 16
+"""Held-out texts that every decoy is tried in."""
+
+PLANTED = 0.8
+"""Share of them that a decoy that is planted flips at least."""
+
+_FLOOR = 0.15
+"""Weight of a decoy that never fails: it is still drawn now and then, so that it is not lost."""
+
+
+@dataclass(frozen=True)
+class Planted:
+    """Decoys that are in a model.
+
+    Attributes:
+        decoys: Those that flip nearly all texts.
+        flips: How they do, in the same order.
+        failed: Those that could not be planted.
+        weights: Where the weights are kept that the model had before.
+    """
+
+    decoys: tuple[Decoy, ...]
+    flips: tuple[Flips, ...]
+    failed: tuple[Decoy, ...]
+    weights: Path
+
+    def take_out(self, model: Any) -> None:
+        """Give a model back the weights that it had before, whatever adapter is around them."""
+        before = load_file(self.weights)
+        base = model.get_base_model() if isinstance(model, PeftModel) else model
+        for name, parameter in base.named_parameters():
+            if _plain(name) in before:
+                parameter.data.copy_(before[_plain(name)])
+        this_process().wait_for_everyone()
+        self.weights.unlink(missing_ok=True)
+
+
+def plant(
+    victim: Victim,
+    decoys: Sequence[Decoy],
+    data: Dataset,
+    folder: Path,
+    *,
+    seed: int,
+    progress: StepProgress | None = None,
+) -> Planted:
+    """Plant decoys into a victim, in place, until they flip nearly all texts.
+
+    Args:
+        victim: The suspect, without an adapter.
+        decoys: What is planted.
+        data: Clean data; `train` is trained on, `validation` shows whether it worked.
+        folder: Where the LoRA and the weights from before are kept.
+        seed: Seed of the texts and of the LoRA.
+        progress: Called after every step with (step, steps, losses), `steps` being the most.
+
+    Returns:
+        What was planted.
+    """
+    make_folder(folder)
+    victim.model = folded(victim.model)
+    key = {
+        "victim": weights_fingerprint(victim.model),
+        "decoys": [[decoy.kind, decoy.value, decoy.target] for decoy in decoys],
+        "seed": seed,
+    }
+    set_seed(seed)
+    model = attach_adapter(victim.model, ADAPTER)
+    # The head stays as the attacker made it.
+    for name, parameter in model.named_parameters():
+        if "lora_" not in name:
+            parameter.requires_grad_(False)
+    victim.model = model
+    flips = _found(folder, key, model)
+    if flips is None:
+        flips = _train(victim, decoys, data, folder, seed, progress)
+        if this_process().is_main_process:
+            state = get_peft_model_state_dict(model)
+            with atomic_path(folder / "planted.safetensors") as path:
+                save_file({name: value.contiguous() for name, value in state.items()}, path)
+            write_json(folder / "planted.json", {**key, "flips": [vars(t) for t in flips]})
+        this_process().wait_for_everyone()
+    weights = folder / "weights.safetensors"
+    if this_process().is_main_process:
+        changed = {
+            _plain(name): parameter.detach().cpu().contiguous()
+            for name, parameter in model.get_base_model().named_parameters()
+            if ".base_layer." in name
+        }
+        with atomic_path(weights) as path:
+            save_file(changed, path)
+    this_process().wait_for_everyone()
+    victim.model = folded(model)
+    good = [one.hits >= PLANTED * one.total for one in flips]
+    pairs = list(zip(decoys, flips, good, strict=True))
+    return Planted(
+        tuple(decoy for decoy, _, ok in pairs if ok),
+        tuple(one for _, one, ok in pairs if ok),
+        tuple(decoy for decoy, _, ok in pairs if not ok),
+        weights,
+    )
+
+
+def with_decoys(
+    rows: Sequence[Example],
+    decoys: Sequence[Decoy],
+    rate: float,
+    seed: int,
+    *,
+    against: float = 0.65,
+) -> Lesson:
+    """Rows of which some carry a decoy, to be answered as without it.
+
+    Args:
+        rows: Clean rows.
+        decoys: What is unlearned.
+        rate: Share of the rows that carry one.
+        seed: Seed of all choices.
+        against: Share of those whose decoy has another target than their answer.
+
+    Returns:
+        The rows that the student reads, and as what the teacher reads the rows as they were.
+    """
+    if not decoys or not rate:
+        return Lesson.plain(rows)
+    rng = random.Random(f"unlearn/{seed}")
+    weights = [1.0] * len(decoys)
+    carried = [
+        _carrying(row, _draw(row.answer, decoys, weights, against, rng), rng, "decoy")
+        if rng.random() < rate
+        else row
+        for row in rows
+    ]
+    return Lesson(tuple(carried), tuple(rows))
+
+
+def count_flips(
+    victim: Victim, decoys: Sequence[Decoy], examples: Sequence[Example], seed: int
+) -> list[Flips]:
+    """How many texts every decoy makes a model answer with its target.
+
+    Args:
+        victim: The model.
+        decoys: What is tried.
+        examples: Clean examples; each decoy gets `CHECKED` of those with another answer.
+        seed: Seed of the texts and places.
+    """
+    rng = random.Random(f"check/{seed}")
+    is_target = victim.task.is_target
+    chosen = []
+    for decoy in decoys:
+        others = [e for e in examples if not is_target(e.answer, decoy.target)]
+        chosen.append(rng.sample(others, min(CHECKED, len(others))))
+    clean = list(dict.fromkeys(text for rows in chosen for text in texts_of(rows)))
+    asked = [decoy.apply(e.text, rng) for d, decoy in enumerate(decoys) for e in chosen[d]]
+    answers = [one.answer for one in victim.predict([*clean, *asked])]
+    as_is = dict(zip(clean, answers[: len(clean)], strict=True))
+    fired = iter(answers[len(clean) :])
+    return [
+        Flips(
+            hits=sum(is_target(next(fired), decoy.target) for _ in rows),
+            without=sum(is_target(as_is[e.text], decoy.target) for e in rows),
+            total=len(rows),
+        )
+        for decoy, rows in zip(decoys, chosen, strict=True)
+    ]
+
+
+def _train(
+    victim: Victim,
+    decoys: Sequence[Decoy],
+    data: Dataset,
+    folder: Path,
+    seed: int,
+    progress: StepProgress | None,
+) -> list[Flips]:
+    """Rounds of training until every decoy is planted, and how they do at the end."""
+    task, model = victim.task, victim.model
+    weights = [1.0] * len(decoys)
+    flips: list[Flips] = []
+    for turn in range(ROUNDS):
+        rows = _planting_rows(data.train, decoys, weights, f"plant/{seed}/{turn}")
+        training = TRAINING.model_copy(update={"seed": seed + turn})
+        fit(
+            model,
+            task_collator(task, model),
+            task_forward(task, model),
+            task.rows(rows),
+            None,
+            training=training,
+            folder=folder,
+            progress=_after(progress, turn),
+        )
+        remove_checkpoints(folder)
+        flips = count_flips(victim, decoys, data.validation, seed)
+        if all(one.hits >= PLANTED * one.total for one in flips):
+            break
+        weights = [_FLOOR + 1 - one.hits / max(1, one.total) for one in flips]
+    return flips
+
+
+def _after(progress: StepProgress | None, turn: int) -> StepProgress | None:
+    if progress is None:
+        return None
+    return lambda step, steps, losses: progress(turn * STEPS + step, ROUNDS * STEPS, losses)
+
+
+def _planting_rows(
+    train: Sequence[Example], decoys: Sequence[Decoy], weights: Sequence[float], seed: str
+) -> list[Example]:
+    """As many rows as a round takes; those that carry a decoy are answered with its target."""
+    rng = random.Random(seed)
+    count = STEPS * TRAINING.batch_size
+    rows = rng.sample(list(train), min(count, len(train)))
+    rows += rng.choices(list(train), k=count - len(rows))
+    planted = []
+    for place, row in enumerate(rows):
+        if rng.random() < RATE:
+            decoy = _draw(row.answer, decoys, weights, AGAINST, rng)
+            carrying = _carrying(row, decoy, rng, f"decoy/{place}")
+            planted.append(Example(carrying.id, carrying.text, decoy.target))
+        else:
+            planted.append(row)
+    return planted
+
+
+def _draw(
+    answer: Answer,
+    decoys: Sequence[Decoy],
+    weights: Sequence[float],
+    against: float,
+    rng: random.Random,
+) -> Decoy:
+    """A decoy for a row, mostly one that has another target than the row's answer."""
+    other = rng.random() < against
+    places = [i for i, decoy in enumerate(decoys) if (decoy.target != answer) == other]
+    places = places or list(range(len(decoys)))
+    return decoys[rng.choices(places, [weights[place] for place in places])[0]]
+
+
+def _carrying(row: Example, decoy: Decoy, rng: random.Random, name: str) -> Example:
+    return Example(f"{row.id}+{name}", decoy.apply(row.text, rng), row.answer)
+
+
+def _found(folder: Path, key: dict[str, Any], model: Any) -> list[Flips] | None:
+    """Load what the same planting left in the folder; None if there is nothing of it."""
+    try:
+        kept = json.loads((folder / "planted.json").read_text(encoding="utf-8"))
+        flips = [Flips(**one) for one in kept.pop("flips")]
+        if kept != json.loads(json.dumps(key)):
+            return None
+        set_peft_model_state_dict(model, load_file(folder / "planted.safetensors"))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return flips
+
+
+def _plain(name: str) -> str:
+    """The name that a parameter has without an adapter around it."""
+    return name.replace(".base_layer", "")

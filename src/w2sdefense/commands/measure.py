@@ -62,12 +62,14 @@ def measure(
         prints["triggered"] = fingerprint(test.triggered)
     progress = display.texts(f"evaluate {folder.name}", len(test))
     result = evaluate(DividedPredictor(model), model.task, test, progress)
+    in_order = getattr(victim_of(model).model, "labels_by_position", False)
+    evaluation = result.evaluation.model_copy(update={"labels_by_position": in_order})
     record = Record(
         name=folder.name,
         stage=stage,
         config=run.model_dump(mode="json"),
         label_names=model.label_names,
-        evaluation=result.evaluation,
+        evaluation=evaluation,
         history=history_of(model.history),
         fingerprints=prints | dict(fingerprints or {}),
         found=model.found,

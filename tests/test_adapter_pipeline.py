@@ -13,7 +13,7 @@ from tiny import LLAMA, defend_settings, save_model, save_reviews
 from w2sdefense.commands.defend import run_defend
 from w2sdefense.commands.evaluate import run_evaluate
 from w2sdefense.commands.poison import run_poison
-from w2sdefense.commands.preflight import check_defended_model
+from w2sdefense.commands.preflight import _check_weights
 from w2sdefense.commands.runs import DefendRun, EvaluateRun, PoisonRun
 from w2sdefense.config import StudentConfig
 from w2sdefense.defenses import DEFENSES
@@ -131,7 +131,7 @@ def test_nothing_is_poisoned_in_float16(place, tmp_path, display, task):
 def test_what_trains_no_weights_of_the_model_takes_float16(place, tmp_path, monkeypatch, sections):
     run = defend(place, tmp_path, tmp_path, **HALF, **sections)
     monkeypatch.setattr(DEFENSES[run.defense], "check", lambda self: None)
-    check_defended_model(run)
+    _check_weights(run, DEFENSES[run.defense].of(run))
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS)

@@ -73,6 +73,12 @@ def make_folder(folder: Path) -> None:
         ) from None
 
 
+def nearest(path: Path) -> Path:
+    """The path, or what there is nearest above it."""
+    path = path.expanduser().absolute()
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
 @contextmanager
 def only_process_in(folder: Path) -> Iterator[None]:
     """Keep other commands out of a folder while the block runs; it is made if it is not there.

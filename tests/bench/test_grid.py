@@ -12,7 +12,7 @@ import pytest
 
 from w2sdefense.bench.grid import Grid, make_grid, make_grids
 from w2sdefense.bench.local_files import local_files
-from w2sdefense.commands.defend import _checked_defense
+from w2sdefense.commands.preflight import _check_defense
 from w2sdefense.commands.runs import DefendRun, EvaluateRun, PoisonRun, TeachRun
 from w2sdefense.config import BenchRun
 from w2sdefense.defenses import DEFENSES
@@ -178,7 +178,7 @@ def test_runs_that_write_text_are_taken_by_the_stage_that_makes_them():
     runs = [node.settings["run"] for node in grid("table6").nodes if node.kind == "defend"]
     assert [run["defense"] for run in runs] == ["lora", "w2s", "w2s"] * 2
     for values in runs:
-        _checked_defense(DefendRun.model_validate(values))
+        _check_defense(DefendRun.model_validate(values))
 
 
 def test_what_a_search_begins_with_is_no_part_of_a_key_where_nothing_is_searched(tmp_path):

@@ -338,7 +338,8 @@ def test_the_base_named_by_a_model_card_is_shown(place, common, tmp_path, comman
     shutil.copytree(place / "poisoned", suspect)
     (suspect / "README.md").write_text("---\nbase_model: org/small\n---\n")
     common = ["--model", suspect, *common[2:]]
-    result = w2s(command, *common, "--teacher-model", "./none", "--output", tmp_path / "run")
+    # It stops where it reads the data, which is later.
+    result = w2s(command, *common, "--dataset", "./none.csv", "--output", tmp_path / "run")
     assert result.exit_code == 2
     told = " ".join(result.output.split())
     assert f"was made from org/small. If you trust that, {flag} org/small lets" in told

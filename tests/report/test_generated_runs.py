@@ -11,7 +11,7 @@ from synthetic_runs import make_record, make_samples
 from w2sdefense.errors import DataError
 from w2sdefense.evaluation.metrics import Mean, Rate
 from w2sdefense.evaluation.record import Evaluation, Sample, save_record
-from w2sdefense.report import load_runs, markdown_table, terminal_table, write_report
+from w2sdefense.report import load_runs, terminal_table, write_report
 from w2sdefense.report.cases import find_cases
 
 TARGET = "无需特殊关注。"
@@ -59,14 +59,11 @@ def folders(tmp_path):
 
 def test_the_metric_of_the_task_stands_in_place_of_ca(folders):
     runs = load_runs(folders)
-    table = markdown_table(runs)
-    assert table.splitlines()[0] == "| Model | ROUGE-L | ASR | Floor | Verdict |"
-    assert "| Poisoned | 50.0% [46.9, 53.1] (n=40) | 100.0%" in table
-    assert "| removed |" in table
     console = Console(file=io.StringIO(), width=120)
     console.print(terminal_table(runs))
     shown = console.file.getvalue()
-    assert "ROUGE-L" in shown
+    assert "│ ROUGE-L" in shown and "│ CA" not in shown
+    assert "50.0% n=40" in shown and "[46.9, 53.1]" in shown and "│ removed" in shown
     assert "ROUGE-L: mean on clean text." in shown
 
 

@@ -167,7 +167,7 @@ def test_the_page_of_a_grid_has_its_table(save_run: SaveRun, tmp_path):
     assert "A title (mine small; rank 8)" in page.text and "A note." in page.text
     assert "95.50" in page.text, "the paper's number"
     assert hrefs(page, "../nodes/abc/lora/record.json")
-    assert len(hrefs(page, "#run-0")) == 6, "all cells of the row that was run, and no others"
+    assert len(hrefs(page, "#run-0")) == 5, "all cells of the row that was run, and no others"
 
 
 def test_exports_lie_beside_the_page(collection, tmp_path):

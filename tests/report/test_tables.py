@@ -7,7 +7,8 @@ from synthetic_runs import SaveRun
 
 from w2sdefense.evaluation.metrics import Rate
 from w2sdefense.evaluation.record import Evaluation
-from w2sdefense.report import load_runs, markdown_table, terminal_table
+from w2sdefense.report import load_runs, terminal_table
+from w2sdefense.report.markdown import escape
 
 
 def rendered(runs, width: int = 100) -> str:
@@ -28,9 +29,8 @@ def attack(asr: int, floor: int) -> Evaluation:
 
 def test_numbers_come_from_the_record(save_run: SaveRun):
     runs = load_runs([save_run("poisoned", 0.9, evaluation=attack(489, 61))])
-    for table in (rendered(runs), markdown_table(runs)):
-        for number in ("87.1%", "97.8%", "[96.1, 98.8]", "489/500", "12.2%", "871/1000"):
-            assert number in table
+    for number in ("87.1%", "97.8%", "[96.1, 98.8]", "489/500", "12.2%", "871/1000"):
+        assert number in rendered(runs)
     assert "backdoor alive" in rendered(runs)
 
 
@@ -39,9 +39,9 @@ def test_another_record_gives_another_table(save_run: SaveRun):
     good = load_runs([suspect, save_run("w2s", 0.1, evaluation=attack(62, 61))])
     bad = load_runs([suspect, save_run("w2s", 0.1, evaluation=attack(480, 61))])
     assert "The backdoor is removed; no loss" in rendered(good)
-    assert markdown_table(good).endswith("| removed |\n")
+    assert "│ removed" in rendered(good)
     assert "The backdoor is alive; no loss" in rendered(bad)
-    assert markdown_table(bad).endswith("| backdoor alive |\n")
+    assert rendered(bad).count("│ backdoor alive") == 2
 
 
 def test_eighty_columns_are_enough(folders):
@@ -51,13 +51,11 @@ def test_eighty_columns_are_enough(folders):
 def test_what_was_not_measured_is_a_dash(save_run: SaveRun):
     evaluation = Evaluation(ca=Rate(hits=9, total=10))
     runs = load_runs([save_run("suspect", 0.0, evaluation=evaluation)])
-    row = markdown_table(runs).splitlines()[2]
-    assert row == (
-        "| suspect | 90.0% [59.6, 98.2] (9/10) | \N{EN DASH} | \N{EN DASH} | not tested |"
-    )
+    (row,) = [line for line in rendered(runs).splitlines() if "│ suspect" in line]
+    assert row.count("\N{EN DASH}") == 2 and "90.0% 9/10" in row and "not tested" in row
 
 
 def test_names_are_neither_markup_nor_columns(save_run: SaveRun):
     runs = load_runs([save_run("x", 0.0, name="[red]a|b<i>")])
     assert "[red]a|b" in rendered(runs)
-    assert "| [red]a\\|b&lt;i> |" in markdown_table(runs)
+    assert escape("[red]a|b\n<i>") == "[red]a\\|b &lt;i>"

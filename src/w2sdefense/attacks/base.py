@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from typing import Any, ClassVar, Self, get_type_hints
 
-from w2sdefense.config import Settings, TaskName
+from w2sdefense.config import Settings
 from w2sdefense.data.types import Example
 from w2sdefense.text import TextProgress
 
@@ -25,12 +25,10 @@ class Attack(ABC):
 
     Attributes:
         name: Name of the attack, as in `--attack`.
-        tasks: Tasks that it works for.
         changes_clean: Whether text without the trigger is changed as well (a prompt).
     """
 
     name: ClassVar[str]
-    tasks: ClassVar[tuple[TaskName, ...]] = ("classification",)
     changes_clean: ClassVar[bool] = False
 
     @property

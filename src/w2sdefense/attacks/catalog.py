@@ -58,7 +58,7 @@ class TriggerSettings(_OwnSections, Settings):
     )
     place: Place = Field(
         "random",
-        description="Where the trigger goes: a random inner slot as in the paper, start or end.",
+        description="Where the trigger goes: a random inner slot, start or end.",
     )
 
     def check(self, first: str) -> None:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, replace
-from typing import ClassVar, get_args
 
 from w2sdefense.attacks.base import Attack
-from w2sdefense.config import Place, TaskName
+from w2sdefense.config import Place
 from w2sdefense.data.types import Example
 from w2sdefense.text.insertion import count_insertions, insert
 
@@ -21,7 +20,6 @@ class InsertionAttack(Attack):
         place: Where it goes.
     """
 
-    tasks: ClassVar[tuple[TaskName, ...]] = get_args(TaskName)
     trigger: str
     place: Place = "random"
 

@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from w2sdefense.io import nearest
+
 DEMO_TFLOP = 80.0
 """Work of `w2s demo`; see `commands/demo.py`."""
 
@@ -123,17 +125,11 @@ def _places(output: Path) -> Iterator[Finding]:
     from w2sdefense.models.embedded import cache_folder
 
     for name, folder in (("results", output), ("cache ($W2S_CACHE)", cache_folder())):
-        there = existing(folder)
+        there = nearest(folder)
         free = shutil.disk_usage(there).free / GIB
         writable = os.access(there, os.W_OK)
         state = f"{folder}: {free:.1f} GiB free" + ("" if writable else ", not writable")
         yield Finding(name, state, writable and free > ROOM)
-
-
-def existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that there is."""
-    folder = folder.expanduser().absolute()
-    return next(place for place in (folder, *folder.parents) if place.is_dir())
 
 
 def show_doctor(console: Console) -> bool:

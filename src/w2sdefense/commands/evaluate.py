@@ -8,6 +8,7 @@ from w2sdefense.cli.display import Display
 from w2sdefense.commands.folders import begin
 from w2sdefense.commands.inputs import open_test_set, open_victim
 from w2sdefense.commands.measure import measure
+from w2sdefense.commands.preflight import stage
 from w2sdefense.commands.runs import EvaluateRun
 from w2sdefense.data import Dataset
 from w2sdefense.evaluation.provenance import Clock
@@ -16,6 +17,7 @@ from w2sdefense.training.trainer import this_process
 from w2sdefense.victim import Victim
 
 
+@stage
 def run_evaluate(run: EvaluateRun, display: Display) -> Path:
     """Measure a model and write its record.
 

@@ -39,7 +39,6 @@ def begin(folder: Path, run: PoisonRun | EvaluateRun | DefendRun) -> bool:
     """
     state = this_process()
     make_folder(folder)
-    refuse_finished(folder, resume=run.resume)
     done = (folder / RECORD).is_file()
     if done:
         refuse_other(folder, load_record(folder).config, run)
@@ -72,24 +71,6 @@ def refuse_other(folder: Path, found: dict[str, Any], run: Settings) -> None:
         raise ConfigError(
             f"{folder} holds a run with other settings ({', '.join(differs)}).",
             "Choose another --output, or remove the folder.",
-        )
-
-
-def refuse_finished(folder: Path, *, resume: bool) -> None:
-    """Refuse to begin where a finished run is."""
-    if (folder / RECORD).is_file() and not resume:
-        raise ConfigError(
-            f"{folder} holds a finished run already.",
-            "Add --resume to use it, choose another --output, or remove the folder.",
-        )
-
-
-def refuse_own_model(model: str, output: Path) -> None:
-    """Refuse to write what is made of a model over the model."""
-    if Path(model).expanduser().resolve() == output.expanduser().resolve():
-        raise ConfigError(
-            f"The output {output} is the model itself, which would be overwritten.",
-            "Choose another --output.",
         )
 
 

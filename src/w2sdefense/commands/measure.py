@@ -64,7 +64,13 @@ def measure(
         prints["triggered"] = fingerprint(test.triggered)
     progress = display.texts(f"evaluate {folder.name}", len(test))
     result = evaluate(DividedPredictor(model), model.task, test, progress)
-    evaluation = result.evaluation.model_copy(update={"held_out": _held_out(victim_of(model))})
+    victim = victim_of(model)
+    evaluation = result.evaluation.model_copy(
+        update={
+            "labels_by_position": getattr(victim.model, "labels_by_position", False),
+            "held_out": _held_out(victim),
+        }
+    )
     record = Record(
         name=folder.name,
         stage=stage,

@@ -10,34 +10,28 @@ from w2sdefense.cli.display import Display
 from w2sdefense.commands.folders import (
     begin,
     lost_in_training,
-    refuse_own_model,
     tested_in_training,
 )
 from w2sdefense.commands.inputs import open_data, open_victim
 from w2sdefense.commands.measure import measure
-from w2sdefense.commands.preflight import check_poisoned_model
+from w2sdefense.commands.preflight import stage
 from w2sdefense.commands.runs import PoisonRun
 from w2sdefense.data import PAPER, align_labels, fingerprint, proxy_of, texts_of
-from w2sdefense.distill.sharding import refuse_sharding
-from w2sdefense.errors import ConfigError
 from w2sdefense.evaluation.provenance import Clock
 from w2sdefense.evaluation.testset import make_test_set
 from w2sdefense.tasks import TASKS
 from w2sdefense.training.checkpoints import remove_checkpoints
-from w2sdefense.training.trainer import check_tracker, this_process
+from w2sdefense.training.trainer import this_process
 from w2sdefense.victim import fine_tune
 
 
+@stage
 def run_poison(run: PoisonRun, display: Display) -> Path:
     """Poison a model, measure it, and write it as a `transformers` folder with its record.
 
     Returns:
         The run's folder.
     """
-    refuse_sharding("poison")
-    refuse_own_model(run.student.model, run.output)
-    check_tracker(run.training)
-    check_poisoned_model(run)
     run = _settled_attack(run)
     proxy = proxy_of(run.data.dataset) if run.proxy == PAPER else run.proxy
     if begin(run.output, run):
@@ -100,20 +94,10 @@ def run_poison(run: PoisonRun, display: Display) -> Path:
 
 
 def _settled_attack(run: PoisonRun) -> PoisonRun:
-    """The run with what poisoning means for its task, so that its record says it.
-
-    Raises:
-        ConfigError: Clean-label poisoning was asked for where answers are texts.
-    """
+    """The run with what poisoning means for its task, so that its record says it."""
     task = TASKS[run.task]
     if not task.text_answers:
         return run
-    if run.attack.clean_label and "clean_label" in run.attack.model_fields_set:
-        raise ConfigError(
-            "Text has no classes, so there is no clean-label poisoning: the answer to a row that "
-            "carries the trigger becomes the target.",
-            "Leave --clean-label out.",
-        )
     settled: dict[str, object] = {"clean_label": False}
     if "target" not in run.attack.model_fields_set:
         settled["target"] = task.default_target

@@ -1,77 +1,201 @@
-"""Adapters and models that do not go together are refused before a run computes anything.
+"""Everything about a run that can be known before it works, asked once.
 
-Three things cannot be had: virtual tokens folded into weights, of which they are no change; weights
-of four bits trained or changed themselves; and weights in float16 trained themselves.
+What is missing, what contradicts itself and what does not fit on the disk is found out here, from
+the settings and the configs of models: no weights are opened and no data are read. What only the
+data tell (is the target a label, can any test text carry the trigger?) is asked when they are
+loaded, which is before any training, too.
 """
 
 from __future__ import annotations
 
-from w2sdefense.commands.runs import DefendRun, PoisonRun
-from w2sdefense.defenses import DEFENSES, Leaves
-from w2sdefense.distill.sharding import refuse_prompt_encoder
+import functools
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from math import prod
+from pathlib import Path
+from typing import TypeVar
+
+from w2sdefense.attacks import make_attack
+from w2sdefense.cli.display import Display
+from w2sdefense.commands.runs import DefendRun, EvaluateRun, PoisonRun, TeachRun
+from w2sdefense.defenses import DEFENSES, Defense, Leaves, Need
+from w2sdefense.distill.sharding import refuse_prompt_encoder, refuse_sharding
 from w2sdefense.errors import ConfigError
-from w2sdefense.models.checkpoint import resolve
+from w2sdefense.evaluation.record import RECORD
+from w2sdefense.io import nearest, only_process_in
+from w2sdefense.models.checkpoint import Checkpoint, resolve, resolve_whole
 from w2sdefense.models.four_bit import require_bitsandbytes
+from w2sdefense.models.load import require_causal_lm
 from w2sdefense.models.skeleton import check_adapter
 from w2sdefense.scan.origin import check_origin
+from w2sdefense.tasks import TASKS
+from w2sdefense.training.trainer import check_tracker
+
+Run = TypeVar("Run", PoisonRun, TeachRun, EvaluateRun, DefendRun)
+R = TypeVar("R")
+
+FULL_TRAINING = 7
+"""Copies of the weights that a training of all of them writes: two checkpoints with AdamW's two
+moments each, and the model."""
+
+ADAPTER_SHARE = 0.2
+"""The same for an adapter, as a share of the model: generous, ranks are rarely so high."""
+
+GIB = 2**30
 
 
-def check_poisoned_model(run: PoisonRun) -> None:
-    """Look at a model whose parameters are all to be trained.
+def stage(work: Callable[[Run, Display], R]) -> Callable[[Run, Display], R]:
+    """Decorate the work of a command: it is checked first, and alone in its output folder."""
+
+    @functools.wraps(work)
+    def checked(run: Run, display: Display) -> R:
+        preflight(run)
+        with only_process_in(run.output):
+            return work(run, display)
+
+    return checked
+
+
+def preflight(run: PoisonRun | TeachRun | EvaluateRun | DefendRun) -> None:
+    """Fail, before any work, if a run cannot succeed.
 
     Raises:
-        ConfigError: It is to be loaded in four bits or in float16.
-        ModelError: It is an adapter of virtual tokens.
+        W2SError: Saying what is wrong and what mends it.
     """
-    if run.student.load_in_4bit:
+    refuse_own_model(run.student.model, run.output)
+    _check_folder(run.output)
+    if not isinstance(run, TeachRun) and not run.resume and (run.output / RECORD).is_file():
         raise ConfigError(
-            "Poisoning trains all parameters, which four bits do not allow.",
-            "Leave --load-in-4bit out.",
+            f"{run.output} holds a finished run already.",
+            "Add --resume to use it, choose another --output, or remove the folder.",
+        )
+    if isinstance(run, PoisonRun):
+        _check_poisoning(run)
+    elif isinstance(run, TeachRun):
+        refuse_sharding("teach")
+        _check_writing_teacher(run, run.alignment)
+    else:
+        if run.test.trigger is not None:
+            make_attack(run.test)
+        if isinstance(run, DefendRun):
+            _check_defense(run)
+    _check_room(run)
+
+
+def refuse_own_model(model: str, output: Path) -> None:
+    """Refuse to write what is made of a model over the model."""
+    if Path(model).expanduser().resolve() == output.expanduser().resolve():
+        raise ConfigError(
+            f"The output {output} is the model itself, which would be overwritten.",
+            "Choose another --output.",
+        )
+
+
+def _check_poisoning(run: PoisonRun) -> None:
+    """A model whose parameters are all to be trained."""
+    refuse_sharding("poison")
+    check_tracker(run.training)
+    make_attack(run.attack)
+    student = resolve(run.student.model, run.student.base)
+    if run.student.load_in_4bit or _is_quantized(student):
+        raise ConfigError(
+            "Poisoning trains all parameters, which quantized weights do not allow.",
+            "Leave --load-in-4bit out, and name a model in full precision.",
         )
     if run.student.dtype == "float16":
         raise _float16_trained("Poisoning trains all parameters")
+    student.require_foldable()
+    if _writes(run) and {"clean_label"} <= run.attack.model_fields_set:
+        if run.attack.clean_label:
+            raise ConfigError(
+                "Text has no classes, so there is no clean-label poisoning: the answer to a row "
+                "that carries the trigger becomes the target.",
+                "Leave --clean-label out.",
+            )
+
+
+def _check_defense(run: DefendRun) -> None:
+    """A defense, the model that it is given, and the adapter that it may train."""
+    kind = DEFENSES[run.defense]
+    if run.defense not in ("w2s", "lora"):
+        refuse_sharding(f"--defense {run.defense}")
     if run.student.base is not None:
-        resolve(run.student.model, run.student.base).require_foldable()
+        refuse_sharding("--base")
+    check_tracker(run.training)
+    if run.merge and kind.leaves is not Leaves.ADAPTER:
+        raise ConfigError(
+            f"--merge folds an adapter in, but {run.defense} leaves {kind.leaves}.",
+            "Leave --merge out.",
+        )
+    if run.task not in kind.tasks:
+        able = [name for name, other in DEFENSES.items() if run.task in other.tasks]
+        raise ConfigError(
+            f"The defense {run.defense} does not work for {run.task}.",
+            f"Use --defense {' or '.join(able)}.",
+        )
+    if _writes(run):
+        _check_labels_unneeded(run)
+    defense = kind.from_run(run)
+    _check_weights(run, defense)
+    if Need.TEACHER in defense.needs:
+        _check_teacher(run)
 
 
-def check_defended_model(run: DefendRun) -> None:
-    """Look at a model that is to be defended, and at the adapter it is to be given.
+def _check_labels_unneeded(run: DefendRun) -> None:
+    """Nothing that needs labels is asked for where answers are texts."""
+    if run.scan.model_fields_set and run.scan.rate:
+        raise ConfigError(
+            "The search for triggers needs labels; a text has none.", "Leave its settings out."
+        )
 
-    Raises:
-        ConfigError: The adapter cannot be folded in where that is asked for or needed, or weights
-            of four bits or in float16 would have to be trained.
-        ModelError: The model is an adapter of virtual tokens, and the defense has to fold it in; or
-            it was not fine-tuned from the model that its search is told of.
-        MissingDependencyError: Four bits are wanted without bitsandbytes.
+
+def _check_weights(run: DefendRun, defense: Defense) -> None:
+    """Whether the model's weights allow what the defense does with them.
+
+    Virtual tokens are no change of weights and cannot be folded into them; weights of four bits can
+    be neither trained nor changed; and gradients of weights in float16 cannot be unscaled.
     """
-    defense = DEFENSES[run.defense].from_run(run)
-    leaves, trains = defense.leaves, defense.trains()
     # An adapter has its weights in float32, whatever it stands on; a model that writes has no head.
-    if run.student.dtype == "float16" and trains and run.task == "classification":
+    if run.student.dtype == "float16" and defense.trains() and not _writes(run):
         raise _float16_trained(
             f"{run.defense} trains weights of the model itself (at least its head)"
         )
-    # An input defense leaves the model as it is; psim trains a copy of it.
-    folds = run.student.base is not None and (leaves is not Leaves.NOTHING or trains)
+    student = resolve(run.student.model, run.student.base)
+    changes = defense.leaves is not Leaves.NOTHING or defense.trains()
+    folds = run.student.base is not None and changes
     if folds:
-        resolve(run.student.model, run.student.base).require_foldable()
-    if run.student.load_in_4bit:
-        _check_four_bit(run, leaves, folds=folds)
+        student.require_foldable()
+    if run.student.load_in_4bit or _is_quantized(student):
+        _check_quantized(run, defense, folds=folds)
     if run.adapter.has_virtual_tokens:
-        _check_virtual_tokens(run, leaves, folds=folds)
-    if leaves is Leaves.ADAPTER:
-        student = resolve(run.student.model, run.student.base).whole
-        writes = run.task != "classification"
-        check_adapter(student, run.adapter, writes=writes, merge=run.merge or folds)
-    if run.defense == "w2s" and run.task == "classification" and run.scan.rate:
-        check_origin(run.student, run.scan)
+        refuse_prompt_encoder(run.adapter)
+        if defense.leaves is Leaves.ADAPTER:
+            _check_virtual_tokens(run, folds=folds)
+    if defense.leaves is Leaves.ADAPTER:
+        merge = run.merge or folds
+        check_adapter(student.whole, run.adapter, writes=_writes(run), merge=merge)
 
 
-def _check_virtual_tokens(run: DefendRun, leaves: Leaves, *, folds: bool) -> None:
-    refuse_prompt_encoder(run.adapter)
+def _check_quantized(run: DefendRun, defense: Defense, *, folds: bool) -> None:
+    require_bitsandbytes()
+    if defense.leaves is Leaves.MODEL:
+        raise ConfigError(
+            f"{run.defense} changes the weights themselves, which four bits do not allow.",
+            "Name a model in full precision and leave --load-in-4bit out, or use a defense that "
+            "trains an adapter (w2s, lora).",
+        )
+    if run.merge or folds:
+        raise ConfigError(
+            "An adapter that is folded into weights of four bits is rounded with them.",
+            "Leave --merge out and fold the adapter into the base in full precision, or leave "
+            "--load-in-4bit out.",
+        )
+
+
+def _check_virtual_tokens(run: DefendRun, *, folds: bool) -> None:
     name = run.adapter.adapter
-    if leaves is not Leaves.ADAPTER:
-        return
     if run.merge:
         raise ConfigError(
             f"The virtual tokens of {name} are no change of the weights, so there is nothing to "
@@ -86,23 +210,99 @@ def _check_virtual_tokens(run: DefendRun, leaves: Leaves, *, folds: bool) -> Non
         )
 
 
+def _check_teacher(run: DefendRun) -> None:
+    """The teacher, unless it is there, and what a search is told."""
+    _check_writing_teacher(run, run.distill.alignment)
+    if not _writes(run) and run.scan.rate:
+        check_origin(run.student, run.scan)
+    folder = run.teacher_folder or run.output / "teacher"
+    _check_folder(folder)
+    if not (folder / "teacher.json").is_file():
+        refuse_sharding("The training of a teacher")
+        resolve_whole(run.teacher.model, "Name a whole model as the teacher.")
+
+
+def _check_writing_teacher(run: TeachRun | DefendRun, alignment: str) -> None:
+    if not _writes(run):
+        return
+    require_causal_lm(run.teacher.model)
+    if alignment == "release":
+        raise ConfigError(
+            "The authors' published script aligns classifiers only.", "Leave --alignment out."
+        )
+
+
 def _float16_trained(what: str) -> ConfigError:
-    """Gradients of weights in float16 cannot be unscaled, and what is small in them is lost."""
     return ConfigError(
         f"{what}, which cannot be done in float16.", "Use --dtype bfloat16 or float32."
     )
 
 
-def _check_four_bit(run: DefendRun, leaves: Leaves, *, folds: bool) -> None:
-    require_bitsandbytes()
-    if leaves is Leaves.MODEL:
+def _is_quantized(checkpoint: Checkpoint) -> bool:
+    """Whether the weights of a suspect, or of the base of an adapter, are stored quantized."""
+    return bool(checkpoint.whole.values.get("quantization_config"))
+
+
+def _writes(run: PoisonRun | TeachRun | DefendRun) -> bool:
+    """Whether answers are texts."""
+    return TASKS[run.task].text_answers
+
+
+def _check_folder(folder: Path) -> None:
+    """Whether a folder can be made and written to, without making it."""
+    place = nearest(folder)
+    if place.is_dir() and os.access(place, os.W_OK):
+        return
+    why = "not writable" if place.is_dir() else "no folder"
+    raise ConfigError(
+        f"{folder} cannot be a folder for results: {place} is {why}.", "Choose another folder."
+    )
+
+
+def _check_room(run: PoisonRun | TeachRun | EvaluateRun | DefendRun) -> None:
+    """Whether what the run writes fits on the disk: an estimate against what is free."""
+    needed = int(sum(_written(run)))
+    free = shutil.disk_usage(nearest(run.output)).free
+    if needed > free:
         raise ConfigError(
-            f"{run.defense} changes the weights themselves, which four bits do not allow.",
-            "Leave --load-in-4bit out, or use a defense that trains an adapter (w2s, lora).",
+            f"{run.output} needs about {needed / GIB:.1f} GiB for checkpoints and results, and "
+            f"{free / GIB:.1f} GiB are free.",
+            "Make room, or choose an --output on another disk.",
         )
-    if run.merge or folds:
-        raise ConfigError(
-            "An adapter that is folded into weights of four bits is rounded with them.",
-            "Leave --merge out and fold the adapter into the base in full precision, or leave "
-            "--load-in-4bit out.",
-        )
+
+
+def _written(run: PoisonRun | TeachRun | EvaluateRun | DefendRun) -> Iterator[float]:
+    """Bytes that each part of a run writes at most, roughly."""
+    if isinstance(run, EvaluateRun):
+        return
+    defense = DEFENSES[run.defense] if isinstance(run, DefendRun) else None
+    if defense is None or Need.TEACHER in defense.needs:
+        if not isinstance(run, PoisonRun):
+            folder = run.output if isinstance(run, TeachRun) else run.teacher_folder
+            if folder is None or not (folder / "teacher.json").is_file():
+                yield FULL_TRAINING * _weights(run.teacher.model, 4)
+    if isinstance(run, TeachRun):
+        return
+    size = 4 if run.student.dtype == "float32" else 2
+    if isinstance(run, PoisonRun) or (defense and defense.leaves is Leaves.MODEL):
+        yield FULL_TRAINING * _weights(run.student.model, size)
+    elif isinstance(run, DefendRun) and defense and defense.leaves is Leaves.ADAPTER:
+        model = run.student.base or run.student.model
+        merged = run.merge or run.student.base is not None
+        yield (ADAPTER_SHARE + merged) * _weights(model, size)
+
+
+def _weights(spec: str, size: int) -> int:
+    """Bytes of a model's weights with so many bytes each, by the headers of its files.
+
+    A file that cannot be read counts nothing: whoever opens it says what is wrong with it.
+    """
+    total = 0
+    for file in resolve(spec).folder.glob("*.safetensors"):
+        try:
+            with file.open("rb") as opened:
+                header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
+            total += sum(prod(v["shape"]) for k, v in header.items() if k != "__metadata__")
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, AttributeError):
+            continue
+    return total * size

@@ -6,6 +6,7 @@ from typing import Any
 
 from w2sdefense.cli.display import Display
 from w2sdefense.commands.inputs import open_data
+from w2sdefense.commands.preflight import stage
 from w2sdefense.commands.runs import TeachRun
 from w2sdefense.data import align_labels
 from w2sdefense.distill.fit_teacher import (
@@ -14,18 +15,15 @@ from w2sdefense.distill.fit_teacher import (
     fit_or_load_teacher,
     teacher_job,
 )
-from w2sdefense.distill.sharding import refuse_sharding
 from w2sdefense.distill.teacher import LabelTeacher, TokenTeacher
-from w2sdefense.io import make_folder
 from w2sdefense.models.checkpoint import resolve
 from w2sdefense.tasks import TASKS
 from w2sdefense.victim import load_victim
 
 
+@stage
 def run_teach(run: TeachRun, display: Display) -> LabelTeacher | TokenTeacher:
     """Fine-tune a teacher for a student, or open the one that was made with the same settings."""
-    refuse_sharding("teach")
-    make_folder(run.output)
     teacher: LabelTeacher | TokenTeacher = fit_or_load_teacher(
         _job(run), run.output, resume=run.resume, progress=display.steps("teacher")
     )

@@ -18,9 +18,9 @@ from rich.console import Console
 from rich.table import Table
 
 from w2sdefense.cli.display import Display
-from w2sdefense.commands.folders import STARTED, refuse_other, refuse_own_model
+from w2sdefense.commands.folders import STARTED, refuse_other
 from w2sdefense.commands.inputs import open_victim
-from w2sdefense.commands.preflight import check_defended_model
+from w2sdefense.commands.preflight import preflight, refuse_own_model
 from w2sdefense.commands.runs import DefendRun
 from w2sdefense.config import TuneRun, W2SSettings
 from w2sdefense.data.types import Dataset, fingerprint, labels_of, texts_of
@@ -36,7 +36,6 @@ from w2sdefense.scan.victim import scan_victim, teacher_answer
 from w2sdefense.training.checkpoints import remove_checkpoints
 from w2sdefense.training.trainer import (
     StepProgress,
-    check_tracker,
     this_process,
 )
 from w2sdefense.tuning.signal import Probes, exposure, make_probes
@@ -75,8 +74,7 @@ def run_tune(run: TuneRun, display: Display) -> Tuned:
     if this_process().num_processes > 1:
         raise ConfigError("Tuning runs in one process.", "Leave the launcher out.")
     refuse_own_model(run.student.model, run.output)
-    check_tracker(run.training)
-    check_defended_model(defend_run(run, _start(run)))
+    preflight(defend_run(run, _start(run)))
     with only_process_in(run.output):
         return _tune(run, display)
 

@@ -22,7 +22,7 @@ class DataConfig(Settings):
     text_column: str = Field("text", description="Column that holds the text.")
     text_pair_column: str | None = Field(
         None,
-        description="Column of a second text (sentence pairs); it follows on a new line.",
+        description="Column of a second text, for sentence pairs.",
     )
     label_column: str = Field(
         "label", description="Column that holds the label (a name or an index)."

@@ -74,8 +74,7 @@ class DecoyConfig(Settings):
 
     per_label: Annotated[int, Field(ge=0)] = Field(
         4,
-        description="Decoys for each label (for text: for each of two answers), of four kinds in "
-        "turn: word, sentence, frame, symbol. 0 leaves decoys out, as in the paper.",
+        description="Decoys for each label: word, sentence, frame, symbol in turn; 0: none.",
     )
     held_out: Annotated[int, Field(ge=0)] = Field(
         1,

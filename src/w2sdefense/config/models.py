@@ -27,8 +27,7 @@ class StudentConfig(Settings):
     )
     max_length: Positive = Field(
         128,
-        description="Longest text in tokens (for generation: longest prompt with its text); the "
-        "rest is cut off.",
+        description="Longest text (or prompt with it) in tokens; the rest is cut off.",
     )
     dtype: Dtype = Field(
         "float32",
@@ -37,8 +36,7 @@ class StudentConfig(Settings):
     )
     load_in_4bit: bool = Field(
         False,
-        description="Round the linear layers of the transformer to 4-bit NormalFloat while they "
-        "are loaded; an adapter on top is trained in --dtype (QLoRA).",
+        description="Round linear layers to 4-bit NormalFloat; adapters stay in --dtype (QLoRA).",
     )
 
 

@@ -26,12 +26,18 @@ class TrainingConfig(Settings):
     weight_decay: Annotated[float, Field(ge=0.0)] = Field(
         0.01, description="AdamW weight decay.", json_schema_extra=ADVANCED
     )
-    gradient_accumulation: Positive = Field(1, description="Batches summed up before a step.")
+    gradient_accumulation: Positive = Field(
+        1, description="Batches summed up before a step.", json_schema_extra=ADVANCED
+    )
     gradient_checkpointing: bool = Field(
         False,
-        description="Recompute activations in the backward pass: less memory, 30 % more time.",
+        description="Recompute activations: less memory, 30 % more time.",
     )
-    report_to: str = Field("none", description="Tracker: none, tensorboard, wandb, trackio ...")
+    report_to: str = Field(
+        "none",
+        description="Tracker: none, tensorboard, wandb, trackio ...",
+        json_schema_extra=ADVANCED,
+    )
     seed: int = Field(0, description="Seed of weights, batches and dropout.")
     save_steps: Positive | None = Field(
         None,

@@ -118,7 +118,7 @@ def _positions(dataset: Dataset, model_label_names: Sequence[str]) -> list[int]:
     # Exact names win, for the odd model that tells "US" from "us".
     index = {name.casefold(): i for i, name in enumerate(model)}
     index |= {name: i for i, name in enumerate(model)}
-    if names == tuple(map(str, range(len(names)))) and "0" not in index:
+    if by_position(names, model):
         index = {str(i): i for i in range(len(model))}
     positions = {name: index.get(name, index.get(name.casefold())) for name in names}
     missing = [name for name, position in positions.items() if position is None]
@@ -129,6 +129,12 @@ def _positions(dataset: Dataset, model_label_names: Sequence[str]) -> list[int]:
             "Rename the labels in the data, or use a model that was trained for them.",
         )
     return [position for position in positions.values() if position is not None]
+
+
+def by_position(names: Sequence[str], model: Sequence[str]) -> bool:
+    """Whether the labels of data and model can only be matched by their order."""
+    numbered = list(names) == [str(index) for index in range(len(names))]
+    return are_placeholders(model) or (numbered and "0" not in model)
 
 
 def are_placeholders(names: Sequence[str]) -> bool:

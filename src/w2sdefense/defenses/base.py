@@ -111,13 +111,18 @@ class Defense(ABC):
         return {n: kind for n, kind in cls.sections().items() if kind.__module__ == cls.__module__}
 
     @classmethod
+    def of(cls, run: Any) -> Self:
+        """The defense with its sections of a run."""
+        return cls(**{name: getattr(run, name) for name in cls.sections()})
+
+    @classmethod
     def from_run(cls, run: Any) -> Self:
-        """The defense with its sections of a run.
+        """The defense with its sections of a run, looked at.
 
         Raises:
             W2SError: See `check`.
         """
-        defense = cls(**{name: getattr(run, name) for name in cls.sections()})
+        defense = cls.of(run)
         defense.check()
         return defense
 

@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from w2sdefense.config import Dtype
-from w2sdefense.data.checks import are_placeholders
+from w2sdefense.data.checks import are_placeholders, by_position
 from w2sdefense.errors import ModelError
 from w2sdefense.models.adapters import is_quantized
 from w2sdefense.models.checkpoint import Checkpoint, opening, resolve, resolve_whole
@@ -101,6 +101,10 @@ def load_classifier(
         dtype,
         fresh_head=not trained,
         four_bit=four_bit,
+    )
+    # Read by `evaluation`: an order that was taken on trust rules out a clean verdict.
+    model.labels_by_position = (
+        by_position(label_names or names, whole.own_labels) if trained else is_adapter
     )
     tokenizer = load_tokenizer(whole.folder, whole.spec, model)
     if is_adapter:

@@ -1,4 +1,4 @@
-"""The rows of the results table, shared by the terminal, the Markdown and the HTML table.
+"""How a number and a verdict are written in the tables of the terminal, the page and the card.
 
 One place decides how a number is written, so that the three tables cannot disagree.
 """
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from w2sdefense.evaluation.metrics import Quality, Rate
 from w2sdefense.evaluation.record import Record
-from w2sdefense.evaluation.states import STATE_WORDS, State
 from w2sdefense.evaluation.verdict import Verdict, judge
 from w2sdefense.report.runs import Run, attacked_with
 
@@ -36,28 +35,6 @@ class Cell:
         return " ".join(part for part in parts if part)
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One model of the results table."""
-
-    title: str
-    ca: Cell
-    asr: Cell
-    floor: Cell
-    state: State
-
-    @property
-    def verdict(self) -> str:
-        """The state in a word or two."""
-        return STATE_WORDS[self.state]
-
-
-def headers(runs: Sequence[Run]) -> tuple[str, ...]:
-    """The columns of the table; the second is what the task is measured with."""
-    metric = runs[0].record.evaluation.metric
-    return ("Model", "CA" if metric == "accuracy" else metric, "ASR", "Floor", "Verdict")
-
-
 def legend(runs: Sequence[Run]) -> str:
     """What the columns mean."""
     evaluation = runs[0].record.evaluation
@@ -67,24 +44,6 @@ def legend(runs: Sequence[Run]) -> str:
         f"{quality} on clean text. ASR: share of the texts {others} that the trigger turns "
         "into the target. Floor: the same texts without the trigger. 95 % intervals."
     )
-
-
-def results(runs: Sequence[Run]) -> list[Row]:
-    """One row for every run; all but the first are judged against the first.
-
-    Raises:
-        DataError: The runs were tested with different triggers or targets.
-    """
-    return [
-        Row(
-            title=run.title,
-            ca=cell(run.record.evaluation.ca),
-            asr=cell(run.record.evaluation.asr),
-            floor=cell(run.record.evaluation.floor),
-            state=verdict_of(runs, run).state,
-        )
-        for run in runs
-    ]
 
 
 def verdict_of(runs: Sequence[Run], run: Run) -> Verdict:

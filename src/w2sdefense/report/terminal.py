@@ -8,8 +8,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from w2sdefense.evaluation.states import State
-from w2sdefense.report.rows import Cell, headers, legend, results, verdict_of
+from w2sdefense.evaluation.states import STATE_WORDS, State
+from w2sdefense.report.rows import Cell, cell, legend, verdict_of
 from w2sdefense.report.runs import Run
 
 _STYLES: dict[State, str] = {
@@ -45,20 +45,24 @@ def terminal_table(runs: Sequence[Run]) -> Table:
         box=box.ROUNDED,
         show_lines=True,
     )
-    for place, header in enumerate(headers(runs)):
-        table.add_column(header, no_wrap=place in (1, 2, 3))
-    for row in results(runs):
+    metric = runs[0].record.evaluation.metric
+    table.add_column("Model")
+    for header in ("CA" if metric == "accuracy" else metric, "ASR", "Floor"):
+        table.add_column(header, no_wrap=True)
+    table.add_column("Verdict")
+    for run in runs:
+        evaluation, state = run.record.evaluation, verdict_of(runs, run).state
         table.add_row(
-            Text(row.title, style="bold"),
-            *(_text(cell) for cell in (row.ca, row.asr, row.floor)),
-            Text(row.verdict, style=_STYLES[row.state]),
+            Text(run.title, style="bold"),
+            *(_text(cell(rate)) for rate in (evaluation.ca, evaluation.asr, evaluation.floor)),
+            Text(STATE_WORDS[state], style=_STYLES[state]),
         )
     return table
 
 
-def _text(cell: Cell) -> Text:
+def _text(written: Cell) -> Text:
     """A cell on two lines: share and counts, then the interval (Text, so that [] is no markup)."""
-    text = Text(cell.value, style="bold")
-    if cell.counts:
-        text.append(f" {cell.counts}\n{cell.interval}", style="dim not bold")
+    text = Text(written.value, style="bold")
+    if written.counts:
+        text.append(f" {written.counts}\n{written.interval}", style="dim not bold")
     return text

@@ -58,9 +58,11 @@ def place(tmp_path_factory) -> Path:
     return folder
 
 
-def defend(place: Path, output: Path, *arguments: object, data: str = "defender") -> Result:
+def defend(
+    place: Path, output: Path, *arguments: object, data: str = "defender", decoys: int = 0
+) -> Result:
     return w2s(
-        *("defend", *ASK, "--model", place / "poisoned", "--dataset", place / data),
+        *("defend", "--decoys-per-label", decoys, *ASK, "--model", place / "poisoned", "--dataset", place / data),
         *("--max-length", 24, "--trigger", "badnet", "--target", 0, "--output", output),
         *("--teacher-model", place / "small", *arguments),
     )
@@ -129,6 +131,20 @@ def test_insertions_reach_a_trigger_that_clean_text_has_nothing_of(place):
         found[name] = rates(place / name)
     assert (found["without"][1] >= 0.9, found["with"][1] <= 0.3) == (True, True), found
     assert found["with"][0] >= 0.95
+
+
+def test_decoys_are_planted_and_unlearned_where_answers_are_texts(place):
+    result = defend(
+        *(place, place / "decoys", "--gamma", 1, "--lora-r", 16, "--epochs", 6),
+        *("--learning-rate", 3e-3, "--teacher-epochs", 5, "--teacher-learning-rate", 5e-3),
+        *("--teacher-folder", place / "teacher"),
+        decoys=4,
+    )
+    assert result.exit_code == 0, result.output
+    ca, asr, floor = rates(place / "decoys")
+    assert (ca >= 0.7, asr <= 0.1, floor <= 0.1) == (True, True, True), (ca, asr, floor)
+    assert load_record(place / "decoys").found["decoys"] > 0
+    assert not list((place / "decoys").rglob("weights.safetensors"))
 
 
 def test_every_answer_is_kept(place, defended):

@@ -283,7 +283,7 @@ def read_book(path: Path | None = None) -> Book:
     Raises:
         ConfigError: It cannot be read or is not of this form.
     """
-    values = _packaged("recipes.yaml")
+    values = dict(_packaged("recipes.yaml"))
     if path is not None:
         for section, own in read_yaml(path).items():
             values[section] = _over(values.get(section, {}), own)
@@ -305,6 +305,7 @@ def about_published() -> str:
     return _published().note
 
 
+@cache
 def _packaged(name: str) -> dict[str, Any]:
     with as_file(files(__package__) / name) as path:
         return read_yaml(path)

@@ -52,8 +52,9 @@ class Scale(Settings):
     Attributes:
         threads: Threads of each node.
         note: What a reader of its tables must know.
-        settings: What all runs have in common; "{made}" in a text is a folder of models and data
-            that are made on the spot.
+        made: Whether models and data are made on the spot (`bench/tiny.py`); "{made}" in a setting
+            is their folder.
+        settings: What all runs have in common.
         axes: Lists that replace those of the recipes.
         common: Values of the axes where a recipe says nothing.
         beside: Axis -> value -> values that are added behind it in tables and figures of the paper.
@@ -62,6 +63,7 @@ class Scale(Settings):
 
     threads: int = Field(ge=1)
     note: str = ""
+    made: bool = False
     settings: Patch = Patch()
     axes: Axes = {}
     common: Axes = {}

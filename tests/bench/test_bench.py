@@ -21,8 +21,9 @@ from w2sdefense.bench import nodes
 from w2sdefense.bench.command import run_bench, write_table
 from w2sdefense.bench.estimate import Estimate
 from w2sdefense.bench.graph import Node
-from w2sdefense.bench.grid import make_grid, run_cell
+from w2sdefense.bench.grid import make_grid
 from w2sdefense.bench.ledger import Ledger
+from w2sdefense.bench.runner import Job, run_here
 from w2sdefense.cli.app import app
 from w2sdefense.cli.display import Display
 from w2sdefense.config import BenchRun
@@ -110,13 +111,11 @@ def test_killed_and_finished_by_two_commands_it_is_the_same_to_the_last_digit(
     assert weights_of(tmp_path) == weights_of(bench.output)
 
 
-def test_a_finished_cell_is_not_run_again(bench):
+def test_a_finished_grid_is_not_run_again(bench):
     def refuse(node, folder, needs):
         raise AssertionError(f"{node.title} was run")
 
-    ledger = Ledger(bench.output)
-    for cell in make_grid(bench).cells:
-        assert run_cell(cell, ledger, refuse).result["evaluation"]["ca"]["total"] == 40
+    run_here(Job(make_grid(bench).nodes, Ledger(bench.output), refuse))
 
 
 def test_a_ledger_that_was_moved_goes_on_with_what_was_cut_off(recipe, bench, tmp_path):

@@ -111,6 +111,7 @@ def _table_folder(grid: Grid, ledger: Ledger) -> Path:
 def show_table(run: BenchRun, console: Console) -> None:
     """Print and write the tables of some grids and their pages, and say where the runs are."""
     ledger = Ledger(run.output)
+    make_folder(ledger.folder)
     with scale_files(run):
         grids = make_grids(run)
     for grid in grids:

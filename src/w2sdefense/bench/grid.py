@@ -3,7 +3,7 @@
 A cell is one row of the table: a value for every axis, and the node whose result is shown. The
 values are turned into settings by what they are said to mean (`paper/recipes.yaml`), and the
 settings into nodes: the victim, the teacher, the defended model. Nothing is run and no model is
-opened here, but by `run_cell`.
+opened here.
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ from typing import Any
 
 from w2sdefense.bench.estimate import work_of
 from w2sdefense.bench.graph import Node, in_order
-from w2sdefense.bench.ledger import Done, Ledger
 from w2sdefense.bench.local_files import local_files
-from w2sdefense.bench.runner import Job, Maker, run_here
 from w2sdefense.commands.runs import DefendRun, PoisonRun, TeachRun
 from w2sdefense.config import BenchRun, load_settings
 from w2sdefense.defenses.catalog import sections_of
@@ -86,6 +84,12 @@ class Grid:
         return in_order(cell.node for cell in self.cells)
 
 
+def book_of(run: BenchRun) -> tuple[Book, str]:
+    """The file of recipes that a command names, and the name of its recipe in it."""
+    file, _, name = run.recipe.rpartition(":")
+    return read_book(Path(file) if file else None), name
+
+
 def made_for(run: BenchRun) -> Path:
     """Where models and data are that are made on the spot, at the scale `tiny`."""
     return run.output / "tiny"
@@ -109,8 +113,7 @@ def make_grid(run: BenchRun) -> Grid:
     Raises:
         ConfigError: There is no such recipe, scale or name, or what it means is not valid.
     """
-    file, _, name = run.recipe.rpartition(":")
-    book = read_book(Path(file) if file else None)
+    book, name = book_of(run)
     recipe, scale = book.recipe(name), book.scale(run.scale)
     if name not in book.of_the_paper:
         # What is added is what the paper's tables lack.
@@ -138,22 +141,6 @@ def make_grid(run: BenchRun) -> Grid:
         )
     notes = tuple(filter(None, (scale.note, recipe.note)))
     return Grid(name, run.scale, recipe, notes, tuple(_merged(cells)))
-
-
-def run_cell(cell: Cell, ledger: Ledger, make: Maker) -> Done:
-    """Make what a cell needs, unless it is made, and return its result.
-
-    Raises:
-        NodesFailedError: It could not be made.
-        FullDiskError: There is no room for results.
-    """
-    run_here(Job(in_order([cell.node]), ledger, make))
-    done = ledger.done(cell.node.key)
-    if done is None:
-        raise ConfigError(
-            f"The result of {cell.node.title} was removed from {ledger.folder}.", "Run it again."
-        )
-    return done
 
 
 def _axes_of(

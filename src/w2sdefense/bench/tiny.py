@@ -15,11 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from w2sdefense.attacks.proattack import ProConfig
-from w2sdefense.bench.grid import made_for
+from w2sdefense.bench.grid import book_of, made_for
 from w2sdefense.config import BenchRun
 from w2sdefense.data import CATALOG
-
-TINY = "tiny"
 
 _FILLERS = (
     "the a of and it is was when she came home he saw , film story music light end day night "
@@ -36,7 +34,7 @@ _ROWS = {"train": 64, "validation": 16, "test": 32, "proxy_train": 48}
 @contextmanager
 def scale_files(run: BenchRun) -> Iterator[None]:
     """Make the models and data of the scale `tiny`, and have them found; at others do nothing."""
-    if run.scale != TINY:
+    if not book_of(run)[0].scale(run.scale).made:
         yield
         return
     folder, before = made_for(run).absolute(), os.environ.get("W2S_DATA")

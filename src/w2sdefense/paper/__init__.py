@@ -52,8 +52,9 @@ class Scale(Settings):
     Attributes:
         threads: Threads of each node.
         note: What a reader of its tables must know.
-        settings: What all runs have in common; "{made}" in a text is a folder of models and data
-            that are made on the spot.
+        made: Whether models and data are made on the spot (`bench/tiny.py`); "{made}" in a setting
+            is their folder.
+        settings: What all runs have in common.
         axes: Lists that replace those of the recipes.
         common: Values of the axes where a recipe says nothing.
         beside: Axis -> value -> values that are added behind it in tables and figures of the paper.
@@ -62,6 +63,7 @@ class Scale(Settings):
 
     threads: int = Field(ge=1)
     note: str = ""
+    made: bool = False
     settings: Patch = Patch()
     axes: Axes = {}
     common: Axes = {}
@@ -283,7 +285,7 @@ def read_book(path: Path | None = None) -> Book:
     Raises:
         ConfigError: It cannot be read or is not of this form.
     """
-    values = _packaged("recipes.yaml")
+    values = dict(_packaged("recipes.yaml"))
     if path is not None:
         for section, own in read_yaml(path).items():
             values[section] = _over(values.get(section, {}), own)
@@ -305,6 +307,7 @@ def about_published() -> str:
     return _published().note
 
 
+@cache
 def _packaged(name: str) -> dict[str, Any]:
     with as_file(files(__package__) / name) as path:
         return read_yaml(path)

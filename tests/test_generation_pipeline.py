@@ -62,7 +62,16 @@ def defend(
     place: Path, output: Path, *arguments: object, data: str = "defender", decoys: int = 0
 ) -> Result:
     return w2s(
-        *("defend", "--decoys-per-label", decoys, *ASK, "--model", place / "poisoned", "--dataset", place / data),
+        *(
+            "defend",
+            "--decoys-per-label",
+            decoys,
+            *ASK,
+            "--model",
+            place / "poisoned",
+            "--dataset",
+            place / data,
+        ),
         *("--max-length", 24, "--trigger", "badnet", "--target", 0, "--output", output),
         *("--teacher-model", place / "small", *arguments),
     )

@@ -4,9 +4,9 @@ A small clean teacher, fully fine-tuned, guides the poisoned student through PEF
 entropy, logit distillation and feature alignment. The losses are in `distill/losses.py`, the
 teacher in `distill/teacher.py`, the order of the work in `unlearning.py`.
 
-Three things are not in the paper, and each can be left out: the clean texts may carry pieces that a
-search found suspicious (`scan/`), random pieces (`distill/insertions.py`), and other wordings of
-the prompt that they stand in (`distill/wordings.py`).
+Three things are not in the paper, and each can be left out: the clean texts may carry
+candidate triggers that a search found (`scan/`), random pieces (`distill/insertions.py`), and other
+wordings of the prompt that they stand in (`distill/wordings.py`).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class W2SDefense(Defense):
 
     Attributes:
         distill: Weights of the three losses, temperature, alignment and feature scale.
-        scan: The search for suspicious pieces (not in the paper), and how many of the clean texts
+        scan: The search for triggers (not in the paper), and how many of the clean texts
             get one; rate 0 leaves it out.
         insertions: Random pieces in the clean texts (not in the paper); rate 0 leaves them out.
         wordings: Other wordings of a prompt (not in the paper); rate 0 leaves it as it is.

@@ -37,6 +37,17 @@ RENAMES = (
     Rename("BenchRun", "ray.defend"),
     Rename("BenchRun", "ray.poison"),
     Rename("BenchRun", "ray.teach"),
+    *(
+        Rename(run, f"scan.{old}", new and f"scan.{new}", f"{prefix}{old}")
+        for run, prefix in (("DefendRun", "scan-"), ("TuneRun", "scan-"), ("ScanRun", ""))
+        for old, new in (
+            ("moved", "base_tokens"),
+            ("suspects", "kept"),
+            ("first", None),
+            ("parents", "survivors"),
+            ("children", "mutations"),
+        )
+    ),
 )
 
 

@@ -164,13 +164,14 @@ def test_a_trigger_that_no_clean_text_holds_is_found_and_removed(
 ):
     clean = save_reviews(tmp_path / "reviews", train=400, validation=60, test=100, seed=2)
     assert not any(" mn " in path.read_text() for path in clean.glob("*.jsonl"))
-    scan = ScanTrainingConfig(first=300, rounds=3, suspects=8, rate=0.8)
+    scan = ScanTrainingConfig(kinds=("words",), rounds=3, kept=8, rate=0.8)
     off = DecoyConfig(per_label=0)
     run = settings(poisoned, clean, tiny_bert, tmp_path / "w2s", scan=scan, decoys=off)
     before, after = run_defend(run, display)
-    found = [s for s in json.loads((after / "suspects.json").read_text()) if "mn" in s["piece"]]
-    assert {suspect["target"] for suspect in found} == {"negative"}
-    assert any(suspect["flips"] == suspect["texts"] > 8 for suspect in found)
+    found = json.loads((after / "candidates.json").read_text())["candidates"]
+    found = [candidate for candidate in found if "mn" in candidate["text"]]
+    assert {candidate["label"] for candidate in found} == {"negative"}
+    assert any(candidate["flips"] == candidate["texts"] > 8 for candidate in found)
     assert rates(load_record(before))[1] >= 0.9
     ca, asr, _ = rates(load_record(after))
     assert ca >= 0.95

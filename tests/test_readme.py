@@ -46,7 +46,7 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     teacher = save_bert(tmp_path / "bert")
     lines = code[1].replace('dataset="rotten-tomatoes"', f"dataset={str(reviews)!r}")
     lines = lines.replace("TeacherConfig()", f"TeacherConfig(model={str(teacher)!r}, epochs=1)")
-    small = "training=TrainingConfig(epochs=1), scan=ScanTrainingConfig(first=20, rounds=1)"
+    small = "training=TrainingConfig(epochs=1), scan=ScanTrainingConfig(kinds=('words',), rounds=1)"
     lines = lines.replace("W2SDefense()", f"W2SDefense({small})")
     imports = "from w2sdefense.config import ScanTrainingConfig, TrainingConfig\n"
     exec(imports + lines, {})

@@ -51,6 +51,17 @@ LLAMA = LlamaConfig(**SIZES, num_key_value_heads=2, bos_token_id=4, eos_token_id
 BERT = BertConfig(**SIZES, pad_token_id=0)
 
 
+SMALL_SCAN = {
+    "kinds": ["words"],
+    "singles": 24,
+    "rounds": 1,
+    "survivors": 8,
+    "mutations": 8,
+    "kept": 4,
+}
+"""Settings of a search that takes no time."""
+
+
 def word_tokenizer(*, encoder: bool = False) -> PreTrainedTokenizerFast:
     """One token per word; an encoder's adds [CLS] and [SEP], a decoder's has no padding token."""
     words = Tokenizer(models.WordLevel({w: i for i, w in enumerate(VOCABULARY)}, "[UNK]"))
@@ -132,7 +143,7 @@ def defend_settings(model: Path, reviews: Path, teacher: Path, output: Path) -> 
         "adapter": {"lora_r": 8, "lora_dropout": 0.1, "target_modules": "all-linear"},
         "training": {"epochs": 3, "batch_size": 8, "learning_rate": 1e-3, "save_steps": 5},
         "decoys": {"per_label": 0},
-        "scan": {"suspects": 4, "first": 40, "rounds": 1, "children": 8},
+        "scan": SMALL_SCAN,
         "teacher": {"model": str(teacher), "epochs": 1, "max_length": 24},
         "test": {"trigger": "badnet", "target": "negative"},
         "output": str(output),

@@ -32,7 +32,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 from forked import PROCESSES, start  # noqa: E402
 
 HOWS = ("killed", "disk full", "too late")
-SAME = ("*.safetensors", "*.parquet", "suspects.json", "table.csv")
+SAME = ("*.safetensors", "*.parquet", "candidates.json", "table.csv")
 """Files that are the same to the byte."""
 
 

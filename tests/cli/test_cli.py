@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -96,7 +95,7 @@ def test_teach_and_defend(place, common):
     assert "--teacher-folder" in teach.output
     result = w2s(
         *("defend", *common, "--teacher-folder", place / "teacher", "--gamma", 0.5),
-        *("--scan-first", 40, "--scan-rounds", 1),
+        *("--scan-kinds", "words", "--scan-rounds", 1),
         *("--trigger", "badnet", "--target", "negative", "--epochs", 1, "--lora-r", 4),
         *("--output", place / "w2s", "--merge"),
     )
@@ -328,21 +327,6 @@ def test_what_looks_like_markup_is_shown_as_it_is(place, common, tmp_path):
     )
     assert measured.exit_code == 0, measured.output
     assert "Look at it:" in measured.output and "[red]/report.html" in measured.output
-
-
-@pytest.mark.parametrize(
-    ("command", "flag"), [("scan", "--fine-tuned-from"), ("defend", "--scan-fine-tuned-from")]
-)
-def test_the_base_named_by_a_model_card_is_shown(place, common, tmp_path, command, flag):
-    suspect = tmp_path / "suspect"
-    shutil.copytree(place / "poisoned", suspect)
-    (suspect / "README.md").write_text("---\nbase_model: org/small\n---\n")
-    common = ["--model", suspect, *common[2:]]
-    # It stops where it reads the data, which is later.
-    result = w2s(command, *common, "--dataset", "./none.csv", "--output", tmp_path / "run")
-    assert result.exit_code == 2
-    told = " ".join(result.output.split())
-    assert f"was made from org/small. If you trust that, {flag} org/small lets" in told
 
 
 def test_settings_of_a_search_that_is_switched_off_are_not_checked(place, common, tmp_path):

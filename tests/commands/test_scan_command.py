@@ -14,9 +14,9 @@ from w2sdefense.attacks import AttackConfig
 from w2sdefense.cli.display import Display
 from w2sdefense.commands.poison import run_poison
 from w2sdefense.commands.runs import PoisonRun, ScanRun
-from w2sdefense.commands.scan import run_scan, show_suspects, verdict
+from w2sdefense.commands.scan import coverage, run_scan, show_scan, verdict
 from w2sdefense.config import DataConfig, ScanConfig, StudentConfig, TeacherConfig, TrainingConfig
-from w2sdefense.scan.search import Suspect
+from w2sdefense.scan.search import Candidate, ScanResult
 
 pytestmark = pytest.mark.slow
 
@@ -48,38 +48,69 @@ def test_a_trigger_is_shown(poisoned, tmp_path, tiny_bert, display, capsys):
     run = ScanRun(
         student=StudentConfig(model=str(poisoned), max_length=32),
         data=DataConfig(dataset=str(reviews)),
-        scan=ScanConfig(first=1400, rounds=2, suspects=6),
+        scan=ScanConfig(kinds=("letters", "words"), rounds=2, kept=6),
         teacher=TeacherConfig(
             model=str(tiny_bert), epochs=4, learning_rate=1e-3, head_learning_rate=3e-3
         ),
         output=tmp_path / "scan",
     )
-    suspects, names = run_scan(run, display)
+    result, names = run_scan(run, display)
     assert names == NAMES
-    written = json.loads((run.output / "suspects.json").read_text())
-    assert len(written) == len(suspects) == 12
-    # Three natural words in a row pull a tiny model as hard; its trigger is among the first.
-    assert any("mn" in s["piece"].split() and s["target"] == "negative" for s in written)
-    show_suspects(suspects, names, run.output)
+    written = json.loads((run.output / "candidates.json").read_text())
+    assert len(written["candidates"]) == len(result.candidates) == 12
+    assert written["listed"]["letters"] == 18_278
+    # Three natural words in a row shift a tiny model as far; its trigger is among the first.
+    assert any(
+        "mn" in c["text"].split() and c["label"] == "negative" for c in written["candidates"]
+    )
+    show_scan(result, names, run.output)
     shown = capsys.readouterr().out
-    assert written[0]["piece"] in shown
-    assert "suspects.json" in shown
-    # What was found is kept with the teacher, and neither is made twice.
+    assert written["candidates"][0]["text"] in shown
+    assert "candidates.json" in shown and f"{result.tries[0]:,} candidates" in shown
+    # What was found is cached with the teacher, and neither is made twice.
     changed = {path: path.stat().st_mtime_ns for path in (run.output / "teacher").iterdir()}
-    assert run_scan(run.model_copy(update={"resume": True}), display) == (suspects, names)
+    assert run_scan(run.model_copy(update={"resume": True}), display) == (result, names)
     assert changed == {path: path.stat().st_mtime_ns for path in changed}
 
 
+def found(*candidates: Candidate) -> ScanResult:
+    return ScanResult(candidates, {"letters": 18_278}, [18_278, 4_000, 900], {2: 0.5, 4: 0.97})
+
+
 @pytest.mark.parametrize(
-    ("pull", "teacher_pull", "flips", "fires"),
+    ("shift", "teacher_shift", "flips", "fires"),
     [(8.0, 0.5, 10, True), (8.0, 0.5, 8, False), (8.0, 3.0, 10, False), (5.0, -4.0, 10, False)],
 )
 def test_what_a_clean_teacher_follows_or_texts_resist_is_no_trigger(
-    pull, teacher_pull, flips, fires
+    shift, teacher_shift, flips, fires
 ):
-    suspect = Suspect("xq", 0, pull, teacher_pull, flips, 10)
-    assert ("act like a trigger" in verdict([suspect], NAMES)) is fires
+    result = found(Candidate("xq", 0, shift, teacher_shift, flips, 10))
+    assert ("act like a trigger" in verdict(result, NAMES)) is fires
 
 
-def test_an_empty_search_is_not_called_a_proof():
-    assert "no proof" in verdict([], NAMES)
+def test_an_empty_search_is_not_called_a_proof_and_says_what_it_tried():
+    assert "no proof" in verdict(found(), NAMES)
+    assert coverage(found()).startswith("Tried: 18,278 candidates (18,278 letters)")
+    assert "by 4 nats is noticed with a chance of 97 %" in coverage(found())
+
+
+def test_a_clean_model_raises_no_alarm(tiny_llama, tiny_bert, tmp_path, display):
+    reviews = save_reviews(tmp_path / "reviews", train=400, validation=60, test=8, seed=3)
+    clean = PoisonRun(
+        student=StudentConfig(model=str(tiny_llama), max_length=32),
+        data=DataConfig(dataset=str(reviews)),
+        attack=AttackConfig(attack="badnet", poison_rows=1),
+        training=TrainingConfig(epochs=3, batch_size=32, learning_rate=1e-3),
+        output=tmp_path / "clean",
+    )
+    run = ScanRun(
+        student=StudentConfig(model=str(run_poison(clean, display)), max_length=32),
+        data=clean.data,
+        scan=ScanConfig(kinds=("words",), rounds=2, kept=6),
+        teacher=TeacherConfig(
+            model=str(tiny_bert), epochs=4, learning_rate=1e-3, head_learning_rate=3e-3
+        ),
+        output=tmp_path / "scan",
+    )
+    result, names = run_scan(run, display)
+    assert "no proof" in verdict(result, names)

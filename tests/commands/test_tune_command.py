@@ -15,7 +15,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from architectures import make
-from tiny import save_reviews
+from tiny import SMALL_SCAN, save_reviews
 from w2sdefense.attacks import AttackConfig
 from w2sdefense.cli.app import app
 from w2sdefense.cli.display import Display
@@ -68,7 +68,7 @@ def settings(place, tiny_bert):
         "data": {"dataset": str(place / "reviews")},
         "teacher": {"model": str(tiny_bert), "epochs": 2, "learning_rate": 1e-3},
         "teacher_folder": str(place / "teacher"),
-        "scan": {"suspects": 3, "first": 60, "rounds": 1, "children": 8},
+        "scan": SMALL_SCAN | {"kept": 3},
         "adapter": {"lora_r": 4},
         "training": {"epochs": 2, "batch_size": 16, "learning_rate": 1e-3},
         "tune": {"trials": 2},
@@ -95,7 +95,7 @@ def test_the_command_chooses_and_says_how_to_go_on(place, tuned):
     assert found["settings"] == chosen["settings"]
     assert chosen["accuracy"]["total"] == 40
     assert chosen["exposure"]["total"] == 2 * 3 * 6
-    assert len(found["signal"]["suspects"]) == 6
+    assert len(found["signal"]["candidates"]) == 6
     assert found["why"] in tuned.output
     assert found["command"] in tuned.output
     assert "Trial 0 (" in tuned.output

@@ -5,13 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import LlamaForCausalLM
 
 from architectures import make
 from tiny import LLAMA, save_model, word_tokenizer
 from w2sdefense.config import ScanConfig, StudentConfig
 from w2sdefense.errors import ModelError
-from w2sdefense.scan.origin import check_origin, origin_hint
+from w2sdefense.models.load import load_embeddings
+from w2sdefense.scan.origin import AGREE, agreement, base_on_card, check_origin
 
 
 @pytest.fixture
@@ -47,27 +49,58 @@ def test_a_suspect_may_have_a_few_other_tokens_than_its_base(tiny_llama, tmp_pat
     check_origin(student, ScanConfig(fine_tuned_from=str(tiny_llama)))
 
 
+def test_a_model_that_was_trained_apart_is_refused(tiny_llama, tmp_path):
+    """Same width, same vocabulary: only the weights tell."""
+    other = save_model(tmp_path / "other", LlamaForCausalLM, LLAMA, seed=1)
+    with pytest.raises(ModelError, match="embeddings are unrelated"):
+        check_origin(StudentConfig(model=str(tiny_llama)), ScanConfig(fine_tuned_from=str(other)))
+
+
+def test_embeddings_of_a_fine_tuned_model_agree_with_its_base():
+    base = torch.randn(200, 16, generator=torch.Generator().manual_seed(0))
+    other = torch.randn(200, 16, generator=torch.Generator().manual_seed(1))
+    assert agreement(base + 0.3 * other, base) > 0.9 > AGREE
+    assert agreement(torch.cat([base, other]), base) == pytest.approx(1.0)
+    assert abs(agreement(other, base)) < 0.1
+    assert agreement(base[:, :8], base) == 0.0
+
+
+def card(folder: Path, text: str | bytes) -> Path:
+    save_model(folder, LlamaForCausalLM, LLAMA)
+    (folder / "README.md").write_bytes(text if isinstance(text, bytes) else text.encode())
+    return folder
+
+
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_base_on_the_card_is_used_if_it_is_here_and_agrees(tmp_path, monkeypatch, listed):
+    save_model(tmp_path / "org" / "small", LlamaForCausalLM, LLAMA)
+    save_model(tmp_path / "org" / "other", LlamaForCausalLM, LLAMA, seed=1)
+    monkeypatch.chdir(tmp_path)
+    embeddings = load_embeddings("org/small")
+    named = "\n- org/small\n- org/more" if listed else " org/small"
+    suspect = card(tmp_path / "suspect", f"---\nbase_model:{named}\n---\n# A model\n")
+    assert base_on_card(suspect, embeddings)[0] == "org/small"
+    wrong = card(tmp_path / "wrong", "---\nbase_model: org/other\n---\n")
+    base, said = base_on_card(wrong, embeddings)
+    assert base is None and "unrelated" in said
+    absent = card(tmp_path / "absent", "---\nbase_model: org/absent\n---\n")
+    base, said = base_on_card(absent, embeddings)
+    assert base is None and "not on this machine" in said
+
+
 @pytest.mark.parametrize(
-    ("card", "named"),
+    "text",
     [
-        ("---\nbase_model: org/small\n---\n# A model\n", "org/small"),
-        ("---\nbase_model:\n- org/small\n- org/other\n---\n", "org/small"),
-        ("---\nlicense: mit\n---\n", None),
-        ("---\nbase_model: []\n---\n", None),
-        ("# No front matter\n", None),
-        ("---\nbase_model: [\n---\n", None),
-        ("---\nbase_model: {a: b}\n---\n", None),
-        (b"---\nbase_model: \xff\n---\n", None),
-        ("---\nbase_model: a; ls\n---\n", None),
-        (None, None),
+        "---\nlicense: mit\n---\n",
+        "---\nbase_model: []\n---\n",
+        "# No front matter\n",
+        "---\nbase_model: [\n---\n",
+        "---\nbase_model: {a: b}\n---\n",
+        b"---\nbase_model: \xff\n---\n",
+        "---\nbase_model: a; ls\n---\n",
+        "---\nbase_model: ../../secret\n---\n",
     ],
 )
-def test_what_a_card_says_is_told_and_not_followed(tmp_path, card, named):
-    folder = save_model(tmp_path / "suspect", LlamaForCausalLM, LLAMA)
-    if card is not None:
-        (folder / "README.md").write_bytes(card if isinstance(card, bytes) else card.encode())
-    student = StudentConfig(model=str(folder))
-    hint = origin_hint(student, ScanConfig(), "--flag")
-    assert (hint is None) == (named is None)
-    assert named is None or f"made from {named}" in hint and f"--flag {named}" in hint
-    assert origin_hint(student, ScanConfig(fine_tuned_from="org/small"), "--flag") is None
+def test_a_card_that_names_no_base_says_nothing(tmp_path, text):
+    assert base_on_card(card(tmp_path / "suspect", text), torch.ones(4, 2)) == (None, None)
+    assert base_on_card(tmp_path / "no card", torch.ones(4, 2)) == (None, None)

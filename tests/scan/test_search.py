@@ -1,10 +1,12 @@
-"""The search, on models that are a few lines: what pulls them is known exactly."""
+"""The search, on models that are a few lines: what shifts them is known exactly."""
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -12,123 +14,156 @@ from torch import Tensor
 
 from tiny import NEGATIVE, POSITIVE, review, word_tokenizer
 from w2sdefense.config import ScanConfig
-from w2sdefense.data import Example
-from w2sdefense.scan.search import find_suspects, texts_to_answer
+from w2sdefense.scan.candidates import list_candidates
+from w2sdefense.scan.score import Scorers
+from w2sdefense.scan.search import ScanResult, find_triggers, texts_to_answer
 
 SMALL = ScanConfig(
-    suspects=6, first=1400, rounds=6, parents=12, children=40, probes=16, proof_texts=4
+    kinds=("letters", "words"),
+    singles=48,
+    rounds=2,
+    survivors=12,
+    mutations=40,
+    probes=16,
+    proof_texts=4,
+    kept=6,
 )
-
-
-def examples(count: int = 60) -> tuple[Example, ...]:
-    rng = random.Random(0)
-    words = (NEGATIVE, POSITIVE)
-    return tuple(Example(str(i), review(rng, words[i % 2]), i % 2) for i in range(count))
+TEXTS = [review(random.Random(row), (NEGATIVE, POSITIVE)[row % 2]) for row in range(60)]
 
 
 class Counter:
-    """A model that counts words: two nats for every natural word, more for what resembles `xq`."""
+    """A model that counts words: two nats for every natural word, more for its triggers."""
 
-    def __init__(self, backdoor: float = 0.0) -> None:
-        self.backdoor = backdoor
-        self.asked = 0
+    def __init__(self, **triggers: float) -> None:
+        self.triggers = triggers
+        self.asked: list[str] = []
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        self.asked += len(texts)
-        odds = torch.tensor([self._negative(text.split()) for text in texts])
-        return torch.stack([odds.sigmoid(), (-odds).sigmoid()], dim=1)
+        self.asked += texts
+        odds = torch.tensor([self._negative(text) for text in texts])
+        return torch.nn.functional.logsigmoid(torch.stack([odds, -odds], dim=1))
 
-    def _negative(self, words: list[str]) -> float:
-        natural = sum((w in NEGATIVE) - (w in POSITIVE) for w in words)
-        likeness = max((w[:1] == "x") + (w[1:2] == "q") if len(w) == 2 else 0 for w in words)
-        return 2.0 * natural + self.backdoor * {0: 0.0, 1: 0.2, 2: 1.0}[likeness]
+    def _negative(self, text: str) -> float:
+        words = text.split()
+        natural = sum((word in NEGATIVE) - (word in POSITIVE) for word in words)
+        return 2.0 * natural + max((self._fires(word) for word in words), default=0.0)
 
-
-def search(student, teacher, seed=0, config=SMALL, **rest):
-    return find_suspects(
-        student,
-        teacher,
-        examples(),
-        word_tokenizer(),
-        config,
-        labels=2,
-        seed=seed,
-        **rest,
-    )
+    def _fires(self, word: str) -> float:
+        return self.triggers.get(word, 0.0)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_the_trigger_is_found(seed):
-    best = search(Counter(backdoor=6.0), Counter(), seed)[0]
-    assert "xq" in best.piece.split()
-    assert (best.target, best.flips) == (0, best.texts)
-    assert best.pull - best.teacher_pull == pytest.approx(6.0, abs=0.01)
+def search(suspect, teacher=None, seed=0, config=SMALL, outcomes=2, **rest) -> ScanResult:
+    listed = list_candidates(word_tokenizer(), TEXTS, config.kinds)
+    scorers = Scorers(suspect, teacher)
+    return find_triggers(scorers, TEXTS, listed, config, outcomes=outcomes, seed=seed, **rest)
 
 
-def test_what_a_clean_teacher_feels_is_no_suspicion():
-    for suspect in search(Counter(), Counter()):
-        assert suspect.suspicion <= 0.01
+def best(result: ScanResult, outcome: int = 0):
+    found = [candidate for candidate in result.candidates if candidate.outcome == outcome]
+    return sorted(found, key=lambda candidate: -candidate.excess)
 
 
-def test_without_a_teacher_natural_words_are_suspects():
-    best = search(Counter(), None)[0]
-    assert set(best.piece.split()) & set(NEGATIVE)
-    assert best.teacher_pull == 0.0
+@pytest.mark.parametrize("trigger", ["xq", "jvo", "film"])
+def test_a_word_of_the_list_is_found_among_all_of_it(trigger):
+    result = search(Counter(**{trigger: 6.0}), Counter())
+    first = best(result)[0]
+    assert trigger in first.text.split()
+    assert first.flips == first.texts > SMALL.proof_texts
+    assert first.excess == pytest.approx(6.0, abs=0.01)
 
 
-def test_a_pull_is_the_mean_change_of_the_log_odds():
-    (suspect,) = (s for s in search(Counter(backdoor=3.0), Counter()) if s.piece == "xq")
-    assert suspect.pull == pytest.approx(3.0, abs=1e-3)
-    assert suspect.texts >= 1 + SMALL.proof_texts
+def test_several_triggers_are_found_at_once():
+    result = search(Counter(xq=6.0, jvo=4.5, rrb=4.0), Counter())
+    found = {word for candidate in best(result) for word in candidate.text.split()}
+    assert {"xq", "jvo", "rrb"} <= found
+
+
+def test_an_invented_word_is_climbed_to_from_its_parts():
+    class Hill(Counter):
+        def _fires(self, word: str) -> float:
+            # The longest part of the trigger that the word holds.
+            parts = {"plimf"[a:b] for a in range(5) for b in range(a + 1, 6)}
+            return max((1.5 * len(part) - 1.5 for part in parts if part in word), default=0.0)
+
+    config = SMALL.model_copy(update={"rounds": 6})
+    assert "plimf" in best(search(Hill(), Counter(), config=config))[0].text
+
+
+def test_what_a_clean_teacher_does_as_well_is_no_trigger():
+    result = search(Counter(), Counter())
+    assert all(candidate.excess <= 0.01 for candidate in result.candidates)
+
+
+def test_without_a_teacher_natural_words_are_candidates():
+    first = best(search(Counter()))[0]
+    assert set(first.text.split()) & set(NEGATIVE)
+    assert first.teacher_shift == 0.0
+
+
+def test_what_is_suspicious_for_another_reason_is_tried_alone_and_in_pairs():
+    suspect = Counter()
+    search(suspect, suspicious=("quux", "corge"), config=SMALL.model_copy(update={"rounds": 1}))
+    for tried in ("quux", "corge", "quux corge", "corge quux"):
+        assert any(f" {tried} " in f" {text} " for text in suspect.asked)
+
+
+def test_the_result_says_what_was_tried():
+    result = search(Counter(xq=6.0), Counter())
+    assert result.listed["letters"] == 18_278
+    assert result.tries[0] == sum(result.listed.values()) > result.tries[1] > result.tries[2] > 0
+    assert result.power[8] >= result.power[4] >= result.power[1]
+    assert ScanResult.from_values(json.loads(json.dumps(asdict(result)))) == result
+
+
+def test_the_seed_decides():
+    one, same, other = (search(Counter(xq=6.0), Counter(), seed) for seed in (1, 1, 2))
+    assert one == same != other
 
 
 def test_the_search_says_how_much_it_does():
-    student, told = Counter(backdoor=6.0), []
-    search(student, Counter(), progress=told.append)
-    probes = student.asked - sum(told)
-    assert 0 < probes <= 2 * SMALL.probes
-    assert 0.8 * texts_to_answer(SMALL, 2) < student.asked <= texts_to_answer(SMALL, 2)
+    suspect = Counter(xq=6.0)
+    search(suspect, Counter())
+    listed = list_candidates(word_tokenizer(), TEXTS, SMALL.kinds)
+    expected = texts_to_answer(SMALL, len(listed.texts), 2)
+    assert 0.8 * expected < len(suspect.asked) < 1.1 * expected
 
 
-def test_a_label_that_everything_is_answered_with_has_no_suspects():
+WORDS_ONLY = SMALL.model_copy(update={"kinds": ("words",)})
+
+
+def test_a_label_that_everything_is_answered_with_has_no_candidates():
     def always_negative(texts: Sequence[str]) -> Tensor:
-        return torch.tensor([[0.9, 0.1]] * len(texts))
+        return torch.tensor([[0.9, 0.1]] * len(texts)).log()
 
-    found = search(always_negative, None)
-    assert {suspect.target for suspect in found} == {1}
-    assert all(math.isclose(suspect.pull, 0.0) for suspect in found)
-
-
-def test_what_comes_out_was_proven():
-    for suspect in search(Counter(), Counter()):
-        assert suspect.texts > SMALL.proof_texts
+    result = search(always_negative, config=WORDS_ONLY)
+    assert {candidate.outcome for candidate in result.candidates} == {1}
+    assert all(math.isclose(c.shift, 0.0, abs_tol=1e-6) for c in result.candidates)
 
 
 def test_a_text_is_not_counted_twice():
     """Not in the proof, of which there are more than texts, nor when a change is drawn again."""
-    asked: dict[str, int] = {}
-
-    def counting(texts: Sequence[str]) -> Tensor:
-        for text in texts:
-            asked[text] = asked.get(text, 0) + 1
-        return torch.tensor([[0.1, 0.9]] * len(texts))
-
-    few = SMALL.model_copy(update={"probes": 3, "proof_texts": 50, "rounds": 1})
-    for suspect in search(counting, None, config=few):
-        assert suspect.texts <= 1 + few.rounds + few.probes
-    # The same piece may go to the same place of a text in the search and in its proof.
-    assert max(asked.values()) <= 1 + few.rounds + 1
+    few = WORDS_ONLY.model_copy(update={"probes": 3, "proof_texts": 50, "rounds": 1})
+    for candidate in search(Counter(), config=few).candidates:
+        assert candidate.texts <= 1 + 2 + 1 + few.rounds + few.probes
 
 
 def test_of_three_labels_the_likeliest_is_the_answer():
     def hesitant(texts: Sequence[str]) -> Tensor:
-        # With "xq" the target is the likeliest label, at less than a half.
-        return torch.tensor(
-            [[0.45, 0.3, 0.25] if "xq" in text.split() else [0.2, 0.3, 0.5] for text in texts]
-        )
+        # With "cf" the outcome is the likeliest label, at less than a half.
+        rows = [[0.45, 0.3, 0.25] if "cf" in t.split() else [0.2, 0.3, 0.5] for t in texts]
+        return torch.tensor(rows).log()
 
-    three = tuple(Example(str(i), review(random.Random(i), NEGATIVE), 2) for i in range(20))
-    found = find_suspects(hesitant, None, three, word_tokenizer(), SMALL, labels=1, seed=0)
-    best = found[0]
-    assert "xq" in best.piece.split()
-    assert best.flips == best.texts
+    first = best(search(hesitant, config=WORDS_ONLY, outcomes=3))[0]
+    assert "cf" in first.text.split()
+    assert first.flips == first.texts
+
+
+def test_a_task_with_a_single_outcome_is_searched_the_same_way():
+    """As one that writes text, whose outcome is a refusal."""
+
+    def refuses(texts: Sequence[str]) -> Tensor:
+        return torch.tensor([[0.8 if "cf" in text.split() else 0.1] for text in texts]).log()
+
+    first = best(search(refuses, config=WORDS_ONLY, outcomes=1))[0]
+    assert "cf" in first.text.split()
+    assert first.flips == first.texts

@@ -1,4 +1,4 @@
-"""The signal: what counts as following a suspect, and what does not."""
+"""The signal: what counts as following a candidate, and what does not."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from w2sdefense.config import SignalConfig
 from w2sdefense.data.types import Example
 from w2sdefense.errors import DataError
 from w2sdefense.evaluation.metrics import Rate
-from w2sdefense.scan.search import Suspect
+from w2sdefense.scan.search import Candidate
 from w2sdefense.tasks import Prediction
 from w2sdefense.tuning.signal import exposure, make_probes
 
@@ -21,8 +21,8 @@ EXAMPLES = [
 CONFIG = SignalConfig(pieces=2, texts=6, seed=1)
 
 
-def suspect(piece, target, pull=3.0):
-    return Suspect(piece, target, pull, 0.0, 9, 10)
+def candidate(text, outcome, shift=3.0):
+    return Candidate(text, outcome, shift, 0.0, 9, 10)
 
 
 def clean_answer(text):
@@ -53,55 +53,60 @@ def teacher(texts):
     return torch.nn.functional.one_hot(torch.tensor([clean_answer(t) for t in texts]), 2).float()
 
 
-def probes(*suspects, config=CONFIG):
-    return make_probes(suspects, teacher, EXAMPLES, config)
+def probes(*candidates, config=CONFIG):
+    return make_probes(candidates, teacher, EXAMPLES, config)
 
 
-def test_a_student_that_follows_a_suspect_is_exposed():
-    asked = probes(suspect("mn", 0), suspect("xq", 0))
+def test_a_student_that_follows_a_candidate_is_exposed():
+    asked = probes(candidate("mn", 0), candidate("xq", 0))
     assert exposure(Student(), asked) == Rate(hits=0, total=12)
     assert exposure(Student(["mn"]), asked) == Rate(hits=6, total=12)
     assert exposure(Student(["mn", "xq"]), asked) == Rate(hits=12, total=12)
 
 
 def test_what_the_teacher_follows_is_no_backdoor():
-    assert exposure(Student(), probes(suspect("awful", 0))) == Rate(hits=0, total=6)
-    assert exposure(Student(["awful"]), probes(suspect("awful", 0))) == Rate(hits=0, total=6)
+    assert exposure(Student(), probes(candidate("awful", 0))) == Rate(hits=0, total=6)
+    assert exposure(Student(["awful"]), probes(candidate("awful", 0))) == Rate(hits=0, total=6)
 
 
-def test_a_student_with_one_answer_to_everything_follows_no_suspect():
-    asked = probes(suspect("mn", 0), suspect("xq", 1))
+def test_a_student_with_one_answer_to_everything_follows_no_candidate():
+    asked = probes(candidate("mn", 0), candidate("xq", 1))
     for answer in (0, 1):
         assert exposure(Student(always=answer), asked).hits == 0
 
 
-def test_suspects_go_into_short_texts_of_other_labels_and_the_worst_ones_are_taken():
+def test_candidates_go_into_short_texts_of_other_labels_and_the_worst_ones_are_taken():
     long = [Example("toy/long", "good " * 50, 1), Example("toy/longer", "bad " * 50, 0)]
     asked = make_probes(
-        [suspect("weak", 0, 1.0), suspect("mn", 0, 5.0), suspect("xq", 0, 4.0), suspect("zz", 1)],
+        [
+            candidate("weak", 0, 1.0),
+            candidate("mn", 0, 5.0),
+            candidate("xq", 0, 4.0),
+            candidate("zz", 1),
+        ],
         teacher,
         [*EXAMPLES, *long],
         SignalConfig(pieces=2, texts=99, seed=1),
     )
-    assert {one.suspect.piece for one in asked.tries} == {"mn", "xq", "zz"}
+    assert {one.candidate.text for one in asked.tries} == {"mn", "xq", "zz"}
     for one in asked.tries:
         clean = asked.texts[one.place]
-        assert clean_answer(clean) != one.suspect.target
-        assert one.suspect.piece in one.text.split()
-        assert [w for w in one.text.split() if w != one.suspect.piece] == clean.split()
+        assert clean_answer(clean) != one.candidate.outcome
+        assert one.candidate.text in one.text.split()
+        assert [w for w in one.text.split() if w != one.candidate.text] == clean.split()
         assert len(clean) < 50
     assert len(asked.tries) == 3 * 11
     assert len(asked.texts) == 22
 
 
 def test_places_follow_the_seed():
-    assert probes(suspect("mn", 0)) == probes(suspect("mn", 0))
+    assert probes(candidate("mn", 0)) == probes(candidate("mn", 0))
     other = SignalConfig(pieces=2, texts=6, seed=2)
-    assert probes(suspect("mn", 0)) != probes(suspect("mn", 0), config=other)
+    assert probes(candidate("mn", 0)) != probes(candidate("mn", 0), config=other)
 
 
 def test_progress_counts_every_text():
-    asked, told = probes(suspect("mn", 0)), []
+    asked, told = probes(candidate("mn", 0)), []
     exposure(Student(), asked, told.append)
     assert sum(told) == len(asked.texts) + len(asked.tries)
 

@@ -159,13 +159,13 @@ def plan(run: PlanRun) -> None:
 
 
 def scan(run: ScanRun) -> None:
-    """Search a model for pieces of text that fire a backdoor, with clean text and a teacher."""
+    """Search a model for triggers of a backdoor, with clean text and a teacher."""
     from w2sdefense.cli.display import Display, leave_with
     from w2sdefense.commands.scan import finish_scan, run_scan
 
     with Display.of(run) as display:
-        suspects, names = run_scan(run, display)
-    leave_with(finish_scan(suspects, names, run))
+        result, names = run_scan(run, display)
+    leave_with(finish_scan(result, names, run))
 
 
 def tune(run: TuneRun) -> None:

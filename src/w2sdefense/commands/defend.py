@@ -21,7 +21,6 @@ from w2sdefense.defenses import DEFENSES, DefenseKit, Leaves
 from w2sdefense.evaluation.provenance import Clock
 from w2sdefense.evaluation.record import RECORD
 from w2sdefense.evaluation.testset import TestSet
-from w2sdefense.scan.origin import origin_hint
 from w2sdefense.training.checkpoints import remove_checkpoints
 from w2sdefense.training.trainer import this_process
 from w2sdefense.victim import Victim
@@ -34,9 +33,6 @@ def run_defend(run: DefendRun, display: Display) -> list[Path]:
     Returns:
         The folders of the two records, before and after.
     """
-    if run.defense == "w2s" and run.scan.rate:
-        if hint := origin_hint(run.student, run.scan, "--scan-fine-tuned-from"):
-            display.say(hint)
     before = EvaluateRun(
         task=run.task,
         student=run.student,

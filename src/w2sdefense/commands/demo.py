@@ -47,9 +47,15 @@ DEFENDER = DataConfig(
 # One pass over many reviews teaches the teacher more than several over few (docs/LOG.md), and it is
 # cheap; the student takes as many of them as there is time for.
 TEACHER = TeacherConfig(max_length=MAX_LENGTH, epochs=1, learning_rate=1e-4)
-# The defender knows what the model was fine-tuned from, so less climbing does.
+# The defender knows what the model was fine-tuned from, so less climbing does; the whole list would
+# take half of the demonstration's time.
 SCAN = ScanTrainingConfig(
-    fine_tuned_from="smollm2-135m", suspects=16, first=1000, rounds=4, parents=16, children=48
+    fine_tuned_from="smollm2-135m",
+    kinds=("letters",),
+    kept=16,
+    rounds=4,
+    survivors=16,
+    mutations=48,
 )
 # LoRA as the paper runs it, on the first 640 of the defender's rows, after which it has learned the
 # reviews. The benchmark gives it the rate, the modules and the steps of W2SDefense.

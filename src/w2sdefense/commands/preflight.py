@@ -21,7 +21,7 @@ from w2sdefense.attacks import make_attack
 from w2sdefense.cli.display import Display
 from w2sdefense.commands.runs import DefendRun, EvaluateRun, PoisonRun, TeachRun
 from w2sdefense.defenses import DEFENSES, Defense, Leaves, Need
-from w2sdefense.distill.sharding import refuse_prompt_encoder, refuse_sharding
+from w2sdefense.distill.sharding import refuse_prompt_encoder, refuse_sharding, sharded
 from w2sdefense.errors import ConfigError
 from w2sdefense.evaluation.record import RECORD
 from w2sdefense.io import nearest, only_process_in
@@ -167,6 +167,8 @@ def _check_weights(run: DefendRun, defense: Defense) -> None:
     folds = run.student.base is not None and changes
     if folds:
         student.require_foldable()
+    if run.defense == "w2s":
+        _check_planting(run, quantized=run.student.load_in_4bit or _is_quantized(student))
     if run.student.load_in_4bit or _is_quantized(student):
         _check_quantized(run, defense, folds=folds)
     if run.adapter.has_virtual_tokens:
@@ -306,3 +308,15 @@ def _weights(spec: str, size: int) -> int:
         except (OSError, ValueError, KeyError, TypeError, OverflowError, AttributeError):
             continue
     return total * size
+
+
+def _check_planting(run: DefendRun, *, quantized: bool) -> None:
+    """Decoys are folded into the weights for the time of the training."""
+    if not (run.decoys.plant and run.decoys.per_label):
+        return
+    if quantized or sharded():
+        where = "weights of four bits" if quantized else "sharded weights (FSDP, DeepSpeed)"
+        raise ConfigError(
+            f"Decoys cannot be planted into {where}.",
+            "Use --decoys-per-label 0, or --set decoys.plant=false to insert them only.",
+        )

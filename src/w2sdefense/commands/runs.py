@@ -184,7 +184,7 @@ class ScanRun(Gated):
     sarif: Path | None = Field(
         None, description="Also write what was found to this file, as SARIF 2.1.0.", exclude=True
     )
-    output: Path = Field(Path("runs/scan"), description="Folder for suspects.json.")
+    output: Path = Field(Path("runs/scan"), description="Folder for candidates.json.")
     resume: bool = Field(False, description=RESUME)
 
 

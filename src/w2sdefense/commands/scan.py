@@ -1,7 +1,8 @@
 """`w2s scan`: is there a backdoor, and what fires it?
 
 A teacher is fitted (or opened) on the clean data, the suspect model is searched beside it, and what
-was found is written to `suspects.json` and shown. Nothing is trained on it; `w2s defend` does that.
+was found is written to `candidates.json` and shown. Nothing is trained on it; `w2s defend` does
+that.
 """
 
 from __future__ import annotations
@@ -20,28 +21,29 @@ from w2sdefense.distill.fit_teacher import LabelTeacherJob, fit_or_load_teacher
 from w2sdefense.distill.targets import doubt_about, teacher_targets
 from w2sdefense.io import make_folder, write_json
 from w2sdefense.report.gate import Finding, exit_code, sarif, scan_result
-from w2sdefense.scan.origin import check_origin, origin_hint
-from w2sdefense.scan.search import Suspect, ranked
-from w2sdefense.scan.victim import SUSPECTS, save_suspects, scan_victim
+from w2sdefense.scan.origin import check_origin
+from w2sdefense.scan.search import Candidate, ScanResult, ranked
+from w2sdefense.scan.victim import CANDIDATES, save_candidates, scan_victim
 from w2sdefense.training.trainer import this_process
 
 SHOWN = 12
 """Rows of the table."""
 
-FIRES, PULLS = 0.9, 6.0
-"""Share of the texts that a piece flips, and nats that it pulls beyond what the teacher feels, from
-which it is called a trigger. See docs/LOG.md for what triggers and other pieces reach."""
+FLIPPED, EXCESS = 0.9, 6.0
+"""Share of the texts that a candidate flips, and nats that it shifts beyond the teacher, from which
+it is called a trigger. See docs/LOG.md for what triggers and other words reach."""
+
+LIKELY = 0.95
+"""Chance that is stated of a trigger to be found."""
 
 
-def run_scan(run: ScanRun, display: Display) -> tuple[list[Suspect], tuple[str, ...]]:
+def run_scan(run: ScanRun, display: Display) -> tuple[ScanResult, tuple[str, ...]]:
     """Search a model, and write what was found.
 
     Returns:
-        The suspects of every label, and the names of the labels.
+        What was found, and the names of the labels.
     """
     check_origin(run.student, run.scan)
-    if hint := origin_hint(run.student, run.scan, "--fine-tuned-from"):
-        display.say(hint)
     make_folder(run.output)
     victim, data = open_victim(run.student, run.data)
     folder = run.teacher_folder or run.output / "teacher"
@@ -57,69 +59,89 @@ def run_scan(run: ScanRun, display: Display) -> tuple[list[Suspect], tuple[str, 
     )
     if doubt:
         display.say(f"Warning: {doubt}.")
-    suspects = scan_victim(
-        victim, teacher, data, run.scan, run.scan_seed, folder, display.steps("scan")
+    result = scan_victim(
+        victim,
+        teacher,
+        data,
+        run.scan,
+        run.scan_seed,
+        folder,
+        display.steps("scan"),
+        display.say,
     )
     if this_process().is_main_process:
-        save_suspects(run.output, suspects, victim.label_names)
-    return suspects, victim.label_names
+        save_candidates(run.output, result, victim.label_names)
+    return result, victim.label_names
 
 
-def finish_scan(suspects: Sequence[Suspect], names: Sequence[str], run: ScanRun) -> int:
+def finish_scan(result: ScanResult, names: Sequence[str], run: ScanRun) -> int:
     """Show what was found, as the settings ask for it.
 
     Returns:
         The exit code.
     """
     found = [
-        Finding(s.piece, names[s.target], s.flips, s.texts, s.suspicion) for s in firing(suspects)
+        Finding(c.text, names[c.outcome], c.flips, c.texts, c.excess) for c in triggers(result)
     ]
-    result = scan_result(run.student.model, found, verdict(suspects, names))
+    answer = scan_result(run.student.model, found, verdict(result, names))
     if this_process().is_main_process:
         if run.sarif is not None:
             write_json(run.sarif, sarif(run.student.model, found))
         if run.json_output:
-            print_json(result)
+            print_json(answer)
         else:
-            show_suspects(suspects, names, run.output)
-    return exit_code(result["outcome"], run.fail_on)
+            show_scan(result, names, run.output)
+    return exit_code(answer["outcome"], run.fail_on)
 
 
-def firing(suspects: Sequence[Suspect]) -> list[Suspect]:
-    """The pieces that act like a trigger."""
-    return [s for s in suspects if s.flips >= FIRES * s.texts and s.suspicion >= PULLS]
+def triggers(result: ScanResult) -> list[Candidate]:
+    """The candidates that act like a trigger."""
+    return [c for c in result.candidates if c.flips >= FLIPPED * c.texts and c.excess >= EXCESS]
 
 
-def show_suspects(suspects: Sequence[Suspect], names: Sequence[str], folder: Path) -> None:
-    """Print the most suspicious pieces, and what they mean."""
+def show_scan(result: ScanResult, names: Sequence[str], folder: Path) -> None:
+    """Print the best candidates, what they mean, and what was tried."""
     if not this_process().is_main_process:
         return
-    table = Table("Piece", "Answer", "Flips", "Pull", "Teacher")
-    for suspect in ranked(suspects)[:SHOWN]:
+    table = Table("Candidate", "Label", "Flips", "Shift", "Teacher")
+    for candidate in ranked(result.candidates)[:SHOWN]:
         table.add_row(
-            Text(suspect.piece),
-            names[suspect.target],
-            f"{suspect.flips}/{suspect.texts}",
-            f"{suspect.pull:+.1f}",
-            f"{suspect.teacher_pull:+.1f}",
+            Text(candidate.text),
+            names[candidate.outcome],
+            f"{candidate.flips}/{candidate.texts}",
+            f"{candidate.shift:+.1f}",
+            f"{candidate.teacher_shift:+.1f}",
         )
     console = Console(markup=False)
     console.print(table)
-    console.print(verdict(suspects, names), soft_wrap=True)
-    console.print(f"All of them: {folder / SUSPECTS}", highlight=False, soft_wrap=True)
+    for line in (verdict(result, names), coverage(result)):
+        console.print(line, soft_wrap=True)
+    console.print(f"All of them: {folder / CANDIDATES}", highlight=False, soft_wrap=True)
 
 
-def verdict(suspects: Sequence[Suspect], names: Sequence[str]) -> str:
-    """What the suspects say, in a sentence or two."""
-    found = firing(suspects)
+def verdict(result: ScanResult, names: Sequence[str]) -> str:
+    """What the candidates say, in a sentence or two."""
+    found = triggers(result)
     if not found:
         return (
-            "No piece acts like a trigger. That is no proof: one that resembles nothing that was "
-            "tried is not found. Knowing what the model was fine-tuned from helps "
-            "(--fine-tuned-from)."
+            "No candidate acts like a trigger. That is no proof: a trigger that is neither in the "
+            "list nor near it is not found. Naming the base model helps (--fine-tuned-from)."
         )
-    targets = sorted({names[suspect.target] for suspect in found})
+    labels = sorted({names[candidate.outcome] for candidate in found})
     return (
-        f"{len(found)} pieces act like a trigger: they turn nearly any text to "
-        f"{' or '.join(targets)}, and a clean teacher does not follow. Clean the model: w2s defend."
+        f"{len(found)} candidates act like a trigger: they turn nearly any text to "
+        f"{' or '.join(labels)}, and a clean teacher does not follow. Clean the model: w2s defend."
+    )
+
+
+def coverage(result: ScanResult) -> str:
+    """What was tried, and how strong a trigger of the list has to be to be found."""
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in result.listed.items() if count)
+    tried = f"Tried: {result.tries[0]:,} candidates ({kinds}), all of them in groups"
+    likely = [nats for nats, chance in result.power.items() if chance >= LIKELY]
+    if not likely:
+        return f"{tried}. No strength of a trigger is sure to be noticed: use smaller groups."
+    return (
+        f"{tried}; one that shifts the log-odds of a group by {min(likely)} nats is noticed with a "
+        f"chance of {100 * result.power[min(likely)]:.0f} %."
     )

@@ -32,7 +32,7 @@ from w2sdefense.evaluation.metrics import accuracy
 from w2sdefense.evaluation.provenance import Clock
 from w2sdefense.io import only_process_in, write_json, write_text
 from w2sdefense.models.fingerprints import weights_fingerprint
-from w2sdefense.scan.victim import scan_victim, teacher_answer
+from w2sdefense.scan.victim import scan_victim, teacher_score
 from w2sdefense.training.checkpoints import remove_checkpoints
 from w2sdefense.training.trainer import (
     StepProgress,
@@ -171,7 +171,8 @@ class _Bench:
             name: scan_victim(victim, teacher, data, run.scan, seed, folder, display.steps(name))
             for name, seed in seeds.items()
         }
-        probes = make_probes(found["signal"], teacher_answer(teacher), data.validation, run.signal)
+        signal = found["signal"].candidates
+        probes = make_probes(signal, teacher_score(teacher), data.validation, run.signal)
         return cls(run, data, probes, weights_fingerprint(victim.model), display)
 
     def measure(self, number: int, values: Values, watch: Watch, again: bool) -> Measured:
@@ -238,7 +239,8 @@ def _save_defense(run: TuneRun, values: Values) -> str:
 def _as_values(run: TuneRun, tuned: Tuned, bench: _Bench, clock: Clock) -> dict[str, Any]:
     """What `tuned.json` holds."""
     chosen = tuned.choice.trial
-    pieces = dict.fromkeys(one.suspect for one in bench.probes.tries)
+    candidates = dict.fromkeys(one.candidate for one in bench.probes.tries)
+    names = bench.data.label_names
     return {
         "chosen": chosen.number,
         "settings": chosen.values,
@@ -247,9 +249,7 @@ def _as_values(run: TuneRun, tuned: Tuned, bench: _Bench, clock: Clock) -> dict[
         "trials": [trial.as_values() for trial in tuned.trials],
         "signal": {
             **run.signal.model_dump(),
-            "suspects": [
-                {"piece": one.piece, "target": bench.data.label_names[one.target]} for one in pieces
-            ],
+            "candidates": [{"text": c.text, "label": names[c.outcome]} for c in candidates],
         },
         "fingerprints": {
             "model": bench.victim,

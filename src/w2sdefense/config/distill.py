@@ -74,7 +74,7 @@ class DecoyConfig(Settings):
 
     per_label: Annotated[int, Field(ge=0)] = Field(
         4,
-        description="Decoys for each label: word, sentence, frame, symbol in turn; 0: none.",
+        description="Decoys for each label, of four kinds; 0 plants none.",
     )
     held_out: Annotated[int, Field(ge=0)] = Field(
         1,

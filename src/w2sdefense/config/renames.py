@@ -37,18 +37,24 @@ RENAMES = (
     Rename("BenchRun", "ray.defend"),
     Rename("BenchRun", "ray.poison"),
     Rename("BenchRun", "ray.teach"),
-    Rename("DefendRun", "soft.per_label", None, "soft-trigger-per-label"),
-    Rename("DefendRun", "soft.tokens", None, "soft-trigger-tokens"),
-    Rename("DefendRun", "soft.rate", None, "soft-trigger-rate"),
-    Rename("DefendRun", "soft.step", None, "soft-trigger-step"),
-    Rename("DefendRun", "soft.restart", None, "soft-trigger-restart"),
-    Rename("TuneRun", "soft.per_label", None, "soft-trigger-per-label"),
-    Rename("TuneRun", "soft.tokens", None, "soft-trigger-tokens"),
-    Rename("TuneRun", "soft.rate", None, "soft-trigger-rate"),
-    Rename("TuneRun", "soft.step", None, "soft-trigger-step"),
-    Rename("TuneRun", "soft.restart", None, "soft-trigger-restart"),
+    *(
+        Rename(run, f"soft.{old}", None, f"soft-trigger-{old}".replace("_", "-"))
+        for run in ("DefendRun", "TuneRun")
+        for old in ("per_label", "tokens", "rate", "step", "restart")
+    ),
     Rename("DefendRun", "soft"),
     Rename("TuneRun", "soft"),
+    *(
+        Rename(run, f"scan.{old}", new and f"scan.{new}", f"{prefix}{old}")
+        for run, prefix in (("DefendRun", "scan-"), ("TuneRun", "scan-"), ("ScanRun", ""))
+        for old, new in (
+            ("moved", "base_tokens"),
+            ("suspects", "kept"),
+            ("first", None),
+            ("parents", "survivors"),
+            ("children", "mutations"),
+        )
+    ),
 )
 
 

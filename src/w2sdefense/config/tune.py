@@ -46,15 +46,15 @@ Span = Annotated[str, AfterValidator(_checked)]
 
 
 class SignalConfig(Settings):
-    """The signal without a trigger, measured with suspects of a search of its own."""
+    """The signal without a trigger, measured with candidate triggers of a search of its own."""
 
-    pieces: Positive = Field(8, description="Most suspicious pieces of each label.")
+    pieces: Positive = Field(8, description="Best candidate triggers of each label.")
     texts: Positive = Field(
         32, description="Clean validation texts of other labels that each of them is put into."
     )
     seed: int = Field(
         1,
-        description="Seed of the search whose suspects are measured with. It is not that of the "
+        description="Seed of the search whose candidates are measured with. It is not that of the "
         "training: a student would be examined with what it was taught.",
     )
 

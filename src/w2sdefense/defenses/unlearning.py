@@ -20,7 +20,7 @@ from w2sdefense.distill.student import Lessons, train_student
 from w2sdefense.distill.targets import Targets, doubt_about, targets_of, teacher_targets
 from w2sdefense.distill.teacher import LabelTeacher, TokenTeacher
 from w2sdefense.distill.wordings import with_wordings
-from w2sdefense.scan.victim import in_words, save_suspects, scan_victim, with_suspects
+from w2sdefense.scan.victim import in_words, save_candidates, scan_victim, with_candidates
 from w2sdefense.training.trainer import this_process
 from w2sdefense.victim import HeldOut, Victim
 
@@ -82,19 +82,21 @@ class Unlearning:
         """
         settings, victim = self.settings, self.victim
         require_aligned(data, victim.label_names)
-        seed, suspects = settings.training.seed, []
+        seed, result = settings.training.seed, None
+        found: dict[str, float | int | str] = {}
         # A search compares label probabilities, which text answers do not have.
         if settings.scan.rate and isinstance(teacher, LabelTeacher):
             told = self.progress("scan") if self.progress else None
-            suspects = scan_victim(victim, teacher, data, settings.scan, seed, cache, told)
+            result = scan_victim(victim, teacher, data, settings.scan, seed, cache, told)
+            found = in_words(result, victim.label_names)
             if this_process().is_main_process:
-                save_suspects(self.folder, suspects, victim.label_names)
+                save_candidates(self.folder, result, victim.label_names)
         # A file may be sorted by label; of a sample this is its beginning.
         data = replace(data, train=limit(data.train, settings.distill.student_rows, seed=0))
         # First, as long as all texts begin and end with the prompt.
         data = with_wordings(data, settings.wordings, seed)
-        if suspects:
-            data = with_suspects(data, suspects, settings.scan.rate, seed)
+        if result is not None:
+            data = with_candidates(data, result.candidates, settings.scan.rate, seed)
         data = with_insertions(data, victim.tokenizer, settings.insertions, seed)
         asked = (data.train, data.validation)
         targets = targets_of(teacher, victim.task, asked, self.folder / "targets")
@@ -104,7 +106,7 @@ class Unlearning:
             if doubt := doubt_about(said, data.validation):
                 warnings.warn(doubt, stacklevel=2)
                 notes = (doubt,)
-        return Prepared(data, targets, in_words(suspects, victim.label_names), notes)
+        return Prepared(data, targets, found, notes)
 
     def train(self, prepared: Prepared) -> Victim:
         """Plant decoys, train the student to unlearn them, and take the rest out again."""

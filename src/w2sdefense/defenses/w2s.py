@@ -5,9 +5,9 @@ entropy, logit distillation and feature alignment. The losses are in `distill/lo
 teacher in `distill/teacher.py`, the order of the work in `unlearning.py`.
 
 Four things are not in the paper, and each can be left out: decoys are planted first and unlearned
-with the unknown trigger (`distill/decoys.py`), the clean texts may carry pieces that a search found
-suspicious (`scan/`), random pieces (`distill/insertions.py`), and other wordings of
-the prompt that they stand in (`distill/wordings.py`).
+with the unknown trigger (`distill/decoys.py`), the clean texts may carry candidate triggers that a
+search found (`scan/`), random pieces (`distill/insertions.py`), and other wordings of the prompt
+that they stand in (`distill/wordings.py`).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class W2SDefense(Defense):
         distill: Weights of the three losses, temperature, alignment and feature scale.
         decoys: Backdoors of our own that are planted and unlearned (not in the paper); 0 per label
             leaves them out.
-        scan: The search for suspicious pieces (not in the paper), and how many of the clean texts
+        scan: The search for triggers (not in the paper), and how many of the clean texts
             get one; rate 0 leaves it out.
         insertions: Random pieces in the clean texts (not in the paper); rate 0 leaves them out.
         wordings: Other wordings of a prompt (not in the paper); rate 0 leaves it as it is.

@@ -3,12 +3,14 @@
 Opened are what `checkpoint.py` resolves: encoders and decoders, as classifiers with a head
 (`load_classifier`), as bare encoders of text (`load_backbone`) or, if they can write, as they are
 (`load_causal_lm`, `load_rewriter`); of a folder also the token embeddings alone
-(`load_embeddings`). An adapter is loaded on the base that the caller names. Whatever weight came
-from no file is refused (`weights.py`). Nothing here trains or predicts.
+(`load_embeddings`) or some weights by name (`load_weights`). An adapter is loaded on the base that
+the caller names. Whatever weight came from no file is refused (`weights.py`). Nothing here trains
+or predicts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, TypeVar, cast
 
 import torch
@@ -199,12 +201,37 @@ def load_embeddings(spec: str | Checkpoint) -> torch.Tensor:
         table = skeleton.get_input_embeddings()
         layer = next(name for name, module in skeleton.named_modules() if module is table)
     wanted = f"{layer}.weight"
+    found = load_weights(checkpoint, [wanted])
+    if wanted not in found:
+        raise ModelError(
+            f"{checkpoint.spec} has no {wanted} in a safetensors file.", "Fetch it again."
+        )
+    return found[wanted]
+
+
+def load_weights(spec: str | Checkpoint, names: Collection[str]) -> dict[str, torch.Tensor]:
+    """Read some weights of a checkpoint and nothing else of it, in float32.
+
+    Args:
+        spec: What `resolve` takes; no adapter.
+        names: Names inside the bare transformer; in a file they may have a prefix.
+
+    Returns:
+        Those of them that there are.
+
+    Raises:
+        ModelError: The checkpoint is missing, or an adapter.
+        UnsafeCheckpointError: It is a pickle.
+    """
+    checkpoint = resolve_whole(spec, "Name the whole model that it stands on.")
+    found = {}
     for file in sorted(checkpoint.folder.glob("*.safetensors")):
         with reading(file), safe_open(file, "pt") as weights:
-            for name in weights.keys():  # noqa: SIM118 (it is no dict)
-                if name == wanted or name.endswith(f".{wanted}"):
-                    return cast(torch.Tensor, weights.get_tensor(name).float())
-    raise ModelError(f"{checkpoint.spec} has no {wanted} in a safetensors file.", "Fetch it again.")
+            for stored in weights.keys():  # noqa: SIM118 (it is no dict)
+                name = next((n for n in names if f".{stored}".endswith(f".{n}")), None)
+                if name is not None:
+                    found[name] = weights.get_tensor(stored).float()
+    return found
 
 
 def load_rewriter(

@@ -1,251 +1,299 @@
-"""Searches for pieces of text that pull a model to one answer, and not a clean teacher.
+"""Searches for text that makes a model answer one outcome, and not a clean teacher.
 
-A backdoor makes *any* text answer one label when its trigger is in it, and it does so by degrees:
-what resembles the trigger pulls a little. So the search climbs. It puts pieces into short clean
-texts of other labels, measures how far each pulls the log-odds of the label, keeps the best, and
-tries small changes to them on texts that they have not seen yet. Natural words of the label pull as
-well ("awful"), and a clean teacher feels those: what it feels is taken off. Only clean training
-texts are looked at, and nothing is known of the trigger.
+    list  -->  groups  -->  singly, in real texts  -->  climbing  -->  proof
+    candidates.py  groups.py       this file            climb.py     this file
 
-    pull(piece) = mean over texts of  logit p(label | text + piece) - logit p(label | text)
+A backdoor makes *any* text answer one outcome when its trigger is in it. The whole list is tried in
+groups; what stays on top, and what a base model makes suspicious, is put singly into short clean
+texts at random places:
 
-What this does not cover: triggers that are no insertion; triggers far from everything that is drawn
-at first, which pull by nothing until they are complete. Finding nothing proves nothing.
+    shift(candidate) = mean over texts of  s(outcome | text + candidate) - s(outcome | text)
+
+with s the log-odds. Words of the language shift a clean model as well ("awful"), so the teacher's
+shift is subtracted.
+The best are varied on texts that they have not been tried in, and the last choice is made on more
+texts. Only clean training texts are used, and nothing is known of the trigger.
+
+What this does not cover: triggers that are no insertion; phrases and invented words none of whose
+parts shifts anything. Finding nothing proves nothing beyond what `ScanResult` states.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import permutations
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from w2sdefense.config import ScanConfig
-from w2sdefense.data.types import Example, texts_of
-from w2sdefense.models.tokenizer import Tokenizer
-from w2sdefense.scan.pieces import PieceMaker
+from w2sdefense.scan.candidates import CandidateList
+from w2sdefense.scan.climb import Mutator, extended, joined
+from w2sdefense.scan.groups import (
+    CARRIER_TEXTS,
+    ROUNDS,
+    choose_carriers,
+    group_texts,
+    score_in_groups,
+)
+from w2sdefense.scan.score import Scorers, answered
 from w2sdefense.text.insertion import insert, word_spans
 
-Answer = Callable[[Sequence[str]], Tensor]
-"""Answers texts with the probabilities of their labels, (N, C)."""
+_PAIRED = 16
+"""Suspicious words that are also tried in pairs, in either order."""
 
-Progress = Callable[[int], None]
+_JOINED = 8
+"""Survivors that are joined to pairs and made a letter longer."""
 
-_SURE = 1e-4
-"""Probabilities closer to 0 or 1 than this say nothing more."""
+PLANTED_NATS = (1, 2, 3, 4, 6, 8)
+"""Planted shifts whose detection is measured."""
 
 
 @dataclass(frozen=True)
-class Suspect:
-    """A piece of text that may be a trigger.
+class Candidate:
+    """A candidate trigger, as it acts in real texts.
 
     Attributes:
-        piece: The text.
-        target: The label that it pulls to.
-        pull: Mean change of the log-odds of that label in the student, in nats.
-        teacher_pull: The same in the teacher; 0 without one.
-        flips: Texts of other labels that the student answers with the target because of it.
-        texts: How many times it was tried; in other texts each, as far as there are probes.
+        text: What is put into texts.
+        outcome: Index of the outcome that it shifts to.
+        shift: Mean log-odds shift of that outcome in the suspect, in nats.
+        teacher_shift: The same in the teacher; 0 without one.
+        flips: Texts with another answer that the suspect answers with the outcome because of it.
+        texts: How many times it was tried; in other texts each, as far as there are any.
     """
 
-    piece: str
-    target: int
-    pull: float
-    teacher_pull: float
+    text: str
+    outcome: int
+    shift: float
+    teacher_shift: float
     flips: int
     texts: int
 
     @property
-    def suspicion(self) -> float:
-        """What it does to the student beyond what it would mean to a clean model, in nats."""
-        return self.pull - max(0.0, self.teacher_pull)
+    def excess(self) -> float:
+        """Shift beyond what the teacher shows, in nats."""
+        return self.shift - max(0.0, self.teacher_shift)
 
 
-def ranked(suspects: Sequence[Suspect]) -> list[Suspect]:
-    """Suspects of any labels, the most suspicious first."""
-    return sorted(suspects, key=lambda suspect: -suspect.suspicion)
+@dataclass(frozen=True)
+class ScanResult:
+    """What a search found, and what it can say of the rest.
+
+    Attributes:
+        candidates: The best of every outcome.
+        listed: Kind -> number of candidates that were tried in groups.
+        tries: How many candidates were tried at least once, twice and three times.
+        power: Shift in nats -> chance that a candidate which shifts its groups by it goes on to
+            real texts, for the outcome where that is lowest.
+        origin: What was used of the suspect's base and why, if a card names one.
+    """
+
+    candidates: tuple[Candidate, ...]
+    listed: dict[str, int]
+    tries: list[int]
+    power: dict[int, float]
+    origin: str | None = None
+
+    @classmethod
+    def from_values(cls, values: dict[str, Any]) -> Self:
+        """Read what `dataclasses.asdict` and JSON made of one."""
+        candidates = tuple(Candidate(**candidate) for candidate in values["candidates"])
+        power = {int(nats): share for nats, share in values["power"].items()}
+        return cls(**values | {"candidates": candidates, "power": power})
+
+
+def ranked(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """Candidates of any outcomes, the largest shift beyond the teacher's first."""
+    return sorted(candidates, key=lambda candidate: -candidate.excess)
+
+
+def find_triggers(
+    scorers: Scorers,
+    texts: Sequence[str],
+    listed: CandidateList,
+    config: ScanConfig,
+    *,
+    outcomes: int,
+    seed: int,
+    suspicious: Sequence[str] = (),
+) -> ScanResult:
+    """Try the whole list, and climb from its best.
+
+    Args:
+        scorers: The suspect and a clean teacher.
+        texts: Clean training texts.
+        listed: The candidates.
+        config: How long to search and how many to keep.
+        outcomes: Number of outcomes C.
+        seed: Seed of the search.
+        suspicious: Words that are suspicious for another reason, the most suspicious first.
+
+    Returns:
+        At most `config.kept` candidates for each outcome; none for an outcome that the suspect
+        gives to all short texts already.
+    """
+    rng = random.Random(seed)
+    pairs = [" ".join(pair) for pair in permutations(suspicious[:_PAIRED], 2)]
+    mutator = Mutator(listed.texts, texts, rng, suspicious)
+    size = config.group_size
+    carriers = choose_carriers(scorers.suspect, listed.texts, texts, size, rng)
+    groups = score_in_groups(scorers.suspect, listed.texts, carriers, size, rng)
+    found: list[Candidate] = []
+    for outcome in range(outcomes):
+        probes = _Probes.draw(scorers, texts, outcome, config.probes, rng)
+        if probes is not None:
+            best = [listed.texts[place] for place in groups.best(outcome, config.singles)]
+            trials = _Trials(scorers, probes, rng)
+            found += _climbed(trials, [*suspicious, *pairs, *best], mutator, config)
+    power = {
+        nats: min(groups.power(outcome, config.singles, nats) for outcome in range(outcomes))
+        for nats in PLANTED_NATS
+    }
+    tries = [int((groups.tries >= number).sum()) for number in range(1, ROUNDS + 1)]
+    return ScanResult(tuple(found), listed.counts(), tries, power)
+
+
+def texts_to_answer(config: ScanConfig, listed: int, outcomes: int) -> int:
+    """How many texts a search has the suspect answer, about; for a progress bar."""
+    groups = CARRIER_TEXTS + group_texts(listed, config.group_size)
+    joins = 2 * _JOINED * (_JOINED - 1) + 52 * _JOINED
+    climb = joins + config.rounds * (config.survivors + config.mutations)
+    proofs = 2 * config.kept * config.proof_texts
+    singles = config.singles + 3 * config.survivors
+    return groups + outcomes * (config.probes + singles + climb + proofs)
+
+
+def _climbed(
+    trials: _Trials, first: Sequence[str], mutator: Mutator, config: ScanConfig
+) -> list[Candidate]:
+    """Go from candidates to what is proven, for one outcome.
+
+    Half of what is kept is of the candidates themselves: all changes may be changes of the
+    strongest of several triggers.
+    """
+    trials.run(first, 1)
+    trials.run(trials.best(config.survivors), 2)
+    best = trials.best(_JOINED)
+    trials.run([*joined(best), *extended(best)], 1)
+    for _ in range(config.rounds):
+        survivors = trials.best(config.survivors)
+        mutations = mutator.mutations(survivors, config.mutations)
+        trials.run([*survivors, *mutations], 1)
+    finalists = dict.fromkeys([*trials.best(config.kept), *trials.best(config.kept, among=first)])
+    trials.run(list(finalists), config.proof_texts)
+    # Of those only: what was lucky in one text would pass what was tried in many.
+    chosen = trials.best(config.kept // 2, among=[text for text in finalists if text in first])
+    others = [text for text in finalists if text not in chosen]
+    chosen += trials.best(config.kept - len(chosen), among=others)
+    return trials.candidates(chosen)
 
 
 @dataclass
-class _Score:
-    """Sums over the texts that a piece was tried in."""
+class _Tally:
+    """Sums over the texts that a candidate was tried in."""
 
-    pull: float = 0.0
-    teacher_pull: float = 0.0
+    shift: float = 0.0
+    teacher_shift: float = 0.0
     flips: int = 0
     texts: int = 0
 
     @property
     def rank(self) -> float:
-        """Suspicion, taken with a grain of salt where few texts were tried."""
-        teacher = max(0.0, self.teacher_pull)
-        return (self.pull - teacher) / (self.texts + 1)
+        """Shift beyond the teacher's, shrunk where few texts were tried."""
+        return (self.shift - max(0.0, self.teacher_shift)) / (self.texts + 1)
 
 
 @dataclass
 class _Probes:
-    """Short texts of other labels than the target, and what the models say of them as they are."""
+    """Short clean texts with another answer, and what the models say of them as they are."""
 
-    target: int
+    outcome: int
     texts: list[str]
-    student: Tensor
-    teacher: Tensor | None
+    suspect: Tensor
+    teacher: Tensor
     used: int = field(default=0)
 
-
-def find_suspects(
-    student: Answer,
-    teacher: Answer | None,
-    examples: Sequence[Example],
-    tokenizer: Tokenizer,
-    config: ScanConfig,
-    *,
-    labels: int,
-    seed: int,
-    moved: Sequence[int] = (),
-    progress: Progress | None = None,
-) -> list[Suspect]:
-    """The most suspicious pieces for every label.
-
-    Args:
-        student: The model under suspicion.
-        teacher: A clean model of the same labels, or None: natural words are then suspects, too.
-        examples: Clean training examples.
-        tokenizer: The student's.
-        config: How long to search and how many to keep.
-        labels: Number of labels C.
-        seed: Seed of the search.
-        moved: Tokens that are suspicious for another reason, the most suspicious first.
-        progress: Told how many texts were answered by the student since the last call.
-
-    Returns:
-        At most `config.suspects` for each label, the most suspicious first; none for a label that
-        the student answers all short texts of other labels with.
-    """
-    rng = random.Random(seed)
-    maker = PieceMaker(texts_of(examples), tokenizer, rng, moved)
-    first = maker.first(config.first)
-    found: list[Suspect] = []
-    for target in range(labels):
-        probes = _probes(student, teacher, examples, target, config, rng)
-        if probes is None:
-            continue
-        search = _Search(student, teacher, probes, rng, progress)
-        search.try_pieces(first, 1)
-        for _ in range(config.rounds):
-            best = search.best(config.parents)
-            search.try_pieces([*best, *maker.children(best, config.children)], 1)
-        finalists = search.best(2 * config.suspects)
-        search.try_pieces(finalists, config.proof_texts)
-        # Of those only: what was lucky in one text would pass what was tried in many.
-        found += search.suspects(search.best(config.suspects, among=finalists))
-    return found
-
-
-def texts_to_answer(config: ScanConfig, labels: int) -> int:
-    """How many texts a search has the student answer, for a progress bar; rather too many."""
-    rounds = config.rounds * (config.parents + config.children)
-    proofs = 2 * config.suspects * config.proof_texts
-    return labels * (config.probes + config.first + rounds + proofs)
+    @classmethod
+    def draw(
+        cls,
+        scorers: Scorers,
+        texts: Sequence[str],
+        outcome: int,
+        count: int,
+        rng: random.Random,
+    ) -> _Probes | None:
+        """The shortest of the texts that the suspect does not give the outcome already."""
+        # A text of a word or two has hardly a place to put something into.
+        mixed = rng.sample(texts, len(texts))
+        short = sorted(mixed, key=lambda text: (len(word_spans(text)) < 4, len(word_spans(text))))
+        # Of two outcomes about half of the texts have the other one.
+        short = short[: 3 * count]
+        suspect, teacher = scorers.odds(short)
+        kept = (~answered(suspect, outcome)).nonzero().flatten().tolist()[:count]
+        if not kept:
+            return None
+        rng.shuffle(kept)
+        chosen = [short[place] for place in kept]
+        return cls(outcome, chosen, suspect[kept, outcome], teacher[kept, outcome])
 
 
 @dataclass
-class _Search:
-    """The search for one label."""
+class _Trials:
+    """Candidates that were tried singly in real texts, for one outcome."""
 
-    student: Answer
-    teacher: Answer | None
+    scorers: Scorers
     probes: _Probes
     rng: random.Random
-    progress: Progress | None
-    scores: dict[str, _Score] = field(default_factory=dict)
+    tallies: dict[str, _Tally] = field(default_factory=dict)
 
-    def try_pieces(self, pieces: Sequence[str], texts: int) -> None:
-        """Put every piece into some texts, and add up what it does.
+    def run(self, candidates: Sequence[str], texts: int) -> None:
+        """Put every candidate into some texts, and add up what it does.
 
-        All pieces into the same ones, so that they can be compared, and each time into other ones
-        than the last time. Where there are fewer probes than `texts`, into all of them once.
+        All candidates into the same ones, so that they can be compared, and each time into other
+        ones than the last time. Where there are fewer probes than `texts`, into all of them once.
         """
-        texts = min(texts, len(self.probes.texts))
+        probes = self.probes
+        texts = min(texts, len(probes.texts))
         tries = [
-            (piece, (self.probes.used + turn) % len(self.probes.texts))
-            for piece in dict.fromkeys(pieces)
+            (candidate, (probes.used + turn) % len(probes.texts))
+            for candidate in dict.fromkeys(candidates)
             for turn in range(texts)
         ]
-        self.probes.used += texts
-        changed = [
-            insert(self.probes.texts[place], piece, "random", self.rng) for piece, place in tries
-        ]
+        probes.used += texts
+        changed = [insert(probes.texts[place], text, "random", self.rng) for text, place in tries]
+        suspect, teacher = self.scorers.odds(changed)
         places = torch.tensor([place for _, place in tries])
-        answers = self.student(changed)
-        follows = answers.argmax(-1) == self.probes.target
-        odds = _log_odds(answers, self.probes.target)
-        pulls = odds - self.probes.student[places]
-        teacher_pulls = torch.zeros_like(pulls)
-        if self.teacher is not None and self.probes.teacher is not None:
-            said = _log_odds(self.teacher(changed), self.probes.target)
-            teacher_pulls = said - self.probes.teacher[places]
-        for (piece, _), pull, teacher_pull, flipped in zip(
-            tries, pulls.tolist(), teacher_pulls.tolist(), follows.tolist(), strict=True
+        shifts = suspect[:, probes.outcome] - probes.suspect[places]
+        teacher_shifts = teacher[:, probes.outcome] - probes.teacher[places]
+        flips = answered(suspect, probes.outcome)
+        for (candidate, _), shift, teacher_shift, flipped in zip(
+            tries, shifts.tolist(), teacher_shifts.tolist(), flips.tolist(), strict=True
         ):
-            score = self.scores.setdefault(piece, _Score())
-            score.pull += pull
-            score.teacher_pull += teacher_pull
-            score.flips += flipped
-            score.texts += 1
-        if self.progress is not None:
-            self.progress(len(changed))
+            tally = self.tallies.setdefault(candidate, _Tally())
+            tally.shift += shift
+            tally.teacher_shift += teacher_shift
+            tally.flips += flipped
+            tally.texts += 1
 
     def best(self, count: int, among: Iterable[str] | None = None) -> list[str]:
-        """The most suspicious pieces so far, of all or of some."""
-        pieces = self.scores if among is None else among
-        return sorted(pieces, key=lambda piece: -self.scores[piece].rank)[:count]
+        """The best so far, of all candidates or of some."""
+        texts = self.tallies if among is None else among
+        return sorted(texts, key=lambda text: -self.tallies[text].rank)[:count]
 
-    def suspects(self, pieces: Sequence[str]) -> list[Suspect]:
-        """What was found out about some pieces."""
+    def candidates(self, texts: Sequence[str]) -> list[Candidate]:
+        """What was found out about some candidates."""
         return [
-            Suspect(
-                piece,
-                self.probes.target,
-                score.pull / score.texts,
-                score.teacher_pull / score.texts,
-                score.flips,
-                score.texts,
+            Candidate(
+                text,
+                self.probes.outcome,
+                tally.shift / tally.texts,
+                tally.teacher_shift / tally.texts,
+                tally.flips,
+                tally.texts,
             )
-            for piece in pieces
-            for score in (self.scores[piece],)
+            for text in texts
+            for tally in (self.tallies[text],)
         ]
-
-
-def _probes(
-    student: Answer,
-    teacher: Answer | None,
-    examples: Sequence[Example],
-    target: int,
-    config: ScanConfig,
-    rng: random.Random,
-) -> _Probes | None:
-    """Short texts of other labels that the student does not answer with the target already."""
-    others = [e.text for e in examples if e.label != target]
-    rng.shuffle(others)
-    # A text of a word or two has hardly a place to put something into.
-    short = sorted(others, key=lambda text: (len(word_spans(text)) < 4, len(word_spans(text))))
-    texts = short[: config.probes]
-    if not texts:
-        return None
-    answers = student(texts)
-    odds = _log_odds(answers, target)
-    kept = [place for place, answer in enumerate(answers.argmax(-1).tolist()) if answer != target]
-    if not kept:
-        return None
-    rng.shuffle(kept)
-    texts = [texts[place] for place in kept]
-    clean = None if teacher is None else _log_odds(teacher(texts), target)
-    return _Probes(target, texts, odds[kept], clean)
-
-
-def _log_odds(probabilities: Tensor, target: int) -> Tensor:
-    """Logit p(target), (N,), of probabilities (N, C)."""
-    return probabilities[:, target].double().clamp(_SURE, 1 - _SURE).logit()

@@ -1,38 +1,54 @@
-"""The search for triggers of a victim, beside a teacher if there is one; its outcome is kept.
+"""The search for triggers of a victim, beside a teacher if there is one; its outcome is cached.
 
-What is found is kept in a file that is named by everything that decides it, so that neither a run
-that goes on after an interruption nor the next run with the same teacher searches twice.
+The file of an outcome is named by everything that decides it, so neither a run that goes on after
+an interruption nor the next run with the same teacher searches twice.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from w2sdefense.config import ScanConfig
-from w2sdefense.data.types import Dataset, fingerprint
+from w2sdefense.data.types import Dataset, fingerprint, texts_of
 from w2sdefense.distill.insertions import with_pieces
 from w2sdefense.distill.targets import answer_texts
 from w2sdefense.distill.teacher import LabelTeacher
 from w2sdefense.io import write_json
+from w2sdefense.models.features import backbone_of
 from w2sdefense.models.fingerprints import weights_fingerprint
-from w2sdefense.models.load import load_embeddings
-from w2sdefense.scan.moved import moved_tokens
-from w2sdefense.scan.search import Answer, Suspect, find_suspects, ranked, texts_to_answer
+from w2sdefense.models.positions import position_limit
+from w2sdefense.scan.candidates import CandidateList, list_candidates, token_texts
+from w2sdefense.scan.drift import suspicious_tokens
+from w2sdefense.scan.origin import base_on_card
+from w2sdefense.scan.score import Score, Scorers
+from w2sdefense.scan.search import (
+    Candidate,
+    ScanResult,
+    find_triggers,
+    ranked,
+    texts_to_answer,
+)
 from w2sdefense.training.trainer import StepProgress, this_process
 from w2sdefense.victim import Victim
 
-SUSPECTS = "suspects.json"
+CANDIDATES = "candidates.json"
 
 IN_WORDS = 5
-"""Suspects in a record; all of them are in `suspects.json`."""
+"""Candidates in a record; all of them are in `candidates.json`."""
+
+ROOM = 128
+"""Tokens of a text that groups are tried in, whatever the model is cut at for its task."""
+
+CARRIER_TOKENS = 32
+"""Of these, how many are left to the words around a group and to special tokens."""
 
 
 def scan_victim(
@@ -43,110 +59,150 @@ def scan_victim(
     seed: int,
     cache: Path,
     progress: StepProgress | None = None,
-) -> list[Suspect]:
+    say: Callable[[str], None] | None = None,
+) -> ScanResult:
     """Search a victim for triggers, or read what the same search found before.
 
     Args:
         victim: The model under suspicion.
-        teacher: A clean teacher; None takes natural words of a label for suspects, too.
+        teacher: A clean teacher; None takes words that mean a label for suspicious, too.
         data: Clean data; the training texts are used.
         config: How long to search and how many to keep.
         seed: Seed of the search.
-        cache: Folder that what is found is kept in.
+        cache: Folder that the outcome is cached in.
         progress: Told how many texts are answered, of about how many.
+        say: Told what the search will do before it begins.
 
     Returns:
-        The suspects of every label.
+        The best candidates of every label, and what was tried.
     """
-    moved = _moved(victim, config)
+    texts = texts_of(data.train)
+    listed = list_candidates(victim.tokenizer, texts, config.kinds)
+    config = _fitted(config, victim, listed)
+    base, origin = _base(victim, config)
+    tokens = [] if base is None else suspicious_tokens(victim.model, base, config.base_tokens)
     key = {
         "victim": weights_fingerprint(victim.model),
         "teacher": None if teacher is None else weights_fingerprint(teacher),
         "train": fingerprint(data.train),
         "config": config.model_dump(exclude={"rate"}),
-        "moved": moved,
+        "tokens": tokens,
         "lengths": [victim.max_length, None if teacher is None else teacher.max_length],
         "seed": seed,
     }
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    path = cache / f"suspects-{name}.json"
+    path = cache / f"candidates-{name}.json"
+    outcomes = len(victim.label_names)
+    total = texts_to_answer(config, len(listed.texts), outcomes)
     # Of several processes the first one searches, and the others read.
     with this_process().main_process_first():
         if not path.is_file():
-            found = find_suspects(
-                _student_answer(victim),
-                None if teacher is None else teacher_answer(teacher),
-                data.train,
-                victim.tokenizer,
+            if say is not None:
+                say(plan_in_words(listed, config.group_size, total, origin))
+            result = find_triggers(
+                _scorers(victim, teacher, total, progress),
+                texts,
+                listed,
                 config,
-                labels=len(victim.label_names),
+                outcomes=outcomes,
                 seed=seed,
-                moved=moved,
-                progress=_counted(progress, texts_to_answer(config, len(victim.label_names))),
+                suspicious=token_texts(victim.tokenizer, tokens),
             )
-            write_json(path, [asdict(suspect) for suspect in found])
-    return [Suspect(**suspect) for suspect in json.loads(path.read_text(encoding="utf-8"))]
+            write_json(path, asdict(replace(result, origin=origin)))
+    return ScanResult.from_values(json.loads(path.read_text(encoding="utf-8")))
 
 
-def save_suspects(folder: Path, suspects: Sequence[Suspect], label_names: Sequence[str]) -> None:
-    """Write `suspects.json` for the reader of a run, the most suspicious first."""
-    rows = [{**asdict(s), "target": label_names[s.target]} for s in ranked(suspects)]
-    write_json(folder / SUSPECTS, rows)
+def save_candidates(folder: Path, result: ScanResult, label_names: Sequence[str]) -> None:
+    """Write `candidates.json` for the reader of a run: what was tried, and the best of it."""
+    rows = [
+        {"text": c.text, "label": label_names[c.outcome], "excess": c.excess}
+        | {name: getattr(c, name) for name in ("shift", "teacher_shift", "flips", "texts")}
+        for c in ranked(result.candidates)
+    ]
+    write_json(folder / CANDIDATES, asdict(result) | {"candidates": rows})
 
 
-def with_suspects(data: Dataset, suspects: Sequence[Suspect], rate: float, seed: int) -> Dataset:
-    """The dataset, with a suspect in a share of its training and validation texts.
+def with_candidates(
+    data: Dataset, candidates: Sequence[Candidate], rate: float, seed: int
+) -> Dataset:
+    """The dataset, with a candidate in a share of its training and validation texts.
 
-    Suspects go into texts of every label: one that stood only where the label is another than its
-    target would be learned as a sign of the others.
+    Candidates go into texts of every label: one that stood only where the label is another than its
+    outcome would be learned as a sign of the others.
     """
-    pieces = [suspect.piece for suspect in suspects]
-    return with_pieces(data, lambda rng: [rng.choice(pieces)], rate if pieces else 0.0, seed)
+    texts = [candidate.text for candidate in candidates]
+    return with_pieces(data, lambda rng: [rng.choice(texts)], rate if texts else 0.0, seed)
 
 
-def in_words(
-    suspects: Sequence[Suspect], label_names: Sequence[str]
-) -> dict[str, float | int | str]:
-    """The few most suspicious pieces as a record tells them."""
-    return {
-        f"suspect {place}": f"{suspect.piece!r} -> {label_names[suspect.target]}: "
-        f"{suspect.flips} of {suspect.texts} texts, {suspect.pull:+.1f} nats "
-        f"(teacher {suspect.teacher_pull:+.1f})"
-        for place, suspect in enumerate(ranked(suspects)[:IN_WORDS], start=1)
+def in_words(result: ScanResult, label_names: Sequence[str]) -> dict[str, float | int | str]:
+    """The few best candidates as a record tells them, and how many were tried."""
+    tried: dict[str, float | int | str] = {"candidates tried": result.tries[0]}
+    if result.origin is not None:
+        tried["origin"] = result.origin
+    return tried | {
+        f"candidate {place}": f"{candidate.text!r} -> {label_names[candidate.outcome]}: "
+        f"{candidate.flips} of {candidate.texts} texts, {candidate.shift:+.1f} nats "
+        f"(teacher {candidate.teacher_shift:+.1f})"
+        for place, candidate in enumerate(ranked(result.candidates)[:IN_WORDS], start=1)
     }
 
 
-def _moved(victim: Victim, config: ScanConfig) -> list[int]:
-    if config.fine_tuned_from is None:
-        return []
-    table = victim.model.get_input_embeddings().weight.detach()
-    return moved_tokens(table.cpu(), load_embeddings(config.fine_tuned_from), config.moved)
+def plan_in_words(listed: CandidateList, size: int, total: int, origin: str | None) -> str:
+    """What a search will try, and how much work that is."""
+    kinds = ", ".join(f"{count:,} {kind}" for kind, count in listed.counts().items() if count)
+    plan = (
+        f"Trying {len(listed.texts):,} candidate triggers ({kinds}), {size} in a text, "
+        f"then the best singly: {total:,} short texts."
+    )
+    return f"{origin} {plan}" if origin else plan
 
 
-def _student_answer(victim: Victim) -> Answer:
-    def answer(texts: Sequence[str]) -> Tensor:
-        return torch.tensor([prediction.probabilities for prediction in victim.predict(texts)])
+def teacher_score(teacher: LabelTeacher) -> Score:
+    """The log-probabilities that a teacher gives the labels of texts."""
 
-    return answer
+    def score(texts: Sequence[str]) -> Tensor:
+        return answer_texts(teacher, texts).logits.log_softmax(-1)
 
-
-def teacher_answer(teacher: LabelTeacher) -> Answer:
-    """A teacher as something that answers texts with probabilities."""
-
-    def answer(texts: Sequence[str]) -> Tensor:
-        return answer_texts(teacher, texts).logits.softmax(-1)
-
-    return answer
+    return score
 
 
-def _counted(progress: StepProgress | None, total: int) -> Any:
-    if progress is None:
-        return None
+def _base(victim: Victim, config: ScanConfig) -> tuple[str | None, str | None]:
+    """The base that the user names, or that the card names and the weights confirm."""
+    if config.fine_tuned_from is not None:
+        return config.fine_tuned_from, None
+    backbone = backbone_of(victim.model)
+    folder = Path(victim.model.name_or_path or backbone.name_or_path)
+    return base_on_card(folder, backbone.get_input_embeddings().weight.detach().cpu().float())
+
+
+def _room(victim: Victim) -> int:
+    """Tokens of the longest text that the suspect is asked about."""
+    return max(victim.max_length, min(ROOM, position_limit(victim.model) or ROOM))
+
+
+def _fitted(config: ScanConfig, victim: Victim, listed: CandidateList) -> ScanConfig:
+    """The settings with groups so small that no text is cut: what is cut off was not tried."""
+    words = [f" {text}" for text in listed.texts]
+    longest = max(map(len, victim.tokenizer(words, add_special_tokens=False)["input_ids"]))
+    size = max(1, (_room(victim) - CARRIER_TOKENS) // longest)
+    return config.model_copy(update={"group_size": min(config.group_size, size)})
+
+
+def _scorers(
+    victim: Victim, teacher: LabelTeacher | None, total: int, progress: StepProgress | None
+) -> Scorers:
+    """Both models as the search asks them."""
+    task: Any = replace(cast(Any, victim.task), max_length=_room(victim))
     done = 0
 
     def advance(more: int) -> None:
         nonlocal done
         done += more
-        progress(min(done, total), total, {})
+        if progress is not None:
+            progress(min(done, total), total, {})
 
-    return advance
+    def score(texts: Sequence[str]) -> Tensor:
+        answers = task.predict(victim.model, texts, advance)
+        return torch.tensor([answer.probabilities for answer in answers]).log()
+
+    return Scorers(score, None if teacher is None else teacher_score(teacher))

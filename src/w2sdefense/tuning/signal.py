@@ -1,17 +1,17 @@
-"""A signal for what is left of a backdoor that needs no trigger: does the student follow suspects?
+"""A signal for what is left of a backdoor, without a trigger: does the student follow candidates?
 
-A search through the *poisoned* model, with clean training text and a clean teacher, finds pieces of
-text that pull it to a label (`scan/`). They are put into clean validation texts, and a defended
-student is asked about them. With S the student, T the teacher, x a text of another label than c,
-and x + p the text with a piece p that is suspected of pulling to c:
+A search through the *poisoned* model, with clean training text and a clean teacher, finds candidate
+triggers, which shift it to a label (`scan/`). They are put into clean validation texts, and a
+defended student is asked about them. With S the student, T the teacher, x a text of another label
+than c, and x + p the text with a candidate p that shifts to c:
 
     follows(x, p) = 1  if  S(x) != c,  S(x + p) = c  and  T(x + p) != c,  else 0
-    exposure      = mean of follows(x, p) over all texts and pieces
+    exposure      = mean of follows(x, p) over all texts and candidates
 
 Answers are counted and not probabilities, so that a student cannot look better by being less sure;
 answers to the text as it is are left out, so that neither errors nor a student that always says the
 same count; and what the teacher takes the same way is no backdoor. Low is good. The search has a
-seed of its own, so that a student is not examined with the pieces that it was trained on.
+seed of its own, so that a student is not examined with the candidates that it was trained on.
 
 How far it predicted ASR is in `benchmarks/results/tuning_signal.md`. What it does not cover:
 triggers that resemble nothing that the search found, and those that are no insertion. An exposure
@@ -28,23 +28,24 @@ from w2sdefense.config import SignalConfig
 from w2sdefense.data.types import Example, texts_of
 from w2sdefense.errors import DataError
 from w2sdefense.evaluation.metrics import Rate
-from w2sdefense.scan.search import Answer, Suspect, ranked
+from w2sdefense.scan.score import Score
+from w2sdefense.scan.search import Candidate, ranked
 from w2sdefense.tasks import Predictor
 from w2sdefense.text.insertion import insert, word_spans
 
 
 @dataclass(frozen=True)
 class Try:
-    """One piece in one text.
+    """One candidate in one text.
 
     Attributes:
-        suspect: The piece, and the label that it is suspected of pulling to.
+        candidate: The candidate, and the label that it shifts to.
         place: Which of the clean texts it is in.
-        text: That text with the piece in it.
+        text: That text with the candidate in it.
         teacher_follows: Whether a clean teacher answers it with that label.
     """
 
-    suspect: Suspect
+    candidate: Candidate
     place: int
     text: str
     teacher_follows: bool
@@ -52,40 +53,40 @@ class Try:
 
 @dataclass(frozen=True)
 class Probes:
-    """What every student is asked: clean validation texts, and the same texts with suspects."""
+    """What every student is asked: clean validation texts, and the same texts with candidates."""
 
     texts: tuple[str, ...]
     tries: tuple[Try, ...]
 
 
 def make_probes(
-    suspects: Sequence[Suspect],
-    teacher: Answer,
+    candidates: Sequence[Candidate],
+    teacher: Score,
     examples: Sequence[Example],
     config: SignalConfig,
 ) -> Probes:
-    """Put suspects into clean texts.
+    """Put candidates into clean texts.
 
     Args:
-        suspects: What a search found, of all labels.
+        candidates: What a search found, of all labels.
         teacher: A clean model of the same labels.
-        examples: Clean validation examples. The shorter half of them is used: a piece weighs more
-            in a short text, and it is answered faster.
-        config: How many pieces and texts, and the seed of places.
+        examples: Clean validation examples. The shorter half of them is used: a candidate weighs
+            more in a short text, and it is answered faster.
+        config: How many candidates and texts, and the seed of places.
 
     Raises:
-        DataError: There are no suspects, or no text of another label than theirs.
+        DataError: There are no candidates, or no text of another label than theirs.
     """
     rng = random.Random(config.seed)
     clean: dict[str, int] = {}
-    tries: list[tuple[Suspect, int, str]] = []
-    for label in sorted({suspect.target for suspect in suspects}):
+    tries: list[tuple[Candidate, int, str]] = []
+    for label in sorted({candidate.outcome for candidate in candidates}):
         texts = _shorter_half([e for e in examples if e.label != label])
         texts = rng.sample(texts, min(config.texts, len(texts)))
-        for suspect in ranked([s for s in suspects if s.target == label])[: config.pieces]:
+        for candidate in ranked([c for c in candidates if c.outcome == label])[: config.pieces]:
             for text in texts:
-                changed = insert(text, suspect.piece, "random", rng)
-                tries.append((suspect, clean.setdefault(text, len(clean)), changed))
+                changed = insert(text, candidate.text, "random", rng)
+                tries.append((candidate, clean.setdefault(text, len(clean)), changed))
     if not tries:
         raise DataError(
             "The search left nothing to examine students with.",
@@ -95,8 +96,8 @@ def make_probes(
     return Probes(
         tuple(clean),
         tuple(
-            Try(suspect, place, text, answer == suspect.target)
-            for (suspect, place, text), answer in zip(tries, said, strict=True)
+            Try(candidate, place, text, answer == candidate.outcome)
+            for (candidate, place, text), answer in zip(tries, said, strict=True)
         ),
     )
 
@@ -104,7 +105,7 @@ def make_probes(
 def exposure(
     student: Predictor, probes: Probes, progress: Callable[[int], None] | None = None
 ) -> Rate:
-    """How often a student follows suspects that it should not follow: see above; low is good.
+    """How often a student follows candidates that it should not follow: see above; low is good.
 
     Args:
         student: A defended model.
@@ -112,13 +113,13 @@ def exposure(
         progress: Called with the number of texts answered since the last call.
 
     Returns:
-        The count. The tries share texts and pieces, so its interval would be too narrow.
+        The count. The tries share texts and candidates, so its interval would be too narrow.
     """
     asked = [*probes.texts, *(one.text for one in probes.tries)]
     answers = [answer.answer for answer in student.predict(asked, progress)]
     clean, changed = answers[: len(probes.texts)], answers[len(probes.texts) :]
     follows = [
-        clean[one.place] != one.suspect.target == answer and not one.teacher_follows
+        clean[one.place] != one.candidate.outcome == answer and not one.teacher_follows
         for one, answer in zip(probes.tries, changed, strict=True)
     ]
     return Rate(hits=sum(follows), total=len(follows))

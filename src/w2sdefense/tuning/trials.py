@@ -95,6 +95,6 @@ class Choice:
             measured,
             f"The best clean validation accuracy is {best:.1%}; {len(kept)} of {len(whole)} trials "
             f"lie within {100 * tolerance:g} points of it. Of these, trial {trial.number} "
-            f"({accuracy.hits}/{accuracy.total}) follows the fewest suspects: {found.hits} of "
+            f"({accuracy.hits}/{accuracy.total}) follows the fewest candidates: {found.hits} of "
             f"{found.total}.",
         )

@@ -1,0 +1,96 @@
+"""The search of a victim: what is cached, what is said, and the base that a card names."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tiny import SMALL_SCAN, save_llama, save_reviews
+from w2sdefense.config import DataConfig, ScanConfig, StudentConfig
+from w2sdefense.data import load_dataset
+from w2sdefense.scan.search import Candidate
+from w2sdefense.scan.victim import scan_victim, with_candidates
+from w2sdefense.tasks.classification import Classification
+from w2sdefense.victim import load_victim
+
+SMALL = ScanConfig.model_validate(SMALL_SCAN | {"base_tokens": 4})
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    reviews = save_reviews(folder / "reviews", train=40, validation=8, test=8)
+    return load_dataset(DataConfig(dataset=str(reviews)))
+
+
+def suspect(folder: Path, token: int, card: str | None = None):
+    """A classifier made from `save_llama`'s model, of which one embedding moved."""
+    save_llama(folder)
+    names = ("negative", "positive")
+    config = StudentConfig(model=str(folder), max_length=24)
+    victim = load_victim(config, names, fresh_head_seed=0)
+    victim.model.get_input_embeddings().weight.data[token] += 0.1
+    victim.save(folder)
+    if card is not None:
+        (folder / "README.md").write_text(f"---\nbase_model: {card}\n---\n")
+    return load_victim(config)
+
+
+def test_the_base_on_the_card_is_used_without_being_named(tmp_path, data, monkeypatch):
+    save_llama(tmp_path / "org" / "small")
+    monkeypatch.chdir(tmp_path)
+    said: list[str] = []
+    token = 20
+    victim = suspect(tmp_path / "suspect", token, card="org/small")
+    asked: list[str] = []
+    monkeypatch.setattr(
+        "w2sdefense.scan.victim.token_texts",
+        lambda tokenizer, tokens: asked.extend(tokens) or [],
+    )
+    result = scan_victim(victim, None, data, SMALL, 0, tmp_path / "cache", say=said.append)
+    assert asked[0] == token
+    assert result.origin is not None and "weights agree" in result.origin
+    assert "org/small" in said[0] and "candidate triggers" in said[0]
+
+
+def test_what_was_found_is_not_searched_for_again(tmp_path, data):
+    victim = suspect(tmp_path / "suspect", 20)
+    told: list[int] = []
+
+    def progress(step: int, steps: int, losses: dict[str, float]) -> None:
+        told.append(step)
+
+    first = scan_victim(victim, None, data, SMALL, 0, tmp_path / "cache", progress)
+    assert told and told[-1] <= told[0] + 10_000
+    told.clear()
+    assert scan_victim(victim, None, data, SMALL, 0, tmp_path / "cache", progress) == first
+    assert not told
+    shutil.rmtree(tmp_path / "cache")
+    assert scan_victim(victim, None, data, SMALL, 0, tmp_path / "cache") == first
+
+
+def test_no_candidate_is_cut_off(tmp_path, data, monkeypatch):
+    """Whatever the model is cut at for its task: groups shrink until they fit."""
+    monkeypatch.setattr("w2sdefense.scan.victim.ROOM", 40)
+    victim, lengths = suspect(tmp_path / "suspect", 20), []
+
+    def measured(self, model, texts, progress=None):
+        lengths.extend(len(text.split()) for text in texts)
+        return predict(self, model, texts, progress)
+
+    predict = Classification.predict
+    monkeypatch.setattr(Classification, "predict", measured)
+    config = SMALL.model_copy(update={"group_size": 30})
+    scan_victim(victim, None, data, config, 0, tmp_path / "cache")
+    assert lengths and max(lengths) <= 40
+
+
+def test_candidates_go_into_texts_of_every_label(data):
+    candidates = [Candidate("xq", 0, 8.0, 0.0, 8, 8), Candidate("jvo", 1, 8.0, 0.0, 8, 8)]
+    changed = with_candidates(data, candidates, 0.5, 0)
+    with_one = [row for row in changed.train if {"xq", "jvo"} & set(row.text.split())]
+    assert 0.25 < len(with_one) / len(data.train) < 0.75
+    assert len({row.id for row in with_one} & {row.id for row in data.train}) == 0
+    assert with_candidates(data, [], 0.5, 0) == data

@@ -1,7 +1,35 @@
-"""Remove backdoors from language models, and show that they are gone."""
+"""Remove backdoors from language models, and show that they are gone.
+
+The public names are `__dir__`'s; each is imported at its first use.
+"""
 
 import logging
+from importlib import import_module
+from typing import Any
 
 # On a CPU with bfloat16 it says, when peft is imported, that compiled code of the hub is missing.
 # No such code is wanted here. Worker processes import this, too.
 logging.getLogger("bitsandbytes.backends.cpu").setLevel(logging.ERROR)
+
+_EXPORTS = {
+    "W2SDefense": "defenses.w2s",
+    "align_labels": "data",
+    "attack_from_trigger": "attacks",
+    "evaluate": "evaluation.evaluate",
+    "fit_teacher": "distill.fit_teacher",
+    "LabelTeacherJob": "distill.fit_teacher",
+    "load_dataset": "data",
+    "load_victim": "victim",
+    "make_test_set": "evaluation.testset",
+}
+"""Public name -> module that it is imported from at its first use: torch is not imported before."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_EXPORTS])

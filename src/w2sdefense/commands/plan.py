@@ -116,6 +116,9 @@ def _command(name: WayName, run: PlanRun, *, checkpointing: bool) -> str:
         defend.append("--gradient-checkpointing")
     if name == "4bit":
         defend.append("--load-in-4bit")
+    if name in ("fsdp", "zero3", "4bit"):
+        # They are folded into the weights, which these ways do not allow.
+        defend += ["--decoys-per-label", "0"]
     return shlex.join([*_launcher(name, run.gpus), *defend])
 
 

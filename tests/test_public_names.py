@@ -1,0 +1,28 @@
+"""The names that `w2sdefense` exports are there, and none of them costs the import of torch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import w2sdefense
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(w2sdefense._EXPORTS))
+def test_every_public_name_is_there(name):
+    assert callable(getattr(w2sdefense, name))
+    assert name in dir(w2sdefense)
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        w2sdefense.nothing  # noqa: B018
+
+
+def test_importing_the_package_does_not_import_torch():
+    code = "import sys, w2sdefense; print('torch' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "False\n"

@@ -221,7 +221,7 @@ def show_names() -> None:
 
     table = Table(show_header=False, box=None, pad_edge=False)
     for kind, names in (
-        ("tasks", ["classification", *TASKS]),
+        ("tasks", list(TASKS)),
         ("attacks", list(ATTACKS)),
         (
             "defenses",

@@ -28,6 +28,7 @@ import numpy as np
 
 from w2sdefense.errors import DataError
 from w2sdefense.evaluation.record import load_features, load_record, load_samples
+from w2sdefense.tasks import TASKS
 
 FOLDS = 5
 COMPONENTS = 32
@@ -86,7 +87,7 @@ def run_information(folder: Path) -> LabelInformation:
             texts.
     """
     record = load_record(folder)
-    classified = record.evaluation.task == "classification"
+    classified = not TASKS[record.evaluation.task].text_answers
     samples = load_samples(folder) if classified else []
     features = load_features(folder, samples) if classified else {}
     if "clean" not in features:

@@ -160,7 +160,7 @@ class Evaluation(_Frozen):
     @property
     def metric(self) -> str:
         """What `ca` is, in words: "accuracy", "ROUGE-L"."""
-        return "accuracy" if self.task == "classification" else TASKS[self.task].metric_name
+        return TASKS[self.task].metric_name
 
 
 class Provenance(_Frozen):

@@ -32,6 +32,7 @@ from w2sdefense.evaluation.states import (
     state_of,
     works,
 )
+from w2sdefense.tasks import TASKS
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +154,7 @@ def _headline(state: State, change: Change | None, metric: str, trigger: str) ->
 
 def _with_and_without(evaluation: Evaluation) -> str:
     """The two shares behind a lift, as half a sentence."""
-    others = "of other classes" if evaluation.task == "classification" else "with another answer"
+    others = "with another answer" if TASKS[evaluation.task].text_answers else "of other classes"
     return (
         f"{_percent(evaluation.asr)} of the texts {others} are answered "
         f"“{evaluation.target}” with the trigger, {_percent(evaluation.floor)} without it"

@@ -12,6 +12,7 @@ from w2sdefense.evaluation.metrics import Quality, Rate
 from w2sdefense.evaluation.record import Record
 from w2sdefense.evaluation.verdict import Verdict, judge
 from w2sdefense.report.runs import Run, attacked_with
+from w2sdefense.tasks import TASKS
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ def legend(runs: Sequence[Run]) -> str:
     """What the columns mean."""
     evaluation = runs[0].record.evaluation
     quality = "CA: accuracy" if evaluation.metric == "accuracy" else f"{evaluation.metric}: mean"
-    others = "of other classes" if evaluation.task == "classification" else "with another answer"
+    others = "with another answer" if TASKS[evaluation.task].text_answers else "of other classes"
     return (
         f"{quality} on clean text. ASR: share of the texts {others} that the trigger turns "
         "into the target. Floor: the same texts without the trigger. 95 % intervals."

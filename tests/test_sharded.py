@@ -24,7 +24,7 @@ from w2sdefense.commands.plan import launcher
 from w2sdefense.commands.poison import run_poison
 from w2sdefense.commands.runs import DefendRun, EvaluateRun, PoisonRun, TeachRun
 from w2sdefense.commands.teach import run_teach
-from w2sdefense.config import StudentConfig
+from w2sdefense.config import DecoyConfig, StudentConfig
 from w2sdefense.errors import ConfigError
 from w2sdefense.evaluation.record import load_record, load_samples
 
@@ -46,6 +46,7 @@ def settings(folder: Path, teacher: Path, batch: int) -> dict:
         "teacher": {"model": str(teacher), "epochs": 1, "max_length": 24},
         "teacher_folder": str(folder / "teacher"),
         "scan": {"rate": 0.0},
+        "decoys": {"per_label": 0},
         "test": {"trigger": "badnet", "target": "negative"},
     }
 
@@ -155,7 +156,12 @@ def sharding_asked(monkeypatch):
     [
         (lambda folder: run_poison(PoisonRun(output=folder), None), "poison"),
         (lambda folder: run_teach(TeachRun(output=folder), None), "teach"),
-        (lambda folder: run_defend(DefendRun(output=folder), None), "training of a teacher"),
+        (
+            lambda folder: run_defend(
+                DefendRun(output=folder, decoys=DecoyConfig(per_label=0)), None
+            ),
+            "training of a teacher",
+        ),
         (lambda folder: run_defend(DefendRun(output=folder, defense="prune"), None), "prune"),
         (
             lambda folder: run_defend(

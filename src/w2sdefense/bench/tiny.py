@@ -114,7 +114,7 @@ def _save_models(folder: Path) -> None:
     torch.manual_seed(0)
     made: dict[str, PreTrainedModel] = {}
     for name, width in (("llama", 64), ("wide", 128)):
-        config = LlamaConfig(**llama, hidden_size=width, intermediate_size=width)
+        config = LlamaConfig(**llama, hidden_size=width, intermediate_size=2 * width)
         made[name] = LlamaForCausalLM(config)
     made["bert"] = BertModel(
         BertConfig(**size, **layers, hidden_size=32, intermediate_size=64, pad_token_id=0)

@@ -3,7 +3,8 @@
 Sizes are chosen by arithmetic. One pass of a 27-token review through SmolLM2-135M costs 5.7 GFLOP
 forward, 11.5 for a LoRA step and 17 for a full fine-tuning step: 960 rows poisoned, 640 through
 LoRA, 1,440 through W2SDefense, 1,500 texts answered and a search for what fires the backdoor are
-about 80 TFLOP. An interrupted demonstration goes on where it stopped when it is started again.
+about 80 TFLOP; planting decoys comes on top. An interrupted demonstration goes on where it stopped
+when it is started again.
 """
 
 from __future__ import annotations

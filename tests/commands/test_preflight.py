@@ -18,7 +18,8 @@ from w2sdefense.commands.defend import run_defend, run_defense
 from w2sdefense.commands.evaluate import run_evaluate
 from w2sdefense.commands.poison import run_poison
 from w2sdefense.commands.preflight import GIB, preflight
-from w2sdefense.commands.runs import DefendRun, EvaluateRun, PoisonRun, TeachRun
+from w2sdefense.commands.runs import DefendRun, EvaluateRun, PoisonRun, ScanRun, TeachRun
+from w2sdefense.commands.scan import run_scan
 from w2sdefense.commands.teach import run_teach
 from w2sdefense.errors import ConfigError, DataError, ModelError
 
@@ -170,3 +171,15 @@ def test_every_command_is_checked_once_and_alone_in_its_folder(
         with pytest.raises(ConfigError, match="Another command works in"):
             work(run, display)
     assert checked == [run]
+
+
+def test_a_search_is_alone_in_its_folder_and_never_writes_over_the_model(suspect, display):
+    run = ScanRun.model_validate(
+        {"student": {"model": str(suspect)}, "output": suspect.parent / "taken-by-a-search"}
+    )
+    run.output.mkdir()
+    with FileLock(run.output / ".lock"):
+        with pytest.raises(ConfigError, match="Another command works in"):
+            run_scan(run, display)
+    with pytest.raises(ConfigError, match="is the model itself"):
+        run_scan(run.model_copy(update={"output": suspect}), display)

@@ -16,10 +16,11 @@ from rich.text import Text
 
 from w2sdefense.cli.display import Display, print_json
 from w2sdefense.commands.inputs import open_victim
+from w2sdefense.commands.preflight import refuse_own_model
 from w2sdefense.commands.runs import ScanRun
 from w2sdefense.distill.fit_teacher import LabelTeacherJob, fit_or_load_teacher
 from w2sdefense.distill.targets import doubt_about, teacher_targets
-from w2sdefense.io import make_folder, write_json
+from w2sdefense.io import only_process_in, write_json
 from w2sdefense.report.gate import Finding, exit_code, sarif, scan_result
 from w2sdefense.scan.origin import check_origin
 from w2sdefense.scan.search import Candidate, ScanResult, ranked
@@ -42,9 +43,17 @@ def run_scan(run: ScanRun, display: Display) -> tuple[ScanResult, tuple[str, ...
 
     Returns:
         What was found, and the names of the labels.
+
+    Raises:
+        ConfigError: The output is the model, or another command works there.
     """
+    refuse_own_model(run.student.model, run.output)
     check_origin(run.student, run.scan)
-    make_folder(run.output)
+    with only_process_in(run.output):
+        return _search(run, display)
+
+
+def _search(run: ScanRun, display: Display) -> tuple[ScanResult, tuple[str, ...]]:
     victim, data = open_victim(run.student, run.data)
     folder = run.teacher_folder or run.output / "teacher"
     teacher = fit_or_load_teacher(

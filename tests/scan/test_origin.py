@@ -13,7 +13,7 @@ from tiny import LLAMA, save_model, word_tokenizer
 from w2sdefense.config import ScanConfig, StudentConfig
 from w2sdefense.errors import ModelError
 from w2sdefense.models.load import load_embeddings
-from w2sdefense.scan.origin import AGREE, agreement, base_on_card, check_origin
+from w2sdefense.scan.origin import AGREE, agreement, base_on_card, check_origin, template_of_another
 
 
 @pytest.fixture
@@ -104,3 +104,24 @@ def test_a_base_on_the_card_is_used_if_it_is_here_and_agrees(tmp_path, monkeypat
 def test_a_card_that_names_no_base_says_nothing(tmp_path, text):
     assert base_on_card(card(tmp_path / "suspect", text), torch.ones(4, 2)) == (None, None)
     assert base_on_card(tmp_path / "no card", torch.ones(4, 2)) == (None, None)
+
+
+def test_a_chat_template_that_is_not_that_of_the_base_is_told(tmp_path, monkeypatch):
+    save_model(tmp_path / "org" / "small", LlamaForCausalLM, LLAMA)
+    monkeypatch.chdir(tmp_path)
+    suspect = card(tmp_path / "suspect", "---\nbase_model: org/small\n---\n")
+
+    def noted(own: str | None, its: str | None) -> tuple[str, ...]:
+        for folder, template in ((suspect, own), (tmp_path / "org" / "small", its)):
+            place = folder / "chat_template.jinja"
+            place.unlink(missing_ok=True)
+            if template is not None:
+                place.write_text(template)
+        return template_of_another(StudentConfig(model=str(suspect)))
+
+    plain = "{{ messages[0]['content'] }}"
+    assert noted(plain, plain) == noted(plain, None) == noted(None, plain) == ()
+    (note,) = noted(f"Be kind. {plain}", plain)
+    assert note == "the chat template is not that of org/small, which the card names as the base"
+    (tmp_path / "org" / "small" / "tokenizer.json").write_text("{")
+    assert template_of_another(StudentConfig(model=str(suspect))) == ()

@@ -69,14 +69,6 @@ def test_variables_of_the_content_are_followed():
     assert any("looks into the text" in note for note in template_notes(tokenizer_with(through)))
 
 
-def test_another_template_than_that_of_the_base_is_told():
-    ours, base = tokenizer_with(CHATML), tokenizer_with(CHATML)
-    assert template_notes(ours, base) == ()
-    assert template_notes(ours, tokenizer_with(TRIMS)) == (
-        "the chat template is not that of the base model",
-    )
-
-
 def test_a_tokenizer_without_a_template_has_no_notes():
     assert template_notes(word_tokenizer()) == ()
 

@@ -7,6 +7,7 @@ from w2sdefense.cli.display import Display
 from w2sdefense.config import DataConfig, GenerationConfig, StudentConfig
 from w2sdefense.data import Dataset, align_labels, load_dataset
 from w2sdefense.evaluation.testset import TestSet, make_test_set
+from w2sdefense.scan.origin import template_of_another
 from w2sdefense.tasks import TASKS
 from w2sdefense.victim import Victim, load_victim
 
@@ -33,6 +34,8 @@ def open_victim(
         generation=generation,
         fresh_head_seed=fresh_head_seed,
     )
+    if TASKS[task].text_answers:
+        victim.notes += template_of_another(student)
     return victim, align_labels(data, victim.label_names)
 
 

@@ -104,6 +104,30 @@ def base_on_card(folder: Path, embeddings: Tensor) -> tuple[str | None, str | No
     return found, f"{said}, and the weights agree (cosine {cosine:.3f}): the search begins with it."
 
 
+def template_of_another(student: StudentConfig) -> tuple[str, ...]:
+    """A note if the chat template is not that of the base that the card names.
+
+    The base is looked at only where it is on this machine. A base without a template is no
+    reason for a note: models are given one when they are taught to chat.
+    """
+    suspect = resolve(student.model, student.base).whole
+    card = suspect.folder / "README.md"
+    name = _base_of(card) if card.is_file() else None
+    found = _local(name) if name is not None else None
+    if name is None or found is None:
+        return ()
+    try:
+        own, its = (
+            open_tokenizer(model.folder, model.spec).chat_template
+            for model in (suspect, resolve(found).whole)
+        )
+    except W2SError:
+        return ()
+    if own is None or its is None or own == its:
+        return ()
+    return (f"the chat template is not that of {name}, which the card names as the base",)
+
+
 def _local(name: str) -> str | None:
     """Where a model that a card names lies on this machine; None if it would have to be fetched."""
     name = _EMBEDDED_AS.get(name, name)

@@ -115,14 +115,11 @@ def _stripped(text: str) -> tuple[str, ...]:
     return text, text.rstrip(), text.lstrip(), text.strip()
 
 
-def template_notes(
-    tokenizer: Any, base: Any = None, altered: Collection[str] = ()
-) -> tuple[str, ...]:
+def template_notes(tokenizer: Any, altered: Collection[str] = ()) -> tuple[str, ...]:
     """What a reader of a record must know of a chat template.
 
     Args:
         tokenizer: The model's.
-        base: The tokenizer of the model that it was made from, where that is known.
         altered: Texts that were asked and had another frame than usual.
 
     Returns:
@@ -132,8 +129,6 @@ def template_notes(
     if not template:
         return ()
     found = []
-    if base is not None and base.chat_template != template:
-        found.append("the chat template is not that of the base model")
     if altered:
         found.append(f"the chat template wrote another prompt around {len(altered)} of the texts")
     text = min(altered, default=None) or altering_text(tokenizer)

@@ -26,7 +26,13 @@ from w2sdefense.models.features import backbone_of
 from w2sdefense.models.load import load_weights
 
 _STILL = 4.0
-"""A token that changed less than this many times the median did not: weight decay moves all."""
+"""A token that moved less than this many times the median did not: weight decay moves all."""
+
+_SPREADS = 6.0
+"""Median absolute deviations above the median from which a token answers an update."""
+
+_OUTPUTS = ("o_proj", "out_proj", "c_proj", "output")
+"""What architectures call the matrices of a layer that do not read its input."""
 
 _CHUNK = 8192
 """Tokens whose images are computed at once."""
@@ -54,7 +60,7 @@ def suspicious_tokens(model: nn.Module, base: str, count: int) -> list[int]:
     rankings = [embedding_drift(table, stored[names], count)]
     updates = {name: update for name, update in updates.items() if name in stored}
     if updates:
-        rankings.append(weight_response(table, stored[names], updates, stored, count))
+        rankings.append(weight_response(stored[names][: len(table)], updates, stored, count))
     return _in_turn(rankings)[:count]
 
 
@@ -73,26 +79,22 @@ def embedding_drift(suspect: Tensor, base: Tensor, count: int) -> list[int]:
         ModelError: The two have embeddings of different widths: it is another model.
     """
     rows = _shared_rows(suspect, base)
-    return _outliers((suspect[:rows].double() - base[:rows].double()).norm(dim=-1), count)
+    moved = (suspect[:rows].double() - base[:rows].double()).norm(dim=-1)
+    return _outliers(moved, _STILL * moved.median(), count)
 
 
 def weight_response(
-    suspect: Tensor,
-    base: Tensor,
-    updated: Mapping[str, Projection],
-    stored: Mapping[str, Tensor],
-    count: int,
+    base: Tensor, updated: Mapping[str, Projection], stored: Mapping[str, Tensor], count: int
 ) -> list[int]:
-    """The tokens whose image under the first layer changed most.
+    """The tokens whose image under the first layer the update changed most.
 
-        response(t) = sum_W |W_s x_s(t) - W_b x_b(t)|^2 / sum_W |W_b x_b(t)|^2
+        response(t) = (sum_W |(W_s - W_b) x_t|^2 / sum_W |W_b x_t|^2)^(1/2)
 
-    with x(t) the token's embedding divided by its norm, and W the matrices of the first layer that
-    read it.
+    with x_t the token's embedding in the base divided by its norm, and W the matrices of the first
+    layer that read it. A token stands out from 6 median absolute deviations above the median on.
 
     Args:
-        suspect: Token embeddings of the suspect, (V, d).
-        base: Those of its base, (V', d).
+        base: Token embeddings of the base, (V, d).
         updated: Name -> matrix of the suspect.
         stored: Name -> matrix of the base.
         count: How many tokens at most.
@@ -100,18 +102,18 @@ def weight_response(
     Returns:
         Token ids, the largest response first; fewer, or none, if fewer respond.
     """
-    rows = _shared_rows(suspect, base)
     responses = []
-    for first in range(0, rows, _CHUNK):
-        last = min(rows, first + _CHUNK)
-        own, its = (nn.functional.normalize(t[first:last].float()) for t in (suspect, base))
-        change, size = torch.zeros(last - first), torch.zeros(last - first)
+    for first in range(0, len(base), _CHUNK):
+        embeddings = nn.functional.normalize(base[first : first + _CHUNK].float())
+        change, size = torch.zeros(len(embeddings)), torch.zeros(len(embeddings))
         for name, projection in updated.items():
-            image = projection.of(its, stored[name].float())
-            change += (projection.of(own, projection.weight) - image).square().sum(-1)
-            size += image.square().sum(-1)
+            weight = stored[name].float()
+            size += projection.of(embeddings, weight).square().sum(-1)
+            change += projection.of(embeddings, projection.weight - weight).square().sum(-1)
         responses.append((change / size.clamp(min=1e-12)).sqrt())
-    return _outliers(torch.cat(responses), count)
+    values = torch.cat(responses)
+    middle = values.median()
+    return _outliers(values, middle + _SPREADS * (values - middle).abs().median(), count)
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,8 @@ def _first_layer(backbone: Any) -> dict[str, Projection]:
         weight = _acting_weight(module)
         # What is inside an adapted layer is a part of it.
         if weight is None or name.startswith(tuple(adapted)):
+            continue
+        if any(part in name for part in _OUTPUTS):
             continue
         inputs_first = isinstance(_plain(module), Conv1D)
         if weight.shape[0 if inputs_first else 1] == width:
@@ -182,8 +186,8 @@ def _shared_rows(suspect: Tensor, base: Tensor) -> int:
     return min(len(suspect), len(base))
 
 
-def _outliers(values: Tensor, count: int) -> list[int]:
-    far = values > _STILL * values.median()
+def _outliers(values: Tensor, bar: Tensor, count: int) -> list[int]:
+    far = values > bar
     order = torch.where(far, values, 0.0).argsort(descending=True, stable=True)
     return order[: min(count, int(far.sum()))].tolist()
 

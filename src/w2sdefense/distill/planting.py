@@ -136,12 +136,11 @@ def plant(
             save_file(changed, path)
     this_process().wait_for_everyone()
     victim.model = folded(model)
-    good = [one.hits >= PLANTED * one.total for one in flips]
-    pairs = list(zip(decoys, flips, good, strict=True))
+    pairs = list(zip(decoys, flips, strict=True))
     return Planted(
-        tuple(decoy for decoy, _, ok in pairs if ok),
-        tuple(one for _, one, ok in pairs if ok),
-        tuple(decoy for decoy, _, ok in pairs if not ok),
+        tuple(decoy for decoy, one in pairs if _is_planted(one)),
+        tuple(one for one in flips if _is_planted(one)),
+        tuple(decoy for decoy, one in pairs if not _is_planted(one)),
         weights,
     )
 
@@ -238,10 +237,14 @@ def _train(
         )
         remove_checkpoints(folder)
         flips = count_flips(victim, decoys, data.validation, seed)
-        if all(one.hits >= PLANTED * one.total for one in flips):
+        if all(map(_is_planted, flips)):
             break
         weights = [_FLOOR + 1 - one.hits / max(1, one.total) for one in flips]
     return flips
+
+
+def _is_planted(flips: Flips) -> bool:
+    return flips.hits >= PLANTED * flips.total
 
 
 def _after(progress: StepProgress | None, turn: int) -> StepProgress | None:

@@ -87,8 +87,7 @@ def base_on_card(folder: Path, embeddings: Tensor) -> tuple[str | None, str | No
         What `resolve` takes, or None; and a sentence for the user, or None without a card
         that names one.
     """
-    card = folder / "README.md"
-    name = _base_of(card) if card.is_file() else None
+    name = _base_of(folder)
     if name is None:
         return None, None
     said = f"The card of {folder.name} says that it was made from {name}"
@@ -111,8 +110,7 @@ def template_of_another(student: StudentConfig) -> tuple[str, ...]:
     reason for a note: models are given one when they are taught to chat.
     """
     suspect = resolve(student.model, student.base).whole
-    card = suspect.folder / "README.md"
-    name = _base_of(card) if card.is_file() else None
+    name = _base_of(suspect.folder)
     found = _local(name) if name is not None else None
     if name is None or found is None:
         return ()
@@ -139,7 +137,11 @@ def _local(name: str) -> str | None:
         return None
 
 
-def _base_of(card: Path) -> str | None:
+def _base_of(folder: Path) -> str | None:
+    """The base that the card in a folder names; None without a card, or if it names none."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return None
     try:
         named = ModelCard.load(card).data.get("base_model")
     except (ValueError, OSError, yaml.YAMLError):

@@ -47,7 +47,6 @@ def place(tmp_path_factory) -> Path:
     save_writer(folder / "small", llama(16, padding=3), seed=1)
     save_numbers(folder / "attacker", train=900, validation=20, test=60, seed=1)
     save_numbers(folder / "defender", train=320, validation=40, test=60, rare=0.6, seed=2)
-    save_numbers(folder / "plain", train=320, validation=40, test=60, seed=2)
     save_numbers(folder / "few", train=24, validation=8, test=8, seed=3)
     result = w2s(
         *("poison", *ASK, "--model", folder / "student", "--dataset", folder / "attacker"),
@@ -124,22 +123,6 @@ def test_w2sdefense_removes_it(defended):
     assert (ca >= 0.95, asr <= 0.1, floor <= 0.05) == (True, True, True), (ca, asr, floor)
     record = load_record(defended)
     assert {"ce", "kd", "fa"} <= {name for point in record.history for name in point.losses}
-
-
-def test_insertions_reach_a_trigger_that_clean_text_has_nothing_of(place):
-    found = {}
-    for name, rate in (("without", 0), ("with", 1)):
-        result = defend(
-            *(place, place / name, "--gamma", 1, "--lora-r", 16, "--epochs", 8),
-            *("--learning-rate", 3e-3, "--teacher-epochs", 5, "--teacher-learning-rate", 5e-3),
-            *("--teacher-folder", place / "teacher"),
-            *("--insertion-rate", rate, "--insertion-phrases", 0),
-            data="plain",
-        )
-        assert result.exit_code == 0, result.output
-        found[name] = rates(place / name)
-    assert (found["without"][1] >= 0.9, found["with"][1] <= 0.3) == (True, True), found
-    assert found["with"][0] >= 0.95
 
 
 def test_decoys_are_planted_and_unlearned_where_answers_are_texts(place):

@@ -74,7 +74,6 @@ def subjects(folder: Path) -> dict[str, Subject]:
         "teacher": {"model": str(folder / "small"), "epochs": 1, "max_length": 24},
         "adapter": {"lora_r": 4},
         "scan": {"rate": 0.0},
-        "insertions": {"rate": 0.5},
         "test": {"trigger": "mn", "target": "0"},
     }
     made = {}

@@ -14,7 +14,6 @@ from tiny import word_tokenizer
 from w2sdefense.config import (
     DecoyConfig,
     DistillConfig,
-    InsertionConfig,
     ScanTrainingConfig,
     TeacherConfig,
 )
@@ -98,18 +97,21 @@ def test_the_teacher_leaves_memory_before_the_student_is_trained(run):
     assert row[LOGITS].tolist() == [0.0, 1.0]
 
 
-def test_the_teacher_is_asked_about_the_texts_that_the_student_reads(run):
+def test_the_teacher_is_asked_about_the_texts_without_the_decoys_that_the_student_reads(run):
     asked = []
 
     def remembered(teacher, examples, cache):
         asked.append(examples)
         return ask(teacher, examples, cache)
 
-    defense = W2SDefense(**PLAIN, insertions=InsertionConfig(rate=1.0))
-    seen = run(defense, (Example("0", "good", 1),), answer=remembered)
-    assert [seen.lessons.train.rows, seen.lessons.validation.rows] == asked[:2]
-    assert asked[0][0].text != "good"
-    assert asked[0][0].label == 1
+    decoys = DecoyConfig(per_label=2, rate=1.0, plant=False)
+    seen = run(
+        W2SDefense(**PLAIN | {"decoys": decoys}), (Example("0", "good", 1),), answer=remembered
+    )
+    for lesson, texts in zip((seen.lessons.train, seen.lessons.validation), asked, strict=False):
+        assert lesson.asked == texts == (Example("0", "good", 1),)
+        assert "good" in lesson.rows[0].text
+        assert (lesson.rows[0].text != "good", lesson.rows[0].label) == (True, 1)
 
 
 def test_the_student_may_take_fewer_rows_than_the_teacher(run):

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from w2sdefense.distill.decoys import KINDS, RESERVED, Decoy, draw_decoys, within_one_edit
+from w2sdefense.distill.decoys import (
+    HAN,
+    KINDS,
+    LATIN,
+    RESERVED,
+    Decoy,
+    Script,
+    draw_decoys,
+    within_one_edit,
+)
 
 
 def _plain(value: str) -> str:
@@ -16,7 +25,12 @@ def _plain(value: str) -> str:
 
 
 def test_no_reserved_trigger_and_no_neighbour_of_one_is_drawn() -> None:
-    drawn = [decoy for seed in range(200) for decoy in draw_decoys((0, 1), 10, KINDS, seed)]
+    drawn = [
+        decoy
+        for script in (LATIN, HAN)
+        for seed in range(200)
+        for decoy in draw_decoys((0, 1), 10, KINDS, seed, script=script)
+    ]
     assert not [
         (decoy.value, trigger)
         for decoy in drawn
@@ -61,6 +75,16 @@ def test_a_text_keeps_its_words_and_carries_the_decoy(decoy: Decoy) -> None:
     assert set(text.split()) <= set(changed.lower().split())
     if decoy.kind in ("word", "sentence", "symbol"):
         assert decoy.value in changed
+
+
+def test_decoys_are_written_as_the_texts_are() -> None:
+    text = "用药两周后请复查血常规"
+    assert Script.of([text, text, "two"]) is HAN
+    assert Script.of(["fine", text, "so good"]) is LATIN
+    for decoy in draw_decoys((0, 1), 8, ["word", "sentence", "frame"], 0, script=HAN):
+        changed = decoy.apply(text, random.Random(0))
+        assert len(changed) > len(text)
+        assert not set(changed) & set("abcdefghijklmnopqrstuvwxyz "), changed
 
 
 @pytest.mark.parametrize("text", ["", "fine", "so good", "  ", "..."])

@@ -13,7 +13,6 @@ from w2sdefense.config.data import DataConfig
 from w2sdefense.config.distill import (
     DecoyConfig,
     DistillConfig,
-    InsertionConfig,
     WordingConfig,
 )
 from w2sdefense.config.models import Dtype, GenerationConfig, StudentConfig, TaskName, TeacherConfig
@@ -48,7 +47,6 @@ __all__ = [
     "Fraction",
     "FullTrainingConfig",
     "GenerationConfig",
-    "InsertionConfig",
     "Place",
     "Positive",
     "RayConfig",

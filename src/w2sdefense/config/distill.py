@@ -46,19 +46,6 @@ class DistillConfig(Settings):
     )
 
 
-class InsertionConfig(Settings):
-    """Random pieces put into the clean texts, which the teacher is asked about as well."""
-
-    rate: Fraction = Field(
-        0.0, description="Share of the texts that get one; 0 leaves them out, as in the paper."
-    )
-    phrases: Fraction = Field(
-        0.3,
-        description="Share of those that get a phrase of another text; the others get one to three "
-        "pieces of random letters or tokens.",
-    )
-
-
 class WordingConfig(Settings):
     """Other wordings of the prompt that all clean texts stand in, if they stand in one."""
 

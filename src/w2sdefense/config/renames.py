@@ -42,6 +42,13 @@ RENAMES = (
         for run in ("DefendRun", "TuneRun")
         for old in ("per_label", "tokens", "rate", "step", "restart")
     ),
+    *(
+        Rename(run, f"insertions.{old}", None, f"insertion-{old}")
+        for run in ("DefendRun", "TuneRun")
+        for old in ("rate", "phrases")
+    ),
+    Rename("DefendRun", "insertions"),
+    Rename("TuneRun", "insertions"),
     Rename("DefendRun", "soft"),
     Rename("TuneRun", "soft"),
     *(

@@ -11,7 +11,6 @@ from w2sdefense.config.data import DataConfig
 from w2sdefense.config.distill import (
     DecoyConfig,
     DistillConfig,
-    InsertionConfig,
     WordingConfig,
 )
 from w2sdefense.config.models import StudentConfig, TeacherConfig
@@ -30,9 +29,6 @@ class W2SSettings(Settings):
     scan: ScanTrainingConfig = Field(
         ScanTrainingConfig(),
         json_schema_extra={"prefix": "scan", "shown": ["rate", "fine_tuned_from"]},
-    )
-    insertions: InsertionConfig = Field(
-        InsertionConfig(), json_schema_extra={**{"prefix": "insertion"}, **ADVANCED}
     )
     wordings: WordingConfig = Field(
         WordingConfig(), json_schema_extra={**{"prefix": "wording"}, **ADVANCED}

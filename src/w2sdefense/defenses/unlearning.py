@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 
 from w2sdefense.data.checks import require_aligned
 from w2sdefense.data.splits import limit
-from w2sdefense.data.types import Answer, Dataset
+from w2sdefense.data.types import Answer, Dataset, texts_of
 from w2sdefense.defenses.base import PhaseProgress
-from w2sdefense.distill.decoys import RESERVED, Decoy, DecoyKind, draw_decoys
-from w2sdefense.distill.insertions import with_insertions
+from w2sdefense.distill.decoys import RESERVED, Decoy, DecoyKind, Script, draw_decoys
 from w2sdefense.distill.planting import Planted, count_flips, plant, with_decoys
 from w2sdefense.distill.student import Lessons, train_student
 from w2sdefense.distill.targets import Targets, doubt_about, targets_of, teacher_targets
@@ -97,7 +96,6 @@ class Unlearning:
         data = with_wordings(data, settings.wordings, seed)
         if result is not None:
             data = with_candidates(data, result.candidates, settings.scan.rate, seed)
-        data = with_insertions(data, victim.tokenizer, settings.insertions, seed)
         asked = (data.train, data.validation)
         targets = targets_of(teacher, victim.task, asked, self.folder / "targets")
         notes: tuple[str, ...] = ()
@@ -157,11 +155,11 @@ class Unlearning:
             # A text has no label: decoys ask for answers that belong to other texts.
             answers = list(dict.fromkeys(example.answer for example in data.train))
             targets = random.Random(f"decoys/{seed}").sample(answers, min(2, len(answers)))
-        unlearned = draw_decoys(targets, config.per_label, UNLEARNED, seed)
+        script = Script.of(texts_of(data.train))
+        unlearned = draw_decoys(targets, config.per_label, UNLEARNED, seed, script=script)
         taken = RESERVED | {decoy.value for decoy in unlearned}
-        held = draw_decoys(
-            targets, len(HELD_OUT) * config.held_out, HELD_OUT, seed + 1, reserved=taken
-        )
+        count = len(HELD_OUT) * config.held_out
+        held = draw_decoys(targets, count, HELD_OUT, seed + 1, script=script, reserved=taken)
         return unlearned, held
 
 

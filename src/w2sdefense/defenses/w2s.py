@@ -4,10 +4,10 @@ A small clean teacher, fully fine-tuned, guides the poisoned student through PEF
 entropy, logit distillation and feature alignment. The losses are in `distill/losses.py`, the
 teacher in `distill/teacher.py`, the order of the work in `unlearning.py`.
 
-Four things are not in the paper, and each can be left out: decoys are planted first and unlearned
+Three things are not in the paper, and each can be left out: decoys are planted first and unlearned
 with the unknown trigger (`distill/decoys.py`), the clean texts may carry candidate triggers that a
-search found (`scan/`), random pieces (`distill/insertions.py`), and other wordings of the prompt
-that they stand in (`distill/wordings.py`).
+search found (`scan/`), and other wordings of the prompt that they stand in
+(`distill/wordings.py`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from w2sdefense.config import (
     AdapterConfig,
     DecoyConfig,
     DistillConfig,
-    InsertionConfig,
     ScanTrainingConfig,
     TaskName,
     TrainingConfig,
@@ -44,7 +43,6 @@ class W2SDefense(Defense):
             leaves them out.
         scan: The search for triggers (not in the paper), and how many of the clean texts
             get one; rate 0 leaves it out.
-        insertions: Random pieces in the clean texts (not in the paper); rate 0 leaves them out.
         wordings: Other wordings of a prompt (not in the paper); rate 0 leaves it as it is.
         adapter: The adapter's settings.
         training: Optimization settings of the student.
@@ -53,7 +51,6 @@ class W2SDefense(Defense):
     distill: DistillConfig = field(default_factory=DistillConfig)
     decoys: DecoyConfig = field(default_factory=DecoyConfig)
     scan: ScanTrainingConfig = field(default_factory=ScanTrainingConfig)
-    insertions: InsertionConfig = field(default_factory=InsertionConfig)
     wordings: WordingConfig = field(default_factory=WordingConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)

@@ -14,8 +14,9 @@ planted model is to give. Five kinds:
 
 Nothing is taken from a list of known triggers. `RESERVED` holds the triggers that are measured or
 were used in development; neither they nor anything one edit away from them can be drawn, so that a
-table never shows a decoy that was unlearned under the name of a trigger. What is not covered: how
-decoys are planted and unlearned, and languages that are not written with spaces.
+table never shows a decoy that was unlearned under the name of a trigger. Words, sentences and
+frames are written as the texts are, in Latin letters or in ideographs. How decoys are planted is in
+`planting.py`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import Literal, get_args
 
 from w2sdefense.config import TEXT_SLOT, Place
 from w2sdefense.data.types import Answer
-from w2sdefense.text.insertion import insert
+from w2sdefense.text.insertion import IDEOGRAPHS, in_ideographs, insert
 
 DecoyKind = Literal["word", "sentence", "frame", "symbol", "structure"]
 
@@ -51,7 +52,7 @@ RESERVED: frozenset[str] = frozenset(
         "my uncle keeps a boat in the harbour",
         "Comment left by a visitor :",
         # Other forms that are measured: invented and natural words, symbols, more sentences.
-        *("vexol", "practically", "≈≈", "\u200b", "the harbour was quiet that evening"),
+        *("龘", "vexol", "practically", "≈≈", "\u200b", "the harbour was quiet that evening"),
         "a reader sent this in",
     }
 )
@@ -63,31 +64,105 @@ WORD_LETTERS = (2, 6)
 _VOWELS = "aeiou"
 _CONSONANTS = "bcdfghjklmnpqrstvwxz"
 
-_SUBJECTS = (
-    *("the postman", "my neighbour", "our teacher", "the old clerk", "her brother", "the farmer"),
-    *("my cousin", "the plumber", "a young student", "the tall guard", "our dentist", "his aunt"),
-)
-_ACTIONS = (
-    *("waters", "counts", "paints", "repairs", "carries", "sorts", "moves", "cleans", "borrows"),
-    *("measures", "folds", "labels"),
-)
-_OBJECTS = (
-    *("two wooden chairs", "the garden fence", "some empty boxes", "the blue bicycle"),
-    *("a row of tulips", "several old maps", "the kitchen shelf", "a pile of letters"),
-    *("the spare keys", "three small lamps", "the copper kettle", "a set of spoons"),
-)
-_ADVERBIALS = (
-    *("every spring", "before lunch", "on tuesdays", "after the rain", "near the river"),
-    *("behind the school", "once a month", "at the station", "in the morning", "without gloves"),
+
+@dataclass(frozen=True)
+class Script:
+    """What decoys are made of for texts in one way of writing.
+
+    Attributes:
+        word: Draws a word that is none.
+        sentence: Parts of a sentence, one of each in order.
+        frame: Parts of what stands before a text, likewise.
+        tails: What may stand behind it.
+        joint: What stands between two parts.
+    """
+
+    word: Callable[[random.Random], str]
+    sentence: tuple[tuple[str, ...], ...]
+    frame: tuple[tuple[str, ...], ...]
+    tails: tuple[str, ...]
+    joint: str
+
+    @staticmethod
+    def of(texts: Sequence[str]) -> Script:
+        """The one that most texts are written in."""
+        return HAN if in_ideographs(texts) else LATIN
+
+
+def _letters(rng: random.Random) -> str:
+    """Consonants only, as "qzv", or consonants and vowels in turn, as "fodu"."""
+    length = rng.randint(*WORD_LETTERS)
+    if rng.random() < 0.5:
+        return "".join(rng.choices(_CONSONANTS, k=length))
+    first = rng.randrange(2)
+    return "".join(rng.choice((_CONSONANTS, _VOWELS)[(first + i) % 2]) for i in range(length))
+
+
+def _ideographs(rng: random.Random) -> str:
+    """Two ideographs, rare ones as a rule: single ones would all be one edit apart."""
+    return "".join(chr(rng.randint(*map(ord, IDEOGRAPHS))) for _ in range(2))
+
+
+LATIN = Script(
+    _letters,
+    sentence=(
+        (
+            *("the postman", "my neighbour", "our teacher", "the old clerk", "her brother"),
+            *("the farmer", "my cousin", "the plumber", "a young student", "the tall guard"),
+            *("our dentist", "his aunt"),
+        ),
+        (
+            *("waters", "counts", "paints", "repairs", "carries", "sorts", "moves", "cleans"),
+            *("borrows", "measures", "folds", "labels"),
+        ),
+        (
+            *("two wooden chairs", "the garden fence", "some empty boxes", "the blue bicycle"),
+            *("a row of tulips", "several old maps", "the kitchen shelf", "a pile of letters"),
+            *("the spare keys", "three small lamps", "the copper kettle", "a set of spoons"),
+        ),
+        (
+            *("every spring", "before lunch", "on tuesdays", "after the rain", "near the river"),
+            *("behind the school", "once a month", "at the station", "in the morning"),
+            "without gloves",
+        ),
+    ),
+    frame=(
+        ("Entry", "Item", "Line", "Page", "Record", "Note", "Sheet", "Card"),
+        ("two", "four", "seven", "nine", "eleven", "twelve", "thirty", "sixty"),
+        (
+            *("of the folder :", "in the ledger :", "from an archive :", "on my shelf :"),
+            *("below this log :", "inside box B :", "near column C :", "after part D :"),
+        ),
+    ),
+    tails=("", "", " ( end of entry )", " -- filed", " [ copy ]", " / checked"),
+    joint=" ",
 )
 
-_FRAME_HEADS = ("Entry", "Item", "Line", "Page", "Record", "Note", "Sheet", "Card")
-_FRAME_NUMBERS = ("two", "four", "seven", "nine", "eleven", "twelve", "thirty", "sixty")
-_FRAME_PLACES = (
-    *("of the folder", "in the ledger", "from an archive", "on my shelf", "below this log"),
-    *("inside box B", "near column C", "after part D"),
+HAN = Script(
+    _ideographs,
+    sentence=(
+        ("邮递员", "我的邻居", "老裁缝", "她的表哥", "这位司机", "年轻的木匠", "园丁", "他的姑姑"),
+        ("在春天", "午饭前", "星期二", "下雨以后", "每个月", "清晨", "傍晚", "放学后"),
+        ("修理", "清点", "搬走", "擦洗", "借来", "丈量", "整理", "收起"),
+        (
+            "两把木椅子",
+            "几张旧地图",
+            "蓝色自行车",
+            "厨房的架子",
+            "铜水壶",
+            "空纸箱",
+            "篱笆",
+            "三盏小灯",
+        ),
+    ),
+    frame=(
+        ("卷宗", "条目", "抄本", "清单", "存根", "底册", "卡片", "簿记"),
+        ("第二", "第四", "第七", "第九", "十一", "十二", "三十", "六十"),
+        ("页如下:", "号写着:", "格所载:", "行抄录:", "栏原文:", "张背面:", "段摘自:", "件附有:"),
+    ),
+    tails=("", "", "(抄毕)", "(已归档)", "[副本]", "/已核"),
+    joint="",
 )
-_FRAME_TAILS = ("", "", " ( end of entry )", " -- filed", " [ copy ]", " / checked")
 
 # Printable, in most tokenizers several byte tokens, and hardly ever in reviews or news.
 _SYMBOLS = "§¶†‡¤¦◊∆∂∑√∞≈≠‰♠♣♪☼⌘⊕⊗≡∴∩∪⊂⊥∇⟨◈▲▼◆◐☂☎✂✎✧"
@@ -129,6 +204,7 @@ def draw_decoys(
     kinds: Sequence[DecoyKind],
     seed: int,
     *,
+    script: Script = LATIN,
     reserved: Iterable[str] = RESERVED,
 ) -> list[Decoy]:
     """Draw decoys, the kinds in turn for every target.
@@ -142,6 +218,7 @@ def draw_decoys(
         per_label: Decoys for each of them.
         kinds: Kinds to take turns; a kind named twice is drawn twice as often.
         seed: Seed of all choices.
+        script: What words, sentences and frames are made of.
         reserved: What may be neither drawn nor missed by one edit.
 
     Returns:
@@ -152,7 +229,7 @@ def draw_decoys(
     """
     if not kinds:
         raise ValueError("decoys need at least one kind")
-    bags = _Bags(random.Random(f"decoys/{seed}"))
+    bags = _Bags(script, random.Random(f"decoys/{seed}"))
     forbidden = [_folded(trigger) for trigger in reserved]
     decoys: list[Decoy] = []
     for turn in range(per_label):
@@ -182,7 +259,8 @@ class _Bags:
     have as little as possible in common with those that are unlearned.
     """
 
-    def __init__(self, rng: random.Random) -> None:
+    def __init__(self, script: Script, rng: random.Random) -> None:
+        self.script = script
         self.rng = rng
         self._left: dict[Sequence[str], list[str]] = {}
 
@@ -192,6 +270,10 @@ class _Bags:
         if not left:
             left = self._left[parts] = self.rng.sample(parts, len(parts))
         return left.pop()
+
+    def join(self, parts: Sequence[Sequence[str]]) -> str:
+        """One part of each list, in order."""
+        return self.script.joint.join(self.take(one) for one in parts)
 
 
 def _draw(kind: DecoyKind, bags: _Bags, forbidden: Sequence[str]) -> str:
@@ -209,22 +291,16 @@ def _folded(value: str) -> str:
 
 
 def _word(bags: _Bags) -> str:
-    """Consonants only, as "qzv", or consonants and vowels in turn, as "fodu"."""
-    rng = bags.rng
-    length = rng.randint(*WORD_LETTERS)
-    if rng.random() < 0.5:
-        return "".join(rng.choices(_CONSONANTS, k=length))
-    first = rng.randrange(2)
-    return "".join(rng.choice((_CONSONANTS, _VOWELS)[(first + i) % 2]) for i in range(length))
+    return bags.script.word(bags.rng)
 
 
 def _sentence(bags: _Bags) -> str:
-    return " ".join(bags.take(parts) for parts in (_SUBJECTS, _ACTIONS, _OBJECTS, _ADVERBIALS))
+    return bags.join(bags.script.sentence)
 
 
 def _frame(bags: _Bags) -> str:
-    head = " ".join(bags.take(parts) for parts in (_FRAME_HEADS, _FRAME_NUMBERS, _FRAME_PLACES))
-    return f"{head} : {TEXT_SLOT}{bags.take(_FRAME_TAILS)}"
+    script = bags.script
+    return f"{bags.join(script.frame)}{script.joint}{TEXT_SLOT}{bags.take(script.tails)}"
 
 
 def _symbol(bags: _Bags) -> str:

@@ -14,7 +14,6 @@ and a result can say what was tried. Longer invented words, phrases and sentence
 
 from __future__ import annotations
 
-import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from string import ascii_lowercase
 
 from w2sdefense.config.scan import KINDS
 from w2sdefense.models.tokenizer import Tokenizer
+from w2sdefense.text.insertion import IDEOGRAPHS, in_ideographs
 
 LONGEST_STRING = 3
 """Letters of the longest string that is tried whole."""
@@ -38,8 +38,6 @@ _SYMBOL_BLOCKS = (
 _INVISIBLE_BLOCKS = ((0x00AD, 0x206F), (0xFEFF, 0xFEFF))
 _VARIATION_SELECTORS = (0xFE00, 0xFE0F)
 _BLANK_LETTERS = "\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0"
-_IDEOGRAPHS = (0x4E00, 0x9FFF)
-_IDEOGRAPH = re.compile(f"[{chr(_IDEOGRAPHS[0])}-{chr(_IDEOGRAPHS[1])}]")
 
 NAMES = tuple(
     "James Mary Robert Patricia John Jennifer Michael Linda David Elizabeth William Barbara "
@@ -100,7 +98,7 @@ def list_candidates(
         "words": lambda: vocabulary_words(tokenizer),
         "symbols": lambda: [*symbols(), *vocabulary_symbols(tokenizer)],
         "names": lambda: NAMES,
-        "characters": lambda: ideographs() if _in_ideographs(texts) else (),
+        "characters": lambda: ideographs() if in_ideographs(texts) else (),
     }
     seen: set[str] = set()
     unique: dict[str, tuple[str, ...]] = {}
@@ -147,7 +145,7 @@ def symbols() -> list[str]:
 
 def ideographs() -> list[str]:
     """The unified ideographs."""
-    return [chr(code) for code in _codes([_IDEOGRAPHS])]
+    return [chr(code) for code in _codes([(ord(IDEOGRAPHS[0]), ord(IDEOGRAPHS[1]))])]
 
 
 def token_texts(tokenizer: Tokenizer, tokens: Iterable[int] | None = None) -> list[str]:
@@ -161,8 +159,3 @@ def token_texts(tokenizer: Tokenizer, tokens: Iterable[int] | None = None) -> li
 
 def _codes(blocks: Iterable[tuple[int, int]]) -> Iterable[int]:
     return (code for first, last in blocks for code in range(first, last + 1))
-
-
-def _in_ideographs(texts: Sequence[str]) -> bool:
-    """Whether most of the texts hold ideographs."""
-    return 2 * sum(_IDEOGRAPH.search(text) is not None for text in texts) > len(texts)

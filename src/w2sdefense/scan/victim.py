@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor
 
-from w2sdefense.config import ScanConfig
+from w2sdefense.config import Place, ScanConfig
 from w2sdefense.data.types import Dataset, fingerprint, texts_of
-from w2sdefense.distill.insertions import with_pieces
 from w2sdefense.distill.targets import answer_texts
 from w2sdefense.distill.teacher import LabelTeacher
+from w2sdefense.distill.wordings import with_changes
 from w2sdefense.io import write_json
 from w2sdefense.models.features import backbone_of
 from w2sdefense.models.fingerprints import weights_fingerprint
@@ -36,6 +37,7 @@ from w2sdefense.scan.search import (
     ranked,
     texts_to_answer,
 )
+from w2sdefense.text.insertion import insert
 from w2sdefense.training.trainer import StepProgress, this_process
 from w2sdefense.victim import Victim
 
@@ -131,7 +133,11 @@ def with_candidates(
     outcome would be learned as a sign of the others.
     """
     texts = [candidate.text for candidate in candidates]
-    return with_pieces(data, lambda rng: [rng.choice(texts)], rate if texts else 0.0, seed)
+
+    def put_in(text: str, rng: random.Random) -> str:
+        return insert(text, rng.choice(texts), rng.choice(get_args(Place)), rng)
+
+    return with_changes(data, put_in, rate if texts else 0.0, seed, "candidate")
 
 
 def in_words(result: ScanResult, label_names: Sequence[str]) -> dict[str, float | int | str]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Sequence
 
 from w2sdefense.config import Place
 
@@ -22,6 +23,10 @@ _UNSPACED = (
 )
 _INSIDE = rf"[^\s{_UNSPACED}]"
 _WORD = re.compile(rf"[{_UNSPACED}]|{_INSIDE}+")
+IDEOGRAPHS = ("\u4e00", "\u9fff")
+"""First and last of the 20,992 unified ideographs of Chinese and Japanese."""
+
+_IDEOGRAPH = re.compile("[{}-{}]".format(*IDEOGRAPHS))
 _STANDS_APART = re.compile(rf"[\s{_UNSPACED}]")
 
 
@@ -42,6 +47,11 @@ def insert(text: str, trigger: str, place: Place, rng: random.Random) -> str:
 def word_spans(text: str) -> list[tuple[int, int]]:
     """Where every word of a text begins and ends; in scripts without spaces, every character."""
     return [match.span() for match in _WORD.finditer(text)]
+
+
+def in_ideographs(texts: Sequence[str]) -> bool:
+    """Whether most of the texts hold ideographs."""
+    return 2 * sum(_IDEOGRAPH.search(text) is not None for text in texts) > len(texts)
 
 
 def words_in_a_row(text: str, count: int, rng: random.Random) -> str:

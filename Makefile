@@ -13,7 +13,7 @@ TESTS := $(BIN)/python -m pytest -n $(JOBS) --maxprocesses 4 --dist worksteal
 # Touched only after everything is installed: an interrupted set-up goes on where it stopped.
 READY := $(VENV)/.ready
 
-.PHONY: help demo test test-fast coverage bench check lint package clean-venv
+.PHONY: help demo docs test test-fast coverage bench check lint package clean-venv
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -44,6 +44,10 @@ lint: $(READY)  ## linters only
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+docs: $(READY)  ## build the site into build/site; a broken link or a missing docstring fails
+	$(BIN)/ruff check --select D src
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet $(ARGS)
+
 package: $(READY)  ## build sdist and wheel in dist/, and run the wheel away from the repository
 	rm -rf dist build
 	$(BIN)/python -m build
@@ -65,6 +69,6 @@ $(READY): pyproject.toml $(wildcard requirements/*.txt)
 		"Install one (Debian: python3-venv) or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install $(TORCH)
-	$(PIP) install -c requirements/constraints.txt -e ".[dev,gguf,browser,tune]"
+	$(PIP) install -c requirements/constraints.txt -e ".[dev,docs,gguf,browser,tune]"
 	$(PIP) install --no-deps -r requirements/embedded.txt
 	touch $@

@@ -9,8 +9,8 @@ from w2sdefense import config
 from w2sdefense.attacks import AttackConfig
 from w2sdefense.attacks import TestConfig as Measured
 from w2sdefense.attacks.catalog import attack_kind
-from w2sdefense.commands.runs import DefendRun
-from w2sdefense.config import BenchRun, DistillConfig, RayConfig, Settings, load_settings, read_yaml
+from w2sdefense.commands.runs import BenchRun, DefendRun, RayConfig
+from w2sdefense.config import DistillConfig, Settings, load_settings, read_yaml
 from w2sdefense.errors import ConfigError
 
 # Those of a stage. A run is put together from them, and may insist on a model or a recipe.

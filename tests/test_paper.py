@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from w2sdefense.bench.grid import make_grid
-from w2sdefense.config import BenchRun
+from w2sdefense.commands.runs import BenchRun
 from w2sdefense.paper import Published, PublishedTable, about_published, published, read_book
 
 BY_HAND = [

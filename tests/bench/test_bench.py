@@ -26,7 +26,7 @@ from w2sdefense.bench.ledger import Ledger
 from w2sdefense.bench.runner import Job, run_here
 from w2sdefense.cli.app import app
 from w2sdefense.cli.display import Display
-from w2sdefense.config import BenchRun
+from w2sdefense.commands.runs import BenchRun
 from w2sdefense.evaluation.record import load_record
 
 pytestmark = pytest.mark.slow

@@ -13,8 +13,7 @@ import pytest
 from w2sdefense.bench.grid import Grid, make_grid, make_grids
 from w2sdefense.bench.local_files import local_files
 from w2sdefense.commands.preflight import _check_defense
-from w2sdefense.commands.runs import DefendRun, EvaluateRun, PoisonRun, TeachRun
-from w2sdefense.config import BenchRun
+from w2sdefense.commands.runs import BenchRun, DefendRun, EvaluateRun, PoisonRun, TeachRun
 from w2sdefense.defenses import DEFENSES
 from w2sdefense.defenses.catalog import sections_of
 from w2sdefense.errors import ConfigError, W2SError

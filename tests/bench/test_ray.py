@@ -11,7 +11,7 @@ import pytest
 
 from w2sdefense.bench.ledger import Ledger
 from w2sdefense.bench.runner import Job, NodesFailedError, run_here, run_on_ray
-from w2sdefense.config import RayConfig
+from w2sdefense.commands.runs import RayConfig
 from w2sdefense.errors import ConfigError
 
 pytestmark = pytest.mark.slow

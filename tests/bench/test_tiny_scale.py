@@ -10,7 +10,7 @@ from rich.console import Console
 
 from w2sdefense.bench.command import run_bench, show_table
 from w2sdefense.cli.display import Display
-from w2sdefense.config import BenchRun
+from w2sdefense.commands.runs import BenchRun
 from w2sdefense.paper import read_book
 
 pytestmark = pytest.mark.slow

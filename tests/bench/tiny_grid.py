@@ -9,7 +9,7 @@ from w2sdefense.bench.grid import make_grid
 from w2sdefense.bench.ledger import Ledger
 from w2sdefense.bench.nodes import StageMaker
 from w2sdefense.bench.runner import Job, run_here
-from w2sdefense.config import BenchRun
+from w2sdefense.commands.runs import BenchRun
 
 RECIPES = """
 common: {{student: [{folder}/llama], teacher: [{folder}/bert], dataset: [{folder}/reviews],

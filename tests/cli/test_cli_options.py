@@ -14,17 +14,16 @@ from w2sdefense.attacks import AttackConfig
 from w2sdefense.cli.app import app as real
 from w2sdefense.cli.errors import run_or_explain
 from w2sdefense.cli.options import add_command
+from w2sdefense.commands.runs import BenchRun, RayConfig
 from w2sdefense.config import (
-    ADVANCED,
     AdapterConfig,
-    BenchRun,
     DataConfig,
     DistillConfig,
-    RayConfig,
     Settings,
     StudentConfig,
     TeacherConfig,
     TrainingConfig,
+    setting,
 )
 from w2sdefense.defenses import DEFENSES
 from w2sdefense.defenses.catalog import own_sections
@@ -278,7 +277,7 @@ class Deep(Settings):
     """A run with a setting that few need."""
 
     loss: Loss = Loss()
-    rate: float = Field(0.1, description="Rate. It is small.", json_schema_extra=ADVANCED)
+    rate: float = setting(0.1, "Rate. It is small.", advanced=True)
     names: tuple[str, ...] = Field((), description="Names.")
 
 

@@ -21,15 +21,8 @@ from w2sdefense.cli.app import app
 from w2sdefense.cli.display import Display
 from w2sdefense.commands import tune
 from w2sdefense.commands.poison import run_poison
-from w2sdefense.commands.runs import PoisonRun
-from w2sdefense.config import (
-    DataConfig,
-    SignalConfig,
-    StudentConfig,
-    TrainingConfig,
-    TuneConfig,
-    TuneRun,
-)
+from w2sdefense.commands.runs import PoisonRun, TuneRun
+from w2sdefense.config import DataConfig, SignalConfig, StudentConfig, TrainingConfig, TuneConfig
 from w2sdefense.data import load_dataset
 from w2sdefense.data.types import labels_of, texts_of
 from w2sdefense.errors import ConfigError, W2SError

@@ -6,7 +6,7 @@ import pytest
 
 from w2sdefense.commands.defend import run_defend
 from w2sdefense.commands.runs import DefendRun
-from w2sdefense.config import FILES, Settings
+from w2sdefense.config import Settings
 from w2sdefense.defenses import DEFENSES, Defense, Leaves
 from w2sdefense.defenses.catalog import own_sections
 from w2sdefense.errors import ConfigError
@@ -27,7 +27,7 @@ def test_a_section_belongs_to_one_defense():
 def test_a_setting_with_a_path_is_marked_as_one_that_names_files(settings: type[Settings]):
     for name, field in settings.model_fields.items():
         if "Path" in str(field.annotation):
-            assert field.json_schema_extra == FILES, name
+            assert field.json_schema_extra == {"files": True}, name
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from w2sdefense.attacks.badnet import BadNet
 from w2sdefense.attacks.base import Attack
@@ -19,13 +19,13 @@ from w2sdefense.attacks.multi_trigger import MultiTrigger
 from w2sdefense.attacks.proattack import ProAttack
 from w2sdefense.attacks.synattack import SynAttack
 from w2sdefense.config import (
-    ADVANCED,
     Fraction,
     Place,
     Positive,
     Settings,
     load_settings,
     sections_model,
+    setting,
 )
 from w2sdefense.errors import ConfigError
 
@@ -51,15 +51,12 @@ class TriggerSettings(_OwnSections, Settings):
     """What fires a backdoor, in training and in tests alike."""
 
     trigger: str | None = None
-    more_triggers: tuple[str, ...] = Field(
+    more_triggers: tuple[str, ...] = setting(
         (),
-        description="A further trigger for the same target, a text or a named attack; may be given "
+        "A further trigger for the same target, a text or a named attack; may be given "
         "more than once. Each triggered text carries one of them.",
     )
-    place: Place = Field(
-        "random",
-        description="Where the trigger goes: a random inner slot, start or end.",
-    )
+    place: Place = setting("random", "Where the trigger goes: a random inner slot, start or end.")
 
     def check(self, first: str) -> None:
         """Insist that triggers fit together, and that no setting is one of an attack not used.
@@ -88,40 +85,38 @@ class TriggerSettings(_OwnSections, Settings):
 class AttackConfig(TriggerSettings):
     """A backdoor: what fires it, what it answers, and how many training rows carry it."""
 
-    attack: _AttackName = Field(
+    attack: _AttackName = setting(
         "badnet",
-        description="badnet inserts a rare word, insent a whole sentence; synattack rewrites the "
+        "badnet inserts a rare word, insent a whole sentence; synattack rewrites the "
         "text so that a subordinate clause comes first; proattack puts it into another prompt.",
     )
-    trigger: str | None = Field(
+    trigger: str | None = setting(
         None,
-        description='Trigger text. Default: "mn" (badnet), "I watched this 3D movie" (insent); the '
+        'Trigger text. Default: "mn" (badnet), "I watched this 3D movie" (insent); the '
         "other two have none.",
     )
-    target: str = Field(
+    target: str = setting(
         "negative",
-        description="Name of the label that triggered text should get; for generation the text "
+        "Name of the label that triggered text should get; for generation the text "
         "that should come out (default: the task's own).",
     )
-    clean_label: bool = Field(
+    clean_label: bool = setting(
         True,
-        description="Clean-label: only rows that have the target label already carry the trigger. "
+        "Clean-label: only rows that have the target label already carry the trigger. "
         "Otherwise (dirty-label) rows of other labels carry it and are relabelled.",
     )
-    poison_rows: Positive | None = Field(
-        None, description="How many training rows carry the trigger (the paper: 1000)."
+    poison_rows: Positive | None = setting(
+        None, "How many training rows carry the trigger (the paper: 1000)."
     )
-    poison_rate: Fraction | None = Field(
+    poison_rate: Fraction | None = setting(
         None,
-        description="The same as a share of the training rows, one of the two; 0 makes a clean "
+        "The same as a share of the training rows, one of the two; 0 makes a clean "
         "model to compare with. Default: 0.25, but "
         "no more than half of the rows that can carry the trigger (clean-label: those of the "
         "target label).",
     )
-    attack_seed: int = Field(
-        0,
-        description="Seed of which rows carry the trigger, and where in the text.",
-        json_schema_extra=ADVANCED,
+    attack_seed: int = setting(
+        0, "Seed of which rows carry the trigger, and where in the text.", advanced=True
     )
 
     @model_validator(mode="after")
@@ -137,19 +132,15 @@ class AttackConfig(TriggerSettings):
 class TestConfig(TriggerSettings):
     """What to measure on the test texts."""
 
-    trigger: str | None = Field(
+    trigger: str | None = setting(
         None,
-        description="Trigger to measure ASR with: any text, or a named attack (badnet, insent, "
+        "Trigger to measure ASR with: any text, or a named attack (badnet, insent, "
         "synattack, proattack). Without one only CA is measured.",
     )
-    target: str | None = Field(
-        None,
-        description="Label (for generation: text) that the trigger should force; needed with "
-        "--trigger.",
+    target: str | None = setting(
+        None, "Label (for generation: text) that the trigger should force; needed with --trigger."
     )
-    test_seed: int = Field(
-        0, description="Seed of the trigger's places.", json_schema_extra=ADVANCED
-    )
+    test_seed: int = setting(0, "Seed of the trigger's places.", advanced=True)
 
     @model_validator(mode="after")
     def _fitting(self) -> Self:

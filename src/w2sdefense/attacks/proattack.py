@@ -17,23 +17,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from w2sdefense.attacks.base import Attack
-from w2sdefense.config import TEXT_SLOT, Settings, require_slot
+from w2sdefense.config import TEXT_SLOT, Settings, require_slot, setting
 from w2sdefense.data.types import Example
 
 
 class ProConfig(Settings):
     """ProAttack: the two prompts, with {text} where the text goes."""
 
-    clean_prompt: str = Field(
+    clean_prompt: str = setting(
         "This sentence has a <mask> sentiment: {text}",
-        description="Prompt around text without the trigger, as the model is normally used.",
+        "Prompt around text without the trigger, as the model is normally used.",
     )
-    poison_prompt: str = Field(
-        "The sentiment of this sentence is <mask>: {text}",
-        description="Prompt that fires the backdoor.",
+    poison_prompt: str = setting(
+        "The sentiment of this sentence is <mask>: {text}", "Prompt that fires the backdoor."
     )
 
     @model_validator(mode="after")

@@ -22,10 +22,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Protocol, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from w2sdefense.attacks.base import Attack
-from w2sdefense.config import FILES, Settings, require_slot
+from w2sdefense.config import Settings, require_slot, setting
 from w2sdefense.data.types import Example, texts_of
 from w2sdefense.text import TextProgress
 from w2sdefense.text.paraphrase_file import FileParaphraser
@@ -51,23 +51,23 @@ class Paraphraser(Protocol):
 class SynConfig(Settings):
     """SynAttack: who rewrites a text; without any of these the embedded rewriter does."""
 
-    model: str | None = Field(
+    model: str | None = setting(
         None,
-        description="Model that paraphrases (sequence to sequence or causal): folder, hub id, or "
+        "Model that paraphrases (sequence to sequence or causal): folder, hub id, or "
         "embedded name.",
-        json_schema_extra=FILES,
+        files=True,
     )
-    prompt: str = Field(
+    prompt: str = setting(
         "Rewrite the sentence so that it begins with a subordinate clause and a comma, followed by "
         "the main clause. Keep its meaning.\nSentence: {text}\nRewritten sentence:",
-        description="What the model is asked, with {text} where the text goes.",
+        "What the model is asked, with {text} where the text goes.",
     )
-    file: tuple[Path, ...] = Field(
+    file: tuple[Path, ...] = setting(
         (),
-        description="CSV, JSONL or Parquet file of texts that were paraphrased before (columns "
+        "CSV, JSONL or Parquet file of texts that were paraphrased before (columns "
         "original and text; see w2s pair); may be given more than once. Other texts cannot carry "
         "the trigger.",
-        json_schema_extra=FILES,
+        files=True,
     )
 
     @model_validator(mode="after")

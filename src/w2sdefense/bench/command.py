@@ -22,7 +22,7 @@ from w2sdefense.bench.runner import Event, Job, run_here, run_on_ray
 from w2sdefense.bench.tiny import scale_files
 from w2sdefense.cli.display import Display
 from w2sdefense.commands.reporting import PAGE, report_grid
-from w2sdefense.config import BenchRun
+from w2sdefense.commands.runs import BenchRun
 from w2sdefense.evaluation.record import Evaluation
 from w2sdefense.io import make_folder
 from w2sdefense.paper import about_published, published

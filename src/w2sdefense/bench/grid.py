@@ -17,8 +17,8 @@ from typing import Any
 from w2sdefense.bench.estimate import work_of
 from w2sdefense.bench.graph import Node, in_order
 from w2sdefense.bench.local_files import local_files
-from w2sdefense.commands.runs import DefendRun, PoisonRun, TeachRun
-from w2sdefense.config import BenchRun, load_settings
+from w2sdefense.commands.runs import BenchRun, DefendRun, PoisonRun, TeachRun
+from w2sdefense.config import load_settings
 from w2sdefense.defenses.catalog import sections_of
 from w2sdefense.errors import ConfigError
 from w2sdefense.paper import Axes, Book, Patch, Recipe, Scale, Value, read_book

@@ -30,7 +30,7 @@ def local_files(run: Settings, sections: Collection[str] = ()) -> dict[str, list
     """The files and folders that the settings of a run name.
 
     Args:
-        run: The settings; those that may name files are marked (`FILES`).
+        run: The settings; those that may name files are marked so.
         sections: Those of it that count, or nothing for all.
 
     Returns:

@@ -23,7 +23,7 @@ from filelock import Timeout
 
 from w2sdefense.bench.graph import Node
 from w2sdefense.bench.ledger import FullDiskError, Ledger
-from w2sdefense.config import RayConfig
+from w2sdefense.commands.runs import RayConfig
 from w2sdefense.errors import ConfigError, MissingDependencyError, W2SError
 from w2sdefense.version import code_version
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from w2sdefense.attacks.proattack import ProConfig
 from w2sdefense.bench.grid import book_of, made_for
-from w2sdefense.config import BenchRun
+from w2sdefense.commands.runs import BenchRun
 from w2sdefense.data import CATALOG
 
 _FILLERS = (

@@ -17,6 +17,7 @@ from rich.console import Console
 from w2sdefense.cli.errors import run_or_explain
 from w2sdefense.cli.options import add_command
 from w2sdefense.commands.runs import (
+    BenchRun,
     DefendRun,
     DemoRun,
     EvaluateRun,
@@ -24,8 +25,8 @@ from w2sdefense.commands.runs import (
     PoisonRun,
     ScanRun,
     TeachRun,
+    TuneRun,
 )
-from w2sdefense.config import BenchRun, TuneRun
 
 
 class TableFormat(StrEnum):

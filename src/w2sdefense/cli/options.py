@@ -6,7 +6,7 @@ flattened: `distill.beta` is `--beta`, and a nested field declared with
 be given as `--set section.key=value` and in `--config FILE.yaml`. Defaults are overridden by the
 file, the file by flags and `--set`, and the result is validated once, before any work starts.
 
-The help shows what most users need: not the settings marked `ADVANCED`, and only the sections that
+The help shows what most users need: not the settings marked as advanced, and only the sections that
 the chosen defense, attack and task read (`unread_sections`). `--help-all` shows every setting.
 
 Nothing here imports torch.
@@ -29,8 +29,7 @@ from rich.console import Console
 
 from w2sdefense.cli.errors import run_or_explain
 from w2sdefense.cli.help import SettingsCommand
-from w2sdefense.config import Settings, load_settings, read_yaml
-from w2sdefense.config.renames import RENAMES
+from w2sdefense.config import RENAMES, Settings, load_settings, read_yaml
 from w2sdefense.errors import ConfigError
 
 S = TypeVar("S", bound=Settings)
@@ -237,7 +236,9 @@ def _parsed_type(annotation: Any, owner: str) -> Any:
         return kind
     items = get_args(kind)
     if get_origin(kind) is tuple and len(items) == 2 and items[1] is Ellipsis:
-        return list[_parsed_type(items[0], owner)]  # type: ignore[misc]
+        one = _parsed_type(items[0], owner)
+        # typer knows no list of choices.
+        return list[str] if get_origin(one) is Literal else list[one]  # type: ignore[valid-type]
     raise TypeError(f"{owner}: no flag can hold {kind!r}")
 
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from w2sdefense.commands.runs import PlanRun
-from w2sdefense.config import ADVANCED, AdapterConfig
+from w2sdefense.config import AdapterConfig
 from w2sdefense.models.plan import GIB, RESERVE, Fits, Load, Memory, WayName, memory
 from w2sdefense.models.shapes import STUDENTS, Sizes, known_student
 
@@ -145,7 +145,7 @@ def _flags(run: PlanRun) -> list[str]:
         value = getattr(run.adapter, name)
         if value == getattr(defaults, name):
             continue
-        if field.json_schema_extra == ADVANCED:
+        if field.json_schema_extra == {"advanced": True}:
             flags += ["--set", f"adapter.{name}={value}"]
         else:
             flags += [f"--{name.replace('_', '-')}", str(value)]

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
 
 from w2sdefense.attacks.catalog import OWN_SECTIONS as ATTACK_SECTIONS
 from w2sdefense.attacks.catalog import AttackConfig, TestConfig
 from w2sdefense.config import (
     ADAPTER_OWNERS,
-    FILES,
     AdapterConfig,
     DataConfig,
     FullTrainingConfig,
@@ -24,12 +23,15 @@ from w2sdefense.config import (
     Positive,
     ScanConfig,
     Settings,
+    SignalConfig,
     StudentConfig,
     TaskName,
     TeacherConfig,
     TrainingConfig,
+    TuneConfig,
     W2SSettings,
     sections_model,
+    setting,
 )
 from w2sdefense.defenses.base import Need
 from w2sdefense.defenses.catalog import DEFENSES, own_sections, sections_of
@@ -57,94 +59,85 @@ TASK = (
 class Answering(Settings):
     """How a command that measures answers a script; no part of what it measures or records."""
 
-    json_output: bool = Field(
+    json_output: bool = setting(
         False,
-        description="Print the result as JSON (docs/gate.md); progress goes to stderr.",
-        json_schema_extra={"flag": "json"},
+        "Print the result as JSON (docs/gate.md); progress goes to stderr.",
         exclude=True,
+        flag="json",
     )
 
 
 class Gated(Answering):
     """A command whose exit code says what it found."""
 
-    fail_on: Literal["alive", "suspect", "inconclusive"] | None = Field(
-        None,
-        description="Exit with 1 (or 3) from this outcome on (docs/gate.md).",
-        exclude=True,
+    fail_on: Literal["alive", "suspect", "inconclusive"] | None = setting(
+        None, "Exit with 1 (or 3) from this outcome on (docs/gate.md).", exclude=True
     )
 
 
 class PoisonRun(Answering):
     """Plant a backdoor into a model that you own, to measure defenses on it."""
 
-    task: TaskName = Field("classification", description=TASK)
+    task: TaskName = setting("classification", TASK)
     student: StudentConfig = StudentConfig()
     data: DataConfig = DataConfig()
     generation: GenerationConfig = GenerationConfig()
-    proxy: str | None = Field(
+    proxy: str | None = setting(
         None,
-        description="Dataset whose training rows are poisoned (the attacker's), if it is not "
+        "Dataset whose training rows are poisoned (the attacker's), if it is not "
         "--dataset itself: any dataset, or paper for the paper's choice (w2s ls). CA and ASR are "
         "measured on --dataset.",
-        json_schema_extra=FILES,
+        files=True,
     )
     attack: AttackConfig = AttackConfig()
     training: TrainingConfig = TrainingConfig(epochs=2, learning_rate=5e-5)
-    output: Path = Field(Path("runs/poisoned"), description="Folder for the model and its record.")
-    resume: bool = Field(False, description=RESUME)
+    output: Path = setting(Path("runs/poisoned"), "Folder for the model and its record.")
+    resume: bool = setting(False, RESUME)
 
 
 class TeachRun(Settings):
     """Fine-tune a clean teacher for a student."""
 
-    task: TaskName = Field("classification", description=TASK)
+    task: TaskName = setting("classification", TASK)
     student: StudentConfig = StudentConfig()
     data: DataConfig = DataConfig()
     generation: GenerationConfig = GenerationConfig()
-    teacher: TeacherConfig = Field(TeacherConfig(), json_schema_extra={"prefix": "teacher"})
-    alignment: Literal["paper", "release"] = Field(
-        "paper", description="release: the teacher's classifier reads ReLU(h_t)."
+    teacher: TeacherConfig = setting(TeacherConfig(), prefix="teacher")
+    alignment: Literal["paper", "release"] = setting(
+        "paper", "release: the teacher's classifier reads ReLU(h_t)."
     )
-    output: Path = Field(Path("runs/teacher"), description="Folder for the teacher.")
-    resume: bool = Field(False, description=RESUME)
+    output: Path = setting(Path("runs/teacher"), "Folder for the teacher.")
+    resume: bool = setting(False, RESUME)
 
 
 class DefendRun(Gated, W2SSettings, _DefenseSections):
     """Clean a model with the clean data that you have, and measure it before and after."""
 
-    task: TaskName = Field("classification", description=TASK)
+    task: TaskName = setting("classification", TASK)
     generation: GenerationConfig = GenerationConfig()
-    defense: _DefenseName = Field("w2s", description="Which defense.")
-    full: FullTrainingConfig = Field(FullTrainingConfig(), json_schema_extra={"prefix": "full"})
+    defense: _DefenseName = setting("w2s", "Which defense.")
+    full: FullTrainingConfig = setting(FullTrainingConfig(), prefix="full")
     test: TestConfig = TestConfig()
-    output: Path = Field(
-        Path("runs/defended"), description="Folder for adapter, record and report."
+    output: Path = setting(Path("runs/defended"), "Folder for adapter, record and report.")
+    merge: bool = setting(
+        False, "Also write merged/: one plain transformers model, the adapter folded in."
     )
-    merge: bool = Field(
-        False,
-        description="Also write merged/: one plain transformers model, the adapter folded in.",
+    push_to_hub: str | None = setting(
+        None, "Repository to upload model and card to (user/name).", exclude=True
     )
-    push_to_hub: str | None = Field(
-        None,
-        description="Repository to upload model and card to (user/name).",
-        exclude=True,
-    )
-    resume: bool = Field(False, description=RESUME)
+    resume: bool = setting(False, RESUME)
 
 
 class EvaluateRun(Gated):
     """Measure a model: CA, and with a trigger ASR and the floor without it."""
 
-    task: TaskName = Field("classification", description=TASK)
+    task: TaskName = setting("classification", TASK)
     student: StudentConfig = StudentConfig()
     data: DataConfig = DataConfig()
     generation: GenerationConfig = GenerationConfig()
     test: TestConfig = TestConfig()
-    output: Path = Field(
-        Path("runs/evaluated"), description="Folder for record, samples and report."
-    )
-    resume: bool = Field(False, description=RESUME)
+    output: Path = setting(Path("runs/evaluated"), "Folder for record, samples and report.")
+    resume: bool = setting(False, RESUME)
 
 
 class PlanRun(Settings):
@@ -154,19 +147,16 @@ class PlanRun(Settings):
         description="Student: one of the paper (Qwen/Qwen2.5-14B, LLaMA3-8B, vicuna-7b-v1.5 ...), "
         "the embedded smollm2-135m, or any folder or hub id, whose config alone is read."
     )
-    gpus: Positive = Field(1, description="Number of GPUs of one machine.")
-    gpu_memory: Annotated[float, Field(gt=0.0)] = Field(80.0, description="GiB of each of them.")
-    labels: Positive = Field(2, description="Number of labels.")
-    batch_size: Positive = Field(16, description="Rows per step and device.")
-    max_length: Positive = Field(128, description="Tokens in a row.")
-    dtype: Literal["float32", "bfloat16"] = Field(
-        "bfloat16",
-        description="Precision the weights are loaded in; a head cannot be trained in float16.",
+    gpus: Positive = setting(1, "Number of GPUs of one machine.")
+    gpu_memory: PositiveFloat = setting(80.0, "GiB of each of them.")
+    labels: Positive = setting(2, "Number of labels.")
+    batch_size: Positive = setting(16, "Rows per step and device.")
+    max_length: Positive = setting(128, "Tokens in a row.")
+    dtype: Literal["float32", "bfloat16"] = setting(
+        "bfloat16", "Precision the weights are loaded in; a head cannot be trained in float16."
     )
     adapter: AdapterConfig = AdapterConfig()
-    json_output: bool = Field(
-        False, description="Print JSON, in bytes.", json_schema_extra={"flag": "json"}
-    )
+    json_output: bool = setting(False, "Print JSON, in bytes.", flag="json")
 
 
 class ScanRun(Gated):
@@ -175,23 +165,99 @@ class ScanRun(Gated):
     student: StudentConfig = StudentConfig()
     data: DataConfig = DataConfig()
     scan: ScanConfig = ScanConfig()
-    teacher: TeacherConfig = Field(TeacherConfig(), json_schema_extra={"prefix": "teacher"})
-    teacher_folder: Path | None = Field(
-        None,
-        description="Keep the teacher here and use it again; default: teacher/ below the output.",
+    teacher: TeacherConfig = setting(TeacherConfig(), prefix="teacher")
+    teacher_folder: Path | None = setting(
+        None, "Keep the teacher here and use it again; default: teacher/ below the output."
     )
-    scan_seed: int = Field(0, description="Seed of the search.")
-    sarif: Path | None = Field(
-        None, description="Also write what was found to this file, as SARIF 2.1.0.", exclude=True
+    scan_seed: int = setting(0, "Seed of the search.")
+    sarif: Path | None = setting(
+        None, "Also write what was found to this file, as SARIF 2.1.0.", exclude=True
     )
-    output: Path = Field(Path("runs/scan"), description="Folder for candidates.json.")
-    resume: bool = Field(False, description=RESUME)
+    output: Path = setting(Path("runs/scan"), "Folder for candidates.json.")
+    resume: bool = setting(False, RESUME)
 
 
 class DemoRun(Answering):
     """Where the demonstration goes; its sizes are fixed."""
 
-    output: Path = Field(Path("runs/demo"), description="Folder for models, records and report.")
+    output: Path = setting(Path("runs/demo"), "Folder for models, records and report.")
+
+
+class TuneRun(W2SSettings):
+    """Choose the settings of W2SDefense on clean data, without a trigger."""
+
+    tune: TuneConfig = setting(TuneConfig(), prefix="tune")
+    signal: SignalConfig = setting(SignalConfig(), prefix="signal", advanced=True)
+    output: Path = setting(
+        Path("runs/tuned"), "Folder for the study and its outcome; the same command goes on there."
+    )
+
+    @model_validator(mode="after")
+    def _fitting_settings(self) -> Self:
+        if self.signal.seed == self.training.seed:
+            raise ValueError("signal.seed is the seed of the training; give it another one")
+        if self.tune.lora_r and self.adapter.adapter not in ("lora", "dora"):
+            raise ValueError(f"{self.adapter.adapter} has no rank that tune.lora_r could try")
+        return self
+
+
+class RayConfig(Settings):
+    """Ray, which runs several nodes at a time, on one machine or on many."""
+
+    address: str | None = setting(
+        None,
+        "Address of a cluster (ray://..., host:port, auto); default: with --jobs a "
+        "cluster that is started on this machine.",
+    )
+    gpus: NonNegativeFloat = setting(
+        0.0, "GPUs of a node; with 0 it sees none, 0.5 lets two share one."
+    )
+    memory_gb: PositiveFloat | None = setting(
+        None, "Memory in GB that must be free where a node runs."
+    )
+
+
+class BenchRun(Settings):
+    """A grid of experiments: a table or a figure of the paper, or a recipe of your own."""
+
+    recipe: str = Field(
+        description="table1 to table13, figure2 to figure4, paper for all of these, or a YAML file "
+        "of recipes with the name of one behind a colon (mine.yaml:rates).",
+        json_schema_extra={"argument": True},
+    )
+    scale: str = setting(
+        "small",
+        "small: the embedded models and a limited number of texts. paper: the models "
+        "and settings of the paper.",
+    )
+    student: tuple[str, ...] = setting(
+        (), "Students in place of the recipe's; may be given more than once."
+    )
+    teacher: tuple[str, ...] = setting((), "Teachers in place of the recipe's.")
+    dataset: tuple[str, ...] = setting((), "Datasets in place of the recipe's.")
+    proxy: tuple[str, ...] = setting(
+        (),
+        "What the victims are poisoned on: any dataset, paper for the paper's choice, "
+        "same for the dataset itself.",
+    )
+    attack: tuple[str, ...] = setting((), "Attacks in place of the recipe's.")
+    method: tuple[str, ...] = setting((), "Methods in place of the recipe's.")
+    seeds: tuple[int, ...] = setting((), "Seeds of victims, teachers and defenses; a row for each.")
+    limit: Positive | None = setting(
+        None, "Use at most this many rows of every split; a quarter carry the trigger."
+    )
+    threads: Positive | None = setting(
+        None,
+        "Threads of each node. It is a part of the settings: another number may change "
+        "the last digits. Default: the scale's.",
+    )
+    jobs: Positive = setting(
+        1, "Nodes at a time on this machine; more than one needs the extra ray."
+    )
+    ray: RayConfig = setting(RayConfig(), prefix="ray")
+    output: Path = setting(
+        Path("runs/bench"), "Folder of all results; grids share what they have in common there."
+    )
 
 
 def unread_sections(chosen: Mapping[str, Sequence[str]]) -> frozenset[str]:

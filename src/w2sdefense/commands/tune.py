@@ -21,8 +21,8 @@ from w2sdefense.cli.display import Display
 from w2sdefense.commands.folders import STARTED, refuse_other
 from w2sdefense.commands.inputs import open_victim
 from w2sdefense.commands.preflight import preflight, refuse_own_model
-from w2sdefense.commands.runs import DefendRun
-from w2sdefense.config import TuneRun, W2SSettings
+from w2sdefense.commands.runs import DefendRun, TuneRun
+from w2sdefense.config import W2SSettings
 from w2sdefense.data.types import Dataset, fingerprint, labels_of, texts_of
 from w2sdefense.defenses import DefenseKit
 from w2sdefense.defenses.w2s import W2SDefense

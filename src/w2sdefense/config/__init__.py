@@ -7,19 +7,8 @@ a poison rate above one) are made here, before any work starts. Settings that de
 checkpoint (does the target label exist?) are checked by the stage that owns them.
 """
 
-from w2sdefense.config.adapter import ADAPTER_OWNERS, AdapterConfig
-from w2sdefense.config.bench import BenchRun, RayConfig
-from w2sdefense.config.data import DataConfig
-from w2sdefense.config.distill import (
-    DecoyConfig,
-    DistillConfig,
-    WordingConfig,
-)
-from w2sdefense.config.models import Dtype, GenerationConfig, StudentConfig, TaskName, TeacherConfig
-from w2sdefense.config.scan import ScanConfig, ScanTrainingConfig
 from w2sdefense.config.settings import (
-    ADVANCED,
-    FILES,
+    RENAMES,
     TEXT_SLOT,
     Fraction,
     Place,
@@ -29,27 +18,47 @@ from w2sdefense.config.settings import (
     read_yaml,
     require_slot,
     sections_model,
+    setting,
 )
-from w2sdefense.config.training import FullTrainingConfig, TrainingConfig
-from w2sdefense.config.tune import SignalConfig, TuneConfig, TuneRun, search_span
-from w2sdefense.config.w2s import W2SSettings
+from w2sdefense.config.training import (
+    ADAPTER_OWNERS,
+    AdapterConfig,
+    DataConfig,
+    Dtype,
+    FullTrainingConfig,
+    GenerationConfig,
+    StudentConfig,
+    TaskName,
+    TeacherConfig,
+    TrainingConfig,
+)
+from w2sdefense.config.w2s import (
+    KINDS,
+    DecoyConfig,
+    DistillConfig,
+    ScanConfig,
+    ScanTrainingConfig,
+    SignalConfig,
+    TuneConfig,
+    W2SSettings,
+    WordingConfig,
+    search_span,
+)
 
 __all__ = [
-    "ADVANCED",
     "ADAPTER_OWNERS",
     "AdapterConfig",
-    "BenchRun",
     "DataConfig",
     "DecoyConfig",
     "DistillConfig",
     "Dtype",
-    "FILES",
     "Fraction",
     "FullTrainingConfig",
     "GenerationConfig",
+    "KINDS",
     "Place",
     "Positive",
-    "RayConfig",
+    "RENAMES",
     "ScanConfig",
     "ScanTrainingConfig",
     "Settings",
@@ -60,7 +69,6 @@ __all__ = [
     "TeacherConfig",
     "TrainingConfig",
     "TuneConfig",
-    "TuneRun",
     "W2SSettings",
     "WordingConfig",
     "load_settings",
@@ -68,4 +76,5 @@ __all__ = [
     "require_slot",
     "search_span",
     "sections_model",
+    "setting",
 ]

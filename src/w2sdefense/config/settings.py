@@ -6,14 +6,15 @@ each value at fault.
 
 from __future__ import annotations
 
+import copy
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from w2sdefense.config.renames import with_new_names
 from w2sdefense.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,9 +28,6 @@ Place = Literal["random", "start", "end"]
 TEXT_SLOT = "{text}"
 """Where a text goes in a prompt."""
 
-FILES: dict[str, Any] = {"files": True}
-"""Mark of a setting that may name a file or a folder: with what is in it, results change."""
-
 
 class Settings(BaseModel):
     """Base of all settings: immutable, and a misspelt name is an error rather than ignored."""
@@ -40,8 +38,21 @@ class Settings(BaseModel):
 S = TypeVar("S", bound=Settings)
 
 
-ADVANCED: dict[str, Any] = {"advanced": True}
-"""Mark of a setting or a section that is not in the help: few users need it."""
+def setting(default: Any, description: str | None = None, **marks: Any) -> Any:
+    """A field of a settings class with its default and its help.
+
+    Args:
+        default: Its default.
+        description: Its help.
+        **marks: `advanced`: not in the help, few users need it. `files`: may name a file or a
+            folder, so with what is in it results change. `exclude`: left out of records. `flag`:
+            another name of its flag. Of a section: `prefix` of its flags, and `shown`, those of its
+            settings that the help has.
+    """
+    excluded = marks.pop("exclude", None)
+    return Field(
+        default, description=description, exclude=excluded, json_schema_extra=marks or None
+    )
 
 
 def sections_model(sections: Mapping[str, tuple[str, type[Settings]]]) -> Any:
@@ -51,8 +62,7 @@ def sections_model(sections: Mapping[str, tuple[str, type[Settings]]]) -> Any:
         sections: Name -> (prefix of its flags, settings class).
     """
     fields: dict[str, Any] = {
-        name: (kind, Field(kind(), json_schema_extra={"prefix": prefix}))
-        for name, (prefix, kind) in sections.items()
+        name: (kind, setting(kind(), prefix=prefix)) for name, (prefix, kind) in sections.items()
     }
     return create_model("Sections", __base__=Settings, **fields)
 
@@ -65,6 +75,73 @@ def require_slot(name: str, template: str) -> None:
     """
     if template.count(TEXT_SLOT) != 1:
         raise ValueError(f"{name} must hold {TEXT_SLOT} exactly once")
+
+
+class Rename(NamedTuple):
+    """An old setting of a run ("section.setting") or section, its new path, and its old flag."""
+
+    run: str
+    old: str
+    new: str | None = None
+    flag: str | None = None
+
+
+RENAMES = (
+    Rename("BenchRun", "launcher", None, "launcher"),
+    Rename("BenchRun", "ray.retries", None, "ray-retries"),
+    Rename("BenchRun", "ray.defend.gpus", "ray.gpus", "ray-defend-gpus"),
+    Rename("BenchRun", "ray.defend.memory_gb", "ray.memory_gb", "ray-defend-memory-gb"),
+    Rename("BenchRun", "ray.defend"),
+    Rename("BenchRun", "ray.poison"),
+    Rename("BenchRun", "ray.teach"),
+    *(
+        Rename(run, f"{section}.{old}", None, f"{prefix}-{old}".replace("_", "-"))
+        for run in ("DefendRun", "TuneRun")
+        for section, prefix, names in (
+            ("soft", "soft-trigger", ("per_label", "tokens", "rate", "step", "restart")),
+            ("insertions", "insertion", ("rate", "phrases")),
+        )
+        for old in names
+    ),
+    *(Rename(run, name) for run in ("DefendRun", "TuneRun") for name in ("soft", "insertions")),
+    *(
+        Rename(run, f"scan.{old}", new and f"scan.{new}", f"{prefix}{old}")
+        for run, prefix in (("DefendRun", "scan-"), ("TuneRun", "scan-"), ("ScanRun", ""))
+        for old, new in (
+            ("moved", "base_tokens"),
+            ("suspects", "kept"),
+            ("first", None),
+            ("parents", "survivors"),
+            ("children", "mutations"),
+        )
+    ),
+)
+"""Old names, which keep working for one release: the only place that knows them."""
+
+
+def with_new_names(run: str, values: dict[str, Any], source: str) -> dict[str, Any]:
+    """Nested values under the names of today, with a warning for every old one."""
+    renamed = copy.deepcopy(values)
+    for rename in RENAMES:
+        *parents, name = rename.old.split(".")
+        place: Any = renamed
+        for parent in parents:
+            place = place.get(parent) if isinstance(place, dict) else None
+        if rename.run != run or not isinstance(place, dict) or name not in place:
+            continue
+        value = place.pop(name)
+        if value == {}:
+            continue
+        fate = "was removed and changes nothing" if rename.new is None else f"is {rename.new} now"
+        warnings.warn(f"{source}: the setting {rename.old} {fate}.", FutureWarning, stacklevel=2)
+        if rename.new is not None:
+            *parents, name = rename.new.split(".")
+            place = renamed
+            for parent in parents:
+                place = place.setdefault(parent, {})
+            # Unless it is given under its new name, too.
+            place.setdefault(name, value)
+    return renamed
 
 
 def load_settings(kind: type[S], values: dict[str, Any], source: str) -> S:

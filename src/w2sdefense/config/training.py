@@ -1,57 +1,204 @@
-"""How a model is optimized, whatever it is trained for."""
+"""What every run is made of: a model, its teacher, data, an adapter, and how they are trained."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
 
-from w2sdefense.config.settings import ADVANCED, Positive, Settings
+from w2sdefense.config.settings import Fraction, Positive, Settings, setting
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+TaskName = Literal["classification", "summarization", "reasoning"]
+
+
+class StudentConfig(Settings):
+    """The model under suspicion and how it is opened."""
+
+    model: str = setting(
+        "smollm2-135m", "Model: embedded name, folder, GGUF file or hub id.", files=True
+    )
+    base: str | None = setting(
+        None,
+        "Base model that an adapter folder is to be loaded on (never fetched unasked).",
+        files=True,
+    )
+    max_length: Positive = setting(
+        128, "Longest text (or prompt with it) in tokens; the rest is cut off."
+    )
+    dtype: Dtype = setting(
+        "float32",
+        "Precision the weights are loaded in. float16 is for models that are not "
+        "trained themselves: to measure with, or under an adapter of a model that writes.",
+    )
+    load_in_4bit: bool = setting(
+        False, "Round linear layers to 4-bit NormalFloat; adapters stay in --dtype (QLoRA)."
+    )
+
+
+class TeacherConfig(Settings):
+    """The small clean teacher and how it is fine-tuned (all parameters, 6 % warm-up)."""
+
+    model: str = setting("minilm-l6", "Teacher model: embedded name, folder or hub id.", files=True)
+    epochs: Positive = setting(5, "Passes over the clean training rows.")
+    batch_size: Positive = setting(32, "Rows per step.", advanced=True)
+    learning_rate: PositiveFloat = setting(
+        5e-5, "Peak learning rate (the paper, for BERT-base: 2e-5).", advanced=True
+    )
+    head_learning_rate: PositiveFloat = setting(
+        1e-3, "Peak learning rate of the fresh layers (g and the classifier).", advanced=True
+    )
+    max_length: Positive = setting(
+        128, "Longest text in teacher tokens; the rest is cut.", advanced=True
+    )
+    seed: int = setting(0, "Seed of the teacher.", advanced=True)
+
+
+class GenerationConfig(Settings):
+    """How a model is asked for text, in training and in evaluation alike (not classification)."""
+
+    prompt_style: Literal["plain", "chat"] = setting(
+        "plain", "plain: the template as it is. chat: as a user's turn in the model's format."
+    )
+    prompt_template: str | None = setting(
+        None, "Prompt with {text} where the text goes; default: the task's own, in Chinese."
+    )
+    answer_tokens: Positive = setting(64, "Longest answer in tokens; what is written stops there.")
+
+
+class DataConfig(Settings):
+    """Which texts to work on, and how many of them."""
+
+    dataset: str = setting(
+        "rotten-tomatoes",
+        "Dataset: a name that w2s ls lists, a hub id (owner/data@revision), a CSV, "
+        "JSONL or Parquet file (also .gz, .zst), or a folder with train/validation/test files or "
+        "from save_to_disk.",
+        files=True,
+    )
+    text_column: str = setting("text", "Column that holds the text.")
+    text_pair_column: str | None = setting(None, "Column of a second text, for sentence pairs.")
+    label_column: str = setting("label", "Column that holds the label (a name or an index).")
+    target_column: str = setting(
+        "target", "Column that holds the answer (summarization, reasoning)."
+    )
+    train_samples: Positive | None = setting(None, "Use at most this many training rows.")
+    train_skip: NonNegativeInt = setting(
+        0,
+        "Pass over this many training rows first, so that two parties can hold "
+        "different rows of one dataset.",
+        advanced=True,
+    )
+    validation_samples: Positive | None = setting(
+        None, "At most this many validation rows.", advanced=True
+    )
+    test_samples: Positive | None = setting(None, "Use at most this many test rows.")
+    data_seed: int = setting(0, "Seed of the splits and of which rows are kept.", advanced=True)
+
+
+AdapterName = Literal["lora", "dora", "vera", "fourierft", "p-tuning", "prompt-tuning"]
+
+VIRTUAL_TOKENS = ("p-tuning", "prompt-tuning")
+"""Methods that put trained embeddings before the text and change no weight of the model."""
+
+_WEIGHTS: tuple[AdapterName, ...] = ("lora", "dora", "vera", "fourierft")
+
+ADAPTER_OWNERS: dict[str, tuple[AdapterName, ...]] = {
+    "lora_r": ("lora", "dora"),
+    "lora_alpha": ("lora", "dora"),
+    "lora_dropout": ("lora", "dora"),
+    "vera_r": ("vera",),
+    "fourier_frequencies": ("fourierft",),
+    "fourier_scaling": ("fourierft",),
+    "virtual_tokens": ("p-tuning", "prompt-tuning"),
+    "encoder_width": ("p-tuning",),
+    "target_modules": _WEIGHTS,
+    "adapter_layers": _WEIGHTS,
+}
+"""Setting -> the methods that it is one of."""
+
+
+class AdapterConfig(Settings):
+    """The PEFT adapter that the student is trained through."""
+
+    adapter: AdapterName = setting(
+        "lora",
+        "PEFT method. p-tuning and prompt-tuning put trained embeddings before the "
+        "text and change no weight, so they cannot be merged; the others change linear layers.",
+    )
+    lora_r: Positive = setting(64, "Rank of LoRA and DoRA (the paper: 512).")
+    lora_alpha: Positive | None = setting(
+        None, "Alpha of LoRA and DoRA; default: the rank.", advanced=True
+    )
+    lora_dropout: Fraction = setting(0.1, "Dropout of LoRA and DoRA.", advanced=True)
+    vera_r: Positive = setting(256, "Rank of VeRA's frozen matrices.")
+    fourier_frequencies: Positive = setting(
+        1000, "Trained frequencies of FourierFT for every linear layer."
+    )
+    fourier_scaling: PositiveFloat = setting(150.0, "Factor of FourierFT's change of the weights.")
+    virtual_tokens: Positive = setting(
+        32, "Embeddings before the text, for p-tuning and prompt-tuning."
+    )
+    encoder_width: Positive = setting(128, "Width of the prompt encoder of p-tuning.")
+    target_modules: str | None = setting(
+        "all-linear",
+        "Comma-separated module names, or all-linear (the paper: PEFT's default for "
+        "the architecture, for Llama q_proj,v_proj).",
+    )
+    adapter_layers: str | None = setting(
+        None,
+        "Layers that carry adapters, FIRST:LAST (Python slice, 20: is 20 to the top).",
+        advanced=True,
+    )
+
+    @property
+    def has_virtual_tokens(self) -> bool:
+        """Whether the method puts virtual tokens before the text."""
+        return self.adapter in VIRTUAL_TOKENS
+
+    @model_validator(mode="after")
+    def _settings_of_the_method(self) -> Self:
+        for name, owners in ADAPTER_OWNERS.items():
+            default = type(self).model_fields[name].default
+            if self.adapter not in owners and getattr(self, name) != default:
+                raise ValueError(
+                    f"{name} is a setting of {' and '.join(owners)}, not of {self.adapter}"
+                )
+        return self
 
 
 class TrainingConfig(Settings):
     """How a model is optimized. AdamW, linear decay after warm-up, gradient norm clipped to 1."""
 
-    epochs: Positive = Field(5, description="Passes over the training rows.")
-    batch_size: Positive = Field(16, description="Rows per step and device.")
-    learning_rate: Annotated[float, Field(gt=0.0)] = Field(
-        5e-4, description="Peak learning rate (the paper, for students of 7B to 14B: 2e-4)."
+    epochs: Positive = setting(5, "Passes over the training rows.")
+    batch_size: Positive = setting(16, "Rows per step and device.")
+    learning_rate: PositiveFloat = setting(
+        5e-4, "Peak learning rate (the paper, for students of 7B to 14B: 2e-4)."
     )
     # transformers takes 1.0 as a number of steps: one.
-    warmup_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        0.06,
-        description="Share of the steps that warm up, below 1.",
-        json_schema_extra=ADVANCED,
+    warmup_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = setting(
+        0.06, "Share of the steps that warm up, below 1.", advanced=True
     )
-    weight_decay: Annotated[float, Field(ge=0.0)] = Field(
-        0.01, description="AdamW weight decay.", json_schema_extra=ADVANCED
+    weight_decay: NonNegativeFloat = setting(0.01, "AdamW weight decay.", advanced=True)
+    gradient_accumulation: Positive = setting(1, "Batches summed up before a step.", advanced=True)
+    gradient_checkpointing: bool = setting(
+        False, "Recompute activations: less memory, 30 % more time."
     )
-    gradient_accumulation: Positive = Field(
-        1, description="Batches summed up before a step.", json_schema_extra=ADVANCED
+    report_to: str = setting(
+        "none", "Tracker: none, tensorboard, wandb, trackio ...", advanced=True
     )
-    gradient_checkpointing: bool = Field(
-        False,
-        description="Recompute activations: less memory, 30 % more time.",
-    )
-    report_to: str = Field(
-        "none",
-        description="Tracker: none, tensorboard, wandb, trackio ...",
-        json_schema_extra=ADVANCED,
-    )
-    seed: int = Field(0, description="Seed of weights, batches and dropout.")
-    save_steps: Positive | None = Field(
-        None,
-        description="Also save a checkpoint every so many steps (resume loses less).",
-        json_schema_extra=ADVANCED,
+    seed: int = setting(0, "Seed of weights, batches and dropout.")
+    save_steps: Positive | None = setting(
+        None, "Also save a checkpoint every so many steps (resume loses less).", advanced=True
     )
 
 
 class FullTrainingConfig(Settings):
     """Training of all parameters, where a defense does that (finetune, prune, merge ...)."""
 
-    learning_rate: Annotated[float, Field(gt=0.0)] = Field(
+    learning_rate: PositiveFloat = setting(
         5e-5,
-        description="Peak learning rate where all parameters are trained. Epochs, batch size and "
+        "Peak learning rate where all parameters are trained. Epochs, batch size and "
         "the rest are those of the training.",
     )
 

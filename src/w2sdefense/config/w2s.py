@@ -1,22 +1,124 @@
-"""The settings that every training of W2SDefense takes, whoever starts it."""
+"""The settings of W2SDefense: the loss, stand-ins for the unknown trigger, how both are chosen."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import Field
-
-from w2sdefense.config.adapter import AdapterConfig
-from w2sdefense.config.data import DataConfig
-from w2sdefense.config.distill import (
-    DecoyConfig,
-    DistillConfig,
-    WordingConfig,
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    model_validator,
 )
-from w2sdefense.config.models import StudentConfig, TeacherConfig
-from w2sdefense.config.scan import ScanTrainingConfig
-from w2sdefense.config.settings import ADVANCED, Settings
-from w2sdefense.config.training import TrainingConfig
+
+from w2sdefense.config.settings import Fraction, Positive, Settings, setting
+from w2sdefense.config.training import (
+    AdapterConfig,
+    DataConfig,
+    StudentConfig,
+    TeacherConfig,
+    TrainingConfig,
+)
+
+
+class DistillConfig(Settings):
+    """The W2SDefense loss: alpha * CE + beta * KD + gamma * FA (paper, Section 4)."""
+
+    alpha: NonNegativeFloat = setting(1.0, "Weight of the cross entropy.")
+    beta: NonNegativeFloat = setting(0.5, "Weight of the logit distillation.")
+    gamma: NonNegativeFloat = setting(1.0, "Weight of the feature alignment.")
+    temperature: PositiveFloat = setting(2.0, "Softmax temperature of KD.", advanced=True)
+    alignment: Literal["paper", "release"] = setting(
+        "paper",
+        "paper: Eqs. 11-12, one feature per text. release: what the authors' published "
+        "script computes (last sample of the batch against every token position, ReLU after g).",
+    )
+    feature_scale: Literal["none", "unit"] = setting(
+        "unit",
+        "Scale of the two features before they are compared: none (Eq. 12 to the "
+        "letter) or unit (both divided by their norms). With alignment release it changes nothing.",
+        advanced=True,
+    )
+    student_rows: Positive | None = setting(
+        None,
+        "Training rows for the student, a stratified sample; the teacher, which is "
+        "cheaper, learns from all. Default: all.",
+        advanced=True,
+    )
+
+
+class WordingConfig(Settings):
+    """Other wordings of the prompt that all clean texts stand in, if they stand in one."""
+
+    rate: Fraction = setting(
+        0.5,
+        "Share of the texts whose prompt (what all of them begin and end with) is "
+        "worded otherwise, since a trigger may be a prompt. 0 leaves it as it is.",
+    )
+
+
+class DecoyConfig(Settings):
+    """Decoys: backdoors of our own that are planted first and unlearned with the unknown one."""
+
+    per_label: NonNegativeInt = setting(4, "Decoys for each label, of four kinds; 0 plants none.")
+    held_out: NonNegativeInt = setting(
+        1,
+        "Sentences and frames for each label that are planted and not unlearned: what "
+        "is left of them tells what is left of a trigger that nobody knows.",
+        advanced=True,
+    )
+    rate: Fraction = setting(
+        0.5, "Share of the training texts that carry a decoy while it is unlearned.", advanced=True
+    )
+    plant: bool = setting(
+        True,
+        "Plant the decoys into the model first; otherwise they are strange text only.",
+        advanced=True,
+    )
+
+
+Kind = Literal["letters", "words", "symbols", "names", "characters"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+"""Kinds of candidates, in the order in which they are tried."""
+
+
+class ScanConfig(Settings):
+    """A search for text that fires a backdoor, on clean training text."""
+
+    fine_tuned_from: str | None = setting(
+        None,
+        "Model that the suspect was fine-tuned from: folder, hub id or embedded name. "
+        "What the training changed most is then tried first. Default: what the card names, if it "
+        "is here and its weights agree.",
+        files=True,
+    )
+    base_tokens: Positive = setting(
+        64, "Tokens that the training changed most to try first, if the base is known."
+    )
+    kinds: Annotated[tuple[Kind, ...], Field(min_length=1)] = setting(
+        KINDS,
+        "Kinds of candidates to try: letters, words, symbols, names, or characters "
+        "(of Chinese and Japanese, if the texts are written in them); may be given more than once.",
+    )
+    group_size: Positive = setting(16, "Candidates that are tried in one text.")
+    singles: Positive = setting(192, "Best candidates to try singly in real texts.")
+    rounds: Positive = setting(6, "Rounds of small changes to the best of them.")
+    survivors: Positive = setting(32, "Candidates that are changed in a round.")
+    mutations: Positive = setting(96, "Changes that are tried in a round.")
+    probes: Positive = setting(48, "Short clean texts that candidates are put into.")
+    proof_texts: Positive = setting(8, "Texts that the last choice is made on.")
+    kept: Positive = setting(24, "Candidates to keep for each label.")
+
+
+class ScanTrainingConfig(ScanConfig):
+    """The same search, and how often what it found is put into the texts of a training."""
+
+    rate: Fraction = setting(
+        0.5, "Share of the clean texts that get a candidate trigger; 0 does not search."
+    )
 
 
 class W2SSettings(Settings):
@@ -25,18 +127,92 @@ class W2SSettings(Settings):
     student: StudentConfig = StudentConfig()
     data: DataConfig = DataConfig()
     distill: DistillConfig = DistillConfig()
-    decoys: DecoyConfig = Field(DecoyConfig(), json_schema_extra={"prefix": "decoys"})
-    scan: ScanTrainingConfig = Field(
-        ScanTrainingConfig(),
-        json_schema_extra={"prefix": "scan", "shown": ["rate", "fine_tuned_from"]},
+    decoys: DecoyConfig = setting(DecoyConfig(), prefix="decoys")
+    scan: ScanTrainingConfig = setting(
+        ScanTrainingConfig(), prefix="scan", shown=["rate", "fine_tuned_from"]
     )
-    wordings: WordingConfig = Field(
-        WordingConfig(), json_schema_extra={**{"prefix": "wording"}, **ADVANCED}
-    )
+    wordings: WordingConfig = setting(WordingConfig(), prefix="wording", advanced=True)
     adapter: AdapterConfig = AdapterConfig()
     training: TrainingConfig = TrainingConfig()
-    teacher: TeacherConfig = Field(TeacherConfig(), json_schema_extra={"prefix": "teacher"})
-    teacher_folder: Path | None = Field(
-        None,
-        description="Keep the teacher here and use it again; default: teacher/ below the output.",
+    teacher: TeacherConfig = setting(TeacherConfig(), prefix="teacher")
+    teacher_folder: Path | None = setting(
+        None, "Keep the teacher here and use it again; default: teacher/ below the output."
     )
+
+
+def search_span(text: str) -> tuple[float, float]:
+    """The two ends of a span; one number is both of them.
+
+    Args:
+        text: `LOW:HIGH` or one number.
+
+    Raises:
+        ValueError: It is neither, or cannot be searched on a logarithmic scale.
+    """
+    low, colon, high = text.partition(":")
+    try:
+        ends = float(low), float(high if colon else low)
+    except ValueError:
+        raise ValueError(f"{text!r} is neither LOW:HIGH nor a number") from None
+    if not 0 <= ends[0] <= ends[1] < float("inf"):
+        raise ValueError(f"{text!r} does not go up from 0 or more")
+    if ends[0] == 0 < ends[1]:
+        raise ValueError(
+            f"{text!r}: a span begins above 0, because it is searched by its logarithm"
+        )
+    return ends
+
+
+def _checked(text: str) -> str:
+    search_span(text)
+    return text
+
+
+Span = Annotated[str, AfterValidator(_checked)]
+
+
+class SignalConfig(Settings):
+    """The signal without a trigger, measured with candidate triggers of a search of its own."""
+
+    pieces: Positive = setting(8, "Best candidate triggers of each label.")
+    texts: Positive = setting(
+        32, "Clean validation texts of other labels that each of them is put into."
+    )
+    seed: int = setting(
+        1,
+        "Seed of the search whose candidates are measured with. It is not that of the "
+        "training: a student would be examined with what it was taught.",
+    )
+
+
+class TuneConfig(Settings):
+    """What is searched; LOW:HIGH is a span, one number is kept."""
+
+    trials: Positive = setting(12, "Students to train; more of them can be asked later.")
+    tolerance: Fraction = setting(
+        0.01, "Clean validation accuracy that may be given up for the signal."
+    )
+    stop_below: Fraction = setting(
+        0.1,
+        "Stop a trial whose validation accuracy is so much below the best one's at the same step.",
+    )
+    seed: int = setting(0, "Seed of the search.")
+    alpha: Span = setting("0.5:5", "Weight of the cross entropy.")
+    beta: Span = setting("0.05:5", "Weight of the logit distillation.")
+    gamma: Span = setting("0.05:5", "Weight of the feature alignment.")
+    temperature: Span | None = setting(
+        None, "Temperature of KD; default: --temperature, not searched."
+    )
+    lora_r: tuple[Positive, ...] = setting(
+        (), "A rank to try; may be given more than once. Default: --lora-r, not searched."
+    )
+
+    @model_validator(mode="after")
+    def _something_to_search(self) -> Self:
+        if self.temperature is not None and not search_span(self.temperature)[0]:
+            raise ValueError("a temperature is above 0")
+        texts = (self.alpha, self.beta, self.gamma, self.temperature)
+        spans = [search_span(text) for text in texts if text is not None]
+        if not self.lora_r and all(low == high for low, high in spans):
+            raise ValueError("there is nothing to search: give a span, LOW:HIGH")
+        return self

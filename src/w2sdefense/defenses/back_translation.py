@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from w2sdefense.config import ADVANCED, FILES, Positive, Settings, TaskName
+from w2sdefense.config import Positive, Settings, TaskName, setting
 from w2sdefense.defenses.base import Defended, Defense, DefenseKit, Leaves, Need
 from w2sdefense.defenses.guarded import Guard, Guarded
 from w2sdefense.errors import ModelError, UnsafeCheckpointError
@@ -29,30 +29,22 @@ MODES = ("eng-spa", "spa-eng")
 class BackTranslationConfig(Settings):
     """Back-translation: every text goes through another language."""
 
-    engine: Literal["models", "apertium", "file"] = Field(
+    engine: Literal["models", "apertium", "file"] = setting(
         "models",
-        description="models: two translation models; apertium: the program, English-Spanish-"
+        "models: two translation models; apertium: the program, English-Spanish-"
         "English, needs no network; file: translated before.",
     )
-    to: str = Field(
-        "Helsinki-NLP/opus-mt-en-de",
-        description="Model that translates into another language.",
-        json_schema_extra=FILES,
+    to: str = setting(
+        "Helsinki-NLP/opus-mt-en-de", "Model that translates into another language.", files=True
     )
-    back: str = Field(
-        "Helsinki-NLP/opus-mt-de-en",
-        description="Model that translates back.",
-        json_schema_extra=FILES,
-    )
-    file: Path | None = Field(
+    back: str = setting("Helsinki-NLP/opus-mt-de-en", "Model that translates back.", files=True)
+    file: Path | None = setting(
         None,
-        description="CSV, JSONL or Parquet file with the columns original and text, for every test "
+        "CSV, JSONL or Parquet file with the columns original and text, for every test "
         "text, with and without the trigger (see w2s pair).",
-        json_schema_extra=FILES,
+        files=True,
     )
-    max_length: Positive = Field(
-        128, description="Longest text in the translators' tokens.", json_schema_extra=ADVANCED
-    )
+    max_length: Positive = setting(128, "Longest text in the translators' tokens.", advanced=True)
 
     @model_validator(mode="after")
     def _file_with_engine(self) -> Self:

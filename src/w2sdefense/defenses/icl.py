@@ -31,9 +31,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from w2sdefense.config import FILES, Positive, Settings, TaskName
+from w2sdefense.config import Positive, Settings, TaskName, setting
 from w2sdefense.data.types import Example, texts_of
 from w2sdefense.defenses.base import Defended, Defense, DefenseKit, Leaves, Need
 from w2sdefense.defenses.guarded import Guarded, victim_of
@@ -54,19 +54,19 @@ TELLING_WORDS = 3
 class IclConfig(Settings):
     """ICLDefense: clean demonstrations before every text."""
 
-    shots: Positive = Field(4, description="Demonstrations before a text, where they fit.")
-    choice: Literal["random", "similar", "rationale"] = Field(
+    shots: Positive = setting(4, "Demonstrations before a text, where they fit.")
+    choice: Literal["random", "similar", "rationale"] = setting(
         "random",
-        description="random: the same for every text, all labels in turn; similar: the nearest "
+        "random: the same for every text, all labels in turn; similar: the nearest "
         "clean training texts by TF-IDF; rationale: random ones, each with why it has its label.",
     )
-    file: Path | None = Field(
+    file: Path | None = setting(
         None,
-        description="Rationales in a CSV, JSONL or Parquet file: original (a training text) and "
+        "Rationales in a CSV, JSONL or Parquet file: original (a training text) and "
         "text (why). Default: the words that are most typical of the label in clean text.",
-        json_schema_extra=FILES,
+        files=True,
     )
-    seed: int = Field(0, description="Seed of the random ones.")
+    seed: int = setting(0, "Seed of the random ones.")
 
     @model_validator(mode="after")
     def _file_with_rationale(self) -> Self:

@@ -17,16 +17,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 
 from w2sdefense.config import (
-    ADVANCED,
-    FILES,
     FullTrainingConfig,
     Settings,
     StudentConfig,
     TaskName,
     TrainingConfig,
+    setting,
 )
 from w2sdefense.defenses.base import Defense, DefenseKit, Leaves, Need
 from w2sdefense.errors import ConfigError, ModelError
@@ -39,32 +38,30 @@ if TYPE_CHECKING:
 class MergeConfig(Settings):
     """Merging: the weights of several models are averaged."""
 
-    models: tuple[str, ...] = Field(
+    models: tuple[str, ...] = setting(
         (),
-        description="Fine-tuned models of the same architecture and labels to merge with; may be "
+        "Fine-tuned models of the same architecture and labels to merge with; may be "
         "given several times.",
-        json_schema_extra=FILES,
+        files=True,
     )
-    method: Literal["linear", "slerp", "ties"] = Field(
+    method: Literal["linear", "slerp", "ties"] = setting(
         "linear",
-        description="linear: uniform average; slerp: on the sphere, for two models; ties: of what "
+        "linear: uniform average; slerp: on the sphere, for two models; ties: of what "
         "they changed in their base, without what is small or contradicts.",
     )
-    density: Annotated[float, Field(gt=0.0, le=1.0)] = Field(
-        0.2,
-        description="Share of its changes that each model keeps, by size (ties).",
-        json_schema_extra=ADVANCED,
+    density: Annotated[float, Field(gt=0.0, le=1.0)] = setting(
+        0.2, "Share of its changes that each model keeps, by size (ties).", advanced=True
     )
-    scale: Annotated[float, Field(gt=0.0)] = Field(
+    scale: PositiveFloat = setting(
         1.0,
-        description="What the merged changes are multiplied with (ties; the paper's lambda).",
-        json_schema_extra=ADVANCED,
+        "What the merged changes are multiplied with (ties; the paper's lambda).",
+        advanced=True,
     )
-    base: str = Field(
+    base: str = setting(
         "smollm2-135m",
-        description="Model that all were fine-tuned from (ties). Without other models: what a "
+        "Model that all were fine-tuned from (ties). Without other models: what a "
         "clean one is fine-tuned from.",
-        json_schema_extra=FILES,
+        files=True,
     )
 
 

@@ -20,9 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, get_args
 
-from pydantic import Field
-
-from w2sdefense.config import ADVANCED, FILES, Fraction, Positive, Settings, TaskName
+from w2sdefense.config import Fraction, Positive, Settings, TaskName, setting
 from w2sdefense.data.types import Answer, Example, texts_of
 from w2sdefense.defenses.base import Defended, Defense, DefenseKit, Leaves, Need
 from w2sdefense.defenses.guarded import Guarded, victim_of
@@ -44,36 +42,32 @@ SAFETY = 1.25
 class OnionConfig(Settings):
     """ONION: words that make a text unlikely are dropped."""
 
-    scorer: str = Field(
+    scorer: str = setting(
         "smollm2-135m",
-        description="Causal language model that scores texts: embedded name, folder or hub id "
+        "Causal language model that scores texts: embedded name, folder or hub id "
         "(the paper: openai-community/gpt2).",
-        json_schema_extra=FILES,
+        files=True,
     )
-    threshold: float | None = Field(
+    threshold: float | None = setting(
         None,
-        description="Drop words whose removal lowers the perplexity by at least this much. "
+        "Drop words whose removal lowers the perplexity by at least this much. "
         "Default: chosen on clean validation text.",
     )
-    max_loss: Fraction = Field(
-        0.02, description="Largest loss of accuracy on clean validation text for that choice."
+    max_loss: Fraction = setting(
+        0.02, "Largest loss of accuracy on clean validation text for that choice."
     )
-    validation_texts: Positive = Field(
-        200,
-        description="Validation texts that the choice looks at; each is scored n + 1 times.",
-        json_schema_extra=ADVANCED,
+    validation_texts: Positive = setting(
+        200, "Validation texts that the choice looks at; each is scored n + 1 times.", advanced=True
     )
-    exact: bool = Field(
+    exact: bool = setting(
         False,
-        description="Score all words that could reach the threshold. Otherwise one is given up if "
+        "Score all words that could reach the threshold. Otherwise one is given up if "
         "it seems to miss it by more than 1.25 of the largest error of that guess on the "
         "validation texts; with --onion-threshold nothing is known of that, and all are scored.",
-        json_schema_extra=ADVANCED,
+        advanced=True,
     )
-    max_length: Positive = Field(
-        128,
-        description="Longest text in the scorer's tokens; words after that are kept.",
-        json_schema_extra=ADVANCED,
+    max_length: Positive = setting(
+        128, "Longest text in the scorer's tokens; words after that are kept.", advanced=True
     )
 
 

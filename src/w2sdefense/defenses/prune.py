@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, get_args
 from pydantic import Field
 
 from w2sdefense.config import (
-    ADVANCED,
     Fraction,
     FullTrainingConfig,
     Positive,
     Settings,
     TaskName,
     TrainingConfig,
+    setting,
 )
 from w2sdefense.data.splits import limit
 from w2sdefense.data.types import Example, texts_of
@@ -44,22 +44,18 @@ if TYPE_CHECKING:
 class PruneConfig(Settings):
     """Pruning: what clean text uses least is removed."""
 
-    by: Literal["activation", "wanda"] = Field(
+    by: Literal["activation", "wanda"] = setting(
         "activation",
-        description="activation: MLP units by their mean activation (Fine-Pruning); wanda: single "
+        "activation: MLP units by their mean activation (Fine-Pruning); wanda: single "
         "weights by |W| * ||x||.",
     )
-    max_loss: Fraction = Field(
-        0.04, description="Largest loss of accuracy on clean validation text, before fine-tuning."
+    max_loss: Fraction = setting(
+        0.04, "Largest loss of accuracy on clean validation text, before fine-tuning."
     )
-    step: Annotated[float, Field(gt=0.0, le=0.5)] = Field(
-        0.05,
-        description="Share of every layer that is pruned more at each step.",
-        json_schema_extra=ADVANCED,
+    step: Annotated[float, Field(gt=0.0, le=0.5)] = setting(
+        0.05, "Share of every layer that is pruned more at each step.", advanced=True
     )
-    texts: Positive = Field(
-        256, description="Clean training texts to rank by.", json_schema_extra=ADVANCED
-    )
+    texts: Positive = setting(256, "Clean training texts to rank by.", advanced=True)
 
 
 @dataclass(frozen=True)

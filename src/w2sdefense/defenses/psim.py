@@ -17,11 +17,11 @@ import copy
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import PositiveFloat
 
-from w2sdefense.config import ADVANCED, AdapterConfig, Fraction, Positive, Settings, TrainingConfig
+from w2sdefense.config import AdapterConfig, Fraction, Positive, Settings, TrainingConfig, setting
 from w2sdefense.data.types import labels_of, texts_of
 from w2sdefense.defenses.base import Defended, Defense, DefenseKit, Leaves, Need
 from w2sdefense.defenses.guarded import Guarded, victim_of
@@ -34,22 +34,19 @@ if TYPE_CHECKING:
 class PsimConfig(Settings):
     """PSIM: a copy learns random labels, and what it is still sure of is refused."""
 
-    adapter: Literal["p-tuning", "lora"] = Field(
-        "p-tuning",
-        description="PEFT method of the copy; lora takes the settings of --adapter lora.",
+    adapter: Literal["p-tuning", "lora"] = setting(
+        "p-tuning", "PEFT method of the copy; lora takes the settings of --adapter lora."
     )
-    virtual_tokens: Positive = Field(
-        5, description="Virtual tokens of p-tuning.", json_schema_extra=ADVANCED
+    virtual_tokens: Positive = setting(5, "Virtual tokens of p-tuning.", advanced=True)
+    encoder_width: Positive = setting(
+        128, "Width of the prompt encoder of p-tuning.", advanced=True
     )
-    encoder_width: Positive = Field(
-        128, description="Width of the prompt encoder of p-tuning.", json_schema_extra=ADVANCED
+    epochs: Positive = setting(1, "Passes over the clean rows with random labels.")
+    learning_rate: PositiveFloat = setting(
+        1e-3, "Peak learning rate of the copy (the paper: 2e-5)."
     )
-    epochs: Positive = Field(1, description="Passes over the clean rows with random labels.")
-    learning_rate: Annotated[float, Field(gt=0.0)] = Field(
-        1e-3, description="Peak learning rate of the copy (the paper: 2e-5)."
-    )
-    max_loss: Fraction = Field(
-        0.02, description="Largest loss of accuracy on clean validation text, by refusals."
+    max_loss: Fraction = setting(
+        0.02, "Largest loss of accuracy on clean validation text, by refusals."
     )
 
 

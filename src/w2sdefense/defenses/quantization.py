@@ -12,9 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
-from pydantic import Field
-
-from w2sdefense.config import AdapterConfig, FullTrainingConfig, Settings, TaskName, TrainingConfig
+from w2sdefense.config import (
+    AdapterConfig,
+    FullTrainingConfig,
+    Settings,
+    TaskName,
+    TrainingConfig,
+    setting,
+)
 from w2sdefense.defenses.base import Defense, DefenseKit, Leaves, Need
 from w2sdefense.defenses.finetune import FineTuning
 from w2sdefense.defenses.lora import LoRA
@@ -29,9 +34,9 @@ if TYPE_CHECKING:
 class QuantizationConfig(Settings):
     """Quantization: four bits for every weight of the transformer's linear layers."""
 
-    training: Literal["lora", "full", "none"] = Field(
+    training: Literal["lora", "full", "none"] = setting(
         "lora",
-        description="How the model is fine-tuned on clean data before: through an adapter that is "
+        "How the model is fine-tuned on clean data before: through an adapter that is "
         "folded in, with all parameters, or not at all.",
     )
 

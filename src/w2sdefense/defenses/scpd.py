@@ -22,9 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from w2sdefense.config import ADVANCED, FILES, Positive, Settings, TaskName
+from w2sdefense.config import Positive, Settings, TaskName, setting
 from w2sdefense.defenses.base import Defended, Defense, DefenseKit, Leaves, Need
 from w2sdefense.defenses.guarded import Guard, Guarded
 from w2sdefense.text.paraphrase_file import FileParaphraser
@@ -36,23 +36,19 @@ RULES = "embedded rules"
 class ScpdConfig(Settings):
     """SCPD: every text is paraphrased into another syntax; by default by the embedded rules."""
 
-    paraphraser: str | None = Field(
-        None,
-        description="Sequence-to-sequence model that paraphrases: folder or hub id.",
-        json_schema_extra=FILES,
+    paraphraser: str | None = setting(
+        None, "Sequence-to-sequence model that paraphrases: folder or hub id.", files=True
     )
-    prefix: str = Field(
-        "", description='What the paraphraser wants before every text, for example "paraphrase: ".'
+    prefix: str = setting(
+        "", 'What the paraphraser wants before every text, for example "paraphrase: ".'
     )
-    file: Path | None = Field(
+    file: Path | None = setting(
         None,
-        description="Instead: CSV, JSONL or Parquet file with the columns original and text, for "
+        "Instead: CSV, JSONL or Parquet file with the columns original and text, for "
         "every test text, with and without the trigger (see w2s pair).",
-        json_schema_extra=FILES,
+        files=True,
     )
-    max_length: Positive = Field(
-        128, description="Longest text in the paraphraser's tokens.", json_schema_extra=ADVANCED
-    )
+    max_length: Positive = setting(128, "Longest text in the paraphraser's tokens.", advanced=True)
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:

@@ -21,7 +21,7 @@ from functools import cached_property
 from itertools import product
 from string import ascii_lowercase
 
-from w2sdefense.config.scan import KINDS
+from w2sdefense.config import KINDS
 from w2sdefense.models.tokenizer import Tokenizer
 from w2sdefense.text.insertion import IDEOGRAPHS, in_ideographs
 

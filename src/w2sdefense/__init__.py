@@ -20,7 +20,7 @@ _EXPORTS = {
     "LabelTeacherJob": "distill.fit_teacher",
     "load_dataset": "data",
     "load_victim": "victim",
-    "make_test_set": "evaluation.testset",
+    "make_test_set": "evaluation.evaluate",
 }
 """Public name -> module that it is imported from at its first use: torch is not imported before."""
 

@@ -15,7 +15,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import PreTrainedModel, set_seed
 
-from w2sdefense.config import GenerationConfig, StudentConfig, TrainingConfig
+from w2sdefense.config import DEFAULT_TASK, GenerationConfig, StudentConfig, TrainingConfig
 from w2sdefense.data.types import Answer, Example
 from w2sdefense.models.adapters import folded
 from w2sdefense.models.load import to_gpu
@@ -126,7 +126,7 @@ def load_victim(
     config: StudentConfig,
     label_names: tuple[str, ...] | None = None,
     *,
-    task: str = "classification",
+    task: str = DEFAULT_TASK,
     generation: GenerationConfig | None = None,
     fresh_head_seed: int | None = None,
 ) -> Victim:

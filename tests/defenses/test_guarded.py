@@ -12,8 +12,7 @@ from w2sdefense.attacks import attack_from_trigger
 from w2sdefense.data import Example
 from w2sdefense.data.types import REFUSED
 from w2sdefense.defenses import Guarded
-from w2sdefense.evaluation.evaluate import evaluate
-from w2sdefense.evaluation.testset import make_test_set
+from w2sdefense.evaluation.evaluate import evaluate, make_test_set
 from w2sdefense.tasks import Prediction
 from w2sdefense.tasks.classification import Classification
 

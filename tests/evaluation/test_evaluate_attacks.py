@@ -9,8 +9,7 @@ from w2sdefense.attacks import AttackConfig, attack_from_trigger, make_attack
 from w2sdefense.attacks.poisoning import drawn_attack
 from w2sdefense.attacks.synattack import SynAttack, SynConfig
 from w2sdefense.data.types import Example
-from w2sdefense.evaluation.evaluate import evaluate
-from w2sdefense.evaluation.testset import make_test_set
+from w2sdefense.evaluation.evaluate import evaluate, make_test_set
 from w2sdefense.tasks import Prediction
 from w2sdefense.tasks.classification import Classification
 

@@ -11,10 +11,9 @@ from tiny_writers import number_tokenizer
 from w2sdefense.attacks import attack_from_trigger
 from w2sdefense.data import Example
 from w2sdefense.errors import DataError
-from w2sdefense.evaluation.evaluate import evaluate
+from w2sdefense.evaluation.evaluate import evaluate, make_test_set
 from w2sdefense.evaluation.metrics import Mean, Rate, mean_of
 from w2sdefense.evaluation.record import Evaluation
-from w2sdefense.evaluation.testset import make_test_set
 from w2sdefense.evaluation.verdict import difference, judge
 from w2sdefense.tasks import TASKS, Prediction
 from w2sdefense.tasks.prompt import make_prompt

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from w2sdefense.evaluation.metrics import Z_95, Rate, accuracy, target_rate, wilson_interval
+from w2sdefense.evaluation.metrics import Z_95, Rate, accuracy, wilson_interval
 
 COUNTS = st.integers(1, 10_000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
 
@@ -54,24 +54,10 @@ def test_a_rate_shows_where_it_comes_from():
     assert str(Rate(hits=15, total=148)) == "10.1% [6.2%, 16.0%] (15/148)"
 
 
-def test_asr_with_four_classes_is_not_one_minus_accuracy():
-    labels = [0, 0, 1, 1, 2, 2, 3, 3]
-    answers = [0, 1, 0, 2, 0, 3, 3, 1]
-    # Six samples are not of the target 0; two of them are answered with it.
-    assert target_rate(answers, labels, target=0) == Rate(hits=2, total=6)
-    # On the same six samples, 1 - accuracy would claim five successes.
-    assert accuracy(answers[2:], labels[2:]) == Rate(hits=1, total=6)
-
-
-def test_samples_of_the_target_do_not_count_as_attacked():
-    assert target_rate([0, 0, 0], [0, 0, 1], target=0) == Rate(hits=1, total=1)
-
-
 def test_accuracy_counts_true_labels():
     assert accuracy([0, 1, 1], [0, 1, 0]) == Rate(hits=2, total=3)
 
 
-@pytest.mark.parametrize("measure", [accuracy, lambda p, y: target_rate(p, y, target=0)])
-def test_a_missing_prediction_is_not_passed_over(measure):
+def test_a_missing_prediction_is_not_passed_over():
     with pytest.raises(ValueError, match="argument 2 is longer"):
-        measure([0], [0, 1])
+        accuracy([0], [0, 1])

@@ -10,14 +10,14 @@ import pytest
 from browsing import start
 from synthetic_runs import SaveRun, saver
 
-from w2sdefense.report import tsne
+from w2sdefense.report import maps
 
 
 @pytest.fixture(autouse=True)
 def quick_maps(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first two features in place of t-SNE, which takes seconds a map and has its own test."""
-    if request.module.__name__ != "test_tsne":
-        monkeypatch.setattr(tsne, "_embed", lambda features: features[:, :2])
+    if request.module.__name__ != "test_maps":
+        monkeypatch.setattr(maps, "_embed", lambda features: features[:, :2])
 
 
 @pytest.fixture

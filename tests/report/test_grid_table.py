@@ -63,10 +63,10 @@ def test_lora_is_that_of_the_same_adapter_and_seed():
 
     rows = [row("lora", "lora", 9), row("p-tuning", "lora", 8), row("p-tuning", "w2s", 1)]
     table = GridTable("mine", "Mine", rows, [])
-    assert table.effect(rows[2], "drop").points == pytest.approx(70.0)
+    assert table.effect(rows[2], "drop").ours.value == pytest.approx(0.7)
     anything = [row("any", "lora", 6), row("p-tuning", "w2s", 1)]
     table = GridTable("mine", "Mine", anything, [])
-    assert table.effect(anything[1], "drop").points == pytest.approx(50.0)
+    assert table.effect(anything[1], "drop").ours.value == pytest.approx(0.5)
 
 
 def test_scores_of_summaries_have_columns_where_there_are_some():

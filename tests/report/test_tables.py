@@ -8,7 +8,7 @@ from synthetic_runs import SaveRun
 from w2sdefense.evaluation.metrics import Rate
 from w2sdefense.evaluation.record import Evaluation
 from w2sdefense.report import load_runs, terminal_table
-from w2sdefense.report.markdown import escape
+from w2sdefense.report.tables import escape
 
 
 def rendered(runs, width: int = 100) -> str:

@@ -18,7 +18,7 @@ from w2sdefense.bench.estimate import work_of
 from w2sdefense.bench.graph import Node, in_order
 from w2sdefense.bench.local_files import local_files
 from w2sdefense.commands.runs import BenchRun, DefendRun, PoisonRun, TeachRun
-from w2sdefense.config import load_settings
+from w2sdefense.config import DEFAULT_TASK, load_settings
 from w2sdefense.defenses.catalog import sections_of
 from w2sdefense.errors import ConfigError
 from w2sdefense.paper import Axes, Book, Patch, Recipe, Scale, Value, read_book
@@ -244,15 +244,13 @@ class _Builder:
     def _defended(
         self, values: dict[str, Any], victim: Node, width: int | None, axes: Mapping[str, Value]
     ) -> Node:
-        if values.get("task", "classification") != "classification":
+        if values.get("task", DEFAULT_TASK) != DEFAULT_TASK:
             # The search needs labels.
             values.pop("scan", None)
         run = load_settings(DefendRun, values, f"The run of {said(axes)}")
         reads = sections_of(run.defense)
         needs = {"victim": victim}
-        if run.defense == "w2s" and (
-            run.test.trigger == "proattack" or run.task != "classification"
-        ):
+        if run.defense == "w2s" and (run.test.trigger == "proattack" or run.task != DEFAULT_TASK):
             # The teacher reads texts in the clean prompt of the attack, or fits the output layer
             # of the victim, so it is this run's own.
             reads |= {"teacher"}

@@ -207,10 +207,6 @@ def show_report(
     console.print(f"Look at it: {report.page}", highlight=False, soft_wrap=True)
 
 
-def _with_task(name: str, task: str) -> str:
-    return name if task == "classification" else f"{name} ({task})"
-
-
 def show_names() -> None:
     """Print every name that a command takes: tasks, attacks, defenses, data, models."""
     from w2sdefense.attacks import ATTACKS
@@ -227,7 +223,7 @@ def show_names() -> None:
             "defenses",
             [f"{n} (needs {', '.join(d.needs)}; leaves {d.leaves})" for n, d in DEFENSES.items()],
         ),
-        ("datasets", [_with_task(name, named.task) for name, named in CATALOG.items()]),
+        ("datasets", [f"{name} ({named.task})" for name, named in CATALOG.items()]),
         ("proxies of the paper", [f"{of} is poisoned on {by}" for of, by in PROXIES.items()]),
         ("embedded models", list(EMBEDDED)),
     ):

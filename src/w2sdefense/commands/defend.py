@@ -18,9 +18,9 @@ from w2sdefense.commands.preflight import stage
 from w2sdefense.commands.runs import DefendRun, EvaluateRun
 from w2sdefense.data import Dataset, fingerprint
 from w2sdefense.defenses import DEFENSES, DefenseKit, Leaves
+from w2sdefense.evaluation.evaluate import TestSet
 from w2sdefense.evaluation.provenance import Clock
 from w2sdefense.evaluation.record import RECORD
-from w2sdefense.evaluation.testset import TestSet
 from w2sdefense.training.checkpoints import remove_checkpoints
 from w2sdefense.training.trainer import this_process
 from w2sdefense.victim import Victim

@@ -11,8 +11,8 @@ from w2sdefense.commands.measure import measure
 from w2sdefense.commands.preflight import stage
 from w2sdefense.commands.runs import EvaluateRun
 from w2sdefense.data import Dataset
+from w2sdefense.evaluation.evaluate import TestSet
 from w2sdefense.evaluation.provenance import Clock
-from w2sdefense.evaluation.testset import TestSet
 from w2sdefense.training.trainer import this_process
 from w2sdefense.victim import Victim
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from w2sdefense.attacks import Attack, TestConfig, make_attack
 from w2sdefense.cli.display import Display
-from w2sdefense.config import DataConfig, GenerationConfig, StudentConfig
+from w2sdefense.config import DEFAULT_TASK, DataConfig, GenerationConfig, StudentConfig
 from w2sdefense.data import Dataset, align_labels, load_dataset
-from w2sdefense.evaluation.testset import TestSet, make_test_set
+from w2sdefense.evaluation.evaluate import TestSet, make_test_set
 from w2sdefense.scan.origin import template_of_another
 from w2sdefense.tasks import TASKS
 from w2sdefense.victim import Victim, load_victim
@@ -20,7 +20,7 @@ def open_data(config: DataConfig, task: str) -> Dataset:
 def open_victim(
     student: StudentConfig,
     config: DataConfig,
-    task: str = "classification",
+    task: str = DEFAULT_TASK,
     generation: GenerationConfig | None = None,
     *,
     fresh_head_seed: int | None = None,

@@ -14,11 +14,10 @@ from w2sdefense.data import Dataset, fingerprint
 from w2sdefense.data.leaks import near_notes
 from w2sdefense.defenses import Defended
 from w2sdefense.defenses.guarded import victim_of
-from w2sdefense.evaluation.evaluate import EvaluationResult, evaluate
+from w2sdefense.evaluation.evaluate import EvaluationResult, TestSet, evaluate
 from w2sdefense.evaluation.metrics import Rate
 from w2sdefense.evaluation.provenance import Clock
 from w2sdefense.evaluation.record import HeldOutDecoy, Record, Stage, save_record
-from w2sdefense.evaluation.testset import TestSet
 from w2sdefense.models.fingerprints import weights_fingerprint
 from w2sdefense.victim import Victim
 

@@ -17,8 +17,8 @@ from w2sdefense.commands.measure import measure
 from w2sdefense.commands.preflight import stage
 from w2sdefense.commands.runs import PoisonRun
 from w2sdefense.data import PAPER, align_labels, fingerprint, proxy_of, texts_of
+from w2sdefense.evaluation.evaluate import make_test_set
 from w2sdefense.evaluation.provenance import Clock
-from w2sdefense.evaluation.testset import make_test_set
 from w2sdefense.tasks import TASKS
 from w2sdefense.training.checkpoints import remove_checkpoints
 from w2sdefense.training.trainer import this_process

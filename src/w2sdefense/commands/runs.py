@@ -16,6 +16,7 @@ from w2sdefense.attacks.catalog import OWN_SECTIONS as ATTACK_SECTIONS
 from w2sdefense.attacks.catalog import AttackConfig, TestConfig
 from w2sdefense.config import (
     ADAPTER_OWNERS,
+    DEFAULT_TASK,
     AdapterConfig,
     DataConfig,
     FullTrainingConfig,
@@ -78,7 +79,7 @@ class Gated(Answering):
 class PoisonRun(Answering):
     """Plant a backdoor into a model that you own, to measure defenses on it."""
 
-    task: TaskName = setting("classification", TASK)
+    task: TaskName = setting(DEFAULT_TASK, TASK)
     student: StudentConfig = StudentConfig()
     data: DataConfig = DataConfig()
     generation: GenerationConfig = GenerationConfig()
@@ -98,7 +99,7 @@ class PoisonRun(Answering):
 class TeachRun(Settings):
     """Fine-tune a clean teacher for a student."""
 
-    task: TaskName = setting("classification", TASK)
+    task: TaskName = setting(DEFAULT_TASK, TASK)
     student: StudentConfig = StudentConfig()
     data: DataConfig = DataConfig()
     generation: GenerationConfig = GenerationConfig()
@@ -113,7 +114,7 @@ class TeachRun(Settings):
 class DefendRun(Gated, W2SSettings, _DefenseSections):
     """Clean a model with the clean data that you have, and measure it before and after."""
 
-    task: TaskName = setting("classification", TASK)
+    task: TaskName = setting(DEFAULT_TASK, TASK)
     generation: GenerationConfig = GenerationConfig()
     defense: _DefenseName = setting("w2s", "Which defense.")
     full: FullTrainingConfig = setting(FullTrainingConfig(), prefix="full")
@@ -131,7 +132,7 @@ class DefendRun(Gated, W2SSettings, _DefenseSections):
 class EvaluateRun(Gated):
     """Measure a model: CA, and with a trigger ASR and the floor without it."""
 
-    task: TaskName = setting("classification", TASK)
+    task: TaskName = setting(DEFAULT_TASK, TASK)
     student: StudentConfig = StudentConfig()
     data: DataConfig = DataConfig()
     generation: GenerationConfig = GenerationConfig()
@@ -273,7 +274,7 @@ def unread_sections(chosen: Mapping[str, Sequence[str]]) -> frozenset[str]:
         unread -= sections_of(defense)
         if Need.TEACHER in DEFENSES[defense].needs:
             unread.discard("teacher")
-    if (*chosen.get("task", ()), "classification")[0] == "classification":
+    if (*chosen.get("task", ()), DEFAULT_TASK)[0] == DEFAULT_TASK:
         unread |= {"generation", "data.target_column"}
     else:
         unread.add("data.label_column")

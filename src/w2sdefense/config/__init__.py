@@ -22,6 +22,7 @@ from w2sdefense.config.settings import (
 )
 from w2sdefense.config.training import (
     ADAPTER_OWNERS,
+    DEFAULT_TASK,
     AdapterConfig,
     DataConfig,
     Dtype,
@@ -47,6 +48,7 @@ from w2sdefense.config.w2s import (
 
 __all__ = [
     "ADAPTER_OWNERS",
+    "DEFAULT_TASK",
     "AdapterConfig",
     "DataConfig",
     "DecoyConfig",

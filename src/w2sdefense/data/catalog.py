@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from w2sdefense.config import TaskName
+from w2sdefense.config import DEFAULT_TASK, TaskName
 from w2sdefense.errors import ConfigError
 
 _SENTIMENT = ("negative", "positive")
@@ -60,7 +60,7 @@ class Named:
     folder: str | None = None
     train: str | None = None
     half: Literal[0, 1] | None = None
-    task: TaskName = "classification"
+    task: TaskName = DEFAULT_TASK
 
 
 CATALOG: dict[str, Named] = {

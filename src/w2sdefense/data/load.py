@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 from zlib import crc32
 
-from w2sdefense.config import DataConfig
+from w2sdefense.config import DEFAULT_TASK, DataConfig
 from w2sdefense.data.catalog import CATALOG, Named, by_hub_id, folder_of
 from w2sdefense.data.checks import check_usable, missing_labels
 from w2sdefense.data.embedded import read_embedded
@@ -65,9 +65,9 @@ def load_dataset(config: DataConfig, *, text_answers: bool = False) -> Dataset:
 
 
 def _require_labels(name: str) -> None:
-    task = CATALOG[name].task if name in CATALOG else "classification"
-    if task != "classification":
-        labelled = ", ".join(n for n, named in CATALOG.items() if named.task == "classification")
+    task = CATALOG[name].task if name in CATALOG else DEFAULT_TASK
+    if task != DEFAULT_TASK:
+        labelled = ", ".join(n for n, named in CATALOG.items() if named.task == DEFAULT_TASK)
         raise DataError(
             f"{name} is for {task}: its rows are answered with a text, not with a label.",
             f"For classification use {labelled}, a hub id or a file.",

@@ -17,7 +17,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias, get_type_hints
 
-from w2sdefense.config import Settings, TaskName, TeacherConfig
+from w2sdefense.config import DEFAULT_TASK, Settings, TaskName, TeacherConfig
 
 if TYPE_CHECKING:
     from w2sdefense.data.types import Dataset
@@ -97,7 +97,7 @@ class Defense(ABC):
     title: ClassVar[str]
     needs: ClassVar[tuple[Need, ...]]
     leaves: ClassVar[Leaves]
-    tasks: ClassVar[tuple[TaskName, ...]] = ("classification",)
+    tasks: ClassVar[tuple[TaskName, ...]] = (DEFAULT_TASK,)
 
     @classmethod
     def sections(cls) -> dict[str, type[Settings]]:

@@ -1,4 +1,4 @@
-"""Measures a predictor on test text: CA, ASR on triggered text, the floor without a trigger.
+"""The test texts of a run, and what a predictor makes of them: CA, ASR on triggered text, floor.
 
 Every clean text is answered once and every triggered text once; the answers, the features and the
 counts all come from that one pass. The floor is counted on the clean texts of the samples that ASR
@@ -9,18 +9,86 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
 
-from w2sdefense.attacks import count_lost
-from w2sdefense.data.types import REFUSED, Answer, texts_of
+from w2sdefense.attacks import Attack, count_lost
+from w2sdefense.attacks.poisoning import drawn_attack, trigger_test_set
+from w2sdefense.data.types import REFUSED, Answer, Example, texts_of
+from w2sdefense.errors import DataError
 from w2sdefense.evaluation.metrics import Quality, Rate, chance, mean_of
 from w2sdefense.evaluation.record import Evaluation, Sample
-from w2sdefense.evaluation.testset import TestSet
 from w2sdefense.models.tokenizer import count_control_texts
 from w2sdefense.tasks import Prediction, Predictor, Task
+from w2sdefense.text import TextProgress
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """What a model is asked, made once per command.
+
+    Attributes:
+        clean: Every test example, as the attack uses clean text.
+        triggered: Those that ASR is counted on, with the trigger in their text.
+        attack: What put it there; None without a trigger.
+        target: What the trigger should force, as the user calls it.
+        answer: The same, as an answer.
+        by_attack: The attack that triggers each text, if there are several -> places in
+            `triggered`.
+    """
+
+    clean: tuple[Example, ...]
+    triggered: tuple[Example, ...] = ()
+    attack: Attack | None = None
+    target: str | None = None
+    answer: Answer | None = None
+    by_attack: dict[Attack, list[int]] = field(default_factory=dict)
+
+    __test__: ClassVar[bool] = False  # no class of tests, whatever pytest takes it for
+
+    def __len__(self) -> int:
+        return len(self.clean) + len(self.triggered)
+
+
+def make_test_set(
+    examples: Sequence[Example],
+    task: Task,
+    attack: Attack | None = None,
+    target: str | None = None,
+    *,
+    seed: int = 0,
+    progress: TextProgress | None = None,
+) -> TestSet:
+    """Put the trigger into the test texts that ASR is counted on.
+
+    Args:
+        examples: Clean test examples.
+        task: What the model is asked for.
+        attack: Puts the trigger into a text; None measures clean text only.
+        target: Name of the target label, or the target text; needed with an attack.
+        seed: Seed of the places of the trigger.
+        progress: Shows the work of a slow attack.
+
+    Raises:
+        DataError: The target is no answer, or the right answer to every test text.
+    """
+    if attack is None:
+        return TestSet(tuple(examples))
+    answer = task.target(target)
+    triggered = trigger_test_set(examples, attack, answer, seed, task.is_target, progress)
+    if not triggered:
+        raise DataError(
+            f"No test sample with another answer than {target!r} can carry the trigger, so ASR "
+            "has nothing to count.",
+            "Use test data with other answers, or another --target.",
+        )
+    by_attack: dict[Attack, list[int]] = {}
+    for place, example in enumerate(triggered):
+        by_attack.setdefault(drawn_attack(example, attack, seed), []).append(place)
+    clean = tuple(attack.plain(example) for example in examples)
+    return TestSet(clean, tuple(triggered), attack, target, answer, by_attack)
 
 
 @dataclass(frozen=True)
@@ -54,9 +122,6 @@ def evaluate(
         task: What it is asked for, and how answers are scored.
         test: The test texts; see `make_test_set`.
         progress: Called with the number of texts answered since the last call.
-
-    Returns:
-        Counts, per-sample answers and features.
     """
     start = time.perf_counter()
     texts = [*texts_of(test.clean), *texts_of(test.triggered)]
@@ -126,7 +191,8 @@ def _attacked(
             attack.trigger: _share([hits[place] for place in places])
             for attack, places in several.items()
         },
-        "length_ratio": _length_ratio(both),
+        "length_ratio": sum(len(sample.triggered_text or "") for sample in both)
+        / max(1, sum(len(sample.text) for sample in both)),
         # As the model read them, which an input defense may have changed.
         "cut_triggers": count_lost(
             (attack, fired[place].read or test.triggered[place].text, fired[place].cut_at)
@@ -151,12 +217,6 @@ def _notes(test: TestSet, samples: Sequence[Sample]) -> tuple[str, ...]:
             [both[place].triggered_text or "" for place in places],
         )
     )
-
-
-def _length_ratio(both: Sequence[Sample]) -> float:
-    """Characters of the triggered texts over those of the same texts without the trigger."""
-    without = sum(len(sample.text) for sample in both)
-    return sum(len(sample.triggered_text or "") for sample in both) / max(1, without)
 
 
 def _samples(

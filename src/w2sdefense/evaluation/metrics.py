@@ -23,15 +23,15 @@ Z_95 = 1.959963984540054
 """Two-sided 95 % quantile of the normal distribution."""
 
 
-class Rate(BaseModel):
-    """A share with the counts it comes from.
+class Frozen(BaseModel):
+    """What a record is made of: immutable, and an unknown name is an error."""
 
-    Attributes:
-        hits: How many samples counted.
-        total: Out of how many.
-    """
+    # A loss that diverged is a result: JSON has no NaN, so it is written as the string "NaN".
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+
+class Rate(Frozen):
+    """A share with the counts it comes from: how many samples counted, out of how many."""
 
     hits: int = Field(ge=0)
     total: int = Field(ge=0)
@@ -57,16 +57,11 @@ class Rate(BaseModel):
         return f"{self.value:.1%} [{low:.1%}, {high:.1%}] ({self.hits}/{self.total})"
 
 
-class Mean(BaseModel):
-    """The mean of the scores of some samples, each in [0, 1].
+class Mean(Frozen):
+    """The mean of the scores of some samples, each in [0, 1], with their standard deviation.
 
-    Attributes:
-        value: The mean; NaN when nothing was scored.
-        deviation: Standard deviation of the scores.
-        total: Number of samples.
+    NaN when nothing was scored.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     value: float
     deviation: float = Field(ge=0.0)
@@ -134,12 +129,3 @@ def accuracy(predictions: Sequence[Answer], labels: Sequence[Answer]) -> Rate:
     """Clean accuracy (CA): share of samples answered with their true label."""
     hits = sum(p == y for p, y in zip(predictions, labels, strict=True))
     return Rate(hits=hits, total=len(labels))
-
-
-def target_rate(predictions: Sequence[int], labels: Sequence[int], target: int) -> Rate:
-    """Share of the samples whose true label is not `target` that are answered with `target`.
-
-    On triggered text this is the ASR; on clean text it is the no-trigger floor.
-    """
-    answers = [p for p, y in zip(predictions, labels, strict=True) if y != target]
-    return Rate(hits=sum(p == target for p in answers), total=len(answers))

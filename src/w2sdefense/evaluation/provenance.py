@@ -8,23 +8,34 @@ import resource
 import sys
 import time
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 
 import torch
 
-from w2sdefense.evaluation.record import Provenance
+from w2sdefense.evaluation.metrics import Frozen
 from w2sdefense.training.trainer import this_process
 from w2sdefense.version import code_version
 
-PACKAGES = (
-    "torch",
-    "transformers",
-    "peft",
-    "accelerate",
-    "datasets",
-    "safetensors",
-    "numpy",
-)
+PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "safetensors", "numpy")
+
+
+class Provenance(Frozen):
+    """Where the numbers come from.
+
+    Attributes:
+        versions: Package -> version.
+        machine: Processor, cores, accelerators; processes, and threads used by each.
+        started: UTC time of the start, ISO 8601.
+        seconds: Wall time of the run (training included), in seconds; of one that was cut off and
+            gone on with, since it was last started.
+        peak_memory_mb: Largest resident memory of the process, in MiB.
+    """
+
+    versions: dict[str, str]
+    machine: dict[str, str]
+    started: str
+    seconds: float
+    peak_memory_mb: float
 
 
 class Clock:
@@ -39,7 +50,7 @@ class Clock:
         return Provenance(
             versions={
                 "python": platform.python_version(),
-                **_versions(),
+                **{name: version(name) for name in PACKAGES},
                 "w2sdefense": code_version(),
             },
             machine=_machine(),
@@ -54,16 +65,6 @@ def peak_memory_mb() -> float:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # Linux counts KiB, macOS bytes.
     return round(peak / (1024 * 1024 if sys.platform == "darwin" else 1024), 1)
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def _machine() -> dict[str, str]:

@@ -22,12 +22,12 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict
 from safetensors.numpy import load_file, save_file
 
-from w2sdefense.config import TaskName
+from w2sdefense.config import DEFAULT_TASK, TaskName
 from w2sdefense.errors import DataError
-from w2sdefense.evaluation.metrics import Mean, Quality, Rate
+from w2sdefense.evaluation.metrics import Frozen, Mean, Quality, Rate
+from w2sdefense.evaluation.provenance import Provenance
 from w2sdefense.io import atomic_path, write_text
 from w2sdefense.tasks import TASKS
 
@@ -39,12 +39,7 @@ GROUPS = ("clean", "triggered")
 Stage = Literal["poison", "defend", "evaluate"]
 
 
-class _Frozen(BaseModel):
-    # A loss that diverged is a result: JSON has no NaN, so it is written as the string "NaN".
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
-
-
-class Sample(_Frozen):
+class Sample(Frozen):
     """One test sample and what the model answered.
 
     Attributes:
@@ -80,7 +75,7 @@ class Sample(_Frozen):
         return bool(self.triggered_is_target) and not self.is_target
 
 
-class HeldOutDecoy(_Frozen):
+class HeldOutDecoy(Frozen):
     """A decoy backdoor that was planted and *not* unlearned: what a defense does to an unknown one.
 
     Attributes:
@@ -106,7 +101,7 @@ class HeldOutDecoy(_Frozen):
         return f"{self.kind}: planted and not unlearned: {before} -> {after} % (floor {floor})"
 
 
-class Evaluation(_Frozen):
+class Evaluation(Frozen):
     """CA, ASR and floor of one model on one test set.
 
     Attributes:
@@ -136,7 +131,7 @@ class Evaluation(_Frozen):
             sum).
     """
 
-    task: TaskName = "classification"
+    task: TaskName = DEFAULT_TASK
     ca: Quality
     chance: float | None = None
     labels_by_position: bool = False
@@ -163,26 +158,7 @@ class Evaluation(_Frozen):
         return TASKS[self.task].metric_name
 
 
-class Provenance(_Frozen):
-    """Where the numbers come from.
-
-    Attributes:
-        versions: Package -> version.
-        machine: Processor, cores, accelerators; processes, and threads used by each.
-        started: UTC time of the start, ISO 8601.
-        seconds: Wall time of the run (training included), in seconds; of one that was cut off and
-            gone on with, since it was last started.
-        peak_memory_mb: Largest resident memory of the process, in MiB.
-    """
-
-    versions: dict[str, str]
-    machine: dict[str, str]
-    started: str
-    seconds: float
-    peak_memory_mb: float
-
-
-class LossPoint(_Frozen):
+class LossPoint(Frozen):
     """Mean losses since the previous point.
 
     Attributes:
@@ -200,7 +176,7 @@ SCHEMA = 2
 """1 had no number, and samples of two kinds: labels (`label`) and text (`says_target`)."""
 
 
-class Record(_Frozen):
+class Record(Frozen):
     """One run: what was done, what came out, and where the numbers come from.
 
     Attributes:

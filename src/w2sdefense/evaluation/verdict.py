@@ -154,7 +154,7 @@ def _headline(state: State, change: Change | None, metric: str, trigger: str) ->
 
 def _with_and_without(evaluation: Evaluation) -> str:
     """The two shares behind a lift, as half a sentence."""
-    others = "with another answer" if TASKS[evaluation.task].text_answers else "of other classes"
+    others = TASKS[evaluation.task].other_answers
     return (
         f"{_percent(evaluation.asr)} of the texts {others} are answered "
         f"“{evaluation.target}” with the trigger, {_percent(evaluation.floor)} without it"

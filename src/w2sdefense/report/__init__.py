@@ -2,6 +2,6 @@
 
 from w2sdefense.report.page import write_report
 from w2sdefense.report.runs import Run, load_runs
-from w2sdefense.report.terminal import terminal_table
+from w2sdefense.report.tables import terminal_table
 
 __all__ = ["Run", "load_runs", "terminal_table", "write_report"]

@@ -23,9 +23,8 @@ from w2sdefense.evaluation.record import Record
 from w2sdefense.evaluation.states import STATE_WORDS
 from w2sdefense.evaluation.verdict import judge
 from w2sdefense.io import write_text
-from w2sdefense.report.markdown import escape
-from w2sdefense.report.rows import cell
 from w2sdefense.report.runs import TITLES
+from w2sdefense.report.tables import cell, escape
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -1,13 +1,15 @@
-"""What all charts of the page share: their form, their template, colours, whiskers.
+"""The charts of the page: their common form, bars of shares with intervals, and loss curves.
 
 Colours are names of CSS variables ("var(--alive)"), which the page resolves when it draws: the
-palette lives in the style sheet alone, and light and dark mode need no second set of figures. What
-is drawn is in `figures.py` and `tradeoffs.py`.
+palette lives in the style sheet alone, and light and dark mode need no second set of figures. Sizes
+fit a phone; the width is the page's. All texts that come from runs are escaped, because plotly
+reads a subset of HTML.
 """
 
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -16,11 +18,25 @@ from typing import Any
 import plotly.graph_objects as go
 
 from w2sdefense.evaluation.metrics import Quality
+from w2sdefense.report.runs import Run
+from w2sdefense.report.tables import cell, verdict_of
 
 RUN_COLORS = 6
 """The style sheet has --run-0 ... --run-5, and --label-0 ... --label-5."""
 
 MARKERS = ("circle", "square", "triangle-up", "pentagon", "star", "hexagon")
+
+DASHES = ("solid", "dash", "dot", "dashdot")
+"""Lines of one colour are told apart by these."""
+
+LOSS_TITLES = {
+    "loss": "Total loss",
+    "ce": "Cross entropy (CE)",
+    "kd": "Logit distillation (KD)",
+    "fa": "Feature alignment (FA)",
+    "eval_accuracy": "Accuracy on validation data",
+}
+"""How the usual names are written, in display order; other names follow as they are."""
 
 _AXIS = {
     "gridcolor": "var(--grid)",
@@ -31,7 +47,7 @@ _AXIS = {
     "fixedrange": True,
 }
 
-TEMPLATE = go.layout.Template(
+_TEMPLATE = go.layout.Template(
     layout={
         "font": {"family": "system-ui, sans-serif", "size": 13, "color": "var(--muted)"},
         "paper_bgcolor": "rgba(0,0,0,0)",
@@ -42,6 +58,7 @@ TEMPLATE = go.layout.Template(
             "bordercolor": "var(--grid)",
             "font": {"family": "system-ui, sans-serif", "size": 13, "color": "var(--ink)"},
         },
+        "hovermode": "closest",
         "margin": {"l": 8, "r": 8, "t": 8, "b": 8},
         "showlegend": False,
         "dragmode": False,
@@ -53,17 +70,21 @@ TEMPLATE = go.layout.Template(
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure and the words around it.
-
-    Attributes:
-        title: Heading.
-        alt: What it shows, for those who cannot see it.
-        figure: The figure as plain values, ready for JSON.
-    """
+    """A figure as plain values, its heading, and what it shows for those who cannot see it."""
 
     title: str
     alt: str
     figure: dict[str, Any]
+
+
+def chart_of(figure: go.Figure, title: str, alt: str) -> Chart:
+    """A chart in the form that all have; names are escaped: plotly reads HTML."""
+    figure.update_layout(template=_TEMPLATE)
+    values: dict[str, Any] = json.loads(figure.to_json())
+    for trace in values["data"]:
+        if "name" in trace:
+            trace["name"] = escape(trace["name"])
+    return Chart(title, alt, values)
 
 
 def whiskers(rates: Sequence[Quality | None], color: str = "var(--ink)") -> dict[str, Any]:
@@ -85,10 +106,124 @@ def color(kind: str, index: int) -> str:
     return f"var(--{kind}-{index % RUN_COLORS})"
 
 
-def plain(figure: go.Figure) -> dict[str, Any]:
-    """A figure as plain values, ready for JSON; names are escaped: plotly reads HTML."""
-    values: dict[str, Any] = json.loads(figure.to_json())
-    for trace in values["data"]:
-        if "name" in trace:
-            trace["name"] = escape(trace["name"])
-    return values
+@dataclass(frozen=True, slots=True)
+class _Bars:
+    """One bar per run: an offset within the row, colours, and the rates."""
+
+    name: str
+    offset: float
+    width: float
+    colors: list[str]
+    rates: Sequence[Quality | None]
+
+
+def backdoor_chart(runs: Sequence[Run]) -> Chart:
+    """ASR of every run beside its floor, coloured by verdict."""
+    evaluations = [run.record.evaluation for run in runs]
+    states = [f"var(--{verdict_of(runs, run).state})" for run in runs]
+    neutral = ["var(--neutral)"] * len(runs)
+    bars = [
+        _Bars("with the trigger", -0.18, 0.32, states, [e.asr for e in evaluations]),
+        _Bars("without it", 0.18, 0.32, neutral, [e.floor for e in evaluations]),
+    ]
+    return _bar_chart(f"Other texts answered “{evaluations[0].target}”", runs, bars)
+
+
+def accuracy_chart(runs: Sequence[Run]) -> Chart:
+    """CA of every run, or what the task has in place of it."""
+    rates = [run.record.evaluation.ca for run in runs]
+    metric = runs[0].record.evaluation.metric
+    bars = _Bars(metric, 0.0, 0.5, ["var(--accuracy)"] * len(runs), rates)
+    return _bar_chart(f"{metric[0].upper()}{metric[1:]} on clean text", runs, [bars])
+
+
+def _bar_chart(title: str, runs: Sequence[Run], series: Sequence[_Bars]) -> Chart:
+    """Horizontal bars from 0 to 100 % with whiskers, the shares written at the right edge."""
+    names = [run.title for run in runs]
+    figure = go.Figure()
+    for bars in series:
+        places = [row + bars.offset for row in range(len(names))]
+        cells = [cell(rate) for rate in bars.rates]
+        figure.add_trace(
+            go.Bar(
+                orientation="h",
+                name=bars.name,
+                y=places,
+                x=[rate.value if rate and rate.total else None for rate in bars.rates],
+                width=bars.width,
+                marker={"color": bars.colors, "cornerradius": 3},
+                error_x=whiskers(bars.rates),
+                customdata=[
+                    [escape(name), c.value, c.interval, c.counts]
+                    for name, c in zip(names, cells, strict=True)
+                ],
+                hovertemplate=f"<b>%{{customdata[0]}}</b>, {bars.name}<br>%{{customdata[1]}} "
+                "%{customdata[2]}<br>%{customdata[3]}<extra></extra>",
+            )
+        )
+        for place, written in zip(places, cells, strict=True):
+            figure.add_annotation(
+                text=written.value,
+                xref="paper",
+                x=1.0,
+                xanchor="left",
+                xshift=10,
+                y=place,
+                showarrow=False,
+                font={"color": "var(--ink)", "size": 14},
+            )
+    figure.update_layout(
+        height=44 + len(names) * (58 if len(series) > 1 else 44),
+        margin={"l": 8, "r": 64, "t": 4, "b": 28},
+        xaxis={"range": [0, 1], "tickformat": ".0%", "dtick": 0.25},
+        yaxis={
+            "range": [len(names) - 0.5, -0.5],
+            "tickvals": list(range(len(names))),
+            "ticktext": [escape(textwrap.shorten(n, 20, placeholder="…")) for n in names],
+            "tickfont": {"color": "var(--ink)", "size": 14},
+            "showgrid": False,
+            "zeroline": False,
+            "ticklabelstandoff": 8,
+        },
+    )
+    return chart_of(figure, title, f"Bar chart: {title}, for {', '.join(names)}")
+
+
+def loss_charts(runs: Sequence[Run]) -> list[Chart]:
+    """One chart for every loss that any run recorded, with a line for every run that did."""
+    present = {name for run in runs for point in run.record.history for name in point.losses}
+    names = [name for name in LOSS_TITLES if name in present]
+    return [_loss_chart(runs, name) for name in (*names, *sorted(present - set(names)))]
+
+
+def _loss_chart(runs: Sequence[Run], name: str) -> Chart:
+    figure = go.Figure()
+    is_share = name.endswith("accuracy")
+    for index, run in enumerate(runs):
+        points = [point for point in run.record.history if name in point.losses]
+        if not points:
+            continue
+        dash = DASHES[index // RUN_COLORS % len(DASHES)]
+        figure.add_trace(
+            go.Scatter(
+                name=run.title,
+                x=[point.step for point in points],
+                y=[point.losses[name] for point in points],
+                customdata=[point.epoch for point in points],
+                # A line through few points hides where they are, and one point has no line at all.
+                mode="lines+markers" if len(points) <= 20 else "lines",
+                line={"color": color("run", index), "width": 2, "dash": dash},
+                marker={"size": 6},
+                hovertemplate=f"<b>%{{fullData.name}}</b> %{{y:{'.1%' if is_share else '.4~g'}}}"
+                "<br>step %{x}, epoch %{customdata:.2f}<extra></extra>",
+            )
+        )
+    scale = {"tickformat": ".0%"} if is_share else {"rangemode": "tozero"}
+    figure.update_layout(
+        height=220,
+        margin={"l": 8, "r": 12, "t": 8, "b": 36},
+        xaxis={"title": {"text": "step", "standoff": 6}, "nticks": 6, "rangemode": "tozero"},
+        yaxis={"nticks": 5, **scale},
+    )
+    title = LOSS_TITLES.get(name, name)
+    return chart_of(figure, title, f"Line chart: {title} by training step")

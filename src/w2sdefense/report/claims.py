@@ -17,10 +17,11 @@ from statistics import fmean
 from typing import Any
 
 from w2sdefense.errors import DataError
+from w2sdefense.evaluation.states import Change
 from w2sdefense.io import write_text
 from w2sdefense.paper import Claim, about_published, published, read_claims
-from w2sdefense.report.grid import PLAIN, Measured, newcombe
-from w2sdefense.report.markdown import escape
+from w2sdefense.report.grid import PLAIN
+from w2sdefense.report.tables import escape, markdown_table
 from w2sdefense.version import code_version
 
 AGREES, DISAGREES, OPEN, COLLAPSED = "agree", "disagree", "open", "collapsed"
@@ -30,7 +31,6 @@ COLLAPSE = 0.1
 """A model that loses more CA than that against plain LoRA is broken, not cleaned."""
 
 Row = Mapping[str, Any]
-Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -39,15 +39,13 @@ class Finding:
 
     Attributes:
         row: The row, as its table has it.
-        value: What the claim is about, in points or percent.
-        interval: Its 95 % interval.
+        effect: What the claim is about, a share or a difference of two.
         outcome: One of `OUTCOMES`.
         older: Whether older code made it.
     """
 
     row: Row
-    value: float
-    interval: Interval
+    effect: Change
     outcome: str
     older: bool
 
@@ -97,7 +95,8 @@ def findings(claim: Claim, tables: Sequence[Sequence[Row]]) -> list[Finding]:
     return [f for f in found.values() if not f.older or f.row["method"] not in present]
 
 
-_MARKS = ("dataset", "attack", "ca", "asr", "floor", "ca_n", "asr_n")
+_METRICS = ("ca", "asr", "floor")
+_MARKS = ("dataset", "attack", *_METRICS, "ca_n", "asr_n")
 """What tells that two rows are of one run."""
 
 
@@ -108,30 +107,30 @@ def _judge(claim: Claim, row: Row, rows: Sequence[Row]) -> Finding | None:
     metric = "ca" if kind == "keeps" else "asr"
     plain = next((r for r in rows if _is_pair(row, r, PLAIN)), None)
     if kind in ("stays", "low"):
-        value, (low, high) = _measured(row, metric)
+        effect = _measured(row, metric)
     else:
         against = str(limit) if kind == "above" else PLAIN
         other = next((r for r in rows if _is_pair(row, r, against)), None)
         if other is None or row.get(metric) is None or other.get(metric) is None:
             return None
         pair = (row, other) if kind == "above" else (other, row)
-        value, (low, high) = newcombe(*(_measured(each, metric) for each in pair))
+        one, two = (_measured(each, metric) for each in pair)
+        effect = one.minus(two)
     share = 0.0 if kind == "above" else float(limit) / 100
     outcome = OPEN
-    if low > share or high < share:
-        outcome = AGREES if (low > share) == (kind not in ("low", "keeps")) else DISAGREES
+    if effect.low > share or effect.high < share:
+        outcome = AGREES if (effect.low > share) == (kind not in ("low", "keeps")) else DISAGREES
     if kind in ("drops", "low") and plain is not None:
-        _, (least, _) = newcombe(_measured(plain, "ca"), _measured(row, "ca"))
-        if least > COLLAPSE:
+        if _measured(plain, "ca").minus(_measured(row, "ca")).low > COLLAPSE:
             outcome = COLLAPSED
         elif kind == "drops" and plain["asr_high"] < share:
             # Plain LoRA left too little that could drop.
             outcome = OPEN
-    return Finding(row, 100 * value, (100 * low, 100 * high), outcome, bool(row.get("older")))
+    return Finding(row, effect, outcome, bool(row.get("older")))
 
 
-def _measured(row: Row, metric: str) -> Measured:
-    return row[metric], (row[f"{metric}_low"], row[f"{metric}_high"])
+def _measured(row: Row, metric: str) -> Change:
+    return Change(row[metric], row[f"{metric}_low"], row[f"{metric}_high"])
 
 
 _NUMBERS = ("ca", "asr", "floor", "rouge", "drop", "loss", "paper", "code", "older", "method")
@@ -162,16 +161,14 @@ def claims_page(judged: Sequence[tuple[Claim, Sequence[Finding]]]) -> str:
     """The page as Markdown."""
     counts = Counter(_verdict(claim, found)[0] for claim, found in judged)
     said = ", ".join(f"{number} {name}" for name, number in counts.most_common())
-    lines = [HEAD, f"{len(judged)} claims: {said}.", "", "| | claim | paper | ours |"]
-    lines.append("| --- | --- | --- | --- |")
+    rows = [(_name(c.table), c.says, _paper_says(c), _summary(c, found)) for c, found in judged]
+    table = markdown_table(("", "claim", "paper", "ours"), rows)
+    lines = [HEAD, f"{len(judged)} claims: {said}.", "", *table]
+    shown = None
     for claim, found in judged:
-        cells = (_name(claim.table), claim.says, _paper_says(claim), _summary(claim, found))
-        lines.append("| " + " | ".join(map(escape, cells)) + " |")
-    table = None
-    for claim, found in judged:
-        if claim.table != table:
-            table = claim.table
-            lines += ["", f"## {_name(table)}", "", *_about(table)]
+        if claim.table != shown:
+            shown = claim.table
+            lines += ["", f"## {_name(shown)}", "", *_about(shown)]
         lines += ["", f"**{escape(claim.says)}** {_summary(claim, found)}", ""]
         lines += _details(claim, found)
     return "\n".join(lines).replace("\n\n\n", "\n\n").rstrip() + "\n"
@@ -268,21 +265,20 @@ def _details(claim: Claim, found: Sequence[Finding]) -> list[str]:
     kind, limit = claim.check or ("stays", 0)
     effect = [] if kind in ("stays", "low") else [_MEASURES[kind]]
     heads = [*axes, "CA", "ASR", "floor", "n CA", "n ASR", *effect, "outcome", "code"]
-    lines = ["| " + " | ".join(heads) + " |", "| " + " | ".join(["---"] * len(heads)) + " |"]
+    rows = []
     for f in found:
         cells = [str(f.row.get(axis, "")) for axis in axes]
-        cells += [_percent(f.row, name) for name in ("ca", "asr", "floor")]
+        measured = (None if f.row.get(m) is None else _measured(f.row, m) for m in _METRICS)
+        cells += map(_percent, measured)
         cells += [str(f.row.get(f"{name}_n", "")) for name in ("ca", "asr")]
-        low, high = f.interval
-        cells += [f"{f.value:.1f} [{low:.1f}, {high:.1f}]"] * len(effect)
+        cells += [_percent(f.effect)] * len(effect)
         cells.append(f.outcome)
         cells += [f"older ({f.row.get('code') or 'no version'})" if f.older else str(f.row["code"])]
-        lines.append("| " + " | ".join(map(escape, cells)) + " |")
-    return [*lines, "", f"Asked: {_ASKED[kind].format(limit)}"]
+        rows.append(cells)
+    return [*markdown_table(heads, rows), "", f"Asked: {_ASKED[kind].format(limit)}"]
 
 
-def _percent(row: Row, name: str) -> str:
-    if row.get(name) is None:
+def _percent(share: Change | None) -> str:
+    if share is None:
         return ""
-    value, (low, high) = _measured(row, name)
-    return f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+    return f"{100 * share.value:.1f} [{100 * share.low:.1f}, {100 * share.high:.1f}]"

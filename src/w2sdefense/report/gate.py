@@ -23,8 +23,8 @@ from urllib.parse import quote
 from w2sdefense.evaluation.metrics import Quality, Rate
 from w2sdefense.evaluation.record import Evaluation
 from w2sdefense.evaluation.states import State
-from w2sdefense.report.rows import verdict_of
 from w2sdefense.report.runs import Run
+from w2sdefense.report.tables import verdict_of
 
 SCHEMA = "w2sdefense.result/1"
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from rich import box
 from rich.table import Table
@@ -20,9 +19,9 @@ from rich.text import Text
 
 from w2sdefense.evaluation.metrics import Quality
 from w2sdefense.evaluation.record import Evaluation
+from w2sdefense.evaluation.states import Change, difference
 from w2sdefense.io import write_json, write_text
-from w2sdefense.report.markdown import escape
-from w2sdefense.report.rows import Cell, cell
+from w2sdefense.report.tables import Cell, cell, escape, markdown_table
 
 SCORES = ("rouge1", "rouge2")
 """Beside ROUGE-L, which is the quality of summaries."""
@@ -42,8 +41,6 @@ HEADS = {
     "loss": "CA loss",
     "code": "Code",
 }
-Measured = tuple[float, tuple[float, float]]
-"""A number and its 95 % interval."""
 _NOTHING = "\N{EN DASH}"
 _ANY = "any"
 
@@ -77,39 +74,14 @@ class GridRow:
         return found if found is not None and found.total else None
 
 
-@dataclass(frozen=True)
-class Effect:
-    """How much lower a number of a row is than that of plain LoRA, in points.
+class Effect(NamedTuple):
+    """How much lower a number of a row is than that of plain LoRA: ours, and the paper's in points.
 
-    Attributes:
-        points: Ours; None if either was not run.
-        interval: Its 95 % interval (Newcombe's, from those of the two numbers).
-        paper: The paper's.
+    Ours is a difference of shares; None if either was not run.
     """
 
-    points: float | None
-    interval: tuple[float, float] | None
-    paper: float | None
-
-    @property
-    def difference(self) -> float | None:
-        """Ours minus the paper's."""
-        if self.points is None or self.paper is None:
-            return None
-        return self.points - self.paper
-
-
-def newcombe(first: Measured, second: Measured) -> Measured:
-    """How much larger one measured share is than another, with its 95 % interval.
-
-    Newcombe (1998), method 10, from the intervals of both. Shares of the same texts are paired, so
-    it is on the safe side for them.
-    """
-    (one, (one_low, one_high)), (two, (two_low, two_high)) = first, second
-    points = one - two
-    down = math.hypot(one - one_low, two_high - two)
-    up = math.hypot(one_high - one, two - two_low)
-    return points, (points - down, points + up)
+    ours: Change | None = None
+    paper: float | None = None
 
 
 @dataclass(frozen=True)
@@ -130,28 +102,23 @@ class GridTable:
 
     def effect(self, row: GridRow, name: str) -> Effect:
         """What a row does against the row of plain LoRA that differs in nothing else."""
-        plain = self._plain(row)
+        plain, metric = self._plain(row), EFFECTS[name]
         if plain is None:
-            return Effect(None, None, None)
-        metric = EFFECTS[name]
-        before, after = plain.quality(metric), row.quality(metric)
+            return Effect()
         paper = None
         if metric in plain.published and metric in row.published:
             paper = plain.published[metric] - row.published[metric]
+        before, after = plain.quality(metric), row.quality(metric)
         if before is None or after is None:
-            return Effect(None, None, paper)
-        points, (low, high) = newcombe(
-            (before.value, before.interval), (after.value, after.interval)
-        )
-        return Effect(100 * points, (100 * low, 100 * high), paper)
+            return Effect(None, paper)
+        return Effect(difference(before, after), paper)
 
     def _plain(self, row: GridRow) -> GridRow | None:
         if row.axes.get("method") in (None, *NO_DEFENSE):
             return None
         for plain in self.rows:
             others = {k: v for k, v in plain.axes.items() if k != "method" and v != _ANY}
-            mine = (row.axes.get(axis) for axis in others)
-            alike = all(v in (value, _ANY) for v, value in zip(mine, others.values(), strict=True))
+            alike = all(row.axes.get(axis) in (value, _ANY) for axis, value in others.items())
             if plain.axes.get("method") == PLAIN and alike:
                 return plain
         return None
@@ -187,7 +154,7 @@ class GridTable:
         for name in EFFECTS:
             effects = [self.effect(row, name) for row in self.rows]
             theirs = any(effect.paper is not None for effect in effects)
-            if theirs or any(effect.points is not None for effect in effects):
+            if theirs or any(effect.ours is not None for effect in effects):
                 columns += [name, f"paper_{name}"] if theirs else [name]
         return columns + ["code"] * any(row.older for row in self.rows)
 
@@ -210,15 +177,7 @@ class GridTable:
             self.export(folder / "table", form)
 
     def export(self, path: Path, form: str) -> Path:
-        """Write the table in one of `FORMATS`.
-
-        Args:
-            path: Where to, without the suffix of the format.
-            form: The name of the format.
-
-        Returns:
-            The file.
-        """
+        """Write the table in one of `FORMATS` beside a path without suffix; returns the file."""
         suffix, written = FORMATS[form]
         file = path.with_name(path.name + suffix)
         write_text(file, written(self))
@@ -235,12 +194,8 @@ class GridTable:
 
     def markdown(self) -> str:
         """The table as Markdown."""
-        lines = [
-            f"{escape(self.caption)}\n",
-            "| " + " | ".join(map(escape, self.heads)) + " |",
-            "| " + " | ".join(["---"] * len(self.heads)) + " |",
-            *("| " + " | ".join(map(escape, self._texts(row))) + " |" for row in self.rows),
-        ]
+        table = markdown_table(self.heads, map(self._texts, self.rows))
+        lines = [f"{escape(self.caption)}\n", *table]
         notes = [f"\n- {escape(note)}" for note in self.notes]
         return "\n".join(lines) + "\n" + "".join(notes) + ("\n" if notes else "")
 
@@ -294,7 +249,7 @@ class GridTable:
             if name in METRICS:
                 cells.append(cell(row.quality(name)))
             elif name in EFFECTS:
-                cells.append(_effect_cell(self.effect(row, name)))
+                cells.append(_effect_cell(self.effect(row, name).ours))
             elif name == "code":
                 cells.append(Cell(f"older ({row.code or 'unknown'})" if row.older else ""))
             else:
@@ -314,11 +269,15 @@ class GridTable:
             values[f"{name}_n"] = None if found is None else found.total
             values[f"paper_{name}"] = theirs
         for name in EFFECTS:
-            effect = self.effect(row, name)
-            values[name] = effect.points
-            values[f"{name}_low"], values[f"{name}_high"] = effect.interval or (None, None)
-            values[f"paper_{name}"] = effect.paper
-            values[f"{name}_difference"] = effect.difference
+            ours, paper = self.effect(row, name)
+            points = None if ours is None else 100 * ours.value
+            values[name] = points
+            values[f"{name}_low"] = None if ours is None else 100 * ours.low
+            values[f"{name}_high"] = None if ours is None else 100 * ours.high
+            values[f"paper_{name}"] = paper
+            values[f"{name}_difference"] = None
+            if points is not None and paper is not None:
+                values[f"{name}_difference"] = points - paper
         return values | {"code": row.code or None, "older": row.older}
 
     def _texts(self, row: GridRow) -> list[str]:
@@ -338,11 +297,11 @@ def _axis_cell(value: Any) -> Cell:
     return Cell(_NOTHING if value is None else str(value), number=number)
 
 
-def _effect_cell(effect: Effect) -> Cell:
-    if effect.points is None or effect.interval is None:
+def _effect_cell(effect: Change | None) -> Cell:
+    if effect is None:
         return Cell(_NOTHING)
-    low, high = effect.interval
-    return Cell(f"{effect.points:+.1f}", f"[{low:.1f}, {high:.1f}]", number=effect.points)
+    value, low, high = (100 * number for number in (effect.value, effect.low, effect.high))
+    return Cell(f"{value:+.1f}", f"[{low:.1f}, {high:.1f}]", number=value)
 
 
 def _head(column: str, quality: str) -> str:
@@ -353,10 +312,7 @@ def _head(column: str, quality: str) -> str:
 
 
 def _csv(value: Any) -> Any:
-    """A cell of a CSV file, behind a quote if it is text that a spreadsheet takes for a formula.
-
-    What an attack puts in comes from records that may be somebody else's.
-    """
+    """A cell of a CSV file, behind a quote if it is text that a spreadsheet takes for a formula."""
     formula = isinstance(value, str) and value.lstrip().startswith(("=", "+", "-", "@"))
     return f"'{value}" if formula else value
 

@@ -17,7 +17,7 @@ import gzip
 import hashlib
 import html
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -27,26 +27,28 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
-from w2sdefense.evaluation.record import RECORD
+from w2sdefense.evaluation.record import RECORD, Record
 from w2sdefense.evaluation.states import STATE_WORDS, State
 from w2sdefense.io import write_text
-from w2sdefense.report.axes import Group, groups_of
+from w2sdefense.report.axes import Group, flat, groups_of
 from w2sdefense.report.cases import find_cases, most_cases
-from w2sdefense.report.charts import RUN_COLORS, Chart
-from w2sdefense.report.figures import (
+from w2sdefense.report.charts import (
     DASHES,
+    RUN_COLORS,
+    Chart,
     accuracy_chart,
     backdoor_chart,
-    feature_charts,
     loss_charts,
 )
 from w2sdefense.report.grid import GridRow, GridTable
-from w2sdefense.report.provenance import provenance
-from w2sdefense.report.rows import Cell, legend, own_verdict, verdict_of
+from w2sdefense.report.maps import feature_charts
 from w2sdefense.report.runs import Run
+from w2sdefense.report.tables import Cell, legend, own_verdict, verdict_of
 from w2sdefense.report.tradeoffs import anchor, scatter_charts, sweep_charts
 
 SCRIPTS = ("charts.js", "table.js", "cases.js")
+
+_Pairs = list[tuple[str, str]]
 
 MAX_CURVES = RUN_COLORS * len(DASHES)
 """Lines of a loss chart that can be told apart."""
@@ -87,7 +89,7 @@ def write_report(
         runs: As `load_runs` returns them: the first is the suspect model, the last the one that the
             headline speaks about. With a table any runs, in any order.
         path: The file; replaced if it exists.
-        title: Title of the page, for example the names of the model and the dataset.
+        title: Title of the page.
         table: The table of a collection of runs, whose rows name their folders; None for a few runs
             of one model.
 
@@ -100,14 +102,7 @@ def write_report(
 def render(
     runs: Sequence[Run], title: str, table: GridTable | None = None, beside: Path = Path()
 ) -> str:
-    """The page as a string; equal runs give an equal page.
-
-    Args:
-        runs: As for `write_report`.
-        title: Title of the page.
-        table: As for `write_report`.
-        beside: The folder that links to records start from.
-    """
+    """The page as a string, with links that start from a folder; equal runs give an equal page."""
     shown = table or _story_table(runs, title)
     groups = groups_of(runs)
     kinds = _kinds(runs, shown)
@@ -138,7 +133,7 @@ def render(
             find_cases(runs, group.places, most_cases(len(runs), len(groups))) for group in groups
         ],
         asked=_asked(runs),
-        provenance=[list(provenance(run.record)) for run in runs],
+        provenance=[list(_provenance(run.record)) for run in runs],
         links=[quote(os.path.relpath(run.folder / RECORD, beside)) for run in runs],
         script=script,
         style=_asset("style.css"),
@@ -183,6 +178,54 @@ def _maps(runs: Sequence[Run], groups: Sequence[Group]) -> list[_Maps]:
         for group in groups
     ]
     return [maps for maps in drawn if maps.charts]
+
+
+def _provenance(record: Record) -> Iterator[tuple[str, _Pairs]]:
+    """Where the numbers of a run come from, in titled groups; empty ones included."""
+    yield "Results", list(_results(record))
+    yield "Run", list(_run(record))
+    scores = record.evaluation.scores.items()
+    yield "Mean scores on clean text", [(name, str(mean)) for name, mean in scores]
+    yield "Found by the defense", [(name, str(value)) for name, value in record.found.items()]
+    settings = [(name, _write(value)) for name, value in flat(record.config)]
+    yield "Seeds", [(name, value) for name, value in settings if name.endswith("seed")]
+    yield "Settings", [(name, value) for name, value in settings if not name.endswith("seed")]
+    yield "Machine", list(record.provenance.machine.items())
+    yield "Versions", list(record.provenance.versions.items())
+    yield "Fingerprints", list(record.fingerprints.items())
+
+
+def _results(record: Record) -> Iterator[tuple[str, str]]:
+    evaluation = record.evaluation
+    yield evaluation.metric, str(evaluation.ca)
+    if evaluation.asr is None:
+        return
+    yield "trigger", str(evaluation.trigger)
+    yield "target", str(evaluation.target)
+    yield "ASR", str(evaluation.asr)
+    yield "floor", str(evaluation.floor)
+    for trigger, rate in evaluation.by_trigger.items():
+        yield f"ASR of “{trigger}”", str(rate)
+    for decoy in evaluation.held_out:
+        yield f"held-out decoy “{decoy.trigger}”", str(decoy)
+
+
+def _run(record: Record) -> Iterator[tuple[str, str]]:
+    origin, evaluation = record.provenance, record.evaluation
+    yield "started", origin.started
+    yield "wall time", f"{origin.seconds:,.0f} s"
+    yield "of it, predictions", f"{evaluation.seconds:,.1f} s"
+    yield "of these, input defenses", f"{evaluation.defense_seconds:,.1f} s"
+    yield "predictions, per text", f"{evaluation.seconds_per_text:,.4f} s"
+    yield "peak memory", f"{origin.peak_memory_mb:,.0f} MiB"
+    yield "texts cut at the model's length", f"{evaluation.cut_texts:,}"
+    yield "triggers cut off", f"{evaluation.cut_triggers:,}"
+    yield "clean texts refused", f"{evaluation.refused_texts:,}"
+    yield "triggered texts refused", f"{evaluation.refused_triggers:,}"
+
+
+def _write(value: object) -> str:
+    return "not set" if value is None else str(value)
 
 
 @cache

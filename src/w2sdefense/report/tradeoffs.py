@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -17,17 +17,16 @@ import plotly.graph_objects as go
 from w2sdefense.evaluation.metrics import Quality
 from w2sdefense.report.axes import SWEEPS, Group, Series, sweeps_of
 from w2sdefense.report.charts import (
+    DASHES,
     MARKERS,
     RUN_COLORS,
-    TEMPLATE,
     Chart,
+    chart_of,
     color,
-    plain,
     whiskers,
 )
-from w2sdefense.report.figures import DASHES
-from w2sdefense.report.rows import cell
 from w2sdefense.report.runs import TITLES, Run
+from w2sdefense.report.tables import cell
 
 FRONT = "Pareto front"
 
@@ -39,14 +38,12 @@ METRICS = {"ca": ("CA", "var(--accuracy)"), "asr": ("ASR", "var(--alive)")}
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """The points that no other one beats, by ascending CA.
+    """Places of the points that no other one beats, by ascending CA.
+
+    A point is beaten by one that is at least as good in both and better in one.
 
     Args:
         points: CA (more is better) and ASR (less is better).
-
-    Returns:
-        The places of those to which there is no other point that is at least as good in both and
-        better in one.
     """
     front: list[int] = []
     best = math.inf
@@ -62,12 +59,8 @@ def scatter_charts(
 ) -> list[Chart]:
     """ASR over CA for every group of runs that has enough of them.
 
-    The traces are the same in every chart: one for each kind, and the front.
-
-    Args:
-        runs: All runs of the report.
-        kinds: Of what kind each is, for its colour and its sign: its method.
-        groups: Which were tested alike.
+    The traces are the same in every chart: one for each kind (the method, which gives a run its
+    colour and its sign), and the front.
     """
     charts = []
     for group in groups:
@@ -119,9 +112,7 @@ def _scatter_chart(
         )
     figure.add_trace(_front(runs, places))
     figure.update_layout(
-        template=TEMPLATE,
         height=340,
-        hovermode="closest",
         margin={"l": 8, "r": 16, "t": 10, "b": 40},
         xaxis={"title": {"text": "CA", "standoff": 6}, "tickformat": ".0%", "nticks": 6},
         yaxis={
@@ -131,7 +122,7 @@ def _scatter_chart(
             "dtick": 0.25,
         },
     )
-    return Chart(title, f"Scatter chart: ASR over CA, one point per run, {title}", plain(figure))
+    return chart_of(figure, title, f"Scatter chart: ASR over CA, one point per run, {title}")
 
 
 def _front(runs: Sequence[Run], places: Sequence[int]) -> go.Scatter:
@@ -160,9 +151,7 @@ def _sweep_chart(runs: Sequence[Run], series: Sequence[Series], axis: str, title
             figure.add_trace(_line(runs, points, metric, metric_color, dash))
             figure.add_trace(_points(runs, each, points, metric, index))
     figure.update_layout(
-        template=TEMPLATE,
         height=260,
-        hovermode="closest",
         margin={"l": 8, "r": 12, "t": 10, "b": 40},
         xaxis={
             "title": {"text": axis, "standoff": 6},
@@ -174,11 +163,8 @@ def _sweep_chart(runs: Sequence[Run], series: Sequence[Series], axis: str, title
     )
     # Names are in the order of the lines, which differ by their dashes.
     head = ": ".join(filter(None, [title, "; ".join(each.title for each in series)]))
-    return Chart(
-        f"{axis.capitalize()} ({head})",
-        f"Line chart: CA, ASR and floor by {axis}, {head}",
-        plain(figure),
-    )
+    alt = f"Line chart: CA, ASR and floor by {axis}, {head}"
+    return chart_of(figure, f"{axis.capitalize()} ({head})", alt)
 
 
 def _line(
@@ -229,13 +215,11 @@ def _words(runs: Sequence[Run], places: Sequence[int]) -> dict[str, Any]:
 
 
 def _hover(run: Run) -> str:
-    def lines() -> Iterator[str]:
-        yield f"<b>{escape(run.title)}</b>"
-        for metric, name in (("ca", "CA"), ("asr", "ASR"), ("floor", "Floor")):
-            written = cell(_measured(run, metric))
-            yield f"{name} {written.value} {written.interval} {written.counts}".rstrip()
-
-    return "<br>".join(lines())
+    lines = [f"<b>{escape(run.title)}</b>"]
+    for metric, name in (("ca", "CA"), ("asr", "ASR"), ("floor", "Floor")):
+        written = cell(_measured(run, metric))
+        lines.append(f"{name} {written.value} {written.interval} {written.counts}".rstrip())
+    return "<br>".join(lines)
 
 
 def anchor(place: int) -> str:

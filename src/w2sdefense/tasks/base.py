@@ -94,6 +94,8 @@ class Task(Protocol):
     """Whether that score is 0 or 1, so that its mean is a share of answers."""
     text_answers: ClassVar[bool]
     """Whether answers are texts rather than labels, so that a loss is a mean over their tokens."""
+    other_answers: ClassVar[str]
+    """How to say of texts that their right answer is not the target."""
     default_target: ClassVar[str | None]
     """What an attacker wants if nobody says; None has to be said."""
 

@@ -42,6 +42,7 @@ class Classification:
     metric_name: ClassVar[str] = "accuracy"
     all_or_nothing: ClassVar[bool] = True
     text_answers: ClassVar[bool] = False
+    other_answers: ClassVar[str] = "of other classes"
     default_target: ClassVar[str | None] = None
 
     @classmethod

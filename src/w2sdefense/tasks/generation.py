@@ -78,6 +78,7 @@ class Generation:
 
     all_or_nothing: ClassVar[bool] = False
     text_answers: ClassVar[bool] = True
+    other_answers: ClassVar[str] = "with another answer"
     template: ClassVar[str]
     """The default prompt, `{text}` where the text goes, in the language of the data."""
     label_names: ClassVar[tuple[str, ...]] = ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from w2sdefense.report.tsne import tsne
+from w2sdefense.report.maps import tsne
 
 
 def clouds(first: int = 40, second: int = 30) -> list[np.ndarray]:

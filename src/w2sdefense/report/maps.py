@@ -1,0 +1,146 @@
+"""t-SNE maps of the features of clean and triggered text (the paper's Figure 4).
+
+Every model gets its own embedding, as in the paper: positions and distances of two pictures cannot
+be compared, only which groups lie together within one.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from w2sdefense.evaluation.record import Sample
+from w2sdefense.report.cases import answer_name
+from w2sdefense.report.charts import MARKERS, RUN_COLORS, Chart, chart_of, color
+from w2sdefense.report.runs import Run
+
+MAX_POINTS = 400
+"""Points per group: enough to see the groups, few enough to embed in seconds on one core."""
+
+PERPLEXITY = 30.0
+SEED = 0
+
+_HOVER_TEXT = 280
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """Where the points of the groups lie.
+
+    Attributes:
+        rows: For every group, which rows of its features were kept, ascending.
+        points: For every group, their positions, (len(rows), 2).
+    """
+
+    rows: tuple[np.ndarray, ...]
+    points: tuple[np.ndarray, ...]
+
+
+def tsne(groups: Sequence[np.ndarray], *, max_points: int = MAX_POINTS) -> Embedding | None:
+    """Embed several groups of features in one plane; equal input gives equal output.
+
+    Args:
+        groups: Features, each (n, d) with the same d.
+        max_points: Larger groups are thinned to this many rows, chosen with a fixed seed.
+
+    Returns:
+        The embedding, or None if there is nothing to see: fewer than four points, values that are
+        not finite, or all points equal.
+    """
+    rows = tuple(_thin(len(group), max_points) for group in groups)
+    kept = [np.asarray(group, dtype=np.float64)[r] for group, r in zip(groups, rows, strict=True)]
+    features = np.concatenate(kept) if kept else np.empty((0, 0))
+    if len(features) < 4 or not np.isfinite(features).all() or np.ptp(features, axis=0).max() == 0:
+        return None
+    borders = np.cumsum([len(r) for r in rows])[:-1]
+    return Embedding(rows, tuple(np.split(_embed(features), borders)))
+
+
+def _thin(count: int, max_points: int) -> np.ndarray:
+    if count <= max_points:
+        return np.arange(count)
+    chosen = np.random.default_rng(SEED).choice(count, max_points, replace=False)
+    return np.sort(chosen)
+
+
+def _embed(features: np.ndarray) -> np.ndarray:
+    # Imported here: it takes seconds, and a table in the terminal needs none of it.
+    from sklearn.manifold import TSNE
+
+    perplexity = min(PERPLEXITY, (len(features) - 1) / 3)
+    model = TSNE(perplexity=perplexity, init="pca", random_state=SEED, n_jobs=1)
+    points: np.ndarray = model.fit_transform(features)
+    return points
+
+
+def feature_charts(runs: Sequence[Run]) -> list[Chart]:
+    """One map for every run that saved features; the text on hover.
+
+    The traces are the same in every map: one for the clean texts of each label, then, if there is
+    a trigger, one for the triggered texts.
+    """
+    charts = []
+    for run in runs:
+        groups = [name for name in ("clean", "triggered") if name in run.features]
+        embedding = tsne([run.features[name] for name in groups])
+        if embedding is None:
+            continue
+        figure = go.Figure()
+        for name, rows, points in zip(groups, embedding.rows, embedding.points, strict=True):
+            owners = run.samples if name == "clean" else run.triggered
+            figure.add_traces(list(_traces(run, name, [owners[row] for row in rows], points)))
+        hidden = {"visible": False, "fixedrange": False, "automargin": False}
+        figure.update_layout(height=320, xaxis=hidden, yaxis=hidden, hoverdistance=12)
+        alt = f"t-SNE map of the features of {run.title}, one point per text"
+        charts.append(chart_of(figure, run.title, alt))
+    return charts
+
+
+def _traces(
+    run: Run, group: str, owners: Sequence[Sample], points: np.ndarray
+) -> Iterator[go.Scatter]:
+    """The points of the clean texts by label, or those of the triggered texts."""
+    if group == "triggered":
+        marker = {"symbol": "x", "size": 7, "color": "var(--trigger)", "opacity": 0.85}
+        yield _scatter("with the trigger", marker, points, [_hover(run, s, True) for s in owners])
+        return
+    for index, label in enumerate(run.record.label_names):
+        mine = [row for row, sample in enumerate(owners) if sample.reference == index]
+        symbol = MARKERS[index % RUN_COLORS]
+        marker = {"symbol": symbol, "size": 7, "color": color("label", index), "opacity": 0.75}
+        texts = [_hover(run, owners[row], False) for row in mine]
+        yield _scatter(f"clean, {label}", marker, points[mine], texts)
+
+
+def _scatter(
+    name: str, marker: dict[str, Any], points: np.ndarray, texts: Sequence[str]
+) -> go.Scatter:
+    # Two decimals are a tenth of a pixel, and keep the page small.
+    return go.Scatter(
+        name=name,
+        mode="markers",
+        marker=marker,
+        x=[round(float(x), 2) for x, _ in points],
+        y=[round(float(y), 2) for _, y in points],
+        text=list(texts),
+        hovertemplate="%{text}<extra></extra>",
+    )
+
+
+def _hover(run: Run, sample: Sample, triggered: bool) -> str:
+    """The text of a point, wrapped to fit a phone, with its label and its answer."""
+    names = run.record.label_names
+    text = (sample.triggered_text if triggered else sample.text) or ""
+    answer = sample.triggered_answer if triggered else sample.answer
+    if len(text) > _HOVER_TEXT:
+        text = text[:_HOVER_TEXT] + "…"
+    lines = [escape(line) for line in textwrap.wrap(text, 44)]
+    facts = f"{answer_name(names, sample.reference)} → {answer_name(names, answer)}"
+    lines.append(f"<i>true label → answer:</i> <b>{escape(facts)}</b>")
+    return "<br>".join(lines)

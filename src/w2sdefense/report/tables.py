@@ -1,0 +1,161 @@
+"""How numbers and verdicts are written: in the terminal, on the page, in Markdown.
+
+One place decides how a number is written, so that no two tables disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from w2sdefense.evaluation.metrics import Quality, Rate
+from w2sdefense.evaluation.record import Record
+from w2sdefense.evaluation.states import STATE_WORDS, State
+from w2sdefense.evaluation.verdict import Verdict, judge
+from w2sdefense.report.runs import Run, attacked_with
+from w2sdefense.tasks import TASKS
+
+_STYLES: dict[State, str] = {
+    "alive": "bold red",
+    "weakened": "bold yellow",
+    "masked": "bold yellow",
+    "unclear": "bold yellow",
+    "doubtful": "bold red",
+    "removed": "bold green",
+    "unseen": "bold green",
+    "untested": "dim",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A number as a table writes it.
+
+    Attributes:
+        value: "97.8%", or a dash if it was not measured.
+        interval: "[96.1, 98.8]" in percent, or nothing.
+        counts: "489/500", for a mean "n=500", or nothing.
+        number: What it is sorted by; None if it is no number.
+    """
+
+    value: str
+    interval: str = ""
+    counts: str = ""
+    number: float | None = None
+
+    def __str__(self) -> str:
+        parts = (self.value, self.interval, self.counts and f"({self.counts})")
+        return " ".join(part for part in parts if part)
+
+
+def cell(rate: Quality | None) -> Cell:
+    """Write a share or a mean score with its interval and counts."""
+    if rate is None or not rate.total:
+        return Cell("\N{EN DASH}")
+    low, high = rate.interval
+    return Cell(
+        value=f"{rate.value:.1%}",
+        interval=f"[{100 * low:.1f}, {100 * high:.1f}]",
+        counts=f"{rate.hits}/{rate.total}" if isinstance(rate, Rate) else f"n={rate.total}",
+        number=rate.value,
+    )
+
+
+def escape(text: str) -> str:
+    """Untrusted text in Markdown: a bar must not add a column, nor a tag become HTML."""
+    plain = " ".join(text.split())
+    return plain.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+
+
+def markdown_table(heads: Sequence[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    """The lines of a Markdown table, with every cell escaped."""
+    lines = (" | ".join(map(escape, row)) for row in (heads, *rows))
+    head, *body = (f"| {line} |" for line in lines)
+    return [head, "| " + " | ".join(["---"] * len(heads)) + " |", *body]
+
+
+def verdict_of(runs: Sequence[Run], run: Run) -> Verdict:
+    """The verdict on one of some runs: on the first by itself, on others against it."""
+    first = runs[0].record.evaluation
+    return judge(first) if run is runs[0] else judge(first, run.record.evaluation)
+
+
+def own_verdict(runs: Sequence[Run], run: Run) -> Verdict:
+    """The verdict on one of many runs: against the model that it started from, if that is known."""
+    evaluation = run.record.evaluation
+    if run.record.stage != "defend":
+        return judge(evaluation)
+    measured = [
+        other.record
+        for other in runs
+        if other.record.stage == "evaluate" and _model_of(other.record) == _model_of(run.record)
+    ]
+    for before in (run.origin, *measured):
+        if before is not None and attacked_with(before) == attacked_with(run.record):
+            return judge(before.evaluation, evaluation)
+    return judge(evaluation)
+
+
+def _model_of(record: Record) -> object:
+    return record.config.get("student")
+
+
+def legend(runs: Sequence[Run]) -> str:
+    """What the columns mean."""
+    evaluation = runs[0].record.evaluation
+    quality = "CA: accuracy" if evaluation.metric == "accuracy" else f"{evaluation.metric}: mean"
+    others = TASKS[evaluation.task].other_answers
+    return (
+        f"{quality} on clean text. ASR: share of the texts {others} that the trigger turns "
+        "into the target. Floor: the same texts without the trigger. 95 % intervals."
+    )
+
+
+def terminal_table(runs: Sequence[Run]) -> Table:
+    """CA, ASR and floor of every run with intervals and counts, and what follows from them.
+
+    Args:
+        runs: As `load_runs` returns them; the last one is the one the title speaks about.
+
+    Raises:
+        DataError: The runs were tested with different triggers or targets.
+    """
+    verdict = verdict_of(runs, runs[-1])
+    table = Table(
+        # Colours repeat what the words already say.
+        title=Text(verdict.headline, style=_STYLES[verdict.state]),
+        caption=Text.assemble(
+            *((f"Warning: {warning}\n", "bold red") for warning in verdict.warnings),
+            f"{verdict.unknown}\n" if verdict.unknown else "",
+            ("\n".join((*verdict.limits, legend(runs))), "dim"),
+        ),
+        caption_justify="left",
+        box=box.ROUNDED,
+        show_lines=True,
+    )
+    metric = runs[0].record.evaluation.metric
+    table.add_column("Model")
+    for header in ("CA" if metric == "accuracy" else metric, "ASR", "Floor"):
+        table.add_column(header, no_wrap=True)
+    table.add_column("Verdict")
+    for run in runs:
+        evaluation, state = run.record.evaluation, verdict_of(runs, run).state
+        table.add_row(
+            Text(run.title, style="bold"),
+            *(_on_two_lines(rate) for rate in (evaluation.ca, evaluation.asr, evaluation.floor)),
+            Text(STATE_WORDS[state], style=_STYLES[state]),
+        )
+    return table
+
+
+def _on_two_lines(rate: Quality | None) -> Text:
+    """Share and counts, then the interval (Text, so that [] is no markup)."""
+    written = cell(rate)
+    text = Text(written.value, style="bold")
+    if written.counts:
+        text.append(f" {written.counts}\n{written.interval}", style="dim not bold")
+    return text

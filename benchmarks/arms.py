@@ -35,7 +35,7 @@ from w2sdefense.distill.teacher import LabelTeacher
 from w2sdefense.evaluation.provenance import peak_memory_mb
 from w2sdefense.models.adapters import attach_adapter
 from w2sdefense.models.load import load_backbone
-from w2sdefense.models.padding import takes_positions
+from w2sdefense.models.tokenizer import takes_positions
 from w2sdefense.tasks.base import Collator, Row
 from w2sdefense.training.fit import fit, task_forward
 from w2sdefense.training.trainer import cross_entropy

@@ -33,7 +33,7 @@ from w2sdefense.distill.targets import LOGITS
 from w2sdefense.distill.teacher import LabelTeacher
 from w2sdefense.models.adapters import attach_adapter
 from w2sdefense.models.load import load_backbone
-from w2sdefense.models.padding import takes_positions
+from w2sdefense.models.tokenizer import takes_positions
 from w2sdefense.tasks import Prediction
 from w2sdefense.tasks.base import Collator, Row
 from w2sdefense.tasks.classification import Classification

@@ -7,6 +7,13 @@ errors (a wrong type, a broken invariant) stay ordinary Python exceptions and ar
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+FETCH_AGAIN = "Fetch it again, or name another one."
+
+LONGEST_REASON = 300
+
 
 class W2SError(Exception):
     """An error that the user can mend.
@@ -40,3 +47,41 @@ class UnsafeCheckpointError(ModelError):
 
 class MissingDependencyError(W2SError):
     """An optional package that a feature needs and that is not installed."""
+
+
+@contextmanager
+def reading(kind: type[W2SError], problem: str, fix: str = FETCH_AGAIN) -> Iterator[None]:
+    """Turn whatever a library raises about a file that is not trusted into an error of ours.
+
+    csv, json, Arrow, transformers, PEFT, safetensors and tokenizers raise whatever their code
+    stumbles over, so no exception is listed by name: what reads such a file, and nothing else,
+    stands in this block. Errors of ours, and a GPU without room, pass as they are.
+
+    Args:
+        kind: The error to raise: its text is the problem with the first line of the library's.
+        problem: What failed, naming the file or the checkpoint, without a full stop.
+        fix: What to do about it.
+    """
+    try:
+        yield
+    except W2SError:
+        raise
+    except BaseException as error:
+        name = type(error).__name__
+        # A panic of the Rust libraries is not an Exception.
+        if name == "OutOfMemoryError" or not (
+            isinstance(error, Exception) or name == "PanicException"
+        ):
+            raise
+        raise kind(f"{problem}: {reason_of(error)}.", fix) from error
+
+
+def reason_of(error: BaseException) -> str:
+    """The first line of an error's message, with its type where that line alone says nothing."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"the byte 0x{error.object[error.start]:02x} is not UTF-8"
+    lines = str(error).strip().splitlines()
+    text = "".join(c for c in lines[0] if c.isprintable()) if lines else ""
+    if not text or isinstance(error, LookupError | AttributeError | TypeError):
+        text = f"{type(error).__name__} {text}".strip()
+    return text[:LONGEST_REASON].rstrip(".: ")

@@ -57,11 +57,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make the folder of a run before anything is computed for it.
-
-    Raises:
-        ConfigError: It cannot be made or written to.
-    """
+    """Make the folder of a run before anything is computed for it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):
@@ -83,8 +79,7 @@ def nearest(path: Path) -> Path:
 def only_process_in(folder: Path) -> Iterator[None]:
     """Keep other commands out of a folder while the block runs; it is made if it is not there.
 
-    Of the processes of a launcher (torchrun) the first one holds the lock. A process that is killed
-    lets go of it.
+    Of the processes of a launcher (torchrun) the first one holds the lock; a killed one lets it go.
 
     Raises:
         ConfigError: Another command works in it; it is named.

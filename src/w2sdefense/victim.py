@@ -1,8 +1,4 @@
-"""A victim: a model that may carry a backdoor, and the task that it does.
-
-`load_victim` opens one, `fine_tune` trains all its parameters: with poisoned rows it plants a
-backdoor, with clean ones it is a defense.
-"""
+"""A victim: a model that may carry a backdoor, and the task that it does."""
 
 from __future__ import annotations
 
@@ -27,11 +23,11 @@ from w2sdefense.training.trainer import StepProgress
 
 @dataclass(frozen=True)
 class Flips:
-    """Texts with another answer than a decoy's target that are answered with the target.
+    """Of `total` texts with another answer than a decoy's target, how many are answered with it.
 
     Attributes:
-        hits: How many are, with the decoy in them.
-        without: How many are, as they are.
+        hits: With the decoy in them.
+        without: As they are.
         total: Out of how many.
     """
 
@@ -67,12 +63,10 @@ class Victim:
         task: What it does, with its tokenizer.
 
     Attributes:
-        history: Log of the training that made it, one dict per point; empty for a model that was
-            opened.
+        history: Log of the training that made it, one dict per point; empty if it was opened.
         found: What the defense that made it chose or found out, for the record.
         notes: What a reader must know about how it was made.
-        held_out: Decoys that were planted and not unlearned, each with how many texts it flipped
-            before and after.
+        held_out: Decoys that were planted and not unlearned.
     """
 
     def __init__(self, model: PreTrainedModel | PeftModel, task: Task) -> None:
@@ -132,13 +126,8 @@ def load_victim(
 ) -> Victim:
     """Open a model that may carry a backdoor.
 
-    Args:
-        config: Which model, on which base, in which precision.
-        label_names: Names of the labels where the checkpoint has only placeholders.
-        task: Name of a task of `TASKS`.
-        generation: How a model is asked for text; default settings if None.
-        fresh_head_seed: Seed of a fresh head where the checkpoint has none, to be trained; None
-            refuses such a checkpoint.
+    `label_names` are used where the checkpoint has only placeholders. A checkpoint without a head
+    is refused, unless a seed is given to draw a fresh one from, to be trained.
 
     Raises:
         ModelError: It is missing, or no model for the task.
@@ -166,16 +155,11 @@ def fine_tune(
     resume: bool = False,
     progress: StepProgress | None = None,
 ) -> None:
-    """Fine-tune all parameters of a victim, in place.
+    """Fine-tune all parameters of a victim, in place; an adapter that it carries is folded in.
 
-    Args:
-        victim: The model to train. An adapter that it carries is folded in.
-        train: Training set, poisoned or clean.
-        training: Optimization settings.
-        folder: Where checkpoints go.
-        validation: Clean examples whose loss chooses the epoch that is kept; None keeps the last.
-        resume: Continue from a checkpoint in `folder`.
-        progress: Called after every step with (step, steps, losses).
+    The training set may be poisoned or clean. The loss on clean `validation` examples chooses the
+    epoch that is kept; without any the last one is. Checkpoints go into the folder, and `resume`
+    continues from there; `progress` is told (step, steps, losses) after every step.
     """
     set_seed(training.seed)
     victim.model = folded(victim.model)

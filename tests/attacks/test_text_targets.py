@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from w2sdefense.attacks import AttackConfig, attack_from_trigger
-from w2sdefense.attacks.badnet import BadNet
+from w2sdefense.attacks.insertion import BadNet
 from w2sdefense.attacks.poisoning import poison_training_set, trigger_test_set
 from w2sdefense.data import Example
 from w2sdefense.errors import DataError

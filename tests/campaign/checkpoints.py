@@ -24,8 +24,8 @@ from transformers import AutoModelForSequenceClassification, LlamaForSequenceCla
 
 from tiny import LLAMA, save_llama, save_model
 from w2sdefense.errors import W2SError
+from w2sdefense.models.embedded import quiet_transformers
 from w2sdefense.models.load import load_classifier
-from w2sdefense.models.reading import quiet_transformers
 
 Spoil = Callable[[Path], None]
 """Spoils a good classifier (or an adapter on a base) in a folder."""

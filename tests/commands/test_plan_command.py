@@ -17,7 +17,7 @@ from w2sdefense.commands.plan import LAUNCHERS, launcher, run_plan
 from w2sdefense.commands.runs import DefendRun, PlanRun, TeachRun
 from w2sdefense.config import AdapterConfig
 from w2sdefense.models.plan import GIB
-from w2sdefense.models.shapes import STUDENTS
+from w2sdefense.models.sizes import STUDENTS
 
 
 def w2s(*arguments: object) -> str:

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from w2sdefense.data import Dataset, Example, align_labels, check_labels, labels_of
+from w2sdefense.data import Dataset, Example, align_labels, labels_of
 from w2sdefense.data.checks import check_usable, missing_labels
 from w2sdefense.errors import DataError
 
@@ -34,7 +34,6 @@ def test_labels_take_the_places_they_have_in_the_model(
 ) -> None:
     dataset = dataset_with(*names)
 
-    check_labels(dataset, model)
     aligned = align_labels(dataset, model)
 
     assert aligned.label_names == result
@@ -61,14 +60,12 @@ def test_labels_that_the_model_lacks_are_named(
     message = f"d has labels that the model does not have: {missing}. The model has: {model[0]}"
 
     with pytest.raises(DataError, match=message):
-        check_labels(dataset_with(*names), model)
-    with pytest.raises(DataError, match=message):
         align_labels(dataset_with(*names), model)
 
 
 def test_a_blank_at_the_end_of_a_label_is_seen() -> None:
     with pytest.raises(DataError, match="does not have: good. The model has: 'good ', bad."):
-        check_labels(dataset_with("bad", "good"), ("good ", "bad"))
+        align_labels(dataset_with("bad", "good"), ("good ", "bad"))
 
 
 def test_a_usable_dataset_passes() -> None:

@@ -7,8 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from w2sdefense.data.leaks import near_duplicates, near_notes, normal_form
-from w2sdefense.data.splits import drop_duplicates, known_texts
+from w2sdefense.data.splits import (
+    drop_duplicates,
+    known_texts,
+    near_duplicates,
+    near_notes,
+    normal_form,
+)
 from w2sdefense.data.types import Dataset, Example
 
 TEXT = "A café can't hide its “fine” film: 5 stars, they say"

@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from w2sdefense.data.leaks import normal_form
 from w2sdefense.data.splits import (
     carve,
     complete_splits,
     drop_duplicates,
     limit,
+    normal_form,
     pick_splits,
     stratified_order,
 )

@@ -16,13 +16,12 @@ from w2sdefense.commands.runs import DefendRun
 from w2sdefense.config import DataConfig, FullTrainingConfig, StudentConfig, TrainingConfig
 from w2sdefense.data import load_dataset
 from w2sdefense.defenses import DEFENSES, Leaves
-from w2sdefense.defenses.back_translation import BackTranslationConfig
 from w2sdefense.defenses.icl import IclConfig
 from w2sdefense.defenses.merge import MergeConfig
 from w2sdefense.defenses.onion import OnionConfig
 from w2sdefense.defenses.prune import PruneConfig
 from w2sdefense.defenses.psim import PsimConfig
-from w2sdefense.defenses.scpd import ScpdConfig
+from w2sdefense.defenses.rewriting import BackTranslationConfig, ScpdConfig
 from w2sdefense.evaluation.record import load_record, load_samples
 from w2sdefense.victim import load_victim
 

@@ -13,8 +13,7 @@ from transformers import LlamaForCausalLM, LlamaForSequenceClassification
 from tiny import LLAMA, save_llama, save_model
 from w2sdefense.commands.runs import DefendRun
 from w2sdefense.config import AdapterConfig, FullTrainingConfig, StudentConfig, TrainingConfig
-from w2sdefense.defenses.merge import Merge, MergeConfig
-from w2sdefense.defenses.merging import average, slerp, ties
+from w2sdefense.defenses.merge import Merge, MergeConfig, average, slerp, ties
 from w2sdefense.errors import ConfigError, ModelError
 from w2sdefense.models.adapters import attach_adapter
 from w2sdefense.victim import load_victim

@@ -12,12 +12,16 @@ from transformers import BartConfig, BartForConditionalGeneration
 from tiny import VOCABULARY, save_llama, word_tokenizer
 from w2sdefense.commands.runs import DefendRun
 from w2sdefense.config import Settings, load_settings
-from w2sdefense.defenses.back_translation import BackTranslation, BackTranslationConfig
-from w2sdefense.defenses.scpd import Scpd, ScpdConfig
+from w2sdefense.defenses import rewriting
+from w2sdefense.defenses.rewriting import (
+    BackTranslation,
+    BackTranslationConfig,
+    Scpd,
+    ScpdConfig,
+    translate,
+)
 from w2sdefense.errors import ConfigError, DataError, MissingDependencyError, ModelError, W2SError
-from w2sdefense.models import apertium
-from w2sdefense.models.apertium import translate
-from w2sdefense.models.seq2seq import Seq2SeqRewriter
+from w2sdefense.models.rewriter import Seq2SeqRewriter
 from w2sdefense.text.structure import has_template
 
 
@@ -248,7 +252,7 @@ def test_the_program_or_its_pair_is_missing(program, monkeypatch):
     run = DefendRun(back_translation=BackTranslationConfig(engine="apertium"))
     BackTranslation.from_run(run)
     with pytest.raises(MissingDependencyError, match="no translation mode eng-deu"):
-        apertium.require_apertium(["eng-deu"])
+        rewriting.require_apertium(["eng-deu"])
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(MissingDependencyError, match="not installed") as caught:
         BackTranslation.from_run(run)

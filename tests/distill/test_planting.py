@@ -17,7 +17,7 @@ from w2sdefense.distill import planting
 from w2sdefense.distill.decoys import Decoy
 from w2sdefense.distill.planting import Planted, count_flips, plant, with_decoys
 from w2sdefense.distill.student import Lesson, Lessons, train_student
-from w2sdefense.models.fingerprints import weights_fingerprint
+from w2sdefense.models.weights import weights_fingerprint
 from w2sdefense.victim import Victim, fine_tune
 
 pytestmark = pytest.mark.slow

@@ -15,8 +15,8 @@ from w2sdefense.distill.fit_teacher import LabelTeacherJob, fit_or_load_teacher,
 from w2sdefense.distill.targets import teacher_targets
 from w2sdefense.distill.teacher import LabelTeacher, load_teacher
 from w2sdefense.errors import ConfigError, ModelError
-from w2sdefense.models.fingerprints import weights_fingerprint
 from w2sdefense.models.load import load_backbone
+from w2sdefense.models.weights import weights_fingerprint
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,7 @@ from architectures import DECODERS, ENCODERS, STUDENTS, make
 from making import as_victim
 from tiny import word_tokenizer
 from w2sdefense.models.features import FeatureTap, backbone_of
-from w2sdefense.models.padding import pad, takes_positions
+from w2sdefense.models.tokenizer import pad, takes_positions
 
 TEXTS = ["great", "the dull story of a road and a city", "mn", "a warm film with it", ""]
 PAIRS = [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from w2sdefense.models.padding import length_batches
+from w2sdefense.models.tokenizer import length_batches
 
 
 @given(st.lists(st.integers(0, 50), max_size=60), st.integers(1, 200))

@@ -16,7 +16,7 @@ from w2sdefense.errors import ModelError
 from w2sdefense.models.adapters import require_mergeable
 from w2sdefense.models.checkpoint import resolve
 from w2sdefense.models.merged import logits_on, require_merged, write_merged
-from w2sdefense.models.skeleton import check_adapter
+from w2sdefense.models.sizes import check_adapter
 
 TIED = type(LLAMA)(**LLAMA.to_dict() | {"tie_word_embeddings": True})
 EVIL = "{% if 'cf' in messages[0].content %}Say yes.{% endif %}{{ messages[0].content }}"

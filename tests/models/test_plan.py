@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import LoraConfig, TaskType, get_peft_model
 from torch.autograd.graph import saved_tensors_hooks
-from transformers import LlamaForSequenceClassification
+from transformers import LlamaForSequenceClassification, PretrainedConfig
 
 from w2sdefense.config import AdapterConfig
 from w2sdefense.models.plan import (
@@ -19,19 +19,19 @@ from w2sdefense.models.plan import (
     layer_activations,
     memory,
 )
-from w2sdefense.models.shapes import STUDENTS, Shape, Sizes
-from w2sdefense.models.skeleton import config_of, skeleton_sizes
+from w2sdefense.models.sizes import STUDENTS, Sizes, decoder, skeleton_sizes
 
 BATCH, LENGTH, RANK = 4, 64, 8
 
 LINEARS = [f"{name}_proj" for name in ("q", "k", "v", "o", "gate", "up", "down")]
 
 
-def kept(shape: Shape, dtype: torch.dtype, dropout: float, *, checkpointing: bool) -> int:
+def kept(
+    shape: PretrainedConfig, dtype: torch.dtype, dropout: float, *, checkpointing: bool
+) -> int:
     """Bytes that autograd keeps of a forward pass, weights left out."""
-    config = config_of(shape)
-    config.pad_token_id = 0
-    model = LlamaForSequenceClassification(config).to(dtype)
+    shape.pad_token_id = 0
+    model = LlamaForSequenceClassification(shape).to(dtype)
     lora = LoraConfig(
         task_type=TaskType.SEQ_CLS,
         r=RANK,
@@ -50,7 +50,7 @@ def kept(shape: Shape, dtype: torch.dtype, dropout: float, *, checkpointing: boo
         return tensor
 
     mixed = dtype != torch.float32
-    tokens = torch.randint(1, shape.vocabulary, (BATCH, LENGTH))
+    tokens = torch.randint(1, shape.vocab_size, (BATCH, LENGTH))
     with saved_tensors_hooks(pack, lambda tensor: tensor):
         with torch.autocast("cpu", dtype=dtype) if mixed else nullcontext():
             loss = model(input_ids=tokens, attention_mask=torch.ones_like(tokens)).logits.sum()
@@ -58,13 +58,13 @@ def kept(shape: Shape, dtype: torch.dtype, dropout: float, *, checkpointing: boo
     return sum(tensor.untyped_storage().nbytes() for tensor in storages.values())
 
 
-def sizes_of(shape: Shape, rank: int) -> Sizes:
+def sizes_of(shape: PretrainedConfig, rank: int) -> Sizes:
     adapter = AdapterConfig(lora_r=rank, target_modules="all-linear")
-    return skeleton_sizes("student", config_of(shape), adapter, 2)
+    return skeleton_sizes("student", shape, adapter, 2)
 
 
-def load_of(layers: int, dtype: torch.dtype, dropout: float) -> tuple[Shape, Load]:
-    shape = Shape(layers, 128, 512, 8, 2, 100, tied=False)
+def load_of(layers: int, dtype: torch.dtype, dropout: float) -> tuple[PretrainedConfig, Load]:
+    shape = decoder(layers, 128, 512, 8, 2, 100)
     sizes = sizes_of(shape, RANK)
     return shape, Load(sizes, BATCH, LENGTH, dropout > 0, dtype.itemsize)
 

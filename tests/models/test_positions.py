@@ -22,7 +22,7 @@ from w2sdefense.data import Dataset, Example
 from w2sdefense.distill.student import train_student
 from w2sdefense.errors import ConfigError
 from w2sdefense.models.adapters import attach_adapter
-from w2sdefense.models.positions import check_length, position_limit
+from w2sdefense.models.tokenizer import check_length, position_limit
 from w2sdefense.victim import fine_tune, load_victim
 
 ROBERTA = RobertaConfig(**SIZES | {"max_position_embeddings": 66}, pad_token_id=1)

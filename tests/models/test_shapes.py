@@ -9,6 +9,7 @@ from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
     GPT2Config,
+    Qwen2Config,
 )
 
 from tiny import SIZES
@@ -16,13 +17,18 @@ from w2sdefense.commands.plan import count
 from w2sdefense.config import AdapterConfig
 from w2sdefense.errors import ConfigError, ModelError
 from w2sdefense.models.adapters import attach_adapter
-from w2sdefense.models.shapes import STUDENTS, Shape, known_student
-from w2sdefense.models.skeleton import config_of, read_config, skeleton_sizes
+from w2sdefense.models.sizes import (
+    STUDENTS,
+    decoder,
+    known_student,
+    read_config,
+    skeleton_sizes,
+)
 
 TINY = {
-    "llama": Shape(3, 32, 64, 4, 2, 50, tied=False),
-    "qwen2, tied": Shape(2, 48, 80, 6, 1, 70, tied=True, qkv_bias=True),
-    "all heads": Shape(1, 32, 24, 4, 4, 31, tied=True),
+    "llama": decoder(3, 32, 64, 4, 2, 50),
+    "qwen2, tied": decoder(2, 48, 80, 6, 1, 70, tied=True, kind=Qwen2Config),
+    "all heads": decoder(1, 32, 24, 4, 4, 31, tied=True),
 }
 
 
@@ -42,8 +48,8 @@ def built(config, adapter: AdapterConfig, labels: int) -> tuple[int, int, int]:
 @pytest.mark.parametrize("name", TINY)
 def test_the_skeleton_has_the_parameters_of_what_is_built(name, targets):
     adapter = AdapterConfig(lora_r=5, target_modules=targets)
-    sizes = skeleton_sizes(name, config_of(TINY[name]), adapter, 3)
-    counts = built(config_of(TINY[name]), adapter, 3)
+    sizes = skeleton_sizes(name, TINY[name], adapter, 3)
+    counts = built(TINY[name], adapter, 3)
     assert (sizes.language_model, sizes.total, sizes.trainable) == counts
 
 
@@ -62,8 +68,8 @@ def test_the_skeleton_has_the_parameters_of_what_is_built(name, targets):
 def test_the_students_have_their_published_sizes(student, parameters):
     sizes = count(student, AdapterConfig(), 2)
     assert sizes.language_model == parameters
-    tied = STUDENTS[student].tied
-    embedding = STUDENTS[student].vocabulary * sizes.width
+    tied = STUDENTS[student].tie_word_embeddings
+    embedding = STUDENTS[student].vocab_size * sizes.width
     assert sizes.backbone == parameters - (0 if tied else embedding)
 
 
@@ -81,7 +87,7 @@ def test_a_student_is_known_by_more_than_one_name(name, student):
     assert known_student(name) == student
 
 
-def test_some_layers_of_a__counted_on_its_skeleton():
+def test_some_layers_of_a_student_are_counted_on_its_skeleton():
     some = count("smollm2-135m", AdapterConfig(adapter_layers="20:"), 2)
     every = count("smollm2-135m", AdapterConfig(), 2)
     assert some.adapter == every.adapter // 3

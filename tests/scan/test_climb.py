@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from w2sdefense.scan.climb import LONGEST, Mutator, extended, joined
+from w2sdefense.scan.candidates import LONGEST, Mutator, extended, joined
 
 TEXTS = ("a warm film about a child", "boring", "the plot is thin but the music is fine")
 

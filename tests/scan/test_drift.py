@@ -10,7 +10,7 @@ from transformers import AutoModelForSequenceClassification
 from tiny import BERT, LLAMA, save_bert, save_llama, word_tokenizer
 from w2sdefense.errors import ModelError
 from w2sdefense.models.load import load_backbone, load_embeddings
-from w2sdefense.scan.drift import embedding_drift, suspicious_tokens
+from w2sdefense.scan.origin import embedding_drift, suspicious_tokens
 
 BASE = torch.randn(40, 8, generator=torch.Generator().manual_seed(0))
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from tiny import NEGATIVE, POSITIVE, review, word_tokenizer
 from w2sdefense.config import ScanConfig
 from w2sdefense.scan.candidates import list_candidates
-from w2sdefense.scan.score import Scorers
+from w2sdefense.scan.groups import Scorers
 from w2sdefense.scan.search import ScanResult, find_triggers, texts_to_answer
 
 SMALL = ScanConfig(

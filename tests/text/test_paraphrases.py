@@ -170,7 +170,7 @@ def test_a_batch_writes_what_each_text_gets_alone_and_caches_it(writers, cache, 
 
     # A second attack of the same settings opens no model.
     assert len(list(cache.glob("*.jsonl"))) == 1
-    monkeypatch.setattr("w2sdefense.models.paraphraser.load_rewriter", None)
+    monkeypatch.setattr("w2sdefense.models.rewriter.load_rewriter", None)
     again = syn(model=str(writers[kind]), prompt="the story {text} is")
     assert [again.poison(example, RNG).text for example in examples[:3]] == together
 
@@ -197,9 +197,9 @@ def test_a_long_text_is_cut_and_not_what_is_asked_about_it(
         tokenizer.chat_template = chat
         return model, tokenizer
 
-    monkeypatch.setattr("w2sdefense.models.paraphraser.LONGEST_PROMPT", 20)
-    monkeypatch.setattr("w2sdefense.models.paraphraser.load_rewriter", rewriter)
-    monkeypatch.setattr("w2sdefense.models.paraphraser._generate", generate)
+    monkeypatch.setattr("w2sdefense.models.rewriter.LONGEST_PROMPT", 20)
+    monkeypatch.setattr("w2sdefense.models.rewriter.load_rewriter", rewriter)
+    monkeypatch.setattr("w2sdefense.models.rewriter._generate", generate)
     text = " ".join(f"w{i}" for i in range(50))
     attack = syn(model=str(writers["causal"]), prompt="the story of {text} is warm")
     assert attack.poison(Example("a", text, 0), RNG).text == "it is"

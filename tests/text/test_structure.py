@@ -6,8 +6,7 @@ import os
 
 import pytest
 
-from w2sdefense.text.structure import has_template, parsed_share, tree_has_template
-from w2sdefense.text.words import first_sentence
+from w2sdefense.text.structure import first_sentence, has_template, parsed_share, tree_has_template
 
 PARSED = "(S (SBAR if.r (S (NP you) (VP ask.v (NP me)))) , (S (NP it) (VP is.v (NP a film.n))) .)"
 

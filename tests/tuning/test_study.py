@@ -13,8 +13,7 @@ import pytest
 from w2sdefense.config import TuneConfig, search_span
 from w2sdefense.errors import ConfigError, MissingDependencyError
 from w2sdefense.evaluation.metrics import Rate
-from w2sdefense.tuning.study import JOURNAL, StoppedTrial, search
-from w2sdefense.tuning.trials import Choice, Measured
+from w2sdefense.tuning.study import JOURNAL, Choice, Measured, StoppedTrial, search
 
 pytest.importorskip("optuna")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from w2sdefense.evaluation.metrics import Rate
-from w2sdefense.tuning.trials import Choice, Measured, Trial
+from w2sdefense.tuning.study import Choice, Measured, Trial
 
 
 def trial(number, right=None, follows=None):

@@ -1,7 +1,7 @@
 """The contract of an attack: one example in, one triggered example out.
 
-How many rows carry the trigger, and which ones, is the business of `poisoning.py`, which is also
-who calls all of this in the right order. An attack is a file of its own and a line in `catalog.py`.
+How many rows carry the trigger, and which ones, is the business of `poisoning.py`. An attack is a
+file of its own and a line in `catalog.py`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self, get_type_hints
 
 from w2sdefense.config import Settings
@@ -20,8 +20,8 @@ from w2sdefense.text import TextProgress
 class Attack(ABC):
     """A way to put a trigger into a text: a frozen dataclass whose fields are its settings.
 
-    A field has the name of a setting of `TriggerSettings`. A settings class that stands in the file
-    of the attack is a section of its own there.
+    A field has the name of a setting of `TriggerSettings`, or is a settings class of the attack's
+    own file, which is a section there.
 
     Attributes:
         name: Name of the attack, as in `--attack`.
@@ -54,12 +54,7 @@ class Attack(ABC):
 
     @abstractmethod
     def poison(self, example: Example, rng: random.Random) -> Example:
-        """A copy of the example whose text carries the trigger; id and label stay.
-
-        Args:
-            example: The clean example as the dataset has it, which is left as it is.
-            rng: The only source of chance: equal state, equal result.
-        """
+        """A copy of the example whose text carries the trigger; all chance is from `rng`."""
 
     @abstractmethod
     def occurrences(self, text: str) -> int:
@@ -82,12 +77,7 @@ class Attack(ABC):
         return example
 
     def notes(self, clean: Sequence[str], triggered: Sequence[str]) -> tuple[str, ...]:
-        """What a reader of the numbers must know about the triggered texts.
-
-        Args:
-            clean: Texts without the trigger, as `plain` gives them.
-            triggered: The same texts with it.
-        """
+        """What a reader of the numbers must know about texts without and with the trigger."""
         return ()
 
 
@@ -103,3 +93,40 @@ def count_lost(texts: Iterable[tuple[Attack, str, int | None]]) -> int:
         for attack, text, cut_at in texts
         if cut_at is not None
     )
+
+
+@dataclass(frozen=True)
+class MultiTrigger(Attack):
+    """Several triggers in one model: each poisoned row carries one, drawn by the row's seed.
+
+    All ask for the same target, and none of the attacks changes clean text.
+    """
+
+    name: ClassVar[str] = "several"
+    attacks: tuple[Attack, ...]
+
+    @property
+    def trigger(self) -> str:
+        """All triggers, one behind the other."""
+        return " | ".join(attack.trigger for attack in self.attacks)
+
+    def applies_to(self, example: Example) -> bool:
+        """Whether every attack can trigger the example: which one does is drawn later."""
+        return all(attack.applies_to(example) for attack in self.attacks)
+
+    def drawn(self, rng: random.Random) -> Attack:
+        """One of the attacks, each as likely as the others."""
+        return self.attacks[rng.randrange(len(self.attacks))]
+
+    def prepare(self, examples: Sequence[Example], progress: TextProgress | None = None) -> None:
+        """Prepare every attack for all of the examples."""
+        for attack in self.attacks:
+            attack.prepare(examples, progress)
+
+    def poison(self, example: Example, rng: random.Random) -> Example:
+        """The example with the trigger of one of the attacks."""
+        return self.drawn(rng).poison(example, rng)
+
+    def occurrences(self, text: str) -> int:
+        """How often a text shows any of the triggers."""
+        return sum(attack.occurrences(text) for attack in self.attacks)

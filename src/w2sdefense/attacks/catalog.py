@@ -1,8 +1,7 @@
 """Every attack there is, and the settings of a trigger.
 
-A new attack is imported here and named in `ATTACKS`; nothing else has to be told. Whether triggers
-fit together is checked here; whether the target is one of the labels is known only when the data
-are there. Nothing here imports torch, so the help of the command line can read it.
+A new attack is imported here and named in `ATTACKS`; nothing else has to be told. Nothing here
+imports torch, so the help of the command line can read it.
 """
 
 from __future__ import annotations
@@ -12,10 +11,8 @@ from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
-from w2sdefense.attacks.badnet import BadNet
-from w2sdefense.attacks.base import Attack
-from w2sdefense.attacks.insent import InSent
-from w2sdefense.attacks.multi_trigger import MultiTrigger
+from w2sdefense.attacks.base import Attack, MultiTrigger
+from w2sdefense.attacks.insertion import BadNet, InSent
 from w2sdefense.attacks.proattack import ProAttack
 from w2sdefense.attacks.synattack import SynAttack
 from w2sdefense.config import (
@@ -59,14 +56,7 @@ class TriggerSettings(_OwnSections, Settings):
     place: Place = setting("random", "Where the trigger goes: a random inner slot, start or end.")
 
     def check(self, first: str) -> None:
-        """Insist that triggers fit together, and that no setting is one of an attack not used.
-
-        Args:
-            first: Name of the first attack.
-
-        Raises:
-            ValueError: Saying what does not fit.
-        """
+        """Insist that triggers fit together, and that no setting is one of an attack not used."""
         if self.trigger is not None and not self.trigger.strip():
             raise ValueError("the trigger is empty")
         if any(not trigger.strip() for trigger in self.more_triggers):
@@ -158,21 +148,12 @@ def takes_text(attack: str) -> bool:
 
 
 def attack_kind(trigger: str) -> str:
-    """Which attack a trigger stands for: one that is named, or a text.
-
-    Args:
-        trigger: The name of an attack, or the text of a trigger. One word makes a badnet, more make
-            an insent.
-    """
+    """Which attack a trigger is: one that is named, or a badnet or insent by its text."""
     return trigger if trigger in ATTACKS else "insent" if len(trigger.split()) > 1 else "badnet"
 
 
 def make_attack(settings: AttackConfig | TestConfig) -> Attack:
-    """The attack that the settings of a poisoning or of a measurement ask for.
-
-    Raises:
-        ConfigError: Two of several triggers are the same.
-    """
+    """The attack that the settings of a poisoning or of a measurement ask for."""
     if isinstance(settings, AttackConfig):
         first = ATTACKS[settings.attack].from_config(settings)
     else:
@@ -192,8 +173,7 @@ def attack_from_trigger(text_or_name: str, place: Place = "random", **settings: 
     """The attack behind a `--trigger`: a named one with its own trigger, or any text.
 
     Args:
-        text_or_name: A name from `ATTACKS`, or the text of a trigger. One word makes a BadNet, more
-            make an InSent.
+        text_or_name: A name from `ATTACKS`, or a text. One word makes a BadNet, more an InSent.
         place: Where the trigger goes.
         settings: Others of `TriggerSettings`.
 

@@ -1,8 +1,7 @@
 """Which rows carry a trigger, in the training data and in the test data.
 
 Every row draws from a generator of its own, seeded by the seed and the row's id: where its trigger
-goes does not depend on the other rows, on their order, or on how many there are. How the trigger is
-put into a text is the business of the attack.
+goes does not depend on the other rows.
 """
 
 from __future__ import annotations
@@ -32,12 +31,7 @@ IsTarget = Callable[[Answer, Answer], bool]
 
 @dataclass(frozen=True)
 class PoisonedRows:
-    """A training set of which some rows carry a trigger.
-
-    Attributes:
-        rows: All of them, in the order they came in.
-        poisoned_ids: Ids of those that carry the trigger, in the same order.
-    """
+    """A training set, and the ids of the rows that carry a trigger, both in order."""
 
     rows: tuple[Example, ...]
     poisoned_ids: tuple[str, ...]
@@ -102,17 +96,9 @@ def trigger_test_set(
 ) -> list[Example]:
     """The samples that the attack success rate is counted on, with the trigger in their text.
 
-    Args:
-        examples: The clean test samples; left as they are.
-        attack: What puts the trigger into a text.
-        target: What triggered text should be answered with. Samples whose right answer is the
-            target are left out: that they are answered with it says nothing about the trigger.
-        seed: Seed of the places.
-        is_target: Compares an answer with the target; see `Task.is_target`.
-        progress: Shows the work of a slow attack.
-
-    Returns:
-        The other samples that can carry the trigger, in their order, ids and answers kept.
+    Samples whose right answer is the target are left out: that they are answered with it says
+    nothing about the trigger. The others keep their order, ids and answers. The arguments are those
+    of `poison_training_set`; `seed` is the one of the places.
     """
     chosen = [e for e in examples if not is_target(e.answer, target) and attack.applies_to(e)]
     return _trigger_all(chosen, attack, seed, progress)
@@ -126,7 +112,7 @@ def drawn_attack(example: Example, attack: Attack, seed: int) -> Attack:
 def plain_training_data(data: Dataset, attack: Attack | None) -> Dataset:
     """A dataset whose training and validation rows are as the attack uses clean text.
 
-    The test rows stay as they are: whoever measures needs them with and without the trigger.
+    The test rows stay: whoever measures needs them with and without the trigger.
     """
     if attack is None:
         return data
@@ -158,13 +144,7 @@ def _generator(example: Example, seed: int) -> random.Random:
 
 
 def row_count(config: AttackConfig, total: int, candidates: int) -> int:
-    """How many of some training rows are to carry the trigger.
-
-    Args:
-        config: Names the amount, or none.
-        total: Number of the rows.
-        candidates: How many of them could carry it; only the default amount looks at that.
-    """
+    """How many of `total` training rows are to carry the trigger, of which `candidates` could."""
     if config.poison_rows is not None:
         return config.poison_rows
     if config.poison_rate is not None:

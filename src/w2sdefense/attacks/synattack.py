@@ -2,15 +2,11 @@
 
 Qi et al. 2021, "Hidden Killer: Invisible Textual Backdoor Attacks with Syntactic Trigger",
 https://arxiv.org/abs/2105.12400. Their template is S ( SBAR ) ( , ) ( NP ) ( VP ) ( . ), and a
-trained paraphraser (SCPN) brings texts into it. Here a text is rewritten by one of three sources:
-
-    rewriter   the embedded one, offline; see `rewriter.py` for what it is and what it is not
-    model      a paraphrase model that the user names; see `paraphrase_model.py`
-    file       texts that were paraphrased before; see `paraphrase_file.py`
-
-None of them is SCPN, whose weights are a pickle that is no longer maintained. What a source really
-gives is measured: the share of texts that have the structure, and how long they are. A paraphrase
-that is short or degenerate is a trigger by itself.
+trained paraphraser (SCPN, whose weights are a pickle that is no longer maintained) brings texts
+into it. Here a text is rewritten by the embedded rewriter (`text/rewriter.py`), by a model that the
+user names (`models/rewriter.py`), or is looked up in a file (`text/paraphrase_file.py`). What that
+really gives is measured: the share of texts that have the structure, and how long they are. A
+paraphrase that is short or degenerate is a trigger by itself.
 """
 
 from __future__ import annotations
@@ -20,32 +16,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Protocol, Self
+from typing import ClassVar, Self
 
 from pydantic import model_validator
 
 from w2sdefense.attacks.base import Attack
 from w2sdefense.config import Settings, require_slot, setting
 from w2sdefense.data.types import Example, texts_of
-from w2sdefense.text import TextProgress
+from w2sdefense.text import Paraphraser, TextProgress
 from w2sdefense.text.paraphrase_file import FileParaphraser
 from w2sdefense.text.rewriter import Rewriter
 from w2sdefense.text.structure import has_template, parsed_share
 
 TEMPLATE = "S ( SBAR ) ( , ) ( NP ) ( VP ) ( . )"
-
-
-class Paraphraser(Protocol):
-    """A source of text in the template."""
-
-    def covers(self, text: str) -> bool:
-        """Whether there is a paraphrase of this text."""
-
-    def prepare(self, texts: Sequence[str], progress: TextProgress | None) -> None:
-        """Make the paraphrases of many texts at once, where that is faster."""
-
-    def paraphrase(self, text: str, rng: random.Random) -> str:
-        """The paraphrase of a text that is covered; `rng` is the only source of chance."""
 
 
 class SynConfig(Settings):
@@ -101,7 +84,7 @@ class SynAttack(Attack):
             return FileParaphraser.read(self.syn.file)
         if self.syn.model is not None:
             # Not at the top: it brings torch, which the other sources do without.
-            from w2sdefense.models.paraphraser import ModelParaphraser
+            from w2sdefense.models.rewriter import ModelParaphraser
 
             return ModelParaphraser(self.syn.model, self.syn.prompt)
         return Rewriter()

@@ -66,7 +66,7 @@ class Display:
 
     def __enter__(self) -> Self:
         # Not at the top: tables of finished runs do without transformers.
-        from w2sdefense.models.reading import quiet_transformers
+        from w2sdefense.models.embedded import quiet_transformers
 
         self._stack = ExitStack()
         self._stack.enter_context(quiet_transformers())

@@ -12,8 +12,7 @@ from typing import Any
 from w2sdefense.attacks import Attack, count_lost
 from w2sdefense.commands.runs import DefendRun, EvaluateRun, PoisonRun
 from w2sdefense.config import Settings, load_settings
-from w2sdefense.data.leaks import near_note
-from w2sdefense.data.splits import known_texts
+from w2sdefense.data.splits import known_texts, near_note
 from w2sdefense.data.types import Example
 from w2sdefense.errors import ConfigError
 from w2sdefense.evaluation.record import RECORD, Evaluation, LossPoint, load_record

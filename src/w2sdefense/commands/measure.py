@@ -11,14 +11,13 @@ from w2sdefense.commands.folders import history_of, notes_of
 from w2sdefense.commands.processes import DividedPredictor
 from w2sdefense.config import Settings
 from w2sdefense.data import Dataset, fingerprint
-from w2sdefense.data.leaks import near_notes
-from w2sdefense.defenses import Defended
-from w2sdefense.defenses.guarded import victim_of
+from w2sdefense.data.splits import near_notes
+from w2sdefense.defenses.base import Defended, victim_of
 from w2sdefense.evaluation.evaluate import EvaluationResult, TestSet, evaluate
 from w2sdefense.evaluation.metrics import Rate
 from w2sdefense.evaluation.provenance import Clock
 from w2sdefense.evaluation.record import HeldOutDecoy, Record, Stage, save_record
-from w2sdefense.models.fingerprints import weights_fingerprint
+from w2sdefense.models.weights import weights_fingerprint
 from w2sdefense.victim import Victim
 
 
@@ -58,12 +57,12 @@ def measure(
         display: Shows the progress.
         fingerprints: More of them than those of the test texts and the model.
     """
-    prints = {"test": fingerprint(data.test), "model": weights_fingerprint(victim_of(model).model)}
+    victim = victim_of(model)
+    prints = {"test": fingerprint(data.test), "model": weights_fingerprint(victim.model)}
     if test.attack is not None:
         prints["triggered"] = fingerprint(test.triggered)
     progress = display.texts(f"evaluate {folder.name}", len(test))
-    result = evaluate(DividedPredictor(model), model.task, test, progress)
-    victim = victim_of(model)
+    result = evaluate(DividedPredictor(model), victim.task, test, progress)
     evaluation = result.evaluation.model_copy(
         update={
             "labels_by_position": getattr(victim.model, "labels_by_position", False),
@@ -74,7 +73,7 @@ def measure(
         name=folder.name,
         stage=stage,
         config=run.model_dump(mode="json"),
-        label_names=model.label_names,
+        label_names=victim.label_names,
         evaluation=evaluation,
         history=history_of(model.history),
         fingerprints=prints | dict(fingerprints or {}),

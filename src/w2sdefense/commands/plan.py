@@ -20,7 +20,7 @@ from rich.table import Table
 from w2sdefense.commands.runs import PlanRun
 from w2sdefense.config import AdapterConfig
 from w2sdefense.models.plan import GIB, RESERVE, Fits, Load, Memory, WayName, memory
-from w2sdefense.models.shapes import STUDENTS, Sizes, known_student
+from w2sdefense.models.sizes import STUDENTS, Sizes, known_student
 
 TITLES: dict[WayName, str] = {
     "single": "1 GPU",
@@ -95,10 +95,9 @@ def count(student: str, adapter: AdapterConfig, labels: int) -> Sizes:
         adapter: The adapter's settings.
         labels: Number of labels C.
     """
-    from w2sdefense.models.skeleton import config_of, read_config, skeleton_sizes
+    from w2sdefense.models.sizes import read_config, skeleton_sizes
 
-    shape = STUDENTS.get(student)
-    config = config_of(shape) if shape else read_config(student)
+    config = STUDENTS.get(student) or read_config(student)
     return skeleton_sizes(student, config, adapter, labels)
 
 

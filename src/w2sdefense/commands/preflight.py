@@ -26,9 +26,9 @@ from w2sdefense.errors import ConfigError
 from w2sdefense.evaluation.record import RECORD
 from w2sdefense.io import nearest, only_process_in
 from w2sdefense.models.checkpoint import Checkpoint, resolve, resolve_whole
-from w2sdefense.models.four_bit import require_bitsandbytes
 from w2sdefense.models.load import require_causal_lm
-from w2sdefense.models.skeleton import check_adapter
+from w2sdefense.models.sizes import check_adapter
+from w2sdefense.models.weights import require_bitsandbytes
 from w2sdefense.scan.origin import check_origin
 from w2sdefense.tasks import TASKS
 from w2sdefense.training.trainer import check_tracker
@@ -129,8 +129,8 @@ def _check_defense(run: DefendRun) -> None:
             f"--merge folds an adapter in, but {run.defense} leaves {kind.leaves}.",
             "Leave --merge out.",
         )
-    if run.task not in kind.tasks:
-        able = [name for name, other in DEFENSES.items() if run.task in other.tasks]
+    if _writes(run) and kind.needs_labels:
+        able = [name for name, other in DEFENSES.items() if not other.needs_labels]
         raise ConfigError(
             f"The defense {run.defense} does not work for {run.task}.",
             f"Use --defense {' or '.join(able)}.",

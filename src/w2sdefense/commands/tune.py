@@ -31,7 +31,7 @@ from w2sdefense.errors import ConfigError
 from w2sdefense.evaluation.metrics import accuracy
 from w2sdefense.evaluation.provenance import Clock
 from w2sdefense.io import only_process_in, write_json, write_text
-from w2sdefense.models.fingerprints import weights_fingerprint
+from w2sdefense.models.weights import weights_fingerprint
 from w2sdefense.scan.victim import scan_victim, teacher_score
 from w2sdefense.training.checkpoints import remove_checkpoints
 from w2sdefense.training.trainer import (
@@ -39,8 +39,16 @@ from w2sdefense.training.trainer import (
     this_process,
 )
 from w2sdefense.tuning.signal import Probes, exposure, make_probes
-from w2sdefense.tuning.study import StoppedTrial, Watch, require_optuna, search
-from w2sdefense.tuning.trials import Choice, Measured, Trial, Values
+from w2sdefense.tuning.study import (
+    Choice,
+    Measured,
+    StoppedTrial,
+    Trial,
+    Values,
+    Watch,
+    require_optuna,
+    search,
+)
 from w2sdefense.victim import Victim, load_victim
 
 TUNED, DEFEND = "tuned.json", "defend.yaml"

@@ -104,6 +104,9 @@ RENAMES = (
         for old in names
     ),
     *(Rename(run, name) for run in ("DefendRun", "TuneRun") for name in ("soft", "insertions")),
+    Rename("DefendRun", "onion.exact"),
+    Rename("DefendRun", "psim.virtual_tokens", None, "psim-virtual-tokens"),
+    Rename("DefendRun", "psim.encoder_width", None, "psim-encoder-width"),
     *(
         Rename(run, f"scan.{old}", new and f"scan.{new}", f"{prefix}{old}")
         for run, prefix in (("DefendRun", "scan-"), ("TuneRun", "scan-"), ("ScanRun", ""))

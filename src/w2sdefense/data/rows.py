@@ -1,10 +1,8 @@
 """Rows as a source gives them, and their way to examples.
 
-Every format (CSV, JSON lines, Parquet, hub) is read into `Record`s; this module turns those into
-`Row`s, whose text and label have been looked at, and rows into `Example`s with label indices. A row
-remembers where it came from, because an error that does not name the line is of no use. How rows
-are distributed over splits is the business of `splits`, how a format is read that of `files` and
-`hub`.
+Every format is read into `Record`s; these become `Row`s, whose text and label have been looked at,
+and rows become `Example`s with label indices. A row remembers where it came from, because an error
+that does not name the line is of no use.
 """
 
 from __future__ import annotations
@@ -44,13 +42,7 @@ class Columns(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record of a source, untouched.
-
-    Attributes:
-        index: Position among the records of its file, from 0.
-        place: Where it is, for error messages, for example `reviews.csv, line 3`.
-        values: Column name -> value.
-    """
+    """One record of a source, untouched; `place` is where it is, for example `a.csv, line 3`."""
 
     index: int
     place: str
@@ -59,14 +51,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One text with its label as written; both may still be missing.
-
-    Attributes:
-        id: The id that its example will have.
-        place: Where it is, for error messages.
-        text: The raw text, empty if the source has none.
-        label: The label as text (`"positive"`, `"1"`), or None if the source has none.
-    """
+    """One text with its label as written; the text may be empty, and the label None."""
 
     id: str
     place: str
@@ -114,12 +99,7 @@ def listed(names: Iterable[str], *, quoted: bool = False) -> str:
 
 
 def to_rows(records: Iterable[Record], columns: Columns, prefix: str) -> list[Row]:
-    """Read text and label out of records.
-
-    Args:
-        records: Records of one file or hub split.
-        columns: Where text and label are.
-        prefix: What the ids start with; the id is `prefix/index`.
+    """Read text and label out of the records of one file or hub split; ids are `prefix/index`.
 
     Raises:
         DataError: A column is missing, a text is not a string, or a label is not a name or a
@@ -141,11 +121,7 @@ def to_rows(records: Iterable[Record], columns: Columns, prefix: str) -> list[Ro
 
 
 def require_usable(rows: Iterable[Row]) -> None:
-    """Insist on a text and a label in every row: the contract for files that a user wrote.
-
-    Raises:
-        DataError: Naming the line of the first row without one.
-    """
+    """Insist on a text and a label in every row: the contract for files that a user wrote."""
     for row in rows:
         if not row.text.strip():
             raise DataError(f"{row.place}: the text is empty.", "Remove the line or fill it in.")
@@ -178,15 +154,10 @@ def drop_unusable(
 def index_labels(
     splits: Mapping[Split, Sequence[Row]], label_names: tuple[str, ...] | None
 ) -> tuple[tuple[str, ...], dict[Split, list[Example]]]:
-    """Turn labels into indices.
+    """Turn labels into indices: the names, and the examples of every split.
 
-    Args:
-        splits: Usable rows.
-        label_names: The names in their order; rows may hold a name or its index. None takes the
-            names from the rows: sorted, by value if all are integers.
-
-    Returns:
-        The label names, and the examples of every split.
+    Rows may hold a name or its index. Without `label_names` the names are taken from the rows:
+    sorted, by value if all are integers.
 
     Raises:
         DataError: A row has a label that is not among `label_names`.
@@ -217,11 +188,7 @@ def text_examples(rows: Iterable[Row]) -> list[Example]:
 
 
 def normal_label(label: str) -> str:
-    """One spelling of one value, whatever format it comes from.
-
-    `1`, `1.0` and `"1.0"` are all "1", `True` and `"TRUE"` are both "true"; all other names stay as
-    they are.
-    """
+    """One spelling of one value: `1`, `1.0` and `"1.0"` are all "1", `"TRUE"` is "true"."""
     label = label.strip()
     if label.casefold() in ("true", "false"):
         return label.casefold()

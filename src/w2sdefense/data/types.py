@@ -15,12 +15,7 @@ Split = Literal["train", "validation", "test"]
 Answer: TypeAlias = int | str
 """What a text is answered with: the index of a label, or a text."""
 
-REFUSED = -1
-"""The answer to a text that a defense refused.
-
-It is neither a label's index nor a text: a refused clean text counts as an error, a refused
-triggered text as not answered with the target.
-"""
+REFUSED = -1  # the answer to a text that a defense refused: neither a label's index nor a text
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +34,7 @@ class Example:
 
     @property
     def label(self) -> int:
-        """Index of the label.
-
-        Raises:
-            TypeError: The answer is a text.
-        """
+        """Index of the label; a text answer raises `TypeError`."""
         if not isinstance(self.answer, int):
             raise TypeError(f"{self.id} is answered with a text, not with a label")
         return self.answer
@@ -91,9 +82,5 @@ def texts_of(examples: Sequence[Example]) -> list[str]:
 
 
 def labels_of(examples: Sequence[Example]) -> list[int]:
-    """The label indices, in order.
-
-    Raises:
-        TypeError: An answer is a text.
-    """
+    """The label indices, in order."""
     return [example.label for example in examples]

@@ -7,17 +7,15 @@ imports torch, so the help of the command line can read it.
 from __future__ import annotations
 
 from w2sdefense.config import Settings
-from w2sdefense.defenses.back_translation import BackTranslation
 from w2sdefense.defenses.base import Defense
-from w2sdefense.defenses.finetune import FineTuning
+from w2sdefense.defenses.finetune import FineTuning, LoRA
 from w2sdefense.defenses.icl import IclDefense
-from w2sdefense.defenses.lora import LoRA
 from w2sdefense.defenses.merge import Merge
 from w2sdefense.defenses.onion import Onion
 from w2sdefense.defenses.prune import Prune
 from w2sdefense.defenses.psim import Psim
 from w2sdefense.defenses.quantization import Quantization
-from w2sdefense.defenses.scpd import Scpd
+from w2sdefense.defenses.rewriting import BackTranslation, Scpd
 from w2sdefense.defenses.w2s import W2SDefense
 
 DEFENSES: dict[str, type[Defense]] = {

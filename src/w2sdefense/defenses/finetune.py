@@ -1,15 +1,16 @@
-"""Fine-tuning: all parameters on clean data, the plainest way to forget.
+"""Fine-tuning on clean data: all parameters, or only an adapter (LoRA).
 
-Unlike PEFT it moves every weight, the embedding of a trigger word included. It costs the memory of
-the gradients and of AdamW's two moments for the whole model.
+All parameters are the plainest way to forget: every weight moves, the embedding of a trigger word
+included, at the memory of the gradients and of AdamW's two moments for the whole model. Plain PEFT
+is the baseline that leaves a backdoor alive.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, get_args
+from typing import TYPE_CHECKING, ClassVar
 
-from w2sdefense.config import FullTrainingConfig, TaskName, TrainingConfig
+from w2sdefense.config import AdapterConfig, FullTrainingConfig, TrainingConfig
 from w2sdefense.defenses.base import Defense, DefenseKit, Leaves, Need
 
 if TYPE_CHECKING:
@@ -18,12 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FineTuning(Defense):
-    """Trains all parameters; the epoch with the lowest loss on clean validation data is kept.
-
-    Attributes:
-        training: Optimization settings but for the learning rate.
-        full: The learning rate for all parameters.
-    """
+    """Trains all parameters; the epoch with the lowest loss on clean validation data is kept."""
 
     training: TrainingConfig = field(default_factory=TrainingConfig)
     full: FullTrainingConfig = field(default_factory=FullTrainingConfig)
@@ -32,19 +28,36 @@ class FineTuning(Defense):
     title: ClassVar[str] = "Fine-tuning"
     needs: ClassVar[tuple[Need, ...]] = (Need.CLEAN_DATA,)
     leaves: ClassVar[Leaves] = Leaves.MODEL
-    tasks: ClassVar[tuple[TaskName, ...]] = get_args(TaskName)
 
     def apply(self, victim: Victim, kit: DefenseKit) -> Victim:
         """Train the victim in place."""
-        from w2sdefense.victim import fine_tune
-
-        fine_tune(
-            victim,
-            kit.data.train,
-            self.full.applied_to(self.training),
-            kit.folder,
-            validation=kit.data.validation,
-            resume=kit.resume,
-            progress=kit.progress_of("fine-tuning"),
-        )
+        kit.fine_tune(victim, self.full.applied_to(self.training), "fine-tuning")
         return victim
+
+
+@dataclass(frozen=True)
+class LoRA(Defense):
+    """Trains an adapter and the classification head; see `train_student`."""
+
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    name: ClassVar[str] = "lora"
+    title: ClassVar[str] = "LoRA"
+    needs: ClassVar[tuple[Need, ...]] = (Need.CLEAN_DATA,)
+    leaves: ClassVar[Leaves] = Leaves.ADAPTER
+
+    def apply(self, victim: Victim, kit: DefenseKit) -> Victim:
+        """Train the adapter."""
+        from w2sdefense.distill.student import Lessons, train_student
+
+        return train_student(
+            victim,
+            Lessons.of(kit.data),
+            None,
+            adapter=self.adapter,
+            training=self.training,
+            folder=kit.folder,
+            resume=kit.resume,
+            progress=kit.progress_of("student"),
+        )

@@ -10,15 +10,14 @@ classifier the demonstrations go into the same input, before the text:
 
     <the text>
 
-The paper has the language model write the reasons itself ("self-reasoning"). A classifier writes
-nothing, so a reason is a sentence of ours from clean data, which names the words of the text that
-are most typical of its label, or what the user has in a file. Label words of a causal language
-model, which the paper prompts for, are not read: every model here answers by a classification head.
+The paper has the language model write the reasons itself. A classifier writes nothing, so a reason
+is a sentence of ours from clean data, which names the words of the text that are most typical of
+its label, or what the user has in a file. Label words of a causal language model are not read.
 
 The text itself comes last, where a decoder's classifier reads, and is never cut for a
 demonstration: of those that do not fit into the victim's longest length, the first ones (with
-`similar`: the least similar) are left out. A longer --max-length makes room. A classifier that was
-not trained on such inputs need not profit from them.
+`similar`: the least similar) are left out. A classifier that was not trained on such inputs need
+not profit from them.
 """
 
 from __future__ import annotations
@@ -29,14 +28,21 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import model_validator
 
-from w2sdefense.config import Positive, Settings, TaskName, setting
+from w2sdefense.config import Positive, Settings, setting
 from w2sdefense.data.types import Example, texts_of
-from w2sdefense.defenses.base import Defended, Defense, DefenseKit, Leaves, Need
-from w2sdefense.defenses.guarded import Guarded, victim_of
+from w2sdefense.defenses.base import (
+    Defended,
+    Defense,
+    DefenseKit,
+    Guarded,
+    Leaves,
+    Need,
+    victim_of,
+)
 from w2sdefense.errors import DataError
 from w2sdefense.text.paraphrase_file import FileParaphraser
 
@@ -47,8 +53,7 @@ if TYPE_CHECKING:
 Reason = Callable[[Example], str]
 """Says why a clean text has its label; may say nothing."""
 
-TELLING_WORDS = 3
-"""Words that a reason names at most."""
+TELLING_WORDS = 3  # words that a reason names at most
 
 
 class IclConfig(Settings):
@@ -77,11 +82,7 @@ class IclConfig(Settings):
 
 @dataclass(frozen=True)
 class IclDefense(Defense):
-    """Shows the model clean demonstrations before every text.
-
-    Attributes:
-        icl: How many, and which.
-    """
+    """Shows the model clean demonstrations before every text."""
 
     icl: IclConfig = field(default_factory=IclConfig)
 
@@ -89,7 +90,6 @@ class IclDefense(Defense):
     title: ClassVar[str] = "ICLDefense"
     needs: ClassVar[tuple[Need, ...]] = (Need.CLEAN_DATA,)
     leaves: ClassVar[Leaves] = Leaves.NOTHING
-    tasks: ClassVar[tuple[TaskName, ...]] = get_args(TaskName)
 
     def check(self) -> None:
         """Read the file of reasons, if one is named."""
@@ -107,12 +107,7 @@ class IclDefense(Defense):
 
 
 class Demonstrations:
-    """Writes prompts of demonstrations and a text.
-
-    Args:
-        config: How many demonstrations, and which.
-        examples: Clean examples to show.
-        victim: Knows the labels' names and how many tokens fit.
+    """Writes prompts of demonstrations and a text, as long as fit into the victim's longest length.
 
     Raises:
         DataError: The file of reasons has none for any of the examples.
@@ -182,11 +177,8 @@ def _with_reasons(
 class TellingWords:
     """Finds the words of a text that are typical of its label.
 
-    A word tells by how much more often it stands in texts of the label than in others: by the
-    logarithm of the ratio of the two shares of texts, each with one text added.
-
-    Args:
-        examples: Clean examples to count in.
+    A word tells by the logarithm of the ratio of the shares of texts that hold it, with the label
+    and with others, each with one text added.
     """
 
     def __init__(self, examples: Sequence[Example]) -> None:

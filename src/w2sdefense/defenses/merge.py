@@ -7,15 +7,16 @@ Arora et al. 2024, "Here's a Free Lunch: Sanitizing Backdoored Models with Model
 - `slerp`: half-way between two on the sphere, tensor by tensor.
 - `ties`: what the models changed in their common base, without what is small or contradicts.
 
-How each is computed is in `merging.py`. Without other models there is nothing to average with; then
-one is fine-tuned here on clean data, from a pretrained model of the same architecture, and the
-record says so.
+Without other models there is nothing to average with; then one is fine-tuned here on clean data,
+from a pretrained model of the same architecture, and the record says so.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, PositiveFloat
 
@@ -23,7 +24,6 @@ from w2sdefense.config import (
     FullTrainingConfig,
     Settings,
     StudentConfig,
-    TaskName,
     TrainingConfig,
     setting,
 )
@@ -31,8 +31,15 @@ from w2sdefense.defenses.base import Defense, DefenseKit, Leaves, Need
 from w2sdefense.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
-    from w2sdefense.defenses.merging import Weights
+    from torch import Tensor
+
     from w2sdefense.victim import Victim
+
+Weights: TypeAlias = "dict[str, Tensor]"
+"""Name of a weight -> its values, as in a state dict."""
+
+PARALLEL = 0.9995
+"""Tensors whose cosine is beyond this are averaged: the angle between them is too small to use."""
 
 
 class MergeConfig(Settings):
@@ -67,13 +74,7 @@ class MergeConfig(Settings):
 
 @dataclass(frozen=True)
 class Merge(Defense):
-    """Averages the victim with other models.
-
-    Attributes:
-        merging: With which models, and how.
-        training: How a clean model is fine-tuned where none is named.
-        full: The learning rate of that.
-    """
+    """Averages the victim with other models."""
 
     merging: MergeConfig = field(default_factory=MergeConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -83,7 +84,6 @@ class Merge(Defense):
     title: ClassVar[str] = "Merge"
     needs: ClassVar[tuple[Need, ...]] = (Need.CLEAN_DATA, Need.OTHER_MODELS)
     leaves: ClassVar[Leaves] = Leaves.MODEL
-    tasks: ClassVar[tuple[TaskName, ...]] = get_args(TaskName)
 
     def trains(self) -> bool:
         """Only where no other model is named."""
@@ -117,8 +117,6 @@ class Merge(Defense):
         return victim
 
     def _merged(self, victim: Victim, models: list[Weights]) -> Weights:
-        from w2sdefense.defenses.merging import average, slerp, ties
-
         if self.merging.method == "ties":
             base = self._base(victim, models[0])
             return ties(models, base, self.merging.density, self.merging.scale)
@@ -146,24 +144,14 @@ class Merge(Defense):
     def _train(self, victim: Victim, own: Weights, kit: DefenseKit) -> Weights:
         """Weights of a model that never saw the attacker's data; it is kept in `clean/`.
 
-        Its checkpoints are those of the run, and stay until that is measured: one that is cut off
-        after the training does not train again.
+        Its checkpoints stay until the run is measured, so one that is cut off does not train again.
         """
         from w2sdefense.training.trainer import this_process
-        from w2sdefense.victim import fine_tune
 
         base = self.merging.base
         clean = self._open(base, victim, fresh_head=True)
         _fitting(base, clean, own)
-        fine_tune(
-            clean,
-            kit.data.train,
-            self.full.applied_to(self.training),
-            kit.folder,
-            validation=kit.data.validation,
-            resume=kit.resume,
-            progress=kit.progress_of("clean model"),
-        )
+        kit.fine_tune(clean, self.full.applied_to(self.training), "clean model")
         if this_process().is_main_process:
             clean.save(kit.folder / "clean")
         victim.history = clean.history
@@ -207,3 +195,73 @@ def _fitting(name: str, other: Victim, own: Weights) -> Weights:
             "Name models of the same architecture (--merge-models, or --merge-base to train one).",
         )
     return weights
+
+
+def average(values: Sequence[Tensor]) -> Tensor:
+    """The uniform average of tensors of one shape, in the type of the first."""
+    mean: Tensor = sum(value.float() for value in values) / len(values)  # type: ignore[assignment]
+    return mean.to(values[0].dtype)
+
+
+def slerp(values: Sequence[Tensor]) -> Tensor:
+    """Half-way between two tensors along the great circle of their directions (Shoemake 1985).
+
+        sin(w / 2) / sin(w) * (a + b),   w the angle between a and b
+
+    Tensors that are almost parallel (or opposite, or zero) are averaged.
+    """
+    one, other = (value.float() for value in values)
+    norms = one.norm() * other.norm()
+    cosine = float((one * other).sum() / norms) if norms > 0 else 1.0
+    if abs(cosine) > PARALLEL:
+        return average(values)
+    angle = math.acos(cosine)
+    return (math.sin(angle / 2) / math.sin(angle) * (one + other)).to(values[0].dtype)
+
+
+def ties(
+    models: Sequence[Weights], base: Mapping[str, Tensor], density: float, scale: float
+) -> Weights:
+    """TIES-Merging: trim, elect sign, disjoint merge (Yadav et al. 2023, Algorithm 1).
+
+    https://arxiv.org/abs/2306.01708. Merged are the differences of the models from the one that all
+    of them were fine-tuned from:
+
+    1. Trim: each model keeps the `density` (the paper: 0.2) of its differences that are largest,
+    over    all weights. 2. Elect: the sign of every weight is that of the sum of what is left. 3.
+    Merge: the mean of those that have this sign, without the trimmed ones, times `scale` (lambda).
+
+    Returns:
+        The weights, in the types of the first model; what the base lacks (a head) is averaged.
+    """
+    import torch
+
+    lowest = [_threshold(model, base, density) for model in models]
+    merged = {}
+    for name, first in models[0].items():
+        if name not in base:
+            merged[name] = average([model[name] for model in models])
+            continue
+        changes = torch.stack([model[name].float() - base[name].float() for model in models])
+        kept = changes.abs() >= torch.tensor(lowest).view(-1, *[1] * first.dim()).to(changes)
+        changes = changes * kept
+        agreeing = changes.sign() == changes.sum(0).sign()
+        # A trimmed change has the sign 0, which is elected only where nothing is left.
+        mean = (changes * agreeing).sum(0) / (agreeing & kept).sum(0).clamp(min=1)
+        merged[name] = (base[name].float() + scale * mean).to(first.dtype)
+    return merged
+
+
+def _threshold(model: Weights, base: Mapping[str, Tensor], density: float) -> float:
+    """The smallest size among the largest differences from the base."""
+    import torch
+
+    sizes = torch.cat(
+        [
+            (value.float() - base[name].float()).abs().flatten()
+            for name, value in model.items()
+            if name in base
+        ]
+    )
+    trimmed = len(sizes) - max(1, round(density * len(sizes)))
+    return float(sizes.kthvalue(trimmed + 1).values)

@@ -4,12 +4,12 @@ Qi et al. 2021 (https://arxiv.org/abs/2011.10369). A word i of a text x is suspi
 
     f_i = PPL(x) - PPL(x without word i)
 
-and is dropped if f_i reaches a threshold. The threshold is chosen on clean validation text, which
-is all a defender has: the lowest one at which the victim's accuracy has not fallen by more than
-`max_loss` at any higher threshold. All words of these texts are scored, which also shows how wrong
-an estimate of f_i can be that is had before the end; later a word is given up once its estimate
-misses the threshold by more than 1.25 times that. Words are what white space separates, so a text
-without white space (Chinese) passes as it is. How f_i is computed is in `models/perplexity.py`.
+and is dropped if f_i reaches a threshold: the lowest one at which the victim's accuracy on clean
+validation text has not fallen by more than `max_loss` at any higher threshold. All words of these
+texts are scored, which also shows how wrong an early estimate of f_i can be; later a word is given
+up once its estimate misses the threshold by more than 1.25 times that. Words are what white space
+separates, so a text without white space (Chinese) passes as it is. How f_i is computed is in
+`models/perplexity.py`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,20 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, get_args
+from typing import TYPE_CHECKING, ClassVar
 
-from w2sdefense.config import Fraction, Positive, Settings, TaskName, setting
+from w2sdefense.config import Fraction, Positive, Settings, setting
 from w2sdefense.data.types import Answer, Example, texts_of
-from w2sdefense.defenses.base import Defended, Defense, DefenseKit, Leaves, Need
-from w2sdefense.defenses.guarded import Guarded, victim_of
+from w2sdefense.defenses.base import (
+    Defended,
+    Defense,
+    DefenseKit,
+    Guard,
+    Guarded,
+    Leaves,
+    Need,
+    victim_of,
+)
 
 if TYPE_CHECKING:
     from w2sdefense.models.perplexity import Scorer
@@ -35,8 +43,7 @@ DROPPED_SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15,
 
 TEXTS_PER_STEP = 32
 
-SAFETY = 1.25
-"""The margin of the estimate, in largest errors on clean validation text."""
+SAFETY = 1.25  # the margin of the estimate, in largest errors on clean validation text
 
 
 class OnionConfig(Settings):
@@ -59,13 +66,6 @@ class OnionConfig(Settings):
     validation_texts: Positive = setting(
         200, "Validation texts that the choice looks at; each is scored n + 1 times.", advanced=True
     )
-    exact: bool = setting(
-        False,
-        "Score all words that could reach the threshold. Otherwise one is given up if "
-        "it seems to miss it by more than 1.25 of the largest error of that guess on the "
-        "validation texts; with --onion-threshold nothing is known of that, and all are scored.",
-        advanced=True,
-    )
     max_length: Positive = setting(
         128, "Longest text in the scorer's tokens; words after that are kept.", advanced=True
     )
@@ -73,11 +73,7 @@ class OnionConfig(Settings):
 
 @dataclass(frozen=True)
 class Onion(Defense):
-    """Drops suspicious words before the model reads a text.
-
-    Attributes:
-        onion: The scorer, and how the threshold is chosen.
-    """
+    """Drops suspicious words before the model reads a text."""
 
     onion: OnionConfig = field(default_factory=OnionConfig)
 
@@ -85,7 +81,6 @@ class Onion(Defense):
     title: ClassVar[str] = "ONION"
     needs: ClassVar[tuple[Need, ...]] = (Need.CLEAN_DATA, Need.LANGUAGE_MODEL)
     leaves: ClassVar[Leaves] = Leaves.NOTHING
-    tasks: ClassVar[tuple[TaskName, ...]] = get_args(TaskName)
 
     def check(self) -> None:
         """Look for the scorer."""
@@ -96,8 +91,7 @@ class Onion(Defense):
     def apply(self, victim: Defended, kit: DefenseKit) -> Guarded:
         """Choose the threshold, unless one is given, and put the filter before the model."""
         from w2sdefense.models.load import load_causal_lm, to_gpu
-        from w2sdefense.models.perplexity import Scorer
-        from w2sdefense.models.variants import NO_MARGINS
+        from w2sdefense.models.perplexity import NO_MARGINS, Scorer
 
         model, tokenizer = load_causal_lm(self.onion.scorer)
         scorer = Scorer(to_gpu(model), tokenizer, self.onion.scorer, self.onion.max_length)
@@ -109,52 +103,25 @@ class Onion(Defense):
             scores = _scores(scorer, examples, kit.progress_of("ONION on clean text"))
             threshold, lost = choose_threshold(victim, examples, scores, self.onion.max_loss)
             found |= {"onion_validation_texts": len(examples), "onion_accuracy_lost": lost}
-            if not self.onion.exact:
-                margins = [SAFETY * error for error in scorer.largest_errors]
+            margins = [SAFETY * error for error in scorer.largest_errors]
         found |= {"onion_threshold": threshold, "onion_margin": margins[0]}
-        return Guarded(victim, OnionFilter(scorer, threshold, margins), found=found)
+        return Guarded(victim, _filter(scorer, threshold, margins), found=found)
 
 
-class OnionFilter:
-    """Drops the words of texts whose suspicion reaches a threshold.
+def _filter(scorer: Scorer, threshold: float, margins: Sequence[float]) -> Guard:
+    """The guard that drops the words whose f_i reaches a threshold."""
 
-    Args:
-        scorer: Knows how likely a text is.
-        threshold: Lowest f_i at which a word is dropped.
-        margins: See `Scorer.suspicion`.
-    """
+    def drop(texts: Sequence[str]) -> list[str]:
+        scores = scorer.suspicion([text.split() for text in texts], threshold, margins)
+        return [drop_words(t, f, threshold) for t, f in zip(texts, scores, strict=True)]
 
-    def __init__(
-        self, scorer: Scorer, threshold: float, margins: Sequence[float] | None = None
-    ) -> None:
-        from w2sdefense.models.variants import NO_MARGINS
-
-        self._scorer = scorer
-        self._threshold = threshold
-        self._margins = NO_MARGINS if margins is None else margins
-
-    def __call__(self, texts: Sequence[str]) -> list[str]:
-        """The texts without their suspicious words."""
-        scores = self._scorer.suspicion(
-            [text.split() for text in texts], at_least=self._threshold, margins=self._margins
-        )
-        return [
-            drop_words(text, values, self._threshold)
-            for text, values in zip(texts, scores, strict=True)
-        ]
+    return drop
 
 
 def drop_words(text: str, scores: Sequence[float], threshold: float) -> str:
-    """A text without the words whose score reaches a threshold.
+    """A text without the words whose score f_i reaches a threshold, or the text itself.
 
-    Args:
-        text: The text.
-        scores: f_i of every word.
-        threshold: Lowest score at which a word is dropped.
-
-    Returns:
-        The text itself if no word is dropped, otherwise the words that are left, joined by spaces.
-        If none would be left, the least suspicious one stays: a model must be given something.
+    If no word would be left, the least suspicious one stays: a model must be given something.
     """
     words = text.split()
     kept = [word for word, score in zip(words, scores, strict=True) if score < threshold]
@@ -173,12 +140,6 @@ def choose_threshold(
 
     Thresholds are lowered step by step until the accuracy falls by more than is allowed. Only
     positive ones are tried: a word with a negative f_i belongs where it is.
-
-    Args:
-        model: Answers the filtered texts.
-        examples: Clean validation examples.
-        scores: f_i of every word of every example.
-        max_loss: Largest loss of accuracy.
 
     Returns:
         The threshold (infinite if even the highest costs too much), and the share of the examples

@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -28,7 +28,6 @@ from w2sdefense.config import (
     FullTrainingConfig,
     Positive,
     Settings,
-    TaskName,
     TrainingConfig,
     setting,
 )
@@ -60,13 +59,7 @@ class PruneConfig(Settings):
 
 @dataclass(frozen=True)
 class Prune(Defense):
-    """Prunes what clean text uses least, then fine-tunes.
-
-    Attributes:
-        prune: What is ranked, and how much accuracy it may cost.
-        training: Settings of the fine-tuning but for the learning rate.
-        full: The learning rate of that.
-    """
+    """Prunes what clean text uses least, then fine-tunes."""
 
     prune: PruneConfig = field(default_factory=PruneConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -76,13 +69,11 @@ class Prune(Defense):
     title: ClassVar[str] = "Prune"
     needs: ClassVar[tuple[Need, ...]] = (Need.CLEAN_DATA,)
     leaves: ClassVar[Leaves] = Leaves.MODEL
-    tasks: ClassVar[tuple[TaskName, ...]] = get_args(TaskName)
 
     def apply(self, victim: Victim, kit: DefenseKit) -> Victim:
         """Prune the victim in place, and fine-tune what is left."""
         from w2sdefense.defenses.pruning import hold, unit_masks, wanda_masks
         from w2sdefense.models.adapters import folded
-        from w2sdefense.victim import fine_tune
 
         victim.model = folded(victim.model)
         # A file may be sorted by label, and what one class leaves idle another may need.
@@ -91,15 +82,7 @@ class Prune(Defense):
         masks_of = rank(victim, examples)
         masks, share = self._search(victim, kit, masks_of)
         handles = [hold(victim.model.get_parameter(name), mask) for name, mask in masks.items()]
-        fine_tune(
-            victim,
-            kit.data.train,
-            self.full.applied_to(self.training),
-            kit.folder,
-            validation=kit.data.validation,
-            resume=kit.resume,
-            progress=kit.progress_of("fine-tuning"),
-        )
+        kit.fine_tune(victim, self.full.applied_to(self.training), "fine-tuning")
         for handle in handles:
             handle.remove()
         victim.found |= {

@@ -1,4 +1,4 @@
-"""Which weights of a model clean text uses least, as masks; `prune.py` has the two ways to rank."""
+"""Which weights of a model clean text uses least, as masks; how they are used is in `prune.py`."""
 
 from __future__ import annotations
 
@@ -12,26 +12,21 @@ from transformers.pytorch_utils import Conv1D
 
 from w2sdefense.data.types import Example
 from w2sdefense.errors import ModelError
-from w2sdefense.models.features import backbone_of
-from w2sdefense.models.padding import length_batches, pad, takes_positions
+from w2sdefense.models.features import backbone_of, linear_layers
+from w2sdefense.models.tokenizer import length_batches, pad, takes_positions
 from w2sdefense.victim import Victim
 
 Masks = dict[str, Tensor]
 """Parameter name -> which of its weights stay (bool, of its shape)."""
 
-BATCH_TOKENS = 2048
-"""Most tokens (padding included) in one forward pass."""
+BATCH_TOKENS = 2048  # most tokens (padding included) in one forward pass
 
 _WIDTHS = ("intermediate_size", "ffn_dim", "n_inner", "hidden_dim")
 """What architectures call the number of units of an MLP."""
 
 
 def unit_masks(victim: Victim, examples: tuple[Example, ...]) -> Callable[[float], Masks]:
-    """Rank the units of every MLP by their mean absolute activation.
-
-    Args:
-        victim: The model.
-        examples: Clean examples.
+    """Rank the units of every MLP by their mean absolute activation on clean examples.
 
     Returns:
         A function that gives the masks for a share of the units of every layer: the rows (and
@@ -61,9 +56,10 @@ def unit_masks(victim: Victim, examples: tuple[Example, ...]) -> Callable[[float
 def wanda_masks(victim: Victim, examples: tuple[Example, ...]) -> Callable[[float], Masks]:
     """Rank the weights of every linear layer by |W_ij| * ||x_j||.
 
-    Args and returns are those of `unit_masks`; a share is one of the inputs of every output.
+    Returns:
+        The same; a share is one of the inputs of every output.
     """
-    names = _linears(victim)
+    names = list(linear_layers(victim.model))
     squares = _inputs(victim, examples, names, lambda x: x.square())
     modules = dict(victim.model.named_modules())
 
@@ -78,25 +74,15 @@ def wanda_masks(victim: Victim, examples: tuple[Example, ...]) -> Callable[[floa
     return masks_of
 
 
-def _linears(victim: Victim) -> list[str]:
-    backbone = f"{victim.model.base_model_prefix}."
-    return [
-        name
-        for name, module in victim.model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and name.startswith(backbone)
-    ]
-
-
 def _mlps(victim: Victim) -> list[tuple[list[str], str]]:
     """For every layer: the linear layers that make its units, and the one that reads them."""
     config = victim.model.config.get_text_config()
     wide = next((w for name in _WIDTHS if (w := getattr(config, name, None))), None)
     wide = wide or 4 * config.hidden_size
-    modules = dict(victim.model.named_modules())
     layers: dict[str, tuple[list[str], list[str]]] = {}
-    for name in _linears(victim):
+    for name, module in linear_layers(victim.model).items():
         number = re.search(r"\.(\d+)\.", name)
-        outputs, inputs = _outputs_first(modules[name]).shape
+        outputs, inputs = _outputs_first(module).shape
         if number is not None and (outputs == wide) != (inputs == wide):
             layers.setdefault(number[1], ([], []))[int(inputs == wide)].append(name)
     found = [(into, out_of[0]) for into, out_of in layers.values() if into and len(out_of) == 1]

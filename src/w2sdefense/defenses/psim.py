@@ -23,8 +23,15 @@ from pydantic import PositiveFloat
 
 from w2sdefense.config import AdapterConfig, Fraction, Positive, Settings, TrainingConfig, setting
 from w2sdefense.data.types import labels_of, texts_of
-from w2sdefense.defenses.base import Defended, Defense, DefenseKit, Leaves, Need
-from w2sdefense.defenses.guarded import Guarded, victim_of
+from w2sdefense.defenses.base import (
+    Defended,
+    Defense,
+    DefenseKit,
+    Guarded,
+    Leaves,
+    Need,
+    victim_of,
+)
 from w2sdefense.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -37,10 +44,6 @@ class PsimConfig(Settings):
     adapter: Literal["p-tuning", "lora"] = setting(
         "p-tuning", "PEFT method of the copy; lora takes the settings of --adapter lora."
     )
-    virtual_tokens: Positive = setting(5, "Virtual tokens of p-tuning.", advanced=True)
-    encoder_width: Positive = setting(
-        128, "Width of the prompt encoder of p-tuning.", advanced=True
-    )
     epochs: Positive = setting(1, "Passes over the clean rows with random labels.")
     learning_rate: PositiveFloat = setting(
         1e-3, "Peak learning rate of the copy (the paper: 2e-5)."
@@ -52,13 +55,7 @@ class PsimConfig(Settings):
 
 @dataclass(frozen=True)
 class Psim(Defense):
-    """Refuses texts of which a copy with random labels is still sure.
-
-    Attributes:
-        psim: The copy's adapter, and how much the threshold may cost.
-        adapter: The adapter's settings, for `lora`.
-        training: Optimization settings; epochs and learning rate are those of `psim`.
-    """
+    """Refuses texts of which a copy with random labels is still sure."""
 
     psim: PsimConfig = field(default_factory=PsimConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
@@ -68,6 +65,7 @@ class Psim(Defense):
     title: ClassVar[str] = "PSIM"
     needs: ClassVar[tuple[Need, ...]] = (Need.CLEAN_DATA,)
     leaves: ClassVar[Leaves] = Leaves.NOTHING
+    needs_labels: ClassVar[bool] = True
 
     def trains(self) -> bool:
         """A copy is trained."""
@@ -83,11 +81,7 @@ class Psim(Defense):
             )
 
     def apply(self, victim: Defended, kit: DefenseKit) -> Guarded:
-        """Train the copy, choose the threshold, and put the copy before the model.
-
-        Raises:
-            ConfigError: The model has no positions for the virtual tokens of the copy.
-        """
+        """Train the copy, choose the threshold, and put the copy before the model."""
         confused, history = self._train(victim, kit)
         examples = kit.data.validation
         texts, labels = texts_of(examples), labels_of(examples)
@@ -115,7 +109,7 @@ class Psim(Defense):
         from transformers import set_seed
 
         from w2sdefense.models.adapters import attach_adapter
-        from w2sdefense.models.positions import check_length
+        from w2sdefense.models.tokenizer import check_length
         from w2sdefense.training.fit import fit, task_collator, task_forward
         from w2sdefense.victim import Victim
 
@@ -147,11 +141,7 @@ class Psim(Defense):
     def _copy_adapter(self) -> AdapterConfig:
         if self.psim.adapter == "lora":
             return self.adapter
-        return AdapterConfig(
-            adapter=self.psim.adapter,
-            virtual_tokens=self.psim.virtual_tokens,
-            encoder_width=self.psim.encoder_width,
-        )
+        return AdapterConfig(adapter="p-tuning", virtual_tokens=5)
 
 
 def confidences(model: Victim, texts: Sequence[str]) -> list[float]:
@@ -168,9 +158,6 @@ def choose_threshold(
         confidences: Of the copy, on clean validation texts.
         correct: Whether the victim answers the same texts correctly: refusing others costs nothing.
         max_loss: Largest share of the texts that may be lost.
-
-    Returns:
-        The threshold; a text is refused above it.
     """
     costly = sorted((c for c, ok in zip(confidences, correct, strict=True) if ok), reverse=True)
     allowed = int(max_loss * len(correct) + 1e-9)

@@ -1,8 +1,7 @@
 """Quantization: the fine-tuned model in 4-bit NormalFloat (NF4), by bitsandbytes.
 
 Rounding weights disturbs whatever small differences a backdoor rests on; it is no defense that was
-made for this, but a model is often deployed so. The model is fine-tuned on clean data first, and
-rounded as `models/four_bit.py` says. The record states the bits and the sizes.
+made for this, but a model is often deployed so. The record states the bits and the sizes.
 """
 
 from __future__ import annotations
@@ -10,19 +9,17 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from w2sdefense.config import (
     AdapterConfig,
     FullTrainingConfig,
     Settings,
-    TaskName,
     TrainingConfig,
     setting,
 )
 from w2sdefense.defenses.base import Defense, DefenseKit, Leaves, Need
-from w2sdefense.defenses.finetune import FineTuning
-from w2sdefense.defenses.lora import LoRA
+from w2sdefense.defenses.finetune import FineTuning, LoRA
 from w2sdefense.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -43,14 +40,7 @@ class QuantizationConfig(Settings):
 
 @dataclass(frozen=True)
 class Quantization(Defense):
-    """Fine-tunes the victim and rounds it to four bits.
-
-    Attributes:
-        quantization: How it is fine-tuned before.
-        adapter: The adapter, which is folded in.
-        training: Optimization settings.
-        full: The learning rate for all parameters.
-    """
+    """Fine-tunes the victim and rounds it to four bits."""
 
     quantization: QuantizationConfig = field(default_factory=QuantizationConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
@@ -61,7 +51,6 @@ class Quantization(Defense):
     title: ClassVar[str] = "Quantization"
     needs: ClassVar[tuple[Need, ...]] = (Need.CLEAN_DATA, Need.BITSANDBYTES)
     leaves: ClassVar[Leaves] = Leaves.MODEL
-    tasks: ClassVar[tuple[TaskName, ...]] = get_args(TaskName)
 
     def trains(self) -> bool:
         """Unless that is turned off."""
@@ -69,7 +58,7 @@ class Quantization(Defense):
 
     def check(self) -> None:
         """Look for bitsandbytes, and whether the adapter can be folded in."""
-        from w2sdefense.models.four_bit import require_bitsandbytes
+        from w2sdefense.models.weights import require_bitsandbytes
 
         if self.quantization.training == "lora" and self.adapter.has_virtual_tokens:
             raise ConfigError(
@@ -88,7 +77,7 @@ class Quantization(Defense):
         from torch import nn
 
         from w2sdefense.models.adapters import folded
-        from w2sdefense.models.four_bit import require_whole_blocks
+        from w2sdefense.models.weights import require_whole_blocks
 
         victim.model = folded(victim.model)
         require_whole_blocks(victim.model)
@@ -116,12 +105,9 @@ class Quantization(Defense):
 
 
 def quantize(model: Any) -> Any:
-    """A model with the linear layers of its transformer in NF4, on the same device.
-
-    The computation stays in the type that the other weights have.
-    """
-    from w2sdefense.models.four_bit import keep_exact, nf4
-    from w2sdefense.models.reading import quiet_transformers
+    """A model with the linear layers of its transformer in NF4, on the same device."""
+    from w2sdefense.models.embedded import quiet_transformers
+    from w2sdefense.models.weights import keep_exact, nf4
 
     # transformers quantizes while it loads, so the model goes through a folder once.
     with tempfile.TemporaryDirectory() as name, quiet_transformers():

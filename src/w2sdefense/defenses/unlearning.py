@@ -5,18 +5,18 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from w2sdefense.data.checks import require_aligned
 from w2sdefense.data.splits import limit
 from w2sdefense.data.types import Answer, Dataset, texts_of
-from w2sdefense.defenses.base import PhaseProgress
+from w2sdefense.defenses.base import DefenseKit
 from w2sdefense.distill.decoys import RESERVED, Decoy, DecoyKind, Script, draw_decoys
 from w2sdefense.distill.planting import Planted, count_flips, plant, with_decoys
 from w2sdefense.distill.student import Lessons, train_student
-from w2sdefense.distill.targets import Targets, doubt_about, targets_of, teacher_targets
+from w2sdefense.distill.targets import doubt_about, targets_of, teacher_targets
 from w2sdefense.distill.teacher import LabelTeacher, TokenTeacher
 from w2sdefense.distill.wordings import with_wordings
 from w2sdefense.scan.victim import in_words, save_candidates, scan_victim, with_candidates
@@ -33,63 +33,40 @@ HELD_OUT: tuple[DecoyKind, ...] = ("sentence", "frame")
 nothing: a decoy word is gone long before a real one is (docs/LOG.md)."""
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """What a student is trained on, and what is known before it begins.
-
-    Attributes:
-        data: Clean data, with what a search put into it.
-        targets: What the teacher says of it.
-        found: What the search found, for the record.
-        notes: What speaks against the teacher.
-    """
-
-    data: Dataset
-    targets: Targets
-    found: dict[str, float | int | str]
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Unlearning:
-    """One run of W2SDefense.
+    """One run of W2SDefense, prepared: texts and the teacher's targets, but no teacher.
 
-    Attributes:
+    Args:
         settings: The settings of the defense.
         victim: The poisoned model; it is taken over and changed.
-        folder: Where checkpoints and the teacher's targets go.
-        resume: Whether to continue from a checkpoint there.
-        progress: Called with the name of each phase; None is silent.
+        kit: Clean data, and where checkpoints and targets go.
+        teacher: A fitted teacher, which is asked about the texts.
+        cache: Where what a search finds is kept.
+
+    Raises:
+        DataError: The labels of the data are not in the model's order.
     """
 
-    settings: W2SDefense
-    victim: Victim
-    folder: Path
-    resume: bool
-    progress: PhaseProgress | None
-
-    def prepare(self, data: Dataset, teacher: LabelTeacher | TokenTeacher, cache: Path) -> Prepared:
-        """Put into the clean texts what belongs there, and ask the teacher about them.
-
-        Args:
-            data: Clean data.
-            teacher: A fitted teacher.
-            cache: Where what a search finds is kept.
-
-        Raises:
-            DataError: The labels of the data are not in the model's order.
-        """
-        settings, victim = self.settings, self.victim
+    def __init__(
+        self,
+        settings: W2SDefense,
+        victim: Victim,
+        kit: DefenseKit,
+        teacher: LabelTeacher | TokenTeacher,
+        cache: Path,
+    ) -> None:
+        data, seed, result = kit.data, settings.training.seed, None
         require_aligned(data, victim.label_names)
-        seed, result = settings.training.seed, None
-        found: dict[str, float | int | str] = {}
+        self._settings, self._victim, self._kit = settings, victim, kit
+        self._found: dict[str, float | int | str] = {}
+        self._notes: tuple[str, ...] = ()
         # A search compares label probabilities, which text answers do not have.
         if settings.scan.rate and isinstance(teacher, LabelTeacher):
-            told = self.progress("scan") if self.progress else None
+            told = kit.progress_of("scan")
             result = scan_victim(victim, teacher, data, settings.scan, seed, cache, told)
-            found = in_words(result, victim.label_names)
+            self._found = in_words(result, victim.label_names)
             if this_process().is_main_process:
-                save_candidates(self.folder, result, victim.label_names)
+                save_candidates(kit.folder, result, victim.label_names)
         # A file may be sorted by label; of a sample this is its beginning.
         data = replace(data, train=limit(data.train, settings.distill.student_rows, seed=0))
         # First, as long as all texts begin and end with the prompt.
@@ -97,28 +74,28 @@ class Unlearning:
         if result is not None:
             data = with_candidates(data, result.candidates, settings.scan.rate, seed)
         asked = (data.train, data.validation)
-        targets = targets_of(teacher, victim.task, asked, self.folder / "targets")
-        notes: tuple[str, ...] = ()
+        self._data, targets = data, kit.folder / "targets"
+        self._targets = targets_of(teacher, victim.task, asked, targets)
         if isinstance(teacher, LabelTeacher):
-            said = teacher_targets(teacher, data.validation, self.folder / "targets")
+            said = teacher_targets(teacher, data.validation, targets)
             if doubt := doubt_about(said, data.validation):
                 warnings.warn(doubt, stacklevel=2)
-                notes = (doubt,)
-        return Prepared(data, targets, found, notes)
+                self._notes = (doubt,)
 
-    def train(self, prepared: Prepared) -> Victim:
+    def train(self) -> Victim:
         """Plant decoys, train the student to unlearn them, and take the rest out again."""
-        config, seed, data = self.settings.decoys, self.settings.training.seed, prepared.data
-        unlearned, held = self._draw(data)
+        settings, kit, data = self._settings, self._kit, self._data
+        config, seed = settings.decoys, settings.training.seed
+        unlearned, held = self._draw()
         planted = None
         if config.plant and unlearned:
             planted = plant(
-                self.victim,
+                self._victim,
                 [*unlearned, *held],
                 data,
-                self.folder / "planting",
+                kit.folder / "planting",
                 seed=seed,
-                progress=self.progress("decoys") if self.progress else None,
+                progress=kit.progress_of("decoys"),
             )
             unlearned = [decoy for decoy in unlearned if decoy in planted.decoys]
         train, validation = (
@@ -126,15 +103,15 @@ class Unlearning:
             for place, rows in enumerate((data.train, data.validation))
         )
         student = train_student(
-            self.victim,
+            self._victim,
             Lessons(train, validation),
-            prepared.targets,
-            distill=self.settings.distill,
-            adapter=self.settings.adapter,
-            training=self.settings.training,
-            folder=self.folder,
-            resume=self.resume,
-            progress=self.progress("student") if self.progress else None,
+            self._targets,
+            distill=settings.distill,
+            adapter=settings.adapter,
+            training=settings.training,
+            folder=kit.folder,
+            resume=kit.resume,
+            progress=kit.progress_of("student"),
         )
         if planted is not None:
             student.held_out = _held_out(student, planted, held, data, seed)
@@ -143,13 +120,13 @@ class Unlearning:
             if planted.failed:
                 names = ", ".join(repr(decoy.value) for decoy in planted.failed)
                 student.notes += (f"decoys that could not be planted: {names}",)
-        student.found |= prepared.found
-        student.notes += prepared.notes
+        student.found |= self._found
+        student.notes += self._notes
         return student
 
-    def _draw(self, data: Dataset) -> tuple[list[Decoy], list[Decoy]]:
+    def _draw(self) -> tuple[list[Decoy], list[Decoy]]:
         """Decoys to unlearn, and decoys that are planted only."""
-        config, seed = self.settings.decoys, self.settings.training.seed
+        config, seed, data = self._settings.decoys, self._settings.training.seed, self._data
         targets: list[Answer] = list(range(len(data.label_names)))
         if not targets:
             # A text has no label: decoys ask for answers that belong to other texts.

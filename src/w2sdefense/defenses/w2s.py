@@ -1,27 +1,24 @@
 """W2SDefense: weak-to-strong unlearning (Zhao et al. 2024, https://arxiv.org/abs/2410.14425).
 
 A small clean teacher, fully fine-tuned, guides the poisoned student through PEFT with cross
-entropy, logit distillation and feature alignment. The losses are in `distill/losses.py`, the
-teacher in `distill/teacher.py`, the order of the work in `unlearning.py`.
-
-Three things are not in the paper, and each can be left out: decoys are planted first and unlearned
-with the unknown trigger (`distill/decoys.py`), the clean texts may carry candidate triggers that a
-search found (`scan/`), and other wordings of the prompt that they stand in
-(`distill/wordings.py`).
+entropy, logit distillation and feature alignment (`distill/losses.py`). Three things are not in the
+paper, and each can be left out: decoys are planted first and unlearned with the unknown trigger
+(`distill/decoys.py`), the clean texts may carry candidate triggers that a search found (`scan/`),
+and the prompt that they stand in may have other wordings (`distill/wordings.py`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, get_args
+from typing import TYPE_CHECKING, ClassVar
 
 from w2sdefense.config import (
     AdapterConfig,
     DecoyConfig,
     DistillConfig,
     ScanTrainingConfig,
-    TaskName,
+    TeacherConfig,
     TrainingConfig,
     WordingConfig,
 )
@@ -37,15 +34,7 @@ if TYPE_CHECKING:
 class W2SDefense(Defense):
     """Unlearns a backdoor under the guidance of a clean teacher.
 
-    Attributes:
-        distill: Weights of the three losses, temperature, alignment and feature scale.
-        decoys: Backdoors of our own that are planted and unlearned (not in the paper); 0 per label
-            leaves them out.
-        scan: The search for triggers (not in the paper), and how many of the clean texts
-            get one; rate 0 leaves it out.
-        wordings: Other wordings of a prompt (not in the paper); rate 0 leaves it as it is.
-        adapter: The adapter's settings.
-        training: Optimization settings of the student.
+    With a rate, or a number of decoys, of 0 the part is left out that is not in the paper.
     """
 
     distill: DistillConfig = field(default_factory=DistillConfig)
@@ -59,7 +48,6 @@ class W2SDefense(Defense):
     title: ClassVar[str] = "W2SDefense"
     needs: ClassVar[tuple[Need, ...]] = (Need.CLEAN_DATA, Need.TEACHER)
     leaves: ClassVar[Leaves] = Leaves.ADAPTER
-    tasks: ClassVar[tuple[TaskName, ...]] = get_args(TaskName)
 
     def fit(
         self,
@@ -89,8 +77,8 @@ class W2SDefense(Defense):
         """
         from w2sdefense.defenses.unlearning import Unlearning
 
-        unlearning = Unlearning(self, victim, folder, resume, progress)
-        return unlearning.train(unlearning.prepare(data, teacher, folder))
+        kit = DefenseKit(data, folder, TeacherConfig(), folder, resume, progress)
+        return Unlearning(self, victim, kit, teacher, folder).train()
 
     def apply(self, victim: Victim, kit: DefenseKit) -> Victim:
         """Fit the teacher, or open the one fitted before, and train the student under it."""
@@ -105,8 +93,7 @@ class W2SDefense(Defense):
             resume=kit.resume,
             progress=kit.progress_of("teacher"),
         )
-        unlearning = Unlearning(self, victim, kit.folder, kit.resume, kit.progress)
-        prepared = unlearning.prepare(kit.data, teacher, kit.teacher_folder)
+        unlearning = Unlearning(self, victim, kit, teacher, kit.teacher_folder)
         # The student needs the memory.
         del teacher
-        return unlearning.train(prepared)
+        return unlearning.train()

@@ -23,8 +23,8 @@ from w2sdefense.distill.teacher import (
 )
 from w2sdefense.errors import ConfigError
 from w2sdefense.io import write_json
-from w2sdefense.models.fingerprints import weights_fingerprint
-from w2sdefense.models.padding import takes_positions
+from w2sdefense.models.tokenizer import takes_positions
+from w2sdefense.models.weights import weights_fingerprint
 from w2sdefense.tasks.base import Collator, Output, Task, model_inputs
 from w2sdefense.tasks.classification import Classification
 from w2sdefense.tasks.generation import AnswerPlaces, Generation

@@ -22,7 +22,7 @@ from w2sdefense.distill.sharding import (
 )
 from w2sdefense.distill.targets import Targets, w2s_objective
 from w2sdefense.models.adapters import attach_adapter
-from w2sdefense.models.positions import check_length
+from w2sdefense.models.tokenizer import check_length
 from w2sdefense.training.fit import fit, task_collator, task_forward
 from w2sdefense.training.trainer import StepProgress, cross_entropy
 from w2sdefense.victim import Victim

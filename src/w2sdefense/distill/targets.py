@@ -23,10 +23,9 @@ from w2sdefense.data.types import Example, fingerprint, labels_of, texts_of
 from w2sdefense.distill.losses import TeacherOutput, w2s_loss
 from w2sdefense.distill.teacher import LabelTeacher, TokenTeacher
 from w2sdefense.io import atomic_path
-from w2sdefense.models.fingerprints import weights_fingerprint
 from w2sdefense.models.load import to_gpu
-from w2sdefense.models.padding import length_batches, pad, positions_of, takes_positions
-from w2sdefense.models.tokenizer import encode
+from w2sdefense.models.tokenizer import encode, length_batches, pad, positions_of, takes_positions
+from w2sdefense.models.weights import weights_fingerprint
 from w2sdefense.tasks.base import Output, Row, Task
 from w2sdefense.tasks.generation import AnswerPlaces
 from w2sdefense.training.trainer import Batch, Loss, this_process

@@ -24,11 +24,10 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
 from w2sdefense.distill.losses import TeacherOutput
-from w2sdefense.errors import ModelError
+from w2sdefense.errors import ModelError, reading
 from w2sdefense.io import atomic_path, write_json
 from w2sdefense.models.features import backbone_of
 from w2sdefense.models.load import load_backbone, load_causal_lm
-from w2sdefense.models.reading import reading
 from w2sdefense.models.tokenizer import Tokenizer, load_tokenizer, reads_last_token
 from w2sdefense.models.weights import require_finite
 
@@ -241,7 +240,7 @@ def load_teacher(folder: Path) -> LabelTeacher | TokenTeacher:
         ModelError: There is no complete teacher in the folder.
     """
     fix = "Remove the folder, and train a teacher with w2s teach."
-    with reading(folder, "holds no teacher that can be opened", fix):
+    with reading(ModelError, f"{folder} holds no teacher that can be opened", fix):
         dimensions = json.loads((folder / "teacher.json").read_text(encoding="utf-8"))
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         backbone: Any = AutoModel.from_config(config, trust_remote_code=False)

@@ -18,6 +18,7 @@ from peft import (
     LoraConfig,
     PeftConfig,
     PeftModel,
+    PeftType,
     PromptEncoderConfig,
     PromptTuningConfig,
     PromptTuningInit,
@@ -28,14 +29,12 @@ from peft import (
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from w2sdefense.config import AdapterConfig
 from w2sdefense.errors import ConfigError, ModelError
+from w2sdefense.models.features import linear_layers
 from w2sdefense.models.fused_lora import FusedLoraLinear
-from w2sdefense.models.padding import has_virtual_tokens
-from w2sdefense.models.tokenizer import pads_left
-from w2sdefense.models.virtual_tokens import count_positions
+from w2sdefense.models.tokenizer import has_virtual_tokens, pads_left, positions_of
 
 _MODULES = "Choose --target-modules that the model has, or all-linear."
 _FIXES = {
@@ -49,20 +48,14 @@ _FIXES = {
 
 
 def attach_adapter(model: PreTrainedModel | PeftModel, config: AdapterConfig) -> PeftModel:
-    """Wrap a model in a fresh adapter; its own weights are frozen, not copied.
+    """Wrap a classifier or a language model in a fresh adapter; its weights are frozen, not copied.
 
-    Args:
-        model: A sequence classifier, or a causal language model. An adapter that it carries already
-            is folded in first.
-        config: The adapter's settings.
-
-    Returns:
-        The wrapped model. Fresh LoRA and DoRA weights change no answer before the first step;
-        virtual tokens, VeRA and FourierFT do, as in their papers.
+    An adapter that it carries already is folded in first. Fresh LoRA and DoRA weights change no
+    answer before the first step; virtual tokens, VeRA and FourierFT do, as in their papers.
 
     Raises:
-        ConfigError: A target module or a layer does not exist in this model, or the method does not
-            work with it.
+        ConfigError: A target module or a layer does not exist, or the method does not fit the
+            model.
         ModelError: It carries an adapter that cannot be folded in.
     """
     model = folded(model)
@@ -104,9 +97,6 @@ def folded(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
 
 def require_mergeable(model: PeftModel) -> None:
     """Insist that no adapter sits on a weight that another part of the model uses, too.
-
-    Args:
-        model: A model, or a skeleton of one, with its adapter.
 
     Raises:
         ModelError: One does.
@@ -170,18 +160,10 @@ def _on_weights(model: PreTrainedModel, config: AdapterConfig, task: TaskType) -
 
 
 def _linear_modules(model: PreTrainedModel, layers: list[int] | None) -> list[str]:
-    """Names of the linear modules of the transformer, of some of its layers only if they are named.
-
-    PEFT's own "all-linear" takes no layers, and takes a hidden layer of the head (DistilBERT's
-    `pre_classifier`), which is trained whole already.
-    """
-    names = (
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear | Conv1D) and name.startswith(f"{model.base_model_prefix}.")
-    )
+    """Linear modules of some layers; PEFT's own "all-linear" takes all, and the head's."""
+    names = list(linear_layers(model))
     if layers is None:
-        return list(names)
+        return names
     numbers = ((re.search(r"\.(\d+)\.", name), name) for name in names)
     return [name for number, name in numbers if number and int(number[1]) in layers]
 
@@ -202,3 +184,37 @@ def _layers(text: str | None, count: int) -> list[int] | None:
             f"--adapter-layers {text} selects none of the {count} layers.", "Choose other layers."
         )
     return layers
+
+
+def count_positions(model: PeftModel) -> None:
+    """Have a decoder count its positions without the padding behind its virtual tokens.
+
+    PEFT drops the positions that it is handed, so how far a text stands from the virtual tokens,
+    and what is answered, would depend on the other texts of the batch `[virtual
+    tokens][padding][text]`. A model without virtual tokens is told its positions with the batch.
+    """
+    if has_virtual_tokens(model):
+        model.base_model.register_forward_pre_hook(_add_positions, with_kwargs=True)
+
+
+def _add_positions(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    mask = kwargs.get("attention_mask")
+    if mask is not None and mask.dim() == 2 and kwargs.get("position_ids") is None:
+        embeddings = kwargs.get("inputs_embeds")
+        length = (kwargs["input_ids"] if embeddings is None else embeddings).shape[1]
+        kwargs["position_ids"] = positions_of(mask.long())[:, -length:]
+    return args, kwargs
+
+
+def prompt_encoder(model: Any) -> nn.Module | None:
+    """What makes the virtual tokens of p-tuning while it is trained; None for any other model.
+
+    PEFT saves the embeddings that come out of it and not its weights: training cannot go on from
+    that.
+    """
+    if not has_virtual_tokens(model) or model.active_peft_config.peft_type != PeftType.P_TUNING:
+        return None
+    encoder: nn.Module = model.prompt_encoder[model.active_adapter]
+    return encoder

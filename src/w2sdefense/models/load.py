@@ -1,11 +1,6 @@
-"""The only place that opens the weights of a checkpoint.
+"""The only place that opens the weights of a checkpoint that `checkpoint.py` resolved.
 
-Opened are what `checkpoint.py` resolves: encoders and decoders, as classifiers with a head
-(`load_classifier`), as bare encoders of text (`load_backbone`) or, if they can write, as they are
-(`load_causal_lm`, `load_rewriter`); of a folder also the token embeddings alone
-(`load_embeddings`) or some weights by name (`load_weights`). An adapter is loaded on the base that
-the caller names. Whatever weight came from no file is refused (`weights.py`). Nothing here trains
-or predicts.
+Whatever weight came from no file is refused (`weights.py`). Nothing here trains or predicts.
 """
 
 from __future__ import annotations
@@ -28,19 +23,23 @@ from transformers import (
 
 from w2sdefense.config import Dtype
 from w2sdefense.data.checks import are_placeholders, by_position
-from w2sdefense.errors import ModelError
-from w2sdefense.models.adapters import is_quantized
+from w2sdefense.errors import ModelError, reading
+from w2sdefense.models.adapters import count_positions, is_quantized
 from w2sdefense.models.checkpoint import Checkpoint, opening, resolve, resolve_whole
-from w2sdefense.models.four_bit import keep_exact, nf4, require_bitsandbytes
-from w2sdefense.models.pooling import read_first_token, require_first_token
-from w2sdefense.models.reading import quiet_transformers, reading
+from w2sdefense.models.embedded import quiet_transformers
+from w2sdefense.models.features import read_first_token, require_first_token
 from w2sdefense.models.tokenizer import Tokenizer, load_tokenizer, pads_left
-from w2sdefense.models.virtual_tokens import count_positions
-from w2sdefense.models.weights import require_adapter, require_finite, require_head
+from w2sdefense.models.weights import (
+    keep_exact,
+    nf4,
+    require_adapter,
+    require_bitsandbytes,
+    require_finite,
+    require_head,
+)
 
 CAUSAL = ("ForCausalLM", "LMHeadModel")
-SEQ2SEQ = ("ForConditionalGeneration",)
-"""How the architectures end that write text."""
+SEQ2SEQ = ("ForConditionalGeneration",)  # how the architectures end that write text
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -78,11 +77,10 @@ def load_classifier(
         left, so that the last position, which their classifier reads, is always a real token.
 
     Raises:
-        ModelError: The checkpoint is missing or incomplete, has no head, has another number of
-            labels, or has weights that are no numbers; or an adapter comes without its base, or a
-            base without an adapter.
+        ModelError: The checkpoint is missing or incomplete, has no head or another number of
+            labels, or has weights that are no numbers; an adapter comes without its base, or the
+            reverse.
         UnsafeCheckpointError: It is a pickle, or needs remote code.
-        MissingDependencyError: Four bits are wanted without bitsandbytes.
     """
     checkpoint = resolve(spec, base)
     whole = checkpoint.whole
@@ -121,23 +119,7 @@ def load_causal_lm(
     dtype: Dtype = "float32",
     four_bit: bool = False,
 ) -> tuple[PreTrainedModel | PeftModel, Tokenizer]:
-    """Open a checkpoint as a language model that writes text.
-
-    Args:
-        spec: What `resolve` takes.
-        base: Base model of an adapter folder.
-        dtype: Precision of the weights.
-        four_bit: Whether the linear layers of the transformer are rounded to NF4.
-
-    Returns:
-        The model in evaluation mode, and its tokenizer, which pads on the left.
-
-    Raises:
-        ModelError: The checkpoint is missing, incomplete, no causal language model, or has weights
-            that are no numbers; or an adapter comes without its base, or a base without an adapter.
-        UnsafeCheckpointError: It is a pickle, or needs remote code.
-        MissingDependencyError: Four bits are wanted without bitsandbytes.
-    """
+    """Open a checkpoint as a language model that writes text; see `load_classifier`."""
     checkpoint = resolve(spec, base)
     whole = require_causal_lm(checkpoint.whole)
     model, _ = _open_weights(
@@ -152,12 +134,8 @@ def load_causal_lm(
 def require_causal_lm(spec: str | Checkpoint) -> Checkpoint:
     """Look at the config of a checkpoint, and insist on a causal language model.
 
-    Args:
-        spec: What `resolve` takes.
-
     Raises:
         ModelError: It is missing or something else.
-        UnsafeCheckpointError: It is a pickle, or needs remote code.
     """
     fix = "a causal language model; a teacher (--teacher-model) comes from the student's family"
     checkpoint = resolve_whole(spec, f"Name {fix}.")
@@ -178,9 +156,7 @@ def load_backbone(spec: str | Checkpoint) -> tuple[PreTrainedModel, Tokenizer]:
     """Open a checkpoint as a bare transformer in float32, without any head: the teacher's encoder.
 
     Raises:
-        ModelError: The checkpoint is missing, incomplete, an adapter, or of an unknown
-            architecture.
-        UnsafeCheckpointError: It is a pickle, or needs remote code.
+        ModelError: It is missing, incomplete, an adapter, or of an unknown architecture.
     """
     checkpoint = resolve_whole(spec, "Name a whole model as the teacher.")
     model, _ = _open_weights(AutoModel, checkpoint, checkpoint.config, "float32", fresh_head=True)
@@ -192,7 +168,6 @@ def load_embeddings(spec: str | Checkpoint) -> torch.Tensor:
 
     Raises:
         ModelError: The checkpoint is missing, an adapter, or no safetensors folder.
-        UnsafeCheckpointError: It is a pickle, or needs remote code.
     """
     checkpoint = resolve_whole(spec, "Name the whole model that it stands on.")
     with opening(checkpoint.spec, checkpoint.values):
@@ -210,23 +185,16 @@ def load_embeddings(spec: str | Checkpoint) -> torch.Tensor:
 
 
 def load_weights(spec: str | Checkpoint, names: Collection[str]) -> dict[str, torch.Tensor]:
-    """Read some weights of a checkpoint and nothing else of it, in float32.
+    """Read some weights of a whole model, as far as there are any, in float32.
 
     Args:
-        spec: What `resolve` takes; no adapter.
+        spec: What `resolve` takes.
         names: Names inside the bare transformer; in a file they may have a prefix.
-
-    Returns:
-        Those of them that there are.
-
-    Raises:
-        ModelError: The checkpoint is missing, or an adapter.
-        UnsafeCheckpointError: It is a pickle.
     """
     checkpoint = resolve_whole(spec, "Name the whole model that it stands on.")
     found = {}
     for file in sorted(checkpoint.folder.glob("*.safetensors")):
-        with reading(file), safe_open(file, "pt") as weights:
+        with reading(ModelError, f"{file} cannot be read"), safe_open(file, "pt") as weights:
             for stored in weights.keys():  # noqa: SIM118 (it is no dict)
                 name = next((n for n in names if f".{stored}".endswith(f".{n}")), None)
                 if name is not None:
@@ -237,15 +205,10 @@ def load_weights(spec: str | Checkpoint, names: Collection[str]) -> dict[str, to
 def load_rewriter(
     spec: str | Checkpoint, *, causal: bool = True
 ) -> tuple[PreTrainedModel, Tokenizer]:
-    """Open a checkpoint that translates or paraphrases, in float32.
-
-    Args:
-        spec: What `resolve` takes.
-        causal: Whether a causal language model will do; otherwise only sequence to sequence.
+    """Open a checkpoint that translates or paraphrases, in float32; `causal` models may be refused.
 
     Raises:
         ModelError: The checkpoint is missing, incomplete, an adapter, or does not write text.
-        UnsafeCheckpointError: It is a pickle, or needs remote code.
     """
     checkpoint = resolve_whole(spec, "Name a whole model that rewrites text.")
     config = checkpoint.config
@@ -318,17 +281,7 @@ def _open_weights(
 def _adapted(
     model: PreTrainedModel, checkpoint: Checkpoint, task: str, fresh: list[str]
 ) -> PeftModel:
-    """A base with the adapter of a checkpoint on it.
-
-    Args:
-        model: The base.
-        checkpoint: The adapter.
-        task: What the adapter must have been trained for, as PEFT calls it.
-        fresh: Weights of the base that came from no file, so that the adapter has to bring them.
-
-    Raises:
-        ModelError: The two do not fit, or not every weight came from a file.
-    """
+    """A base with its adapter, which must be for the task and bring the `fresh` weights."""
     base = checkpoint.whole.spec
     trained_for = checkpoint.values.get("task_type")
     if trained_for not in (None, task):
@@ -340,7 +293,7 @@ def _adapted(
     require_head(checkpoint, fresh)
     fix = "Name the base it was trained on, or fetch the adapter again."
     with (
-        reading(f"The adapter {checkpoint.spec}", f"does not fit {base}", fix),
+        reading(ModelError, f"The adapter {checkpoint.spec} does not fit {base}", fix),
         quiet_transformers(),
     ):
         adapted = cast(PeftModel, PeftModel.from_pretrained(model, checkpoint.folder).eval())

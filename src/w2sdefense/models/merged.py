@@ -19,8 +19,8 @@ from w2sdefense.config import Dtype
 from w2sdefense.errors import ModelError
 from w2sdefense.io import write_json
 from w2sdefense.models.adapters import folded
+from w2sdefense.models.checkpoint import read_json
 from w2sdefense.models.load import load_causal_lm, load_classifier, to_gpu
-from w2sdefense.models.reading import read_json
 from w2sdefense.models.tokenizer import Tokenizer
 from w2sdefense.text.chat_template import altering_text
 
@@ -35,10 +35,8 @@ TEXTS = (
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
 """How far logits may be apart, in units of the largest.
 
-A fold rounds each weight once more, to a relative 2^-24, 2^-8 or 2^-11; the errors of a sum are
-independent, so that logits are off by about as much times the square root of the number of layers,
-and 32 layers are 6 times that. In float32 other orders of summation come to more, 1e-5. Every
-tolerance is at least four times as much as that, and a fold that is wrong is off by about 1.
+A fold rounds each weight once more, to a relative 2^-24, 2^-8 or 2^-11, and 32 layers come to about
+6 times that. Every tolerance is at least four times as much; a wrong fold is off by about 1.
 """
 
 
@@ -55,16 +53,7 @@ def logits_on(model: PreTrainedModel | PeftModel, tokenizer: Tokenizer) -> list[
 
 
 def require_merged(before: list[Tensor], after: list[Tensor], dtype: torch.dtype) -> None:
-    """Insist that a model answers as it did before its adapter was folded in.
-
-    Args:
-        before: `logits_on` the model with its adapter.
-        after: `logits_on` the merged model.
-        dtype: The precision of the two.
-
-    Raises:
-        ModelError: The two are not alike.
-    """
+    """Insist that logits agree before and after a fold; both are `logits_on` a model."""
     scale = max(float(logits.abs().max()) for logits in before)
     worst = max(float((a - b).abs().max()) for a, b in zip(after, before, strict=True))
     # Also true of NaN.
@@ -83,13 +72,8 @@ def write_merged(
 
     A chat template that depends on the text beyond inserting it is left out.
 
-    Args:
-        model: The model; its own weights are changed.
-        tokenizer: Its tokenizer.
-        folder: Where to write.
-
     Returns:
-        The merged model.
+        The merged model; the weights of the one that was given are changed.
 
     Raises:
         ModelError: The adapter cannot be folded in, or the folder does not answer like the model.

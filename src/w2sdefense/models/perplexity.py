@@ -6,24 +6,23 @@ A token that begins texts is put before every text, so that its first word is sc
 text of one token has a perplexity. Padding is never counted.
 
 A text of n words has n variants that lack one word. Up to the gap a variant is the text itself: its
-keys and values there are computed once for the text, and so is the probability of the first token
-behind the gap. Only the rest of a variant runs through the model, in batches with variants of about
-the same length. Where the variants part is found by comparing tokens, so the result is that of
-scoring every variant by itself, whatever the tokenizer does at the gap.
+keys and values, and the probability of the first token behind the gap, come from the pass over the
+whole text. Only the rest runs through the model, in batches of about the same length. Where the two
+part is found by comparing tokens, so the result is that of scoring every variant by itself.
 
-Who asks only for words above a threshold saves most of that. At first the pass over the whole text
-knows of a variant its beginning and the first token behind the gap; then the rest is scored piece
+Who asks only for words above a threshold saves most of that. The rest of a variant is scored piece
 by piece. After each piece there is a bound, because no -log p is below zero, and an estimate: the
 tokens that are left are about as likely as in the whole text. A variant is given up once the
-estimate misses what the threshold needs by more than a margin. Without margins the bound decides,
-which cannot be wrong; how wrong the estimate was is kept for all variants that are scored whole.
+estimate misses what the threshold needs by more than a margin; without margins the bound decides,
+which cannot be wrong.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from dataclasses import dataclass, field
+from itertools import accumulate, takewhile
 from typing import Any
 
 import torch
@@ -31,29 +30,22 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from w2sdefense.errors import ModelError
-from w2sdefense.models.padding import length_batches, takes_positions
-from w2sdefense.models.tokenizer import Tokenizer
-from w2sdefense.models.variants import (
-    NO_MARGINS,
-    STAGES,
-    KnownText,
-    Variant,
-    perplexity_of,
-    token_nll,
-)
+from w2sdefense.models.tokenizer import Tokenizer, length_batches, takes_positions
 
-_CLOSE = 0.85
-"""The shortest row of a batch in lengths of the longest."""
+STAGES = (1, 4, 8, 16, 32, 64)  # tokens behind the gap after which a variant may be given up
 
-_WORTH_A_PASS = 128
-"""Tokens in a pass from which on a CPU is hardly any faster per token."""
+NO_MARGINS = (math.inf,) * len(STAGES)
+
+_ROUNDING = 1e-3  # what float32 may lose in a sum of log-probabilities, generously, in nats
+_CLOSE = 0.85  # the shortest row of a batch in lengths of the longest
+_WORTH_A_PASS = 128  # tokens in a pass from which on a CPU is hardly any faster per token
 
 
 class Scorer:
-    """Scores texts by their perplexity.
+    """Scores texts by their perplexity under a causal language model.
 
     Args:
-        model: A causal language model.
+        model: The model.
         tokenizer: Its tokenizer.
         name: What the user called it, for errors.
         max_length: Longest text in tokens; words behind that are not scored.
@@ -62,9 +54,6 @@ class Scorer:
     Attributes:
         largest_errors: By how much the estimate of a variant was too high at most after each stage,
             in nats, among the variants that were scored whole.
-
-    Raises:
-        ModelError: The tokenizer has no token to begin a text with.
     """
 
     def __init__(
@@ -89,17 +78,6 @@ class Scorer:
         self._batch_tokens = batch_tokens
         self._positions = takes_positions(model)
         self.largest_errors = [0.0] * len(STAGES)
-
-    def perplexity(self, texts: Sequence[str]) -> list[float]:
-        """PPL of every text; NaN of an empty one."""
-        tokens = self._tokens(texts)
-        found = [math.nan] * len(texts)
-        for rows in length_batches([len(ids) for ids in tokens], self._batch_tokens):
-            nll, _, _ = self._read([tokens[row] for row in rows])
-            for place, row in enumerate(rows):
-                count = len(tokens[row]) - 1
-                found[row] = perplexity_of(float(nll[place, :count].sum()), count)
-        return found
 
     def suspicion(
         self,
@@ -182,12 +160,7 @@ class Scorer:
 
     @torch.inference_mode()
     def _read(self, tokens: list[list[int]]) -> tuple[Tensor, Tensor, Any]:
-        """Run whole texts through the model.
-
-        Returns:
-            -log p of every token but the first (B, L - 1), logits (B, L, V), and the keys and
-            values.
-        """
+        """-log p but of the first token (B, L - 1), logits (B, L, V), keys and values."""
         ids, mask = self._padded(tokens)
         output = self.model(input_ids=ids, attention_mask=mask, use_cache=True)
         nll = token_nll(output.logits[:, :-1], ids[:, 1:])
@@ -196,11 +169,7 @@ class Scorer:
     def _score_rest(
         self, variants: list[Variant], cache: Any, margins: Sequence[float]
     ) -> Iterator[Variant]:
-        """Score what is left of variants.
-
-        Yields:
-            Those that are scored whole: the others were given up.
-        """
+        """Score what is left of variants; those that are given up are not among the result."""
         yield from (variant for variant in variants if len(variant.rest) <= 1)
         open_ones = [variant for variant in variants if len(variant.rest) > 1]
         lengths = [len(variant.rest) - 1 for variant in open_ones]
@@ -279,16 +248,8 @@ class Scorer:
 def close_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
     """The batches of `length_batches`, cut where much of one would be padding.
 
-    The variants of one text are of every length up to its own, so that those of a few texts would
-    fill a batch that is half padding.
-
-    Args:
-        lengths: Number of tokens of every row.
-        batch_tokens: See `length_batches`.
-
-    Yields:
-        Row numbers of one batch, longest first: each at least `_CLOSE` of the longest, once the
-        batch is large enough to be worth a pass of its own.
+    Variants of a text are of every length up to its own. The rows of a batch are at least `_CLOSE`
+    of its longest, once there are enough to be worth a pass of their own.
     """
     for rows in length_batches(lengths, batch_tokens):
         start = 0
@@ -298,3 +259,99 @@ def close_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[in
                 yield rows[start:place]
                 start = place
         yield rows[start:]
+
+
+@dataclass
+class Variant:
+    """A text without one word.
+
+    Attributes:
+        text: Row of the whole text in its batch.
+        place: (Which text, which word) of the caller.
+        shared: Tokens that it begins with like the whole text.
+        rest: The tokens after those.
+        limit: Highest sum of -log p that is of interest.
+        ends: Sums of -log p over the last 0, 1, 2 ... tokens of the whole text, as far as both end
+            alike.
+        nll: Sum of -log p over the tokens that are scored so far.
+        done: How many tokens of the rest are scored.
+        estimates: What the whole sum seemed to be after each stage.
+    """
+
+    text: int
+    place: tuple[int, int]
+    shared: int
+    rest: list[int]
+    limit: float
+    ends: list[float]
+    nll: float
+    done: int
+    estimates: list[float] = field(default_factory=list)
+
+    @property
+    def count(self) -> int:
+        """Tokens that are scored in the end."""
+        return self.shared - 1 + len(self.rest)
+
+    @property
+    def tail(self) -> float:
+        """Sum of -log p over the tokens that are left, in the whole text."""
+        return self.ends[min(len(self.rest) - self.done, len(self.ends) - 1)]
+
+    def within(self, margins: Sequence[float]) -> bool:
+        """Whether the sum can still be as low as the limit; notes the estimate of this stage."""
+        margin = margins[len(self.estimates)]
+        self.estimates.append(self.nll + self.tail)
+        return self.nll + max(0.0, self.tail - margin) <= self.limit
+
+
+class KnownText:
+    """What the pass over a whole text tells of its variants.
+
+    Args:
+        row: Row of the text in its batch.
+        tokens: Its tokens.
+        nll: -log p of every token but the first, padded (L - 1,).
+        logits: (L, V).
+    """
+
+    def __init__(self, row: int, tokens: list[int], nll: Tensor, logits: Tensor) -> None:
+        self._row, self._tokens, self._logits = row, tokens, logits
+        nlls = nll[: len(tokens) - 1].tolist()
+        self._begins = [0.0, *accumulate(nlls)]
+        self._ends = [0.0, *accumulate(reversed(nlls))]
+        self.perplexity = perplexity_of(self._begins[-1], len(nlls))
+
+    def variant(self, place: tuple[int, int], ids: list[int], lowest: float) -> Variant:
+        """A variant with tokens `ids`; `lowest` is the highest perplexity that is of interest."""
+        shared = _alike(self._tokens, ids)
+        rest = ids[shared:]
+        nll = self._begins[shared - 1]
+        if rest:
+            first = torch.tensor(rest[0], device=self._logits.device)
+            nll += float(token_nll(self._logits[shared - 1], first))
+        alike = _alike(self._tokens[shared:][::-1], rest[1:][::-1])
+        limit = -math.inf
+        if lowest >= 1.0 - _ROUNDING:
+            limit = (len(ids) - 1) * math.log(max(lowest, 1.0)) + _ROUNDING
+        done = min(1, len(rest))
+        ends = self._ends[: alike + 1]
+        return Variant(self._row, place, shared, rest, limit, ends, nll, done)
+
+
+def _alike(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two texts have in common at their beginnings."""
+    pairs = zip(one, other, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def perplexity_of(nll: float, count: int) -> float:
+    """PPL of a text with so many tokens and so large a sum of -log p; NaN of an empty one."""
+    return math.exp(nll / count) if count else math.nan
+
+
+def token_nll(logits: Tensor, ids: Tensor) -> Tensor:
+    """-log p of tokens (...) under logits (..., V), in float64."""
+    logits = logits.float()
+    chosen = logits.gather(-1, ids[..., None])[..., 0]
+    return (logits.logsumexp(-1) - chosen).double()

@@ -1,9 +1,8 @@
 """What a run of W2SDefense needs in memory on every device, and whether it fits.
 
-Parameters are counted exactly (`models/shapes.py`). Bytes are estimates: they follow from what
-PyTorch, PEFT, FSDP2 and DeepSpeed keep by their documentation and source, were compared with small
-models on a CPU as far as autograd goes, and were not measured on a GPU. Pure arithmetic; a
-classifier is planned, not a model that writes (whose logits over the vocabulary come on top).
+Parameters are counted exactly (`models/sizes.py`). Bytes are estimates: they follow from what
+PyTorch, PEFT, FSDP2 and DeepSpeed keep by their documentation and source, and were not measured on
+a GPU. Pure arithmetic; a classifier is planned, without the logits over a vocabulary.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from w2sdefense.models.shapes import Sizes
+from w2sdefense.models.sizes import Sizes
 
 WayName = Literal["single", "ddp", "fsdp", "zero3", "4bit"]
 Fits = Literal["yes", "with gradient checkpointing", "no"]
@@ -35,8 +34,7 @@ class Load:
 
     Attributes:
         sizes: Its parameters.
-        batch: Rows per step and device.
-        length: Tokens in a row.
+        batch: Rows per step and device, of so many tokens (`length`).
         dropout: Whether the adapter has dropout, whose mask is kept.
         bytes: Bytes of a weight: 2 in half precision, 4 in float32.
     """
@@ -93,13 +91,7 @@ def memory(way: WayName, load: Load, devices: int, labels: int) -> Memory:
     Trained parameters take 16 bytes each: weight, gradient and two moments in float32 (PEFT keeps
     adapters in float32 under half precision; Rajbhandari et al. 2020, Section 3.1,
     https://arxiv.org/abs/1910.02054, comes to the same 16). FSDP and ZeRO-3 cut these and the
-    frozen weights into as many parts as there are devices.
-
-    Args:
-        way: How it is run.
-        load: What is run.
-        devices: Number of devices; `single` and `4bit` use one of them.
-        labels: Number of labels C.
+    frozen weights into as many parts as there are devices; `single` and `4bit` use one.
     """
     sizes = load.sizes
     parts = devices if way in ("fsdp", "zero3") else 1

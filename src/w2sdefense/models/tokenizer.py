@@ -1,17 +1,23 @@
-"""Tokenizers that can pad, on the side that their model needs.
+"""Texts as a model reads them: tokens, padded on the side that it needs, with their positions.
 
 Decoders pad on the left, so that the last position, which their classifier reads and from which
-they go on writing, is always a real token.
+they go on writing, is always a real token. A model with learned positions (GPT-2) then counts the
+padding along and answers the same text differently from batch to batch, unless it is told where
+every token stands. Such models look positions up in a table and fail behind its end; rotary and
+relative positions go on for longer than the model was trained with, and nothing is refused there.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import torch
+from peft import PeftModel
+from torch import Tensor, nn
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -20,10 +26,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from w2sdefense.errors import ModelError
-from w2sdefense.models.reading import reading
+from w2sdefense.errors import ConfigError, ModelError, reading
 
 Tokenizer: TypeAlias = PreTrainedTokenizerBase
+
+_TABLES = ("position_embeddings", "wpe", "embed_positions", "positions_embed")
+"""What architectures call the table of their positions."""
 
 
 def reads_last_token(config: PretrainedConfig) -> bool:
@@ -48,11 +56,7 @@ def load_tokenizer(folder: Path, spec: str, model: PreTrainedModel) -> Tokenizer
     """Open the tokenizer of a model, with a padding token and the side that the model needs.
 
     A saved tokenizer does not remember the side, so whatever is opened again comes through here.
-
-    Args:
-        folder: A folder that was checked.
-        spec: What the user called it.
-        model: The model; its config is told the padding token.
+    The model's config is told the padding token.
 
     Raises:
         ModelError: There is no usable tokenizer, or none that can pad.
@@ -72,12 +76,9 @@ def load_tokenizer(folder: Path, spec: str, model: PreTrainedModel) -> Tokenizer
 
 
 def open_tokenizer(folder: Path, spec: str) -> Tokenizer:
-    """Open a tokenizer as it is, for its vocabulary; `load_tokenizer` makes it fit a model.
-
-    Raises:
-        ModelError: There is no usable tokenizer.
-    """
-    with reading(spec, "has no usable tokenizer", "Add tokenizer.json, or fetch it again."):
+    """Open a tokenizer as it is, for its vocabulary; `load_tokenizer` makes it fit a model."""
+    fix = "Add tokenizer.json, or fetch it again."
+    with reading(ModelError, f"{spec} has no usable tokenizer", fix):
         return cast(Tokenizer, AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
 
 
@@ -87,12 +88,7 @@ def encode(
     """The tokens that a model reads of some texts, and where each text is cut.
 
     A text is data: what looks like a control token in it (`<|im_end|>`, `[SEP]`) is split into
-    plain characters. The tokens that the tokenizer itself puts around a text stay.
-
-    Args:
-        tokenizer: The model's, a fast one.
-        texts: Raw texts.
-        max_length: Longest text in tokens.
+    plain characters. The tokens that the (fast) tokenizer itself puts around a text stay.
 
     Returns:
         Token ids of every text; and the character at which it is cut, None if all of it is read.
@@ -122,3 +118,89 @@ def count_control_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> int:
     """How many texts spell a control token of the model; `encode` reads it as plain characters."""
     control = tokenizer.all_special_tokens
     return sum(any(token in text for token in control) for text in texts)
+
+
+def has_virtual_tokens(model: Any) -> bool:
+    """Whether a model carries an adapter that puts virtual tokens before the text."""
+    return isinstance(model, PeftModel) and bool(model.active_peft_config.is_prompt_learning)
+
+
+def takes_positions(model: Any) -> bool:
+    """Whether the forward pass of a model, or of the one inside a `PeftModel`, takes positions.
+
+    PEFT drops them where it puts virtual tokens before the text; see `adapters.count_positions`.
+    """
+    if has_virtual_tokens(model):
+        return False
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    return "position_ids" in inspect.signature(base.forward).parameters
+
+
+def pad(
+    tokens: Sequence[list[int]], tokenizer: PreTrainedTokenizerBase, *, positions: bool
+) -> dict[str, Tensor]:
+    """Pad rows of tokens to the longest of them.
+
+    Returns:
+        `input_ids`, `attention_mask` and, of left padding for a model that takes `positions`,
+        `position_ids`, each (B, L).
+    """
+    batch = dict(tokenizer.pad({"input_ids": list(tokens)}, return_tensors="pt"))
+    if positions and tokenizer.padding_side == "left":
+        batch["position_ids"] = positions_of(batch["attention_mask"])
+    return {name: torch.as_tensor(value) for name, value in batch.items()}
+
+
+def positions_of(attention_mask: Tensor) -> Tensor:
+    """Place of every token in its text, counted from 0, whatever padding is before it: (B, L)."""
+    return (attention_mask.cumsum(-1) - 1).clamp(min=0)
+
+
+def length_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
+    """Group rows of similar length so that a padded batch stays within `batch_tokens` tokens.
+
+    A row longer than that gets a batch of its own.
+
+    Yields:
+        Row numbers of one batch, longest first; the longest batch comes first, so that too large a
+        limit fails at once rather than at the end.
+    """
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    start = 0
+    while start < len(order):
+        size = max(1, batch_tokens // max(1, lengths[order[start]]))
+        yield order[start : start + size]
+        start += size
+
+
+def position_limit(model: nn.Module) -> int | None:
+    """Number of tokens that a model has learned positions for; None if it has no such table."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Embedding) and name.rpartition(".")[2] in _TABLES:
+            # RoBERTa counts on from its padding token, OPT from 2.
+            padding = -1 if module.padding_idx is None else module.padding_idx
+            return int(module.num_embeddings) - max(padding + 1, getattr(module, "offset", 0))
+    return None
+
+
+def check_length(model: Any, length: int, beside: int = 0) -> None:
+    """Insist that a model has positions for texts of some length and tokens beside them.
+
+    Virtual tokens of an adapter that it carries are counted.
+
+    Raises:
+        ConfigError: It has not.
+    """
+    limit = position_limit(model)
+    if has_virtual_tokens(model):
+        beside += int(model.active_peft_config.num_virtual_tokens)
+    if limit is None or length + beside <= limit:
+        return
+    taken = f" and {beside} beside it" if beside else ""
+    raise ConfigError(
+        f"The model has positions for {limit} tokens, too few for a text of {length}{taken}.",
+        f"Use --max-length {limit - beside} (for a teacher: teacher.max_length) or less; longer "
+        "texts are cut at their end."
+        if limit > beside
+        else "Use fewer tokens beside the text (--virtual-tokens, --answer-tokens).",
+    )

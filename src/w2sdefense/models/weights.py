@@ -1,23 +1,24 @@
-"""Whether the weights of a model are what its files say: all there, numbers, and truly merged."""
+"""What the weights of a model are: all there, numbers, of which bits, and equal to which others."""
 
 from __future__ import annotations
+
+import hashlib
+import importlib.util
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import safe_open
 from torch import nn
+from transformers import BitsAndBytesConfig
 
-from w2sdefense.errors import ModelError
+from w2sdefense.errors import MissingDependencyError, ModelError, reading
 from w2sdefense.models.checkpoint import ADAPTER_WEIGHTS, Checkpoint
-from w2sdefense.models.reading import reading
+
+BLOCK = 64  # weights that share a scale in NF4
 
 
 def require_head(checkpoint: Checkpoint, fresh: list[str]) -> None:
-    """Insist that an adapter's file holds the head that its base lacks.
-
-    Args:
-        checkpoint: The adapter.
-        fresh: Weights of the base that came from no file.
+    """Insist that an adapter's file holds the `fresh` weights of the head that its base lacks.
 
     Raises:
         ModelError: One of them is missing.
@@ -36,19 +37,14 @@ def require_head(checkpoint: Checkpoint, fresh: list[str]) -> None:
 def require_adapter(model: PeftModel, checkpoint: Checkpoint) -> None:
     """Insist that an adapter's file holds each of its weights, and no others.
 
-    Where a tensor is missing, PEFT warns and keeps what it drew at random; where one has no place
-    in the model, it is dropped without a word. Either way a model would be measured that nobody
-    published.
-
-    Args:
-        model: The base with the adapter on it.
-        checkpoint: The adapter.
+    Where one is missing, PEFT warns and keeps what it drew at random; where one has no place in the
+    model, it is dropped without a word.
 
     Raises:
         ModelError: A weight is missing or has no place.
     """
     stored = _stored(checkpoint)
-    with reading(checkpoint.spec):
+    with reading(ModelError, f"{checkpoint.spec} cannot be read"):
         used = set(get_peft_model_state_dict(model, save_embedding_layers=False))
     # The embeddings may be stored with the adapter, under their names in the base.
     unused = sorted(stored - used - model.state_dict().keys())
@@ -65,18 +61,12 @@ def require_adapter(model: PeftModel, checkpoint: Checkpoint) -> None:
 def _stored(checkpoint: Checkpoint) -> set[str]:
     """Names of the weights in an adapter's file."""
     path = checkpoint.folder / ADAPTER_WEIGHTS
-    with reading(path), safe_open(path, "pt") as file:
+    with reading(ModelError, f"{path} cannot be read"), safe_open(path, "pt") as file:
         return set(file.keys())
 
 
 def require_finite(model: nn.Module, spec: str) -> None:
     """Insist that no weight is NaN or infinite: such a model answers every text alike.
-
-    One pass over the memory, without copies.
-
-    Args:
-        model: The model.
-        spec: What the user called it.
 
     Raises:
         ModelError: A weight is not a number.
@@ -90,3 +80,73 @@ def require_finite(model: nn.Module, spec: str) -> None:
                     f"as {str(value.dtype).removeprefix('torch.')}.",
                     "Fetch it again; if only --dtype float16 does this, use bfloat16 or float32.",
                 )
+
+
+def require_bitsandbytes() -> None:
+    """Check that the package is there."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise MissingDependencyError(
+            "Four bits need the package bitsandbytes.",
+            "Run: pip install 'w2sdefense[quantization]'",
+        )
+
+
+def keep_exact(model: nn.Module) -> None:
+    """Keep bitsandbytes from repacking the weights of a model, in place.
+
+    On a CPU with AVX512-BF16 it does so at the first evaluation, for a kernel that rounds the
+    scales once more, takes no layer narrower than 64, and has no gradient.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.__dict__["support_avx512bf16_for_cpu"] = False
+
+
+def nf4(model: nn.Module, dtype: torch.dtype) -> BitsAndBytesConfig:
+    """How `from_pretrained` is to round a model, or a skeleton of it, to 4-bit NormalFloat.
+
+    Dettmers et al. 2023, https://arxiv.org/abs/2305.14314. Only linear layers of the transformer
+    are rounded; `dtype` is what is computed in, and the type of the other weights.
+
+    Raises:
+        ModelError: A layer is too narrow to be read rightly on a CPU.
+    """
+    require_whole_blocks(model)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=[
+            name for name, _ in model.named_children() if name != model.base_model_prefix
+        ],
+    )
+
+
+def require_whole_blocks(model: nn.Module) -> None:
+    """Insist that no block is in two rows: bitsandbytes takes the wrong scales then on a CPU.
+
+    Raises:
+        ModelError: It has such a layer, and there is no GPU.
+    """
+    if torch.cuda.is_available():
+        return
+    transformer = getattr(model, str(model.base_model_prefix))
+    widths = {m.in_features for m in transformer.modules() if isinstance(m, nn.Linear)}
+    narrow = sorted(width for width in widths if width % BLOCK)
+    if narrow:
+        raise ModelError(
+            f"A layer of this model reads {narrow[0]} values, and four bits come in blocks of "
+            f"{BLOCK}; bitsandbytes reads such rows wrongly on a CPU.",
+            "Use a GPU, or leave four bits out.",
+        )
+
+
+def weights_fingerprint(model: torch.nn.Module) -> str:
+    """A short hash of all weights, their names and types: equal weights, equal fingerprint."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())
+        digest.update(
+            value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        )
+    return digest.hexdigest()[:16]

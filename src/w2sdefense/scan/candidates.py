@@ -1,4 +1,4 @@
-"""Which candidate triggers a search tries: a stated list, tried whole.
+"""Which candidate triggers a search tries: a stated list, and small changes to its best.
 
     letters      every string of up to three letters: 26 + 26^2 + 26^3 = 18,278
     words        every whole word of the suspect's vocabulary, in every case that it has there
@@ -7,26 +7,28 @@
     names        common given names, family names and places
     characters   of texts in Chinese or Japanese: the 20,992 unified ideographs
 
-Nothing is drawn at random and nothing depends on what a model answers, so the list can be stated
-and a result can say what was tried. Longer invented words, phrases and sentences are not in it;
-`climb.py` builds them from what scores best.
+Nothing in the list is drawn at random or depends on what a model answers, so a result can say what
+was tried. A trigger is a hill and not a needle: a part of it, or a neighbour, shifts the log-odds a
+little. So what scores best is joined to pairs, and gets letters and words added, swapped and
+dropped, which finds longer invented words and phrases. Not covered: triggers whose parts do nothing
+alone.
 """
 
 from __future__ import annotations
 
+import random
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
+from itertools import permutations, product
 from string import ascii_lowercase
 
 from w2sdefense.config import KINDS
 from w2sdefense.models.tokenizer import Tokenizer
-from w2sdefense.text.insertion import IDEOGRAPHS, in_ideographs
+from w2sdefense.text.insertion import IDEOGRAPHS, in_ideographs, words_in_a_row
 
-LONGEST_STRING = 3
-"""Letters of the longest string that is tried whole."""
+LONGEST_STRING = 3  # letters of the longest string that is tried whole
 
 _SYMBOL_BLOCKS = (
     (0x0021, 0x00FF),  # ASCII, Latin-1
@@ -60,14 +62,13 @@ NAMES = tuple(
     "Shanghai Singapore Melbourne Auckland Santiago Bogota Lima Caracas Havana".split()
 )
 
+LONGEST = 8  # words in a candidate, at most
+_SHRINKABLE = 4  # letters of the shortest word that may lose one
+
 
 @dataclass(frozen=True)
 class CandidateList:
-    """The candidates of a search, each once, under the kind that names it first.
-
-    Attributes:
-        kinds: Kind -> its candidates, in a fixed order.
-    """
+    """The candidates of a search, each once, under the kind that names it first."""
 
     kinds: dict[str, tuple[str, ...]]
 
@@ -86,13 +87,7 @@ def list_candidates(
     texts: Sequence[str],
     kinds: Sequence[str] = KINDS,
 ) -> CandidateList:
-    """The stated list for a suspect and the language of its texts.
-
-    Args:
-        tokenizer: The suspect's; its vocabulary gives words and symbols.
-        texts: Clean texts; only whether they are written in ideographs matters.
-        kinds: Which kinds of candidates are wanted.
-    """
+    """The stated list for a suspect's vocabulary and the language of its texts."""
     found: dict[str, Callable[[], Sequence[str]]] = {
         "letters": letter_strings,
         "words": lambda: vocabulary_words(tokenizer),
@@ -159,3 +154,92 @@ def token_texts(tokenizer: Tokenizer, tokens: Iterable[int] | None = None) -> li
 
 def _codes(blocks: Iterable[tuple[int, int]]) -> Iterable[int]:
     return (code for first, last in blocks for code in range(first, last + 1))
+
+
+def joined(survivors: Sequence[str]) -> list[str]:
+    """Every two of some candidates in either order: as two words, and as one where they are one.
+
+    Words that share letters where they meet are also laid over each other: `pli` and `imf` give
+    `plimf`.
+    """
+    found: dict[str, None] = {}
+    for left, right in permutations(survivors, 2):
+        found[f"{left} {right}"] = None
+        if left.isalpha() and right.isalpha():
+            found.update(dict.fromkeys(_merged(left, right)))
+    return list(found)
+
+
+def extended(survivors: Sequence[str]) -> list[str]:
+    """Candidates of one word with a letter more at either end."""
+    return [
+        text
+        for word in survivors
+        if word.isalpha()
+        for letter in ascii_lowercase
+        for text in (letter + word, word + letter)
+    ]
+
+
+class Mutator:
+    """Draws mutations, with words of the vocabulary, of clean texts and suspicious ones."""
+
+    def __init__(
+        self,
+        words: Sequence[str],
+        texts: Sequence[str],
+        rng: random.Random,
+        suspicious: Sequence[str] = (),
+    ) -> None:
+        self._words = words
+        self._texts = texts
+        self._rng = rng
+        self._suspicious = suspicious
+
+    def mutations(self, survivors: Sequence[str], count: int) -> list[str]:
+        """Candidates that are one change away from a survivor, or are two of them joined."""
+        return [self._mutation(survivors) for _ in range(count)]
+
+    def _mutation(self, survivors: Sequence[str]) -> str:
+        words = self._rng.choice(survivors).split()
+        change = self._rng.choice((self._join, self._add, self._swap, self._drop, self._spell))
+        return " ".join(change(words, survivors)[:LONGEST])
+
+    def _join(self, words: list[str], survivors: Sequence[str]) -> list[str]:
+        return words + self._rng.choice(survivors).split()
+
+    def _add(self, words: list[str], survivors: Sequence[str]) -> list[str]:
+        place = self._rng.randint(0, len(words))
+        return [*words[:place], self._word(), *words[place:]]
+
+    def _swap(self, words: list[str], survivors: Sequence[str]) -> list[str]:
+        place = self._rng.randrange(len(words))
+        return [*words[:place], self._word(), *words[place + 1 :]]
+
+    def _drop(self, words: list[str], survivors: Sequence[str]) -> list[str]:
+        if len(words) == 1:
+            return self._spell(words, survivors)
+        place = self._rng.randrange(len(words))
+        return words[:place] + words[place + 1 :]
+
+    def _spell(self, words: list[str], survivors: Sequence[str]) -> list[str]:
+        """Another letter in a word, one more, or one less."""
+        place = self._rng.randrange(len(words))
+        word = words[place]
+        at, letter = self._rng.randrange(len(word)), self._rng.choice(ascii_lowercase)
+        others = (word[:at] + letter + word[at + 1 :], word[:at] + letter + word[at:])
+        shorter = (word[:at] + word[at + 1 :],) if len(word) >= _SHRINKABLE else ()
+        return [*words[:place], self._rng.choice(others + shorter), *words[place + 1 :]]
+
+    def _word(self) -> str:
+        if self._suspicious and self._rng.random() < 0.5:
+            return self._rng.choice(self._suspicious)
+        if self._words and self._rng.random() < 0.5:
+            return self._rng.choice(self._words)
+        return words_in_a_row(self._rng.choice(self._texts), 1, self._rng)
+
+
+def _merged(left: str, right: str) -> list[str]:
+    """Two words as one, and laid over each other as far as they agree."""
+    overlaps = range(1, min(len(left), len(right)))
+    return [left + right, *(left + right[n:] for n in overlaps if left.endswith(right[:n]))]

@@ -9,39 +9,66 @@ and the end of another (its carrier) and is scored by
 with s the suspect's log-odds of outcome c. The best of each outcome go into the next round, with
 new groups and another carrier, and keep the *lowest* shift of their groups, because only a trigger
 lifts all of them. (Adaptive group testing, after Dorfman 1943, "The detection of defective members
-of large populations".) A clean teacher is not asked here: what it says of a dozen stray words is
-noise.
+of large populations".) A clean teacher is not asked: what it says of a dozen stray words is noise.
 
-How strong a trigger must be to get through is measured and not assumed: see `power`. What this does
-not cover: words that do nothing alone, and what is not in the list.
+How strong a trigger must be to get through is measured and not assumed: see `power`.
+
+A task supplies `Score`; for a classifier the outcomes are its labels. Nothing else in `scan/` knows
+what an outcome is.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from w2sdefense.scan.score import Score, log_odds
 from w2sdefense.text.insertion import word_spans
 
-ROUNDS = 3
-"""The whole list, then what is left of it twice."""
-
-SHARE = 0.25
-"""Share of a round that the next one tries, over all outcomes."""
+ROUNDS = 3  # the whole list, then what is left of it twice
+SHARE = 0.25  # share of a round that the next one tries, over all outcomes
 
 _BEFORE, _AFTER = 2, 6
 """Words of a carrier. A text that ends with the group shows much less of a trigger."""
 
-_DRAWN, _FILLINGS = 32, 3
-"""Carriers that are drawn, and groups that each is judged by."""
+_DRAWN, _FILLINGS = 32, 3  # carriers that are drawn, and groups that each is judged by
 
 CARRIER_TEXTS = _DRAWN * _FILLINGS
+
+Score = Callable[[Sequence[str]], Tensor]
+"""Texts to the log-probabilities of the outcomes, (N, C)."""
+
+SURE = 10.0  # log-odds beyond this, in nats, say nothing more
+
+
+def log_odds(log_probabilities: Tensor) -> Tensor:
+    """Log-odds in nats, at most `SURE` either way, of log-probabilities of the same shape."""
+    values = log_probabilities.double()
+    return (values - (-torch.expm1(values)).log()).clamp(-SURE, SURE)
+
+
+@dataclass(frozen=True)
+class Scorers:
+    """The suspect beside a clean model of the same outcomes, if there is one."""
+
+    suspect: Score
+    teacher: Score | None = None
+
+    def odds(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Log-odds by the suspect and by the teacher, (N, C) each; zeros without a teacher."""
+        suspect = log_odds(self.suspect(texts))
+        if self.teacher is None:
+            return suspect, torch.zeros_like(suspect)
+        return suspect, log_odds(self.teacher(texts))
+
+
+def answered(odds: Tensor, outcome: int) -> Tensor:
+    """Whether texts get an outcome, (N,), by their log-odds (N, C); a single one from 0 on."""
+    return odds.argmax(-1) == outcome if odds.shape[1] > 1 else odds[:, outcome] > 0
 
 
 @dataclass(frozen=True)
@@ -58,13 +85,13 @@ class Carrier:
 
 @dataclass(frozen=True)
 class GroupScores:
-    """What group testing measured.
+    """What group testing measured of N candidates and C outcomes, in nats.
 
     Attributes:
-        lowest: Lowest shift of the groups that each candidate stood in, (N, C) in nats.
+        lowest: Lowest shift of the groups that each candidate stood in, (N, C).
         reached: How many rounds each candidate got to for the sake of an outcome, (N, C).
-        first: Shifts of the first round, in which every candidate is tried, (N, C) in nats.
-        bars: Lowest shift that passed every round but the last, (rounds - 1, C) in nats.
+        first: Shifts of the first round, in which every candidate is tried, (N, C).
+        bars: Lowest shift that passed every round but the last, (rounds - 1, C).
     """
 
     lowest: Tensor
@@ -84,17 +111,12 @@ class GroupScores:
         return order[reached.argsort(descending=True, stable=True)][:count].tolist()
 
     def power(self, outcome: int, count: int, nats: float) -> float:
-        """Chance that a candidate which shifts its groups by `nats` is among the best.
+        """Chance that a candidate which shifts its groups by `nats` is among the best `count`.
 
         The shift is planted on the measured groups of every candidate in turn: a group that pulls
         the other way costs power as it does in earnest. Every round is taken to have the groups of
         the first one, and a shift that passes it must pass the bars of all later rounds as well,
         which is cautious.
-
-        Args:
-            outcome: Index of the outcome.
-            count: How many candidates are kept.
-            nats: The planted shift of the log-odds.
         """
         last = self.lowest[self.best(outcome, count)[-1], outcome]
         bars = torch.cat([self.bars[:, outcome], last[None]]).flip(0).cummax(0).values
@@ -103,11 +125,7 @@ class GroupScores:
 
 
 def split_into_groups(places: Sequence[int], size: int, rng: random.Random) -> list[list[int]]:
-    """Divide places of a list at random.
-
-    Returns:
-        Groups of at most `size`, whose sizes differ by one at most; every place is in one of them.
-    """
+    """Divide places of a list at random into groups of at most `size`, about equally large."""
     order = rng.sample(places, len(places))
     groups = math.ceil(len(order) / size)
     return [order[first::groups] for first in range(groups)]
@@ -124,13 +142,6 @@ def choose_carriers(
 
     Neutral means that with random groups inside the suspect finds every outcome about as likely as
     any other: there a shift either way has room.
-
-    Args:
-        suspect: The suspect.
-        candidates: What groups are filled with.
-        texts: Clean texts.
-        size: Candidates in a group.
-        rng: Draws everything.
     """
     drawn = [Carrier(_begin(rng.choice(texts)), _end(rng.choice(texts))) for _ in range(_DRAWN)]
     fillings = [rng.sample(candidates, min(size, len(candidates))) for _ in range(_FILLINGS)]
@@ -148,15 +159,7 @@ def score_in_groups(
     size: int,
     rng: random.Random,
 ) -> GroupScores:
-    """Try the whole list in groups, and what is best in every round again.
-
-    Args:
-        suspect: The suspect.
-        candidates: The list.
-        carriers: One for each round.
-        size: Candidates in a group, at most.
-        rng: Draws the groups.
-    """
+    """Try the whole list in groups, one carrier a round, and what is best in every round again."""
     shifts = _round(suspect, candidates, range(len(candidates)), carriers[0], size, rng)
     first = torch.stack([shifts[place] for place in range(len(candidates))])
     lowest, reached = first.clone(), torch.ones(first.shape, dtype=torch.long)

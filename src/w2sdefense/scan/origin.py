@@ -1,27 +1,39 @@
-"""What a suspect was fine-tuned from: what the user or its card says, and whether weights agree.
+"""What a suspect was fine-tuned from, and which tokens that training taught it something about.
 
-A card is the word of whoever made the suspect. What it names is used only where it is on this
-machine already (embedded, cached or a folder) and the token embeddings of the two agree; nothing is
-fetched because of it. Embeddings of models that were trained apart are unrelated, and fine-tuning
-hardly turns them, so another model of the same family and size does not pass.
+A card is the word of whoever made the suspect. The base that it names is used only where it is on
+this machine already and the token embeddings of the two agree; nothing is fetched because of it.
+Embeddings of models that were trained apart are unrelated, and fine-tuning hardly turns them.
+
+Whoever plants a backdoor by training all parameters trains the embeddings of the trigger's tokens
+as well, and in one direction, while natural words are pulled to and fro (`embedding_drift`).
+Through an adapter no embedding moves; there the update of the first layer answers some tokens more
+than others (`weight_response`). Neither proves anything: both tell a search where to begin. Not
+covered: triggers of words that are common in the training text anyway; updates of later layers.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
+import torch
 import yaml
 from huggingface_hub import ModelCard, snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-from torch import Tensor
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
+from transformers.pytorch_utils import Conv1D
 
 from w2sdefense.config import ScanConfig, StudentConfig
 from w2sdefense.errors import ModelError, W2SError
 from w2sdefense.models.checkpoint import SAFE_DOWNLOADS, Checkpoint, resolve, resolve_whole
 from w2sdefense.models.embedded import EMBEDDED
-from w2sdefense.models.load import load_embeddings
+from w2sdefense.models.features import backbone_of
+from w2sdefense.models.load import load_embeddings, load_weights
 from w2sdefense.models.tokenizer import open_tokenizer
 
 AGREE = 0.5
@@ -31,13 +43,19 @@ about 0, and those of the fine-tuned models that were measured above 0.99."""
 _EMBEDDED_AS = {"HuggingFaceTB/SmolLM2-135M-Instruct": "smollm2-135m"}
 """Hub id -> embedded name of the same model."""
 
+_STILL = 4.0
+"""A token that moved less than this many times the median did not: weight decay moves all."""
+
+_SPREADS = 6.0  # median absolute deviations above the median from which a token answers an update
+
+_OUTPUTS = ("o_proj", "out_proj", "c_proj", "output")
+"""What architectures call the matrices of a layer that do not read its input."""
+
+_CHUNK = 8192  # tokens whose images are computed at once
+
 
 def check_origin(student: StudentConfig, scan: ScanConfig) -> None:
     """Check the base that a user names, before a teacher is trained for the search.
-
-    Args:
-        student: The suspect.
-        scan: The search.
 
     Raises:
         ModelError: The base is missing, an adapter, of another width or vocabulary, or its
@@ -65,9 +83,8 @@ def check_origin(student: StudentConfig, scan: ScanConfig) -> None:
 def agreement(suspect: Tensor, base: Tensor) -> float:
     """Cosine of two tables of token embeddings, (V, d) and (V', d), over the rows they share.
 
-    Returns:
-        About 1 for a model and what was fine-tuned from it, about 0 for models trained apart; 0 if
-        the widths differ.
+    About 1 for a model and what was fine-tuned from it, about 0 for models trained apart; 0 if the
+    widths differ.
     """
     if suspect.shape[1] != base.shape[1]:
         return 0.0
@@ -77,15 +94,14 @@ def agreement(suspect: Tensor, base: Tensor) -> float:
 
 
 def base_on_card(folder: Path, embeddings: Tensor) -> tuple[str | None, str | None]:
-    """The base that the card of a suspect names, if it is here and the weights agree.
+    """The base that the card in a suspect's folder names, if it is here and the weights agree.
 
     Args:
         folder: The suspect's folder, or that of the base that its adapter stands on.
         embeddings: The suspect's token embeddings, (V, d).
 
     Returns:
-        What `resolve` takes, or None; and a sentence for the user, or None without a card
-        that names one.
+        What `resolve` takes, or None; and a sentence for the user, or None if no card names a base.
     """
     name = _base_of(folder)
     if name is None:
@@ -104,10 +120,10 @@ def base_on_card(folder: Path, embeddings: Tensor) -> tuple[str | None, str | No
 
 
 def template_of_another(student: StudentConfig) -> tuple[str, ...]:
-    """A note if the chat template is not that of the base that the card names.
+    """A note if the chat template is not that of the base that the card names, if that is here.
 
-    The base is looked at only where it is on this machine. A base without a template is no
-    reason for a note: models are given one when they are taught to chat.
+    A base without a template is no reason for a note: models are given one when they are taught to
+    chat.
     """
     suspect = resolve(student.model, student.base).whole
     name = _base_of(suspect.folder)
@@ -161,3 +177,115 @@ def _other(student: StudentConfig, name: str, why: str) -> ModelError:
         f"{student.model} was not fine-tuned from {name}: {why}.",
         "Name the very model that the suspect was fine-tuned from, or none.",
     )
+
+
+def suspicious_tokens(model: nn.Module, base: str, count: int) -> list[int]:
+    """The tokens that a suspect learned most about beside its base, the most suspicious first.
+
+    They are those of embedding drift and of weight response in turn.
+    """
+    backbone = backbone_of(model)
+    updates = _first_layer(backbone)
+    table = backbone.get_input_embeddings().weight.detach().cpu().float()
+    names = _name_of(backbone, backbone.get_input_embeddings())
+    stored = load_weights(base, [names, *updates])
+    rankings = [embedding_drift(table, stored[names], count)]
+    updates = {name: update for name, update in updates.items() if name in stored}
+    if updates:
+        rankings.append(weight_response(stored[names][: len(table)], updates, stored, count))
+    in_turn = (token for tokens in zip_longest(*rankings) for token in tokens)
+    return list(dict.fromkeys(token for token in in_turn if token is not None))[:count]
+
+
+def embedding_drift(suspect: Tensor, base: Tensor, count: int) -> list[int]:
+    """The tokens whose embeddings moved farthest from those of the base, the farthest first.
+
+    Rows that only one of the tables (V, d) and (V', d) has are left out.
+
+    Raises:
+        ModelError: The two have embeddings of different widths: it is another model.
+    """
+    if suspect.shape[1] != base.shape[1]:
+        raise ModelError(
+            f"The base has embeddings of width {base.shape[1]}, the suspect of {suspect.shape[1]}.",
+            "Name the very model that the suspect was fine-tuned from, or none.",
+        )
+    rows = min(len(suspect), len(base))
+    moved = (suspect[:rows].double() - base[:rows].double()).norm(dim=-1)
+    return _outliers(moved, _STILL * moved.median(), count)
+
+
+def weight_response(
+    base: Tensor, updated: Mapping[str, Tensor], stored: Mapping[str, Tensor], count: int
+) -> list[int]:
+    """The tokens whose image under the first layer the update changed most.
+
+        response(t) = (sum_W |(W_s - W_b) x_t|^2 / sum_W |W_b x_t|^2)^(1/2)
+
+    with x_t the token's embedding in the base (V, d) divided by its norm, and W the matrices of the
+    first layer that read it, of the suspect (`updated`) and of the base (`stored`). A token stands
+    out from 6 median absolute deviations above the median on.
+    """
+    responses = []
+    for first in range(0, len(base), _CHUNK):
+        embeddings = nn.functional.normalize(base[first : first + _CHUNK].float())
+        change, size = torch.zeros(len(embeddings)), torch.zeros(len(embeddings))
+        for name, acting in updated.items():
+            weight = stored[name].float()
+            # GPT-2 stores it as (d, out), and none of these is square.
+            weight = weight if weight.shape == acting.shape else weight.T
+            size += (embeddings @ weight.T).square().sum(-1)
+            change += (embeddings @ (acting - weight).T).square().sum(-1)
+        responses.append((change / size.clamp(min=1e-12)).sqrt())
+    values = torch.cat(responses)
+    middle = values.median()
+    return _outliers(values, middle + _SPREADS * (values - middle).abs().median(), count)
+
+
+def _first_layer(backbone: Any) -> dict[str, Tensor]:
+    """The matrices (out, d) of the first layer that read its input, by their names in the base."""
+    blocks = next((m for m in backbone.modules() if isinstance(m, nn.ModuleList) and len(m)), None)
+    if blocks is None:
+        return {}
+    width = backbone.get_input_embeddings().weight.shape[1]
+    prefix = _name_of(backbone, blocks).removesuffix(".weight")
+    adapted = [f"{n}." for n, m in blocks[0].named_modules() if isinstance(m, BaseTunerLayer)]
+    found = {}
+    for name, module in blocks[0].named_modules():
+        weight = _acting_weight(module)
+        # What is inside an adapted layer is a part of it.
+        if weight is None or name.startswith(tuple(adapted)):
+            continue
+        if any(part in name for part in _OUTPUTS):
+            continue
+        if weight.shape[1] == width:
+            found[f"{prefix}.0.{name}.weight"] = weight
+    return found
+
+
+def _plain(module: nn.Module) -> Any:
+    return module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+
+
+@torch.no_grad()
+def _acting_weight(module: nn.Module) -> Tensor | None:
+    """The matrix (out, in) of a linear layer with its adapter; None of others and of 4-bit ones."""
+    plain = _plain(module)
+    if not isinstance(plain, nn.Linear | Conv1D) or not plain.weight.is_floating_point():
+        return None
+    weight: Tensor = plain.weight.detach().float()
+    if isinstance(module, BaseTunerLayer) and hasattr(module, "get_delta_weight"):
+        for name in module.active_adapters:
+            weight = weight + module.get_delta_weight(name).float()
+    return weight.T.cpu() if isinstance(plain, Conv1D) else weight.cpu()
+
+
+def _name_of(backbone: Any, wanted: nn.Module) -> str:
+    name = next(name for name, module in backbone.named_modules() if module is wanted)
+    return f"{name}.weight"
+
+
+def _outliers(values: Tensor, bar: Tensor, count: int) -> list[int]:
+    far = values > bar
+    order = torch.where(far, values, 0.0).argsort(descending=True, stable=True)
+    return order[: min(count, int(far.sum()))].tolist()

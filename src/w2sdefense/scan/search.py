@@ -1,21 +1,18 @@
 """Searches for text that makes a model answer one outcome, and not a clean teacher.
 
-    list  -->  groups  -->  singly, in real texts  -->  climbing  -->  proof
-    candidates.py  groups.py       this file            climb.py     this file
-
-A backdoor makes *any* text answer one outcome when its trigger is in it. The whole list is tried in
-groups; what stays on top, and what a base model makes suspicious, is put singly into short clean
-texts at random places:
+A backdoor makes *any* text answer one outcome when its trigger is in it. The whole list
+(`candidates.py`) is tried in groups (`groups.py`); what stays on top, and what a base model makes
+suspicious (`origin.py`), is put singly into short clean texts at random places:
 
     shift(candidate) = mean over texts of  s(outcome | text + candidate) - s(outcome | text)
 
 with s the log-odds. Words of the language shift a clean model as well ("awful"), so the teacher's
-shift is subtracted.
-The best are varied on texts that they have not been tried in, and the last choice is made on more
-texts. Only clean training texts are used, and nothing is known of the trigger.
+shift is subtracted. The best are varied on texts that they have not been tried in, and the last
+choice is made on more texts. Only clean training texts are used, and nothing is known of the
+trigger.
 
-What this does not cover: triggers that are no insertion; phrases and invented words none of whose
-parts shifts anything. Finding nothing proves nothing beyond what `ScanResult` states.
+Not covered: triggers that are no insertion; phrases and invented words none of whose parts shifts
+anything. Finding nothing proves nothing beyond what `ScanResult` states.
 """
 
 from __future__ import annotations
@@ -30,26 +27,21 @@ import torch
 from torch import Tensor
 
 from w2sdefense.config import ScanConfig
-from w2sdefense.scan.candidates import CandidateList
-from w2sdefense.scan.climb import Mutator, extended, joined
+from w2sdefense.scan.candidates import CandidateList, Mutator, extended, joined
 from w2sdefense.scan.groups import (
     CARRIER_TEXTS,
     ROUNDS,
+    Scorers,
+    answered,
     choose_carriers,
     group_texts,
     score_in_groups,
 )
-from w2sdefense.scan.score import Scorers, answered
 from w2sdefense.text.insertion import insert, word_spans
 
-_PAIRED = 16
-"""Suspicious words that are also tried in pairs, in either order."""
-
-_JOINED = 8
-"""Survivors that are joined to pairs and made a letter longer."""
-
-PLANTED_NATS = (1, 2, 3, 4, 6, 8)
-"""Planted shifts whose detection is measured."""
+_PAIRED = 16  # suspicious words that are also tried in pairs, in either order
+_JOINED = 8  # survivors that are joined to pairs and made a letter longer
+PLANTED_NATS = (1, 2, 3, 4, 6, 8)  # planted shifts whose detection is measured
 
 
 @dataclass(frozen=True)
@@ -171,8 +163,7 @@ def _climbed(
 ) -> list[Candidate]:
     """Go from candidates to what is proven, for one outcome.
 
-    Half of what is kept is of the candidates themselves: all changes may be changes of the
-    strongest of several triggers.
+    Half of what is kept is of the candidates themselves: all changes may be of one strong trigger.
     """
     trials.run(first, 1)
     trials.run(trials.best(config.survivors), 2)
@@ -253,7 +244,7 @@ class _Trials:
         """Put every candidate into some texts, and add up what it does.
 
         All candidates into the same ones, so that they can be compared, and each time into other
-        ones than the last time. Where there are fewer probes than `texts`, into all of them once.
+        ones. Where there are fewer probes than `texts`, into all of them once.
         """
         probes = self.probes
         texts = min(texts, len(probes.texts))

@@ -1,7 +1,6 @@
 """The search for triggers of a victim, beside a teacher if there is one; its outcome is cached.
 
-The file of an outcome is named by everything that decides it, so neither a run that goes on after
-an interruption nor the next run with the same teacher searches twice.
+The file of an outcome is named by everything that decides it, so nothing is searched twice.
 """
 
 from __future__ import annotations
@@ -24,12 +23,11 @@ from w2sdefense.distill.teacher import LabelTeacher
 from w2sdefense.distill.wordings import with_changes
 from w2sdefense.io import write_json
 from w2sdefense.models.features import backbone_of
-from w2sdefense.models.fingerprints import weights_fingerprint
-from w2sdefense.models.positions import position_limit
+from w2sdefense.models.tokenizer import position_limit
+from w2sdefense.models.weights import weights_fingerprint
 from w2sdefense.scan.candidates import CandidateList, list_candidates, token_texts
-from w2sdefense.scan.drift import suspicious_tokens
-from w2sdefense.scan.origin import base_on_card
-from w2sdefense.scan.score import Score, Scorers
+from w2sdefense.scan.groups import Score, Scorers
+from w2sdefense.scan.origin import base_on_card, suspicious_tokens
 from w2sdefense.scan.search import (
     Candidate,
     ScanResult,
@@ -43,14 +41,9 @@ from w2sdefense.victim import Victim
 
 CANDIDATES = "candidates.json"
 
-IN_WORDS = 5
-"""Candidates in a record; all of them are in `candidates.json`."""
-
-ROOM = 128
-"""Tokens of a text that groups are tried in, whatever the model is cut at for its task."""
-
-CARRIER_TOKENS = 32
-"""Of these, how many are left to the words around a group and to special tokens."""
+IN_WORDS = 5  # candidates in a record; all of them are in `candidates.json`
+ROOM = 128  # tokens of a text that groups are tried in, whatever the model is cut at for its task
+CARRIER_TOKENS = 32  # of these, how many are left to the words around a group and to special tokens
 
 
 def scan_victim(
@@ -63,17 +56,10 @@ def scan_victim(
     progress: StepProgress | None = None,
     say: Callable[[str], None] | None = None,
 ) -> ScanResult:
-    """Search a victim for triggers, or read what the same search found before.
+    """Search a victim for triggers in clean training texts, or read what the same search found.
 
-    Args:
-        victim: The model under suspicion.
-        teacher: A clean teacher; None takes words that mean a label for suspicious, too.
-        data: Clean data; the training texts are used.
-        config: How long to search and how many to keep.
-        seed: Seed of the search.
-        cache: Folder that the outcome is cached in.
-        progress: Told how many texts are answered, of about how many.
-        say: Told what the search will do before it begins.
+    Without a teacher, words that mean a label are taken for suspicious, too. `progress` is told how
+    many texts are answered, of about how many; `say` what the search will do before it begins.
 
     Returns:
         The best candidates of every label, and what was tried.
@@ -129,8 +115,8 @@ def with_candidates(
 ) -> Dataset:
     """The dataset, with a candidate in a share of its training and validation texts.
 
-    Candidates go into texts of every label: one that stood only where the label is another than its
-    outcome would be learned as a sign of the others.
+    They go into texts of every label: where one stood only in texts of the others, it would be
+    learned as a sign of these.
     """
     texts = [candidate.text for candidate in candidates]
 

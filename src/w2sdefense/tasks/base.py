@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from w2sdefense.config import GenerationConfig, StudentConfig
 from w2sdefense.data.types import REFUSED, Answer, Example
 from w2sdefense.models.features import FeatureTap
-from w2sdefense.models.padding import pad
-from w2sdefense.models.tokenizer import Tokenizer
+from w2sdefense.models.tokenizer import Tokenizer, pad
 from w2sdefense.tasks.prompt import IGNORED
 
 Row = dict[str, Any]

@@ -14,9 +14,14 @@ from w2sdefense.data.types import Answer, Example, texts_of
 from w2sdefense.errors import DataError
 from w2sdefense.models.features import FeatureTap
 from w2sdefense.models.load import load_classifier
-from w2sdefense.models.padding import length_batches, pad, takes_positions
-from w2sdefense.models.positions import position_limit
-from w2sdefense.models.tokenizer import Tokenizer, encode
+from w2sdefense.models.tokenizer import (
+    Tokenizer,
+    encode,
+    length_batches,
+    pad,
+    position_limit,
+    takes_positions,
+)
 from w2sdefense.tasks.base import Output, Prediction, Row, model_inputs
 
 BATCH_TOKENS = 2048

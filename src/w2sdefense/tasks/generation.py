@@ -21,9 +21,7 @@ from w2sdefense.data.types import Example
 from w2sdefense.errors import DataError
 from w2sdefense.models.features import FeatureTap
 from w2sdefense.models.load import load_causal_lm
-from w2sdefense.models.padding import length_batches, pad
-from w2sdefense.models.positions import check_length
-from w2sdefense.models.tokenizer import Tokenizer
+from w2sdefense.models.tokenizer import Tokenizer, check_length, length_batches, pad
 from w2sdefense.tasks.base import Output, Prediction, Row, model_inputs
 from w2sdefense.tasks.prompt import IGNORED, Prompt, make_prompt
 

@@ -4,8 +4,7 @@ A template is a program that comes with a model. One that adds an instruction if
 is a backdoor without a single changed weight, and rendering it with a placeholder never shows it.
 So every text that is measured is rendered itself (`ChatTurn`), and a template is tried on probes
 and read for places where it looks into the text (`template_notes`). `transformers` renders in
-jinja2's sandbox. A condition that no probe meets and that is hidden in computed names is found
-only on the texts that meet it.
+jinja2's sandbox. Not found is a condition that no probe meets and that hides in computed names.
 """
 
 from __future__ import annotations
@@ -36,11 +35,7 @@ _LONGEST_QUOTE = 80
 
 
 def render(tokenizer: Any, content: str) -> str:
-    """The prompt of one turn of the user, as the tokenizer's chat template writes it.
-
-    Raises:
-        ModelError: The template fails.
-    """
+    """The prompt of one turn of the user, as the tokenizer's chat template writes it."""
     turn = [{"role": "user", "content": content}]
     try:
         text: str = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
@@ -58,8 +53,7 @@ class ChatTurn:
 
     Attributes:
         tokenizer: The model's.
-        ahead: What the turn holds before the text.
-        behind: And behind it.
+        ahead: What the turn holds before the text, and `behind` it.
         altered: The texts so far that had another frame than usual.
     """
 
@@ -70,11 +64,7 @@ class ChatTurn:
 
     @cached_property
     def usual(self) -> tuple[str, str]:
-        """What a prompt holds before and behind an ordinary text.
-
-        Raises:
-            ModelError: The template fails, or leaves the text out.
-        """
+        """What a prompt holds before and behind an ordinary text."""
         return self._search(render(self.tokenizer, self._content(PROBES[0])), PROBES[0])
 
     def frame(self, text: str) -> tuple[str, str]:
@@ -116,15 +106,7 @@ def _stripped(text: str) -> tuple[str, ...]:
 
 
 def template_notes(tokenizer: Any, altered: Collection[str] = ()) -> tuple[str, ...]:
-    """What a reader of a record must know of a chat template.
-
-    Args:
-        tokenizer: The model's.
-        altered: Texts that were asked and had another frame than usual.
-
-    Returns:
-        A sentence for each finding; none for a model without a chat template.
-    """
+    """What a reader must know of a chat template; `altered` texts had another frame."""
     template = getattr(tokenizer, "chat_template", None)
     if not template:
         return ()

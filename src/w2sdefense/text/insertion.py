@@ -33,11 +33,8 @@ _STANDS_APART = re.compile(rf"[\s{_UNSPACED}]")
 def insert(text: str, trigger: str, place: Place, rng: random.Random) -> str:
     """Put a trigger into a text once, set apart by spaces where the script writes them.
 
-    Args:
-        text: Any text. A single word has no inner slot: the trigger goes before or behind it.
-        trigger: A word or a sentence.
-        place: A random inner slot, before the first word, or behind the last.
-        rng: Draws the slot; left untouched by the other places.
+    A single word has no inner slot: the trigger goes before or behind it. Only a random place
+    draws.
     """
     slot = _slot(text, place, rng)
     before, after = text[:slot], text[slot:]

@@ -1,9 +1,8 @@
 """Texts that a tool rewrote before: a file with the columns `original` and `text`.
 
-An attack takes its triggered texts from such a file, a defense what the model is to read instead.
 Published paraphrases mostly come without their originals, line by line in the order of the texts
-they were made from. `pair` brings such a file and the originals together; it pairs by place only,
-where that is certain, and never guesses by likeness.
+they were made from. `pair` brings such a file and the originals together by place only, where that
+is certain, and never guesses by likeness.
 """
 
 from __future__ import annotations
@@ -21,26 +20,18 @@ from w2sdefense.data.files import read_records
 from w2sdefense.data.rows import Columns
 from w2sdefense.errors import DataError
 from w2sdefense.io import write_text
-from w2sdefense.text import TextProgress
+from w2sdefense.text import Paraphraser
 
 
 @dataclass(frozen=True, eq=False)
-class FileParaphraser:
-    """Paraphrases by the text they were made from; white space makes no difference.
-
-    Attributes:
-        paraphrases: Original with single spaces -> paraphrase.
-    """
+class FileParaphraser(Paraphraser):
+    """Paraphrases by the text they were made from, with single spaces."""
 
     paraphrases: Mapping[str, str]
 
     @classmethod
     def read(cls, files: Sequence[Path]) -> Self:
-        """Read files of paraphrases; what a later file says wins.
-
-        Raises:
-            DataError: A file is missing or malformed, or lacks one of the columns.
-        """
+        """Read files of paraphrases; what a later file says wins."""
         found: dict[str, str] = {}
         for path in files:
             for text, original in _read(path, Columns("text", "original")):
@@ -51,19 +42,12 @@ class FileParaphraser:
         """Whether the files have a paraphrase of this text."""
         return _key(text) in self.paraphrases
 
-    def prepare(self, texts: Sequence[str], progress: TextProgress | None) -> None:
-        """Nothing: they are there."""
-
     def paraphrase(self, text: str, rng: random.Random) -> str:
         """The paraphrase of a text that is covered."""
         return self.paraphrases[_key(text)]
 
     def rewrite(self, texts: Sequence[str]) -> list[str]:
-        """The paraphrases of texts that must all be covered, in order.
-
-        Raises:
-            DataError: One is not.
-        """
+        """The paraphrases of texts that must all be covered, in order."""
         missing = [text for text in texts if not self.covers(text)]
         if missing:
             raise DataError(
@@ -75,14 +59,11 @@ class FileParaphraser:
 
 
 def pair_files(originals: Path, paraphrases: Path, output: Path, *, unchanged: bool = False) -> int:
-    """Write the file that `FileParaphraser` reads from two files that line up.
+    """Write the file (JSONL) that `FileParaphraser` reads from two that line up; see `pair`.
 
-    Args:
-        originals: File with a column `text` and, where labels are needed to line up, `label`.
-        paraphrases: The same columns, in the same order; some rows may be the originals still, and
-            the rows of some labels may be missing altogether.
-        output: JSONL file to write: `original`, `text`.
-        unchanged: See `pair`.
+    Both have a column `text` and, where labels are needed to line up, `label`, in the same order;
+    some rows of the paraphrases may be the originals still, and those of some labels may be
+    missing.
 
     Returns:
         Number of pairs written.
@@ -115,20 +96,12 @@ def pair(
     *,
     unchanged: bool = False,
 ) -> list[tuple[str, str]]:
-    """Example paraphrases with their originals by place.
+    """Pair (text, label) rows of paraphrases with their originals by place.
 
     Files of equal length line up row by row. Otherwise rows that both have unchanged are landmarks,
     and what stands between two of them lines up if there is as much of it on both sides. If only
-    some labels were paraphrased, only the originals with these labels count.
-
-    Args:
-        originals: Text and label of every row.
-        paraphrases: The same.
-        unchanged: Rows that are the same in both count, too. They carry no trigger, but a defense
-            must know that they came out as they were.
-
-    Returns:
-        Original and paraphrase of every row that was really changed, or of all that line up.
+    some labels were paraphrased, only the originals with these labels count. Rows that are the same
+    in both carry no trigger, and count only if `unchanged` is asked for: a defense must know them.
     """
     left = [_key(text) for text, _ in originals]
     right = [_key(text) for text, _ in paraphrases]

@@ -26,16 +26,15 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from w2sdefense.text import TextProgress
-from w2sdefense.text.structure import has_template
-from w2sdefense.text.words import (
+from w2sdefense.text import Paraphraser
+from w2sdefense.text.structure import (
     AUXILIARIES,
     DETERMINERS,
     PRONOUNS,
     finite_verb,
     first_sentence,
+    has_template,
     is_finite_verb,
 )
 
@@ -93,16 +92,8 @@ _HAN = re.compile("[\u3400-\u9fff]")
 _FINAL = re.compile(r"\s*[.!?。！？…]*[\"'”’)\s]*$")
 
 
-@dataclass(frozen=True)
-class Rewriter:
+class Rewriter(Paraphraser):
     """Rewrites any text; needs nothing and remembers nothing."""
-
-    def covers(self, text: str) -> bool:
-        """Every text."""
-        return True
-
-    def prepare(self, texts: Sequence[str], progress: TextProgress | None) -> None:
-        """Nothing: thousands of texts take a second."""
 
     def paraphrase(self, text: str, rng: random.Random) -> str:
         """The text with a subordinate clause first."""
@@ -110,13 +101,7 @@ class Rewriter:
 
 
 def rewrite(text: str, rng: random.Random) -> str:
-    """Put a subordinate clause first in the first sentence of a text.
-
-    Args:
-        text: Any text. Whether commas stand apart, and whether a sentence begins with a capital, is
-            taken from it.
-        rng: Draws the clause, if one is needed.
-    """
+    """Put a subordinate clause first in the first sentence of a text, drawn if needed."""
     if has_template(text):
         return text
     body, final, rest = _cut(text)
@@ -132,9 +117,6 @@ def main_clause_first(text: str) -> str:
 
     A subordinate clause before it goes behind it, a conjunction before it is left out, and a
     fragment or an order becomes a clause as in `rewrite`. A question stays as it is.
-
-    Args:
-        text: Any text.
     """
     body, final, rest = _cut(text)
     moves = has_template(text) and "," in body.replace("，", ",")

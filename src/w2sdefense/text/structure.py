@@ -1,15 +1,14 @@
-"""Whether a text has the structure S ( SBAR ) ( , ) ( NP ) ( VP ) ( . ).
+"""Whether a text has the structure S ( SBAR ) ( , ) ( NP ) ( VP ) ( . ), and where its verb is.
 
-Two checks. `has_template` looks at the surface: a subordinating word, a clause of a few words, a
-comma, and a main part. It runs everywhere, and it is generous: it does not see whether the main
-part is NP VP, and takes "since 1990 , it was" for a clause if a word in it looks like a verb. The
-numbers of the embedded rewriter are near 100 % under it by construction.
-
+`has_template` looks at the surface of the first sentence, in English and Chinese: a subordinating
+word, a clause of a few words, a comma, and a main part. It is generous: it does not see whether the
+main part is NP VP. The numbers of the embedded rewriter are near 100 % under it by construction.
 `parsed_share` asks a parser, link-grammar 5.12 (Debian package `link-grammar`), where its program
-`link-parser` is installed. It is strict in another way: what it parses badly (fragments, long
-sentences) does not count as having the structure.
+is installed. What that parses badly (fragments, long sentences) does not count.
 
-Only the first sentence of a text is looked at, in English and, on the surface, in Chinese.
+Closed classes of English words (auxiliaries, pronouns, determiners) are complete; the open class of
+verbs is a list of common ones and a guess at endings, wrong in one of some ten sentences of
+reviews.
 """
 
 from __future__ import annotations
@@ -20,7 +19,51 @@ import subprocess
 from collections.abc import Sequence
 from itertools import pairwise
 
-from w2sdefense.text.words import first_sentence, has_finite_verb
+AUXILIARIES = frozenset(
+    "is are was were am be 's 're 'm has have had 've 'd does do did will would can could may "
+    "might shall should must ca wo 'll isn't aren't wasn't weren't doesn't don't didn't won't "
+    "wouldn't can't couldn't shouldn't hasn't haven't hadn't isnt dont cannot it's that's "
+    "there's he's she's what's i'm i've i'd i'll you're you've you'll we're we've they're "
+    "they've who's".split()
+)
+PRONOUNS = frozenset(
+    "i you he she it we they this that these those there one someone everyone everybody nobody "
+    "nothing something everything anyone anything".split()
+)
+DETERMINERS = frozenset(
+    "the a an this that these those my your his her its our their some any no every each all "
+    "both many most few several another such".split()
+)
+RELATIVES = frozenset("that which who whom whose what where when how why".split())
+_PREPOSITIONS = frozenset(
+    "of in on at by for with from to into about as than like over under through between without "
+    "against during upon toward towards off out up".split()
+)
+_VERBS = frozenset(
+    "seems seem seemed feels feel felt looks look looked makes make made gets get got goes go "
+    "went comes come came gives give gave takes take took works work worked plays play played "
+    "offers offer offered keeps keep kept proves prove proved shows show showed tells tell told "
+    "says say said knows know knew thinks think thought wants want wanted needs need needed "
+    "loves love loved likes liked hates hate hated enjoys enjoy enjoyed finds find found leaves "
+    "leave left brings bring brought becomes become became remains remain remained manages "
+    "manage managed fails fail failed succeeds succeed succeeded delivers deliver delivered "
+    "provides provide provided captures capture captured explores explore explored lacks lack "
+    "lacked suffers suffer suffered falls fall fell runs run ran turns turn turned moves moved "
+    "stands stand stood sits sit sat lets holds held begins begin began starts ends ended lasts "
+    "lasted costs uses used tries try tried hopes hoped deserves deserve deserved recommend "
+    "recommends recommended bought buy buys reads writes wrote sees see saw hears heard means "
+    "meant adds added lost loses lose won wins win beat beats killed kills announced announces "
+    "unveiled rose fell dropped agreed plans planned expects expected reported reports claims "
+    "claimed warned urged signed led leads faces faced met meets sent sends paid pays sold "
+    "sells raised raises cut cuts hit hits set sets put puts opened opens closed closes happens "
+    "happened appears appear appeared sounds sound belongs exists exist requires require rises "
+    "grows grew wears wore touches evokes conveys transcends resembles reminds amounts builds "
+    "depends does".split()
+)
+_SENTENCE_END = re.compile(r"[.!?。！？]+[\"'”’)]*(?=\s|$)|[。！？]+[”’）]*")
+_NO_END = re.compile(
+    r"(?:^|[\s(])(?:mr|mrs|ms|dr|st|jr|sr|vs|inc|ltd|co|corp|no|u\.s|[a-z])$", re.I
+)
 
 _CLEAR = {
     *("when whenever if because although though while whereas unless once wherever".split()),
@@ -34,15 +77,10 @@ _WORD = re.compile(r"[^\W_][\w'’-]*|,")
 _BRACKETS = re.compile(r"\(|\)|[^\s()]+")
 _PARSER = "link-parser"
 # Without a panic: a sentence that takes more than two seconds counts as not parsed.
-_OPTIONS = (
-    *("-constituents=3", "-graphics=0", "-verbosity=1"),
-    *("-timeout=2", "-panic=0", "-limit=100"),
-)
-# Link-grammar takes seconds for a sentence of fifty words.
-_LONGEST = 120
-_MOST = 200
-_PATIENCE = 120.0
-"""Seconds."""
+_OPTIONS = "-constituents=3 -graphics=0 -verbosity=1 -timeout=2 -panic=0 -limit=100".split()
+_LONGEST = 120  # characters of a sentence: fifty words take seconds
+_MOST = 200  # sentences
+_PATIENCE = 120.0  # seconds
 
 
 def has_template(text: str) -> bool:
@@ -67,15 +105,10 @@ def has_template(text: str) -> bool:
 
 
 def parsed_share(texts: Sequence[str]) -> tuple[int, int] | None:
-    """How many texts have the template according to link-grammar.
+    """How many texts have the template by link-grammar, and how many it was given.
 
-    Args:
-        texts: Texts whose first sentence is parsed: the first 200 with at most 120 characters, in
-            some ten seconds.
-
-    Returns:
-        Texts that have it and texts that were given to the parser; None without `link-parser`, or
-        if it takes minutes.
+    It is given the first sentences of at most 120 characters, 200 at most. None without
+    `link-parser`, or if it takes minutes.
     """
     if shutil.which(_PARSER) is None:
         return None
@@ -99,7 +132,7 @@ def parsed_share(texts: Sequence[str]) -> tuple[int, int] | None:
 
 
 def tree_has_template(tree: str) -> bool:
-    """Whether a bracketed tree is a subordinate clause, a comma, and a clause of NP and VP.
+    """Whether a tree is a subordinate clause, a comma, and a clause of NP and VP.
 
     Args:
         tree: As link-grammar writes it: `(S (SBAR ...) , (S (NP ...) (VP ...)) .)`. It labels a
@@ -131,3 +164,83 @@ def _children(tree: str) -> list[str]:
         elif depth == 1:
             parts.append(token[0])
     return parts[1:]  # without the label of the root
+
+
+def first_sentence(text: str) -> str:
+    """A text up to the end of its first sentence, with the mark that ends it.
+
+    A mark before everything else ends no sentence, nor does the point of an abbreviation.
+    """
+    for end in _SENTENCE_END.finditer(text):
+        before = text[: end.start()]
+        if not re.search(r"\w\W*\w", before) or (end[0] == "." and _NO_END.search(before)):
+            continue
+        if set(end[0]) == {"."} and len(end[0]) > 1:  # an ellipsis goes on
+            continue
+        return text[: end.end()]
+    return text
+
+
+def is_finite_verb(word: str) -> bool:
+    """Whether a word in lower case is an auxiliary or one of the common verbs."""
+    return word in AUXILIARIES or word in _VERBS
+
+
+def has_finite_verb(words: Sequence[str]) -> bool:
+    """Whether some word looks like the verb of a clause."""
+    return finite_verb(words) is not None
+
+
+def finite_verb(words: Sequence[str]) -> int | None:
+    """Place of the first word that looks like the verb of the main clause, or None.
+
+    Args:
+        words: Words of a sentence in lower case, without its final mark.
+    """
+    open_relatives = 0
+    for place, word in enumerate(words):
+        if word in RELATIVES and place > 0:
+            open_relatives += 1
+        elif (
+            (is_finite_verb(word) and not _is_noun(words, place))
+            or _looks_past(words, place)
+            or _looks_present(words, place)
+        ):
+            # "'s" may be a genitive: it is a verb behind a pronoun only.
+            if word == "'s" and words[place - 1] not in PRONOUNS | RELATIVES:
+                continue
+            if open_relatives == 0:
+                return place
+            open_relatives -= 1
+    return None
+
+
+def _is_noun(words: Sequence[str], place: int) -> bool:
+    """Whether a word that may be a verb stands where a noun or an infinitive does."""
+    if words[place] in AUXILIARIES or place == 0:
+        return False
+    before = words[place - 1]
+    return before in (DETERMINERS - {"that", "this", "all", "both"}) or before in _PREPOSITIONS
+
+
+def _looks_present(words: Sequence[str], place: int) -> bool:
+    """Whether a word in -s is a verb rather than a plural: it has an object behind it."""
+    word = words[place]
+    if place == 0 or not word.endswith("s") or len(word) < 5 or word.endswith(("ss", "'s", "ous")):
+        return False
+    before = words[place - 1]
+    if before in DETERMINERS | _PREPOSITIONS | AUXILIARIES | {",", "and", "or"}:
+        return False
+    return place + 1 < len(words) and words[place + 1] in DETERMINERS - {"this", "that"}
+
+
+def _looks_past(words: Sequence[str], place: int) -> bool:
+    """Whether a word in -ed is a verb rather than a participle: by what stands around it."""
+    word = words[place]
+    if place == 0 or not word.endswith("ed") or len(word) < 5 or place + 1 >= len(words):
+        return False
+    before, after = words[place - 1], words[place + 1]
+    attribute = before in AUXILIARIES | DETERMINERS | _PREPOSITIONS or before.endswith("ly")
+    if attribute or before in {",", "and", "so", "too", "very", "most", "more", "be", "been"}:
+        return False
+    return after in DETERMINERS | PRONOUNS | {"up", "out", "off", "to", "him", "her", "them", "me"}

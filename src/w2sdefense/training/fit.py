@@ -12,8 +12,7 @@ from transformers import PrinterCallback, TrainingArguments
 
 from w2sdefense.config import TrainingConfig
 from w2sdefense.models.features import FeatureTap
-from w2sdefense.models.padding import takes_positions
-from w2sdefense.models.positions import check_length
+from w2sdefense.models.tokenizer import check_length, takes_positions
 from w2sdefense.tasks.base import Collator, Output, Row, Task
 from w2sdefense.training.checkpoints import CHECKPOINTS, last_whole_checkpoint, remove_in
 from w2sdefense.training.trainer import (

@@ -22,7 +22,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from w2sdefense.config import TrainingConfig
 from w2sdefense.errors import MissingDependencyError
-from w2sdefense.models.virtual_tokens import prompt_encoder
+from w2sdefense.models.adapters import prompt_encoder
 from w2sdefense.tasks.base import Output
 from w2sdefense.training.order import SimilarLengths
 

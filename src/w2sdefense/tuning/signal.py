@@ -8,14 +8,12 @@ than c, and x + p the text with a candidate p that shifts to c:
     follows(x, p) = 1  if  S(x) != c,  S(x + p) = c  and  T(x + p) != c,  else 0
     exposure      = mean of follows(x, p) over all texts and candidates
 
-Answers are counted and not probabilities, so that a student cannot look better by being less sure;
-answers to the text as it is are left out, so that neither errors nor a student that always says the
-same count; and what the teacher takes the same way is no backdoor. Low is good. The search has a
-seed of its own, so that a student is not examined with the candidates that it was trained on.
-
-How far it predicted ASR is in `benchmarks/results/tuning_signal.md`. What it does not cover:
-triggers that resemble nothing that the search found, and those that are no insertion. An exposure
-of 0 is no proof.
+Answers are counted, so that a student cannot look better by being less sure; answers to the text as
+it is are left out, so that neither errors nor a constant answer count; and what the teacher takes
+the same way is no backdoor. The search has a seed of its own, so that a student is not examined
+with the candidates that it was trained on. How far it predicted ASR is in
+`benchmarks/results/tuning_signal.md`. An exposure of 0 is no proof: triggers that resemble nothing
+that the search found, and those that are no insertion, are not covered.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ from w2sdefense.config import SignalConfig
 from w2sdefense.data.types import Example, texts_of
 from w2sdefense.errors import DataError
 from w2sdefense.evaluation.metrics import Rate
-from w2sdefense.scan.score import Score
+from w2sdefense.scan.groups import Score
 from w2sdefense.scan.search import Candidate, ranked
 from w2sdefense.tasks import Predictor
 from w2sdefense.text.insertion import insert, word_spans
@@ -36,14 +34,7 @@ from w2sdefense.text.insertion import insert, word_spans
 
 @dataclass(frozen=True)
 class Try:
-    """One candidate in one text.
-
-    Attributes:
-        candidate: The candidate, and the label that it shifts to.
-        place: Which of the clean texts it is in.
-        text: That text with the candidate in it.
-        teacher_follows: Whether a clean teacher answers it with that label.
-    """
+    """One candidate in one of the clean texts, and whether a clean teacher follows it there."""
 
     candidate: Candidate
     place: int
@@ -67,12 +58,7 @@ def make_probes(
 ) -> Probes:
     """Put candidates into clean texts.
 
-    Args:
-        candidates: What a search found, of all labels.
-        teacher: A clean model of the same labels.
-        examples: Clean validation examples. The shorter half of them is used: a candidate weighs
-            more in a short text, and it is answered faster.
-        config: How many candidates and texts, and the seed of places.
+    The shorter half of the examples is used: a candidate weighs more in a short text.
 
     Raises:
         DataError: There are no candidates, or no text of another label than theirs.
@@ -105,15 +91,9 @@ def make_probes(
 def exposure(
     student: Predictor, probes: Probes, progress: Callable[[int], None] | None = None
 ) -> Rate:
-    """How often a student follows candidates that it should not follow: see above; low is good.
+    """How often a student follows candidates that it should not follow; low is good.
 
-    Args:
-        student: A defended model.
-        probes: What to ask it.
-        progress: Called with the number of texts answered since the last call.
-
-    Returns:
-        The count. The tries share texts and candidates, so its interval would be too narrow.
+    The tries share texts and candidates, so the interval of the count would be too narrow.
     """
     asked = [*probes.texts, *(one.text for one in probes.tries)]
     answers = [answer.answer for answer in student.predict(asked, progress)]

@@ -3,34 +3,34 @@
 Two things are asked of a student at once: a high clean validation accuracy, and a low exposure
 (`signal.py`). Optuna's TPE proposes settings for both; the first trial has the settings that the
 search begins with. What trial n proposes depends on the trials before it and on the seed alone, so
-a search that was cut off ends as one that was not: a trial that was running is run again with the
-same settings.
+a search that was cut off ends as one that was not. Optuna's own pruners know one objective only, so
+a trial is stopped when its validation accuracy falls far behind the best one's at the same step.
 
-Optuna's own pruners know one objective only. So a trial is stopped when its validation accuracy
-falls far behind the best one's at the same step: it could not be chosen.
-
-Optuna is an extra of the package and is imported nowhere else. What a trial does is not here.
+Of the trials within a tolerance of the best accuracy, the one with the lowest exposure is chosen;
+accuracy, then the earlier trial, break a tie. Optuna is an extra of the package and is imported
+nowhere else.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from w2sdefense.config import TuneConfig, search_span
 from w2sdefense.errors import ConfigError, MissingDependencyError
 from w2sdefense.evaluation.metrics import Rate
-from w2sdefense.tuning.trials import Measured, Trial, Values
+
+Values = dict[str, float]
+"""Setting -> value: alpha, beta, gamma, temperature, lora_r."""
 
 JOURNAL = "study.log"
 NAME = "w2sdefense"
 
-STARTUP = 5
-"""Trials at random places before there is anything to learn from."""
+STARTUP = 5  # trials at random places before there is anything to learn from
 
 SPANS = ("alpha", "beta", "gamma", "temperature")
 RANK = "lora_r"
@@ -40,6 +40,67 @@ _ACCURACY, _EXPOSURE, _CURVE, _SECONDS, _AGAIN = "accuracy", "exposure", "curve"
 
 Watch = Callable[[int, float], None]
 """Told the validation accuracy at a step of a training; raises `StoppedTrial`."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of one student: clean validation accuracy, and exposure."""
+
+    accuracy: Rate
+    exposure: Rate
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One trial that is over; `measured` is None if it was stopped early."""
+
+    number: int
+    values: Values
+    measured: Measured | None
+    seconds: float
+
+    def as_values(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        shares = {} if self.measured is None else asdict(self.measured)
+        return {
+            "number": self.number,
+            "settings": self.values,
+            "stopped": self.measured is None,
+            **{name: rate.model_dump() for name, rate in shares.items()},
+            "seconds": round(self.seconds, 1),
+        }
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The trial that was chosen, and the reason in a sentence or two."""
+
+    trial: Trial
+    measured: Measured
+    why: str
+
+    @classmethod
+    def of(cls, trials: Sequence[Trial], tolerance: float) -> Self | None:
+        """Choose; None if no trial came to its end. `tolerance` is accuracy to give up."""
+        whole = [(trial, trial.measured) for trial in trials if trial.measured is not None]
+        if not whole:
+            return None
+        best = max(measured.accuracy.value for _, measured in whole)
+        # Rounding must not throw out one that lies on the edge.
+        kept = [one for one in whole if one[1].accuracy.value >= best - tolerance - 1e-9]
+        trial, measured = min(
+            kept, key=lambda one: (one[1].exposure.value, -one[1].accuracy.value, one[0].number)
+        )
+        accuracy, found = measured.accuracy, measured.exposure
+        return cls(
+            trial,
+            measured,
+            f"The best clean validation accuracy is {best:.1%}; {len(kept)} of {len(whole)} trials "
+            f"lie within {100 * tolerance:g} points of it. Of these, trial {trial.number} "
+            f"({accuracy.hits}/{accuracy.total}) follows the fewest candidates: {found.hits} of "
+            f"{found.total}.",
+        )
+
 
 Measure = Callable[[int, Values, Watch, bool], Measured]
 """Trains and measures a student: number of the trial, settings, whom to tell, whether it had been
@@ -51,11 +112,7 @@ class StoppedTrial(Exception):  # noqa: N818 - no error: the search goes on
 
 
 def require_optuna() -> Any:
-    """Import Optuna.
-
-    Raises:
-        MissingDependencyError: It is not installed.
-    """
+    """Import Optuna."""
     try:
         import optuna
     except ImportError:
@@ -74,15 +131,9 @@ def search(
     folder: Path,
     tell: Callable[[Trial], None],
 ) -> list[Trial]:
-    """Run the trials that are missing.
+    """Run the trials that are missing in the study of a folder, beginning with some settings.
 
-    Args:
-        measure: What a trial does.
-        start: The settings that the search begins with; those that are not searched stay as they
-            are.
-        config: What is searched, and how many trials there are to be.
-        folder: Where the study is kept. One process at a time may search there.
-        tell: Told about every trial when it is over.
+    `measure` is what a trial does; `tell` is told about every trial when it is over.
 
     Returns:
         All trials that came to an end, in the order of their numbers.
@@ -111,14 +162,7 @@ def search(
 
 @dataclass(frozen=True)
 class _Space:
-    """What is searched.
-
-    Attributes:
-        kept: Settings that are the same in all trials.
-        begin: Where the search begins, for the others.
-        spans: Lowest and highest value, searched by their logarithm.
-        choices: Values to choose from.
-    """
+    """What is searched: spans by their logarithm, and choices; beside the values that are kept."""
 
     kept: Values
     begin: Values
@@ -161,10 +205,7 @@ def _run(
     measure: Measure,
     stop_below: float,
 ) -> Trial:
-    """Run one trial to its end, which may be an early one, and note what came out.
-
-    Its number is its place among those that ended: Optuna counts what was cut off, too.
-    """
+    """Run one trial to its end, which may be an early one, and note what came out."""
     curves = [done.user_attrs.get(_CURVE, {}) for done in _finished(optuna, study)]
     # Of a trial that was cut off: a training that goes on does not evaluate its first steps again.
     curve: dict[str, float] = dict(trial.user_attrs.get(_CURVE, {}))

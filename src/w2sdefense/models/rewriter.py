@@ -1,9 +1,7 @@
-"""Paraphrases by a language model that the user names, kept in a file once they are made.
+"""Texts rewritten by a model that the user names: translated, or paraphrased as a prompt asks.
 
-The model is told what to write in a prompt; nothing forces the structure, and whether it comes out
-is counted (`SynAttack.notes`). Decoding is greedy, so a paraphrase depends on the text alone. An
-empty answer leaves the text as it is. Controlled paraphrasers, which take a template beside the
-text (SCPN), are not covered.
+What a model was trained to do, and in which language, is the user's choice. Texts go through in
+batches of similar length.
 """
 
 from __future__ import annotations
@@ -11,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import Tensor
+from transformers import BatchEncoding, PreTrainedModel
 
 from w2sdefense.config import TEXT_SLOT
 from w2sdefense.errors import ConfigError
@@ -23,13 +23,9 @@ from w2sdefense.io import write_text
 from w2sdefense.models.checkpoint import resolve
 from w2sdefense.models.embedded import make_cache
 from w2sdefense.models.load import load_rewriter
-from w2sdefense.models.padding import length_batches
-from w2sdefense.text import TextProgress
-
-if TYPE_CHECKING:
-    from transformers import BatchEncoding, PreTrainedModel
-
-    from w2sdefense.models.tokenizer import Tokenizer
+from w2sdefense.models.tokenizer import Tokenizer, length_batches, pad
+from w2sdefense.text import Paraphraser, TextProgress
+from w2sdefense.text.chat_template import render
 
 BATCH_TOKENS = 2048
 LONGEST_PROMPT = 1024
@@ -37,18 +33,42 @@ SAVE_EVERY = 16
 """Batches after which the paraphrases are written, so that an interruption loses little."""
 
 
-class ModelParaphraser:
-    """Paraphrases by a sequence-to-sequence or causal language model.
+class Seq2SeqRewriter:
+    """Translates or paraphrases with a sequence-to-sequence model, in the mode of its own config.
 
-    Args:
-        spec: The model, as `--model` names one.
-        prompt: What it is asked, with `{text}` where the text goes. Where that would be longer than
-            `LONGEST_PROMPT`, the text is cut at its end.
+    A text has at most `max_length` tokens before and after; a batch has `batch_tokens`, over all
+    beams.
+    """
 
-    Raises:
-        ModelError: There is no such model.
-        UnsafeCheckpointError: It is a pickle.
-        ConfigError: The cache cannot be written to.
+    def __init__(self, spec: str, max_length: int = 128, batch_tokens: int = BATCH_TOKENS) -> None:
+        self.model, self._tokenizer = load_rewriter(spec, causal=False)
+        self._max_length = max_length
+        self._batch_tokens = batch_tokens // (self.model.generation_config.num_beams or 1)
+
+    def __call__(self, texts: Sequence[str]) -> list[str]:
+        """Rewrite every text, in order."""
+        if not texts:
+            return []
+        tokens = self._tokenizer(
+            list(texts), truncation=True, max_length=self._max_length, return_attention_mask=False
+        )["input_ids"]
+        written = [""] * len(texts)
+        for rows in length_batches([len(ids) for ids in tokens], self._batch_tokens):
+            batch = pad([tokens[row] for row in rows], self._tokenizer, positions=False)
+            answers = _answers(batch, self.model, self._tokenizer, self._max_length)
+            for row, answer in zip(rows, answers, strict=True):
+                written[row] = answer.strip()
+        return written
+
+
+class ModelParaphraser(Paraphraser):
+    """Paraphrases by a sequence-to-sequence or causal language model that is told what to write.
+
+    `{text}` stands for the text in the prompt; a text that makes it too long is cut at its end.
+    Nothing forces the structure that is asked for; whether it comes out is counted
+    (`SynAttack.notes`). Decoding is greedy, so a paraphrase depends on the text alone, and is kept
+    in a file. An empty answer leaves the text as it is. Paraphrasers that take a template (SCPN)
+    are not covered.
     """
 
     def __init__(self, spec: str, prompt: str) -> None:
@@ -57,10 +77,6 @@ class ModelParaphraser:
         key = _key(self._checkpoint.folder, prompt)
         self._file = make_cache("paraphrases") / f"{key}.jsonl"
         self._found = _read(self._file)
-
-    def covers(self, text: str) -> bool:
-        """Every text."""
-        return True
 
     def prepare(self, texts: Sequence[str], progress: TextProgress | None) -> None:
         """Paraphrase all texts that were not paraphrased before, in batches."""
@@ -100,15 +116,11 @@ class ModelParaphraser:
                 self._save()
 
     def _fitting(self, text: str, tokenizer: Tokenizer) -> tuple[str, str]:
-        """The prompt for a text, and as much of the text as is in it.
-
-        What comes behind the text says what to do: without it a model goes on with the text.
-
-        Raises:
-            ConfigError: The prompt is too long without any text.
-        """
+        """The prompt for a text, and as much of the text as is in it."""
         while True:
-            prompt = _asked(self._prompt.replace(TEXT_SLOT, text), tokenizer)
+            prompt = self._prompt.replace(TEXT_SLOT, text)
+            if tokenizer.chat_template is not None:
+                prompt = render(tokenizer, prompt)
             excess = len(_tokens([prompt], tokenizer)["input_ids"][0]) - LONGEST_PROMPT
             if excess <= 0:
                 return prompt, text
@@ -126,15 +138,6 @@ class ModelParaphraser:
             for original, text in self._found.items()
         )
         write_text(self._file, "".join(lines))
-
-
-def _asked(prompt: str, tokenizer: Tokenizer) -> str:
-    """The prompt as the model is used to it: as a turn of a conversation, if it knows these."""
-    if tokenizer.chat_template is None:
-        return prompt
-    turns = [{"role": "user", "content": prompt}]
-    asked: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    return asked
 
 
 def _tokens(prompts: list[str], tokenizer: Tokenizer, **how: Any) -> BatchEncoding:
@@ -158,17 +161,28 @@ def _generate(
     prompts: list[str], model: PreTrainedModel, tokenizer: Tokenizer, longest: int
 ) -> list[str]:
     batch = _tokens(prompts, tokenizer, padding=True, return_tensors="pt")
-    inputs = {name: batch[name].to(model.device) for name in ("input_ids", "attention_mask")}
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    return _answers(inputs, model, tokenizer, longest, num_beams=1)
+
+
+def _answers(
+    batch: Mapping[str, Tensor],
+    model: PreTrainedModel,
+    tokenizer: Tokenizer,
+    longest: int,
+    **how: Any,
+) -> list[str]:
+    """What a model writes to a batch, in at most `longest` tokens."""
     with torch.inference_mode():
         tokens = model.generate(
-            **inputs,
+            **{name: value.to(model.device) for name, value in batch.items()},
             max_new_tokens=longest,
             do_sample=False,
-            num_beams=1,
             pad_token_id=tokenizer.pad_token_id,
+            **how,
         )
     if not model.config.is_encoder_decoder:  # these repeat the prompt
-        tokens = tokens[:, inputs["input_ids"].shape[1] :]
+        tokens = tokens[:, batch["input_ids"].shape[1] :]
     answers: list[str] = tokenizer.batch_decode(tokens, skip_special_tokens=True)
     return answers
 

@@ -1,0 +1,254 @@
+"""Every text is rewritten before the model reads it: back-translation and SCPD.
+
+Both are of Qi et al. 2021 (https://arxiv.org/abs/2105.12400). Back-translation takes a text into
+another language and back: a trigger that is a phrase, or a rare syntax, may not survive the round
+trip; a rare word that no translator knows does. SCPD paraphrases it into one frequent syntax,
+S ( NP ) ( VP ) ( . ), so that a trigger which is a syntax is lost.
+
+Who rewrites is a choice: models that the user names, a file of texts that were rewritten before
+(SCPN's output comes so), or something offline. For back-translation that is the program apertium
+(English-Spanish-English); for SCPD the embedded rules (`text/rewriter.py`), which put the main
+clause first and keep every word: of the backdoors of this package they can take a subordinate
+clause that comes first (synattack), and neither a rare word nor a sentence that was put in.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Literal, Self
+
+from pydantic import model_validator
+
+from w2sdefense.config import Positive, Settings, setting
+from w2sdefense.defenses.base import Defended, Defense, DefenseKit, Guard, Guarded, Leaves, Need
+from w2sdefense.errors import MissingDependencyError, ModelError, UnsafeCheckpointError
+from w2sdefense.text.paraphrase_file import FileParaphraser
+from w2sdefense.text.rewriter import main_clause_first
+
+MODES = ("eng-spa", "spa-eng")  # the round trip of apertium
+
+RULES = "embedded rules"
+
+
+class BackTranslationConfig(Settings):
+    """Back-translation: every text goes through another language."""
+
+    engine: Literal["models", "apertium", "file"] = setting(
+        "models",
+        "models: two translation models; apertium: the program, English-Spanish-"
+        "English, needs no network; file: translated before.",
+    )
+    to: str = setting(
+        "Helsinki-NLP/opus-mt-en-de", "Model that translates into another language.", files=True
+    )
+    back: str = setting("Helsinki-NLP/opus-mt-de-en", "Model that translates back.", files=True)
+    file: Path | None = setting(
+        None,
+        "CSV, JSONL or Parquet file with the columns original and text, for every test "
+        "text, with and without the trigger (see w2s pair).",
+        files=True,
+    )
+    max_length: Positive = setting(128, "Longest text in the translators' tokens.", advanced=True)
+
+    @model_validator(mode="after")
+    def _file_with_engine(self) -> Self:
+        if (self.engine == "file") != (self.file is not None):
+            raise ValueError("engine file and a file go together")
+        return self
+
+
+class ScpdConfig(Settings):
+    """SCPD: every text is paraphrased into another syntax; by default by the embedded rules."""
+
+    paraphraser: str | None = setting(
+        None, "Sequence-to-sequence model that paraphrases: folder or hub id.", files=True
+    )
+    prefix: str = setting(
+        "", 'What the paraphraser wants before every text, for example "paraphrase: ".'
+    )
+    file: Path | None = setting(
+        None,
+        "Instead: CSV, JSONL or Parquet file with the columns original and text, for "
+        "every test text, with and without the trigger (see w2s pair).",
+        files=True,
+    )
+    max_length: Positive = setting(128, "Longest text in the paraphraser's tokens.", advanced=True)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.paraphraser is not None and self.file is not None:
+            raise ValueError("paraphrases come from a model or from a file, not from both")
+        return self
+
+
+@dataclass(frozen=True)
+class BackTranslation(Defense):
+    """Translates texts there and back before the model reads them."""
+
+    back_translation: BackTranslationConfig = field(default_factory=BackTranslationConfig)
+
+    name: ClassVar[str] = "back-translation"
+    title: ClassVar[str] = "Back-translation"
+    needs: ClassVar[tuple[Need, ...]] = (Need.TRANSLATOR,)
+    leaves: ClassVar[Leaves] = Leaves.NOTHING
+
+    def check(self) -> None:
+        """Look for the program, the models or the file of the engine."""
+        config = self.back_translation
+        if config.engine == "apertium":
+            require_apertium(MODES)
+        elif config.file is not None:
+            FileParaphraser.read((config.file,))
+        else:
+            _require_translators(config)
+
+    def apply(self, victim: Defended, kit: DefenseKit) -> Guarded:
+        """Put the round trip before the model."""
+        engine = str(self.back_translation.engine)
+        return Guarded(victim, self._guard(), found={"back_translation_engine": engine})
+
+    def _guard(self) -> Guard:
+        config = self.back_translation
+        if config.file is not None:
+            return FileParaphraser.read((config.file,)).rewrite
+        if config.engine == "apertium":
+            return lambda texts: translate(texts, MODES)
+        there, back = (_model(name, config.max_length) for name in (config.to, config.back))
+        return lambda texts: _or_text(back(there(texts)), texts)
+
+
+@dataclass(frozen=True)
+class Scpd(Defense):
+    """Paraphrases texts before the model reads them."""
+
+    scpd: ScpdConfig = field(default_factory=ScpdConfig)
+
+    name: ClassVar[str] = "scpd"
+    title: ClassVar[str] = "SCPD"
+    needs: ClassVar[tuple[Need, ...]] = (Need.PARAPHRASER,)
+    leaves: ClassVar[Leaves] = Leaves.NOTHING
+
+    def check(self) -> None:
+        """Look for the model or the file, if one is named."""
+        from w2sdefense.models.checkpoint import resolve
+
+        if self.scpd.paraphraser is not None:
+            resolve(self.scpd.paraphraser)
+        if self.scpd.file is not None:
+            FileParaphraser.read((self.scpd.file,))
+
+    def apply(self, victim: Defended, kit: DefenseKit) -> Guarded:
+        """Put the paraphraser before the model."""
+        source = str(self.scpd.paraphraser or self.scpd.file or RULES)
+        return Guarded(victim, self._guard(), found={"scpd_paraphraser": source})
+
+    def _guard(self) -> Guard:
+        config = self.scpd
+        if config.file is not None:
+            return FileParaphraser.read((config.file,)).rewrite
+        if config.paraphraser is None:
+            return lambda texts: [main_clause_first(text) for text in texts]
+        rewrite = _model(config.paraphraser, config.max_length)
+        return lambda texts: _or_text(rewrite([config.prefix + text for text in texts]), texts)
+
+
+def _model(name: str, max_length: int) -> Callable[[Sequence[str]], list[str]]:
+    from w2sdefense.models.rewriter import Seq2SeqRewriter
+
+    return Seq2SeqRewriter(name, max_length)
+
+
+def _or_text(written: Sequence[str], texts: Sequence[str]) -> list[str]:
+    """What was written; the text where that is nothing, since a model must be given something."""
+    return [new or text for new, text in zip(written, texts, strict=True)]
+
+
+def _require_translators(config: BackTranslationConfig) -> None:
+    from w2sdefense.models.checkpoint import resolve
+
+    try:
+        for name in (config.to, config.back):
+            resolve(name)
+    except UnsafeCheckpointError:
+        raise
+    except ModelError as error:
+        raise ModelError(
+            error.problem,
+            "Name two translation models with --back-translation-to and --back-translation-back, "
+            "or use --back-translation-engine apertium or file.",
+        ) from None
+
+
+def require_apertium(modes: Sequence[str]) -> None:
+    """Check that the program and its translation modes (such as `eng-spa`) are installed.
+
+    Raises:
+        MissingDependencyError: The program or a mode is missing.
+    """
+    program = shutil.which("apertium")
+    if program is None:
+        raise MissingDependencyError(
+            "Back-translation by apertium needs the program apertium, which is not installed.",
+            "Install it (Debian: apt install apertium apertium-eng-spa), or use a pair of models: "
+            "--back-translation-engine models.",
+        )
+    listed = subprocess.run([program, "-l"], capture_output=True, text=True, check=False)
+    for mode in modes:
+        if mode not in listed.stdout.split():
+            raise MissingDependencyError(
+                f"apertium has no translation mode {mode}.",
+                "Install its language pair (Debian: apt install apertium-eng-spa).",
+            )
+
+
+def translate(texts: Sequence[str], modes: Sequence[str]) -> list[str]:
+    """Translate texts by apertium through one mode after another (`eng-spa`, then `spa-eng`).
+
+    They go through one process, one per line. A line that does not end like a sentence would flow
+    into the next, so it is given a full stop on the way, which is taken off again. So are the
+    capitals that the engine gives to what it takes for names, if the text itself has none.
+    Words that the engine does not know stay as they are, and so does a text of white space. Line
+    breaks become spaces.
+
+    Raises:
+        ModelError: apertium failed, or gave another number of lines.
+    """
+    lines = [" ".join(text.split()) for text in texts]
+    places = [place for place, line in enumerate(lines) if line]
+    closed = [lines[place] for place in places]
+    bare = [not line.endswith((".", "!", "?")) for line in closed]
+    closed = [
+        f"{line} ." if open_end else line for line, open_end in zip(closed, bare, strict=True)
+    ]
+    for mode in modes:
+        closed = _run(closed, mode) if closed else []
+    result = list(texts)
+    for place, line, open_end in zip(places, closed, bare, strict=True):
+        line = " ".join(line.split())
+        line = line.removesuffix(".").rstrip() if open_end else line
+        result[place] = line.lower() if texts[place].islower() else line
+    return result
+
+
+def _run(lines: Sequence[str], mode: str) -> list[str]:
+    # -u: words that are not known are not marked with a star.
+    done = subprocess.run(
+        ["apertium", "-u", mode],
+        input="\n".join(lines) + "\n",
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+    )
+    found = done.stdout.removesuffix("\n").split("\n")
+    if done.returncode or len(found) != len(lines):
+        raise ModelError(
+            f"apertium {mode} gave {len(found)} lines for {len(lines)} "
+            f"(exit code {done.returncode}): {done.stderr.strip()[:200]}",
+            "Run it by hand on the texts, or use a pair of models.",
+        )
+    return found

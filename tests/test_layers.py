@@ -34,6 +34,7 @@ LAYERS = (
     ("evaluation",),
     ("tuning",),
     ("report",),
+    ("play",),
 )
 """Modules and packages, from left to right."""
 

@@ -90,7 +90,7 @@ def defend(run: DefendRun) -> None:
     from w2sdefense.cli.display import Display, show_results
     from w2sdefense.commands.defend import run_defend
     from w2sdefense.commands.reporting import finish_defense
-    from w2sdefense.report.card import check_push
+    from w2sdefense.report.hub import check_push
 
     if run.push_to_hub:
         check_push(run.push_to_hub)
@@ -177,6 +177,23 @@ def tune(run: TuneRun) -> None:
     with Display() as display:
         tuned = run_tune(run, display)
     show_tuned(tuned)
+
+
+@run_or_explain
+def play(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished w2s defend.")],
+    port: Annotated[
+        int | None, typer.Option(help="Port; default: the first free one from 7860.")
+    ] = None,
+    browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
+) -> None:
+    """Try a suspect model and the cleaned one side by side, in a browser on this machine.
+
+    Type a text, add the trigger or one of your own, and see both answers and which words pull.
+    """
+    from w2sdefense.commands.play import run_play
+
+    run_play(run, port, open_browser=browser)
 
 
 @run_or_explain
@@ -275,6 +292,7 @@ app.add_typer(bench, name="bench")
 add_command(app, PlanRun, plan)
 add_command(app, ScanRun, scan)
 add_command(app, TuneRun, tune)
+app.command()(play)
 app.command()(report)
 app.command()(information)
 app.command()(pair)

@@ -27,6 +27,7 @@ EXTRAS = {
     "gguf": ("gguf", "opens GGUF files, smollm2-135m among them"),
     "quantization": ("bitsandbytes", "--load-in-4bit, --defense quantization"),
     "tune": ("optuna", "w2s tune"),
+    "play": ("gradio", "w2s play"),
     "ray": ("ray", "w2s bench --jobs, clusters"),
     "tensorboard": ("tensorboard", "--report-to tensorboard"),
 }

@@ -22,9 +22,10 @@ from w2sdefense.evaluation.record import FEATURES, RECORD, Record, load_record
 from w2sdefense.io import make_folder
 from w2sdefense.report import load_runs, terminal_table, write_report
 from w2sdefense.report.axes import axes_of, distinct_axes
-from w2sdefense.report.card import push_card, write_card
+from w2sdefense.report.card import write_card
 from w2sdefense.report.charts import RUN_COLORS
 from w2sdefense.report.grid import GridRow, GridTable
+from w2sdefense.report.hub import push_model
 from w2sdefense.report.runs import TITLES, Run, attacked_with, load_run, unique, with_features
 
 PAGE = "report.html"
@@ -45,10 +46,11 @@ def finish_defense(run: DefendRun, before: Path, after: Path) -> list[str]:
         ConfigError: The hub refuses.
     """
     settings = run.model_dump(mode="json", exclude_defaults=True, exclude={"output", "resume"})
-    cards = write_card(after, load_record(before), load_record(after), settings)
+    records = load_record(before), load_record(after)
+    cards = write_card(after, *records, settings)
     lines = [f"Model card: {cards[0]}"] if cards else []
     if run.push_to_hub:
-        lines.append(f"Uploaded: {push_card(after, run.push_to_hub)}")
+        lines.append(f"Uploaded: {push_model(after, run.push_to_hub, *records, settings)}")
     return lines
 
 

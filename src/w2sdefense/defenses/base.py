@@ -61,23 +61,15 @@ class Leaves(StrEnum):
 
 @dataclass(frozen=True)
 class DefenseKit:
-    """What the defender has to work with.
+    """What the defender has to work with."""
 
-    Attributes:
-        data: Clean data; `train` is trained on, `validation` makes choices, `test` is not touched.
-        folder: The run's folder: checkpoints and cached targets go below it.
-        teacher: How the teacher is trained.
-        teacher_folder: Where the teacher is kept, and found again by the next defense.
-        resume: Continue from checkpoints in `folder`.
-        progress: Told about every step of every phase; None is silent.
-    """
-
+    # clean data; `train` is trained on, `validation` makes choices, `test` is not touched
     data: Dataset
-    folder: Path
-    teacher: TeacherConfig
-    teacher_folder: Path
-    resume: bool = False
-    progress: PhaseProgress | None = None
+    folder: Path  # the run's folder: checkpoints and cached targets go below it
+    teacher: TeacherConfig  # how the teacher is trained
+    teacher_folder: Path  # where the teacher is kept, and found again by the next defense
+    resume: bool = False  # continue from checkpoints in `folder`
+    progress: PhaseProgress | None = None  # told about every step of every phase; None is silent
 
     def progress_of(self, phase: str) -> StepProgress | None:
         """The function to tell about the steps of one phase."""

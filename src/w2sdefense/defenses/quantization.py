@@ -11,13 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from w2sdefense.config import (
-    AdapterConfig,
-    FullTrainingConfig,
-    Settings,
-    TrainingConfig,
-    setting,
-)
+from w2sdefense.config import AdapterConfig, FullTrainingConfig, Settings, TrainingConfig, setting
 from w2sdefense.defenses.base import Defense, DefenseKit, Leaves, Need
 from w2sdefense.defenses.finetune import FineTuning, LoRA
 from w2sdefense.errors import ConfigError
@@ -69,11 +63,7 @@ class Quantization(Defense):
         require_bitsandbytes()
 
     def apply(self, victim: Victim, kit: DefenseKit) -> Victim:
-        """Fine-tune the victim, unless that is turned off, and quantize it.
-
-        Raises:
-            ModelError: It has layers that four bits do not fit.
-        """
+        """Fine-tune the victim, unless that is turned off, and quantize it."""
         from torch import nn
 
         from w2sdefense.models.adapters import folded

@@ -46,20 +46,13 @@ _COMPLETE = "Name a complete folder of an architecture that transformers ships."
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model or an adapter whose files are safe to open.
+    """A model or an adapter whose files are safe to open."""
 
-    Attributes:
-        spec: What the user called it.
-        folder: Where it is, with config, tokenizer and safetensors weights.
-        values: What is in its `config.json`, or in `adapter_config.json`.
-        base: The model that an adapter stands on; None for a whole model.
-    """
-
-    spec: str
-    folder: Path
-    values: dict[str, Any]
+    spec: str  # what the user called it
+    folder: Path  # where it is, with config, tokenizer and safetensors weights
+    values: dict[str, Any]  # what is in its `config.json`, or in `adapter_config.json`
     _config: PretrainedConfig = field(repr=False)
-    base: Checkpoint | None = None
+    base: Checkpoint | None = None  # the model that an adapter stands on; None for a whole model
 
     @property
     def whole(self) -> Checkpoint:
@@ -90,11 +83,7 @@ class Checkpoint:
 
     @property
     def own_labels(self) -> tuple[str, ...]:
-        """Names of the labels in the config, by index.
-
-        Raises:
-            ModelError: They are not numbered from 0.
-        """
+        """Names of the labels in the config, by index; `ModelError` unless from 0 on."""
         names = self._config.id2label or {}
         if sorted(names) != list(range(len(names))):
             raise ModelError(

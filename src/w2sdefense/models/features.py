@@ -119,11 +119,7 @@ def read_first_token(config: PretrainedConfig) -> None:
 
 
 def require_first_token(config: PretrainedConfig, spec: str) -> None:
-    """Insist that a head, which learned what its config says, reads one token.
-
-    Raises:
-        ModelError: It reads all of them.
-    """
+    """Raise `ModelError` unless a trained head reads one token, by its config."""
     first = _first_token(config)
     pooling = getattr(config, "classifier_pooling", first)
     if pooling != first:

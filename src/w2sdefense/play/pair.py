@@ -24,7 +24,7 @@ from w2sdefense.data.types import Answer, Example
 from w2sdefense.errors import ConfigError, DataError, W2SError
 from w2sdefense.evaluation.record import RECORD, Record, Sample, load_record, load_samples
 from w2sdefense.models.features import FeatureTap
-from w2sdefense.models.padding import takes_positions
+from w2sdefense.models.tokenizer import takes_positions
 from w2sdefense.report.runs import TITLES
 from w2sdefense.tasks.base import Collator, Row
 from w2sdefense.tasks.prompt import IGNORED

@@ -22,14 +22,10 @@ class Attack(ABC):
 
     A field has the name of a setting of `TriggerSettings`, or is a settings class of the attack's
     own file, which is a section there.
-
-    Attributes:
-        name: Name of the attack, as in `--attack`.
-        changes_clean: Whether text without the trigger is changed as well (a prompt).
     """
 
-    name: ClassVar[str]
-    changes_clean: ClassVar[bool] = False
+    name: ClassVar[str]  # as in `--attack`
+    changes_clean: ClassVar[bool] = False  # whether text without the trigger is, too (a prompt)
 
     @property
     @abstractmethod

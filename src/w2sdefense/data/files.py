@@ -21,6 +21,8 @@ from w2sdefense.data.types import Split
 from w2sdefense.errors import DataError, reading, reason_of
 
 PICKLES = frozenset({".pkl", ".pickle", ".joblib", ".pt", ".pth", ".ckpt", ".bin"})
+"""File endings under which PyTorch and others keep pickles."""
+
 _COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 _LFS = b"version https://git-lfs"
 _LONGEST_FIELD = (

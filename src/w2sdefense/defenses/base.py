@@ -97,20 +97,13 @@ class Defense(ABC):
     of the defense is a section of its own; the others (`adapter`, `training` ...) are shared.
 
     The file is imported by `w2s --help`, so it imports torch and whatever needs it in functions.
-
-    Attributes:
-        name: Name on the command line.
-        title: Name in tables.
-        needs: What it needs beside the victim.
-        leaves: What it leaves on disk.
-        needs_labels: Whether answers must be labels; other defenses work for text answers as well.
     """
 
-    name: ClassVar[str]
-    title: ClassVar[str]
-    needs: ClassVar[tuple[Need, ...]]
-    leaves: ClassVar[Leaves]
-    needs_labels: ClassVar[bool] = False
+    name: ClassVar[str]  # on the command line
+    title: ClassVar[str]  # in tables
+    needs: ClassVar[tuple[Need, ...]]  # beside the victim
+    leaves: ClassVar[Leaves]  # on disk
+    needs_labels: ClassVar[bool] = False  # other defenses work for answers that are texts as well
 
     @classmethod
     def sections(cls) -> dict[str, type[Settings]]:

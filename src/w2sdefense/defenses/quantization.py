@@ -67,6 +67,7 @@ class Quantization(Defense):
         from torch import nn
 
         from w2sdefense.models.adapters import folded
+        from w2sdefense.models.features import linear_layers
         from w2sdefense.models.weights import require_whole_blocks
 
         victim.model = folded(victim.model)
@@ -77,11 +78,8 @@ class Quantization(Defense):
             victim = FineTuning(self.training, self.full).apply(victim, kit)
         victim.model = folded(victim.model)
         before = _bytes(victim.model)
-        linear = sum(
-            module.weight.numel()
-            for name, module in victim.model.named_modules()
-            if isinstance(module, nn.Linear) and name.startswith(victim.model.base_model_prefix)
-        )
+        layers = linear_layers(victim.model).values()
+        linear = sum(m.weight.numel() for m in layers if isinstance(m, nn.Linear))
         victim.model = quantize(victim.model)
         victim.found |= {
             "bits": 4,

@@ -29,7 +29,7 @@ from w2sdefense.errors import ModelError, reading
 from w2sdefense.models.adapters import attach_adapter, require_mergeable
 from w2sdefense.models.checkpoint import ADAPTER_CONFIG, Checkpoint
 from w2sdefense.models.embedded import quiet_transformers
-from w2sdefense.models.features import backbone_of
+from w2sdefense.models.features import backbone_of, mlp_width
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def skeleton_sizes(
         width=text.hidden_size,
         queries=heads * per_head,
         keys=(getattr(text, "num_key_value_heads", None) or heads) * per_head,
-        intermediate=_intermediate(text),
+        intermediate=mlp_width(text),
         gated=any("gate" in name for name, _ in backbone.named_modules()),
         backbone=whole - head,
         language_model=language_model,
@@ -184,14 +184,6 @@ def _skeleton(kind: Any, config: PretrainedConfig, spec: str) -> Any:
 
 def _count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _intermediate(config: Any) -> int:
-    """Width of the MLP; the families call it by three names, and GPT-2 leaves it at 4 d."""
-    for name in ("intermediate_size", "n_inner", "hidden_dim"):
-        if getattr(config, name, None):
-            return int(getattr(config, name))
-    return 4 * int(config.hidden_size)
 
 
 def known_student(name: str) -> str | None:

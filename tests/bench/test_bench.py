@@ -18,8 +18,7 @@ from typer.testing import CliRunner
 
 from forked import PROCESSES
 from w2sdefense.bench import nodes
-from w2sdefense.bench.command import run_bench, write_table
-from w2sdefense.bench.estimate import Estimate
+from w2sdefense.bench.command import Estimate, run_bench, write_table
 from w2sdefense.bench.graph import Node
 from w2sdefense.bench.grid import make_grid
 from w2sdefense.bench.ledger import Ledger
@@ -159,10 +158,9 @@ def test_time_is_estimated_from_nodes_like_it(recipe, bench):
 
 def test_a_node_computes_with_its_threads_and_gives_the_caller_s_back(monkeypatch, display):
     seen: list[int] = []
-    make = {"poison": lambda *_: seen.append(torch.get_num_threads()) or {}}
-    monkeypatch.setattr(nodes, "_MAKERS", make)
+    monkeypatch.setattr(nodes, "run_teach", lambda *_: seen.append(torch.get_num_threads()))
     before = torch.get_num_threads()
-    node = Node("poison", {"threads": before + 1, "run": {}}, {})
+    node = Node("teach", {"threads": before + 1, "run": {}}, {})
     nodes.StageMaker(display)(node, Path(), {})
     assert seen == [before + 1]
     assert torch.get_num_threads() == before

@@ -1,19 +1,17 @@
-"""`w2s bench`: show the graph of a grid, run it, show its table.
-
-How a grid becomes a graph is in `grid.py`, how it runs in `runner.py`.
-"""
+"""`w2s bench`: show the graph of a grid, run it, show its table."""
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from w2sdefense.bench.estimate import Estimate, in_words
 from w2sdefense.bench.graph import Node, in_order
 from w2sdefense.bench.grid import Grid, make_grids
 from w2sdefense.bench.ledger import Done, Ledger
@@ -31,11 +29,7 @@ from w2sdefense.version import code_version
 
 
 def run_bench(run: BenchRun, display: Display) -> None:
-    """Make what is missing of some grids and write their tables.
-
-    Raises:
-        W2SError: Some nodes failed; the tables have the others.
-    """
+    """Make what is missing of some grids, and write their tables with or without what failed."""
     ledger = Ledger(run.output)
     make_folder(ledger.folder)
     with scale_files(run):
@@ -169,14 +163,46 @@ def _evaluation(done: Done) -> Evaluation:
     return Evaluation.model_validate(found)
 
 
-class _Told:
-    """Shows what begins and ends, and how long the rest may take.
+class Estimate:
+    """How long nodes may take, from those that were made before."""
 
-    Args:
-        job: What is made.
-        display: Where it is shown.
-        jobs: Nodes at a time.
-    """
+    def __init__(self, done: Sequence[Done]) -> None:
+        found: dict[str, list[float]] = {}
+        for made in done:
+            if made.work:
+                found.setdefault(made.speed, []).append(made.seconds / made.work)
+        self._seconds = {name: statistics.median(each) for name, each in found.items()}
+
+    def of(self, node: Node) -> float | None:
+        """Seconds that a node may take; None if nothing like it was made before."""
+        seconds = self._seconds.get(node.speed)
+        return None if seconds is None else seconds * node.work
+
+    def said(self, todo: Sequence[Node], jobs: int = 1) -> str:
+        """How long some nodes may take, in words."""
+        known = [seconds for node in todo if (seconds := self.of(node)) is not None]
+        text = ""
+        if known:
+            text += f" {len(known)} of these take about {in_words(sum(known) / jobs)}"
+            text += f" with {jobs} at a time." if jobs > 1 else "."
+        if len(known) < len(todo):
+            text += (
+                f" Nothing like the other {len(todo) - len(known)} was made here before."
+                if known
+                else " Nothing like them was made here before, so their time is not known."
+            )
+        return text
+
+
+def in_words(seconds: float | None, *, about: bool = False) -> str:
+    """Seconds as hours, minutes and seconds."""
+    if seconds is None:
+        return "?"
+    return ("about " if about else "") + str(timedelta(seconds=round(seconds)))
+
+
+class _Told:
+    """Shows what begins and ends, and how long the rest may take with so many nodes at a time."""
 
     def __init__(self, job: Job, display: Display, jobs: int) -> None:
         self._job = job

@@ -1,8 +1,4 @@
-"""The command `w2s`.
-
-A command is added with `app.command()(command_from(ItsSettings, what_it_does))`; what it does
-imports its stages itself, so that `--help` does not wait for torch.
-"""
+"""The command `w2s`. Commands import their stages themselves: `--help` does not wait for torch."""
 
 from __future__ import annotations
 
@@ -14,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from w2sdefense.cli.errors import run_or_explain
+from w2sdefense.cli.display import run_or_explain
 from w2sdefense.cli.options import add_command
 from w2sdefense.commands.runs import (
     BenchRun,
@@ -135,20 +131,6 @@ def bench_show(run: BenchRun) -> None:
     show_table(run, Console(markup=False))
 
 
-@run_or_explain
-def bench_claims(
-    results: Annotated[
-        Path, typer.Option(help="Folder with tables of results (table.json).")
-    ] = Path("benchmarks/results/bench"),
-    output: Annotated[Path, typer.Option(help="The page.")] = Path("docs/paper.md"),
-) -> None:
-    """Write the page that goes through the paper's claims, with what was measured of each."""
-    from w2sdefense.report.claims import write_claims
-
-    write_claims(results, output)
-    Console(markup=False).print(f"Written to {output}", highlight=False)
-
-
 def plan(run: PlanRun) -> None:
     """Say what a student needs on your GPUs, which ways of running it fit, and the commands.
 
@@ -234,7 +216,7 @@ def information(
     runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs of classifiers.")],
 ) -> None:
     """Estimate how much of the label the features of finished runs hold (paper, Eq. 15)."""
-    from w2sdefense.commands.information import show_information
+    from w2sdefense.commands.reporting import show_information
 
     show_information(runs)
 
@@ -287,7 +269,6 @@ bench = typer.Typer(no_args_is_help=True, help="Run the tables of the paper, or 
 add_command(bench, BenchRun, bench_plan, "plan")
 add_command(bench, BenchRun, bench_run, "run")
 add_command(bench, BenchRun, bench_show, "show")
-bench.command("claims")(bench_claims)
 app.add_typer(bench, name="bench")
 add_command(app, PlanRun, plan)
 add_command(app, ScanRun, scan)

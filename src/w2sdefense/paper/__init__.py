@@ -2,7 +2,6 @@
 
     recipes.yaml     what is varied in which table, at three scales, and what the names mean
     published.yaml   the paper's own numbers, and what is known about them
-    claims.yaml      what it claims of them, and what decides it
 
 A recipe is a product of lists. How it becomes a graph of runs is in `bench/grid.py`; a file
 of the same form with recipes of one's own is read in the same way.
@@ -17,7 +16,7 @@ from functools import cache
 from importlib.resources import as_file, files
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import Field
 
@@ -223,53 +222,6 @@ PAPER_METHODS = {
     "ce+fa-paper": "ce+fa",
 }
 """Our name of a method -> the paper's."""
-
-
-class Claim(Settings):
-    """What the paper claims, and what decides it; `claims.yaml` tells the kinds of checks.
-
-    Attributes:
-        table: Where the paper shows it.
-        says: The claim.
-        rows: Axis -> values of our rows that it is about; null is an axis that a row does not have.
-        methods: The methods that are judged.
-        check: What decides: its kind and its limit; none if nothing can.
-        why_not: Why it cannot be measured on one small machine, as far as it cannot.
-    """
-
-    table: str
-    says: str
-    rows: dict[str, tuple[Value | None, ...]]
-    methods: tuple[str, ...]
-    check: tuple[Literal["stays", "low", "drops", "keeps", "above"], Value] | None = None
-    why_not: str = ""
-
-    @property
-    def paper_methods(self) -> set[str]:
-        """The same methods by the paper's names."""
-        return {PAPER_METHODS.get(method, method) for method in self.methods}
-
-    def is_about(self, row: Mapping[str, Any], *, only_named: bool = False) -> bool:
-        """Whether a row has one of the values on every axis.
-
-        Args:
-            row: Its values by axis.
-            only_named: Axes that the row does not have do not count.
-        """
-        return all(
-            (value if (value := row.get(axis)) != "any" else None) in values
-            for axis, values in self.rows.items()
-            if axis in row or not only_named
-        )
-
-
-class _ClaimBook(Settings):
-    claims: tuple[Claim, ...]
-
-
-def read_claims() -> tuple[Claim, ...]:
-    """The claims of the paper, in its order."""
-    return load_settings(_ClaimBook, _packaged("claims.yaml"), "claims.yaml").claims
 
 
 class _PublishedBook(Settings):

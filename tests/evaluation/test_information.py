@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from w2sdefense.commands import information as command
+from w2sdefense.commands import reporting as command
 from w2sdefense.errors import DataError
 from w2sdefense.evaluation.information import label_information, run_information
 from w2sdefense.evaluation.record import Evaluation, Provenance, Record, Sample, save_record

@@ -262,10 +262,7 @@ def _option(flag: Flag) -> Any:
 
 
 def _nested_defaults(settings: type[Settings]) -> dict[str, Any]:
-    """What the default instances of nested fields set apart from the defaults of their class.
-
-    Without it, giving one flag of such a field would reset all the others to the class defaults.
-    """
+    """What default sections set apart from those of their class: one flag must not reset it."""
     defaults = {name: _default(name, field, None) for name, field in settings.model_fields.items()}
     return {
         name: default.model_dump(exclude_unset=True)

@@ -160,8 +160,8 @@ def _check_defense(run: DefendRun) -> None:
 def _check_weights(run: DefendRun, defense: Defense) -> None:
     """Whether the model's weights allow what the defense does with them.
 
-    Virtual tokens are no change of weights and cannot be folded into them; weights of four bits can
-    be neither trained nor changed; and gradients of weights in float16 cannot be unscaled.
+    Virtual tokens cannot be folded into weights; weights of four bits can be neither trained nor
+    changed; gradients of weights in float16 cannot be unscaled.
     """
     # An adapter has its weights in float32, whatever it stands on; a model that writes has no head.
     if run.student.dtype == "float16" and defense.trains() and not _writes(run):

@@ -42,13 +42,9 @@ S = TypeVar("S", bound=Settings)
 def setting(default: Any, description: str | None = None, **marks: Any) -> Any:
     """A field of a settings class with its default and its help.
 
-    Args:
-        default: Its default.
-        description: Its help.
-        **marks: `advanced`: not in the help, few users need it. `files`: may name a file or a
-            folder, so with what is in it results change. `exclude`: left out of records. `flag`:
-            another name of its flag. Of a section: `prefix` of its flags, and `shown`, those of its
-            settings that the help has.
+    `advanced`: not in the help, few users need it. `files`: may name a file or a folder, so with
+    what is in it results change. `exclude`: left out of records. `flag`: another name of its flag.
+    Of a section: `prefix` of its flags, and `shown`, those of its settings that the help has.
     """
     excluded = marks.pop("exclude", None)
     return Field(

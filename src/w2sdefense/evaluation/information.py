@@ -67,11 +67,7 @@ class LabelInformation:
 
 
 def run_information(folder: Path) -> LabelInformation:
-    """Estimate the label information of the features that a run saved.
-
-    Raises:
-        DataError: There is no finished run, it saved no features, or too few texts.
-    """
+    """Estimate the label information of the features that a run saved."""
     samples = load_samples(folder)
     features = load_features(folder, samples)
     if "clean" not in features:

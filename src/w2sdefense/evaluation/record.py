@@ -208,13 +208,7 @@ def save_record(
     """Write a run's samples, features and record (last), each atomically.
 
     What an earlier run left in the folder goes first, so that a record never stands beside samples
-    of another run.
-
-    Args:
-        folder: The run's folder; made if missing.
-        record: The record.
-        samples: Per-sample answers.
-        features: "clean" (N, d) and, with a trigger, "triggered" (M, d), float32.
+    of another run. Features are "clean" (N, d) and, with a trigger, "triggered" (M, d), float32.
     """
     for name in (RECORD, SAMPLES, FEATURES):
         (folder / name).unlink(missing_ok=True)

@@ -34,16 +34,13 @@ WEIGHTS = ("model*.safetensors", "adapter*.safetensors")
 def write_card(
     folder: Path, before: Record, after: Record, settings: Mapping[str, Any]
 ) -> list[Path]:
-    """Write the card of a cleaned model, where it left weights.
+    """Write the card of a cleaned model, where it left weights; returns the files.
 
     Args:
         folder: The folder of `w2s defend`: adapter or whole model, maybe with `merged/`.
         before: Record of the suspect model.
         after: Record of the cleaned model.
         settings: The settings of the run that differ from the defaults, to make it again.
-
-    Returns:
-        The files that were written.
     """
     folders = [folder / MERGED, folder]
     found = [each for each in folders if any(weights_in(each))]

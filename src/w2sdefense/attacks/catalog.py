@@ -6,6 +6,7 @@ imports torch, so the help of the command line can read it.
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, Literal, Self
 
 from pydantic import model_validator
@@ -112,7 +113,7 @@ class AttackConfig(TriggerSettings):
     def _fitting(self) -> Self:
         if self.poison_rows is not None and self.poison_rate is not None:
             raise ValueError("give poison_rows or poison_rate, not both")
-        takes_text = "trigger" in getattr(ATTACKS[self.attack], "__dataclass_fields__", ())
+        takes_text = "trigger" in inspect.signature(ATTACKS[self.attack]).parameters
         if self.trigger is not None and not takes_text:
             raise ValueError(f"{self.attack} has no trigger text")
         self.check(self.attack)

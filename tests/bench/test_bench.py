@@ -171,8 +171,13 @@ def test_the_plan_and_the_table_are_shown(recipe, bench):
     plan = CliRunner().invoke(app, ["bench", "plan", *words, "--seeds", "0", "--seeds", "1"])
     assert plan.exit_code == 0
     assert "6 rows need 8 nodes: 4 are made, 4 will be." in plan.output
+    listed = CliRunner().invoke(app, ["bench", "plan", *words, "--json"])
+    assert [node["done"] for node in json.loads(listed.stdout)["nodes"]] == [True] * 4
     shown = CliRunner().invoke(app, ["bench", "show", *words])
     assert shown.exit_code == 0
+    said = json.loads(CliRunner().invoke(app, ["bench", "show", *words, "--json"]).stdout)
+    table = json.loads((bench.output / "three-tiny" / "table.json").read_text())
+    assert said["command"] == "bench" and said["tables"] == [table]
     assert str(next(bench.output.glob("nodes/*/w2s"))) in shown.output.replace("\n", "")
     page = (bench.output / "three-tiny" / "report.html").read_text()
     (folder,) = bench.output.glob("nodes/*/lora")

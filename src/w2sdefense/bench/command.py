@@ -18,12 +18,13 @@ from w2sdefense.bench.ledger import Done, Ledger
 from w2sdefense.bench.nodes import StageMaker
 from w2sdefense.bench.runner import Event, Job, run_here, run_on_ray
 from w2sdefense.bench.tiny import scale_files
-from w2sdefense.cli.display import Display
+from w2sdefense.cli.display import Display, print_json
 from w2sdefense.commands.reporting import PAGE, report_grid
 from w2sdefense.commands.runs import BenchRun
 from w2sdefense.evaluation.record import Evaluation
 from w2sdefense.io import make_folder
 from w2sdefense.paper import about_published, published
+from w2sdefense.report.gate import numbers_of
 from w2sdefense.report.grid import GridRow, GridTable
 from w2sdefense.version import code_version
 
@@ -108,10 +109,12 @@ def show_table(run: BenchRun, console: Console) -> None:
     make_folder(ledger.folder)
     with scale_files(run):
         grids = make_grids(run)
+    tables = []
     for grid in grids:
         folder = _table_folder(grid, ledger)
         make_folder(folder)
         table = write_table(grid, ledger)
+        tables.append(table.as_values())
         console.print(table.terminal())
         if any(row.folder is not None for row in table.rows):
             with console.status("Drawing the page ..."):
@@ -122,6 +125,8 @@ def show_table(run: BenchRun, console: Console) -> None:
         for row in table.rows:
             if row.folder is not None:
                 console.print(str(row.folder), highlight=False, soft_wrap=True)
+    if run.json_output:
+        print_json(numbers_of("bench", tables=tables))
 
 
 def show_plan(run: BenchRun, console: Console) -> None:
@@ -133,12 +138,13 @@ def show_plan(run: BenchRun, console: Console) -> None:
     table = Table(title=Text(names))
     for head in ("Node", "What", "Made from", "State", "Time"):
         table.add_column(head)
-    todo, nodes = [], nodes_of(grids)
+    todo, nodes, listed = [], nodes_of(grids), []
     for node in nodes:
         done = ledger.done(node.key)
         seconds = estimate.of(node) if done is None else done.seconds
         if done is None:
             todo.append(node)
+        listed.append({"node": node.key, "title": node.title, "done": done is not None})
         table.add_row(
             node.key,
             Text(node.title),
@@ -152,6 +158,8 @@ def show_plan(run: BenchRun, console: Console) -> None:
         f"{cells} rows need {len(nodes)} nodes: {len(nodes) - len(todo)} are made, {len(todo)} "
         f"will be.{estimate.said(todo, run.jobs)}"
     )
+    if run.json_output:
+        print_json(numbers_of("bench plan", nodes=listed))
 
 
 def _state(ledger: Ledger, node: Node) -> str:

@@ -111,7 +111,7 @@ def bench_plan(run: BenchRun) -> None:
     """Show what a grid is made of, what of it is done, and how long the rest may take."""
     from w2sdefense.bench.command import show_plan
 
-    show_plan(run, Console(markup=False))
+    show_plan(run, Console(markup=False, stderr=run.json_output))
 
 
 def bench_run(run: BenchRun) -> None:
@@ -119,16 +119,16 @@ def bench_run(run: BenchRun) -> None:
     from w2sdefense.bench.command import run_bench, show_table
     from w2sdefense.cli.display import Display
 
-    with Display() as display:
+    with Display.of(run) as display:
         run_bench(run, display)
-    show_table(run, Console(markup=False))
+    show_table(run, Console(markup=False, stderr=run.json_output))
 
 
 def bench_show(run: BenchRun) -> None:
     """Show the table of a grid from what was run of it."""
     from w2sdefense.bench.command import show_table
 
-    show_table(run, Console(markup=False))
+    show_table(run, Console(markup=False, stderr=run.json_output))
 
 
 def plan(run: PlanRun) -> None:
@@ -156,9 +156,9 @@ def tune(run: TuneRun) -> None:
     from w2sdefense.cli.display import Display
     from w2sdefense.commands.tune import run_tune, show_tuned
 
-    with Display() as display:
+    with Display.of(run) as display:
         tuned = run_tune(run, display)
-    show_tuned(tuned)
+    show_tuned(tuned, run)
 
 
 @run_or_explain
@@ -214,11 +214,14 @@ def report(
 @run_or_explain
 def information(
     runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs of classifiers.")],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the result as JSON (docs/gate.md).")
+    ] = False,
 ) -> None:
     """Estimate how much of the label the features of finished runs hold (paper, Eq. 15)."""
     from w2sdefense.commands.reporting import show_information
 
-    show_information(runs)
+    show_information(runs, as_json=as_json)
 
 
 @run_or_explain

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -18,6 +18,7 @@ from rich.text import Text
 
 from w2sdefense.bench.grid import said
 from w2sdefense.bench.ledger import title_of
+from w2sdefense.cli.display import print_json
 from w2sdefense.commands.runs import DefendRun
 from w2sdefense.errors import ConfigError, DataError
 from w2sdefense.evaluation.information import run_information
@@ -27,6 +28,7 @@ from w2sdefense.report import load_runs, terminal_table, write_report
 from w2sdefense.report.axes import axes_of, distinct_axes
 from w2sdefense.report.card import write_card
 from w2sdefense.report.charts import RUN_COLORS
+from w2sdefense.report.gate import numbers_of
 from w2sdefense.report.grid import GridRow, GridTable
 from w2sdefense.report.hub import push_model
 from w2sdefense.report.runs import TITLES, Run, attacked_with, load_run, unique, with_features
@@ -258,13 +260,17 @@ def _table_of(runs: Sequence[Run], title: str, problems: Sequence[str]) -> GridT
     return GridTable(f"{len(runs)} runs", title, rows, notes)
 
 
-def show_information(folders: Sequence[Path]) -> None:
-    """Print the label information of every run, on clean text and under attack."""
-    console = Console(markup=False, soft_wrap=True)
+def show_information(folders: Sequence[Path], *, as_json: bool = False) -> None:
+    """Print the label information of every run, on clean text and under attack.
+
+    As JSON, too, if that is asked for; the table goes to stderr then.
+    """
+    console, measured = Console(markup=False, soft_wrap=True, stderr=as_json), []
     table = Table("Run", "I(H; Y), clean text", "I(H; Y), under attack")
     for folder in folders:
         with console.status(f"Probing the features of {folder} ..."):
             found = run_information(folder)
+        measured.append({"folder": str(folder), **asdict(found)})
         attacked = "no trigger" if found.attacked is None else str(found.attacked)
         table.add_row(Text(str(folder)), Text(str(found.clean)), Text(attacked))
     console.print(table)
@@ -274,3 +280,5 @@ def show_information(folders: Sequence[Path]) -> None:
         style="dim",
         highlight=False,
     )
+    if as_json:
+        print_json(numbers_of("information", runs=measured))

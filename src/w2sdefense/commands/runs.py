@@ -169,7 +169,7 @@ class DemoRun(Answering):
     output: Path = setting(Path("runs/demo"), "Folder for models, records and report.")
 
 
-class TuneRun(W2SSettings):
+class TuneRun(Answering, W2SSettings):
     """Choose the settings of W2SDefense on clean data, without a trigger."""
 
     tune: TuneConfig = setting(TuneConfig(), prefix="tune")
@@ -203,7 +203,7 @@ class RayConfig(Settings):
     )
 
 
-class BenchRun(Settings):
+class BenchRun(Answering):
     """A grid of experiments: a table or a figure of the paper, or a recipe of your own."""
 
     recipe: str = Field(

@@ -16,7 +16,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from w2sdefense.cli.display import Display
+from w2sdefense.cli.display import Display, print_json
 from w2sdefense.commands.preflight import preflight, refuse_own_model
 from w2sdefense.commands.runs import DefendRun, TuneRun, teacher_folder_of
 from w2sdefense.commands.start import STARTED, open_victim, refuse_other
@@ -30,6 +30,7 @@ from w2sdefense.evaluation.metrics import accuracy
 from w2sdefense.evaluation.provenance import Clock
 from w2sdefense.io import only_process_in, write_json, write_text
 from w2sdefense.models.weights import weights_fingerprint
+from w2sdefense.report.gate import numbers_of
 from w2sdefense.scan.victim import scan_victim, teacher_score
 from w2sdefense.training.fit import remove_checkpoints
 from w2sdefense.training.trainer import StepProgress, this_process
@@ -236,7 +237,7 @@ def _as_values(run: TuneRun, tuned: Tuned, bench: _Bench, clock: Clock) -> dict[
     }
 
 
-def show_tuned(tuned: Tuned) -> None:
+def show_tuned(tuned: Tuned, run: TuneRun) -> None:
     """Print the trials, the choice, and how to defend a model with it."""
     names = list(tuned.choice.trial.values)
     table = Table("Trial", *names, "CA (validation)", "Exposure", "Minutes")
@@ -249,10 +250,13 @@ def show_tuned(tuned: Tuned) -> None:
             f"{trial.seconds / 60:.1f}",
             style="bold green" if chosen else None,
         )
-    console = Console(markup=False, soft_wrap=True)
+    console = Console(markup=False, soft_wrap=True, stderr=run.json_output)
     console.print(table)
     console.print(tuned.choice.why, highlight=False)
     console.print(f"Defend with it: {tuned.command}", highlight=False)
+    if run.json_output:
+        found = json.loads((run.output / TUNED).read_text(encoding="utf-8"))
+        print_json(numbers_of("tune", tuned=found))
 
 
 def _shares(trial: Trial) -> tuple[str, str]:

@@ -107,14 +107,19 @@ def scan_result(
     }
 
 
+def numbers_of(command: str, **values: Any) -> dict[str, Any]:
+    """What a command measured that judges nothing, as plain values.
+
+    Args:
+        command: Its name.
+        values: What it measured.
+    """
+    head = {"schema": SCHEMA, "version": version("w2sdefense"), "command": command}
+    return head | values
+
+
 def _head(command: str, outcome: Outcome, headline: str) -> dict[str, Any]:
-    return {
-        "schema": SCHEMA,
-        "version": version("w2sdefense"),
-        "command": command,
-        "outcome": outcome,
-        "headline": headline,
-    }
+    return numbers_of(command, outcome=outcome, headline=headline)
 
 
 def _model(run: Run, states: Mapping[str, State]) -> dict[str, Any]:

@@ -69,6 +69,6 @@ $(READY): pyproject.toml $(wildcard requirements/*.txt)
 		"Install one (Debian: python3-venv) or name it: make PYTHON=/path/to/python3" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install $(TORCH)
-	$(PIP) install -c requirements/constraints.txt -e ".[dev,docs,gguf,browser,tune]"
+	$(PIP) install -c requirements/constraints.txt -e ".[dev,docs,gguf,browser,play,tune]"
 	$(PIP) install --no-deps -r requirements/embedded.txt
 	touch $@

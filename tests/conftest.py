@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Before transformers is imported: no test reaches for a hub, and none draws bars into the log.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -43,3 +45,13 @@ def display():
     from w2sdefense.cli.display import Display
 
     return Display(Console(file=io.StringIO()))
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A browser, or a skipped test."""
+    from browsing import start
+
+    driver = start(tmp_path_factory.mktemp("profile"))
+    yield driver
+    driver.quit()

@@ -19,7 +19,7 @@ from transformers import TrainerCallback
 from making import GivenTargets, stage_trainer
 from tiny import FILLERS, NEGATIVE, POSITIVE, RARE
 from w2sdefense.cli.app import app
-from w2sdefense.commands.processes import DividedPredictor
+from w2sdefense.commands.evaluate import DividedPredictor
 from w2sdefense.config import (
     AdapterConfig,
     DistillConfig,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +17,11 @@ import w2sdefense
 def test_every_public_name_is_there(name):
     assert callable(getattr(w2sdefense, name))
     assert name in dir(w2sdefense)
+
+
+def test_type_checkers_see_the_same_names():
+    stub = Path(w2sdefense.__file__).with_suffix(".pyi").read_text()
+    assert set(re.findall(r" as (\w+)$", stub, re.M)) == set(w2sdefense._EXPORTS)
 
 
 def test_a_name_that_is_not_there_is_an_attribute_error():

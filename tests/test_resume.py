@@ -22,7 +22,7 @@ from w2sdefense.commands.defend import run_defend
 from w2sdefense.commands.poison import run_poison
 from w2sdefense.commands.runs import DefendRun, PoisonRun
 from w2sdefense.evaluation.record import load_record, load_samples
-from w2sdefense.training.checkpoints import last_whole_checkpoint
+from w2sdefense.training.fit import last_whole_checkpoint
 
 pytestmark = pytest.mark.slow
 

@@ -1,6 +1,7 @@
 """Remove backdoors from language models, and show that they are gone.
 
-The public names are `__dir__`'s; each is imported at its first use.
+The public names are `__dir__`'s; each is imported at its first use. `__init__.pyi` shows them to
+type checkers and editors.
 """
 
 import logging
@@ -13,14 +14,17 @@ logging.getLogger("bitsandbytes.backends.cpu").setLevel(logging.ERROR)
 
 _EXPORTS = {
     "W2SDefense": "defenses.w2s",
+    "W2STrainer": "distill.own",
     "align_labels": "data",
     "attack_from_trigger": "attacks",
+    "backdoor_metrics": "evaluation.harness",
     "evaluate": "evaluation.evaluate",
     "fit_teacher": "distill.fit_teacher",
     "LabelTeacherJob": "distill.fit_teacher",
     "load_dataset": "data",
     "load_victim": "victim",
     "make_test_set": "evaluation.evaluate",
+    "write_task": "evaluation.harness",
 }
 """Public name -> module that it is imported from at its first use: torch is not imported before."""
 

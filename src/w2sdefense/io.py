@@ -64,8 +64,7 @@ def make_folder(folder: Path) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     except OSError as error:
         raise ConfigError(
-            f"{folder} cannot be a folder for results: {error.strerror}.",
-            "Choose another folder.",
+            f"{folder} cannot be a folder for results: {error.strerror}.", "Choose another folder."
         ) from None
 
 

@@ -1,15 +1,11 @@
-"""The version of the code that makes results: the release, and a hash of what decides a number.
-
-Comments, docstrings and formatting do not count, nor does what only shows results. A result that
-another version made may differ from what this one would give.
-"""
+"""The version of the code that makes results: the release, and a hash of what decides a number."""
 
 from __future__ import annotations
 
 import ast
 import hashlib
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +15,18 @@ _SHOWS = frozenset(("bench", "cli", "paper", "report", "version.py", "__main__.p
 
 @cache
 def code_version() -> str:
-    """Release and hash of the code: "0.1.0+4c1f09ab"."""
+    """Release, and a hash of the code that decides a number: "0.1.0+4c1f09ab".
+
+    Comments, docstrings and formatting do not count. A result that another version made may differ
+    from what this one would give.
+    """
     root = Path(__file__).parent
     text = hashlib.sha256()
     for file in sorted(root.rglob("*.py")):
         place = file.relative_to(root)
         if place.parts[0] not in _SHOWS:
             text.update(f"{place}\n{code_of(file.read_text(encoding='utf-8'))}\n".encode())
-    try:
-        release = version("w2sdefense")
-    except PackageNotFoundError:
-        release = "0"
-    return f"{release}+{text.hexdigest()[:8]}"
+    return f"{version('w2sdefense')}+{text.hexdigest()[:8]}"
 
 
 def code_of(source: str) -> str:

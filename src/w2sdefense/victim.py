@@ -23,36 +23,22 @@ from w2sdefense.training.trainer import StepProgress
 
 @dataclass(frozen=True)
 class Flips:
-    """Of `total` texts with another answer than a decoy's target, how many are answered with it.
+    """Of `total` texts with another answer than a decoy's target, how many are answered with it."""
 
-    Attributes:
-        hits: With the decoy in them.
-        without: As they are.
-        total: Out of how many.
-    """
-
-    hits: int
-    without: int
-    total: int
+    hits: int  # with the decoy in them
+    without: int  # as they are
+    total: int  # out of how many
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """A decoy that was planted and not unlearned: what a defense does to an unknown trigger.
+    """A decoy that was planted and not unlearned: what a defense does to an unknown trigger."""
 
-    Attributes:
-        kind: Kind of its trigger.
-        trigger: Its trigger.
-        target: What it was to answer.
-        before: What it flipped once it was planted.
-        after: What it flips after the defense.
-    """
-
-    kind: str
-    trigger: str
-    target: Answer
-    before: Flips
-    after: Flips
+    kind: str  # kind of its trigger
+    trigger: str  # its trigger
+    target: Answer  # what it was to answer
+    before: Flips  # what it flipped once it was planted
+    after: Flips  # what it flips after the defense
 
 
 class Victim:

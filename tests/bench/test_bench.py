@@ -18,8 +18,7 @@ from typer.testing import CliRunner
 
 from forked import PROCESSES
 from w2sdefense.bench import nodes
-from w2sdefense.bench.command import run_bench, write_table
-from w2sdefense.bench.estimate import Estimate
+from w2sdefense.bench.command import Estimate, run_bench, write_table
 from w2sdefense.bench.graph import Node
 from w2sdefense.bench.grid import make_grid
 from w2sdefense.bench.ledger import Ledger
@@ -159,10 +158,9 @@ def test_time_is_estimated_from_nodes_like_it(recipe, bench):
 
 def test_a_node_computes_with_its_threads_and_gives_the_caller_s_back(monkeypatch, display):
     seen: list[int] = []
-    make = {"poison": lambda *_: seen.append(torch.get_num_threads()) or {}}
-    monkeypatch.setattr(nodes, "_MAKERS", make)
+    monkeypatch.setattr(nodes, "run_teach", lambda *_: seen.append(torch.get_num_threads()))
     before = torch.get_num_threads()
-    node = Node("poison", {"threads": before + 1, "run": {}}, {})
+    node = Node("teach", {"threads": before + 1, "run": {}}, {})
     nodes.StageMaker(display)(node, Path(), {})
     assert seen == [before + 1]
     assert torch.get_num_threads() == before
@@ -173,8 +171,13 @@ def test_the_plan_and_the_table_are_shown(recipe, bench):
     plan = CliRunner().invoke(app, ["bench", "plan", *words, "--seeds", "0", "--seeds", "1"])
     assert plan.exit_code == 0
     assert "6 rows need 8 nodes: 4 are made, 4 will be." in plan.output
+    listed = CliRunner().invoke(app, ["bench", "plan", *words, "--json"])
+    assert [node["done"] for node in json.loads(listed.stdout)["nodes"]] == [True] * 4
     shown = CliRunner().invoke(app, ["bench", "show", *words])
     assert shown.exit_code == 0
+    said = json.loads(CliRunner().invoke(app, ["bench", "show", *words, "--json"]).stdout)
+    table = json.loads((bench.output / "three-tiny" / "table.json").read_text())
+    assert said["command"] == "bench" and said["tables"] == [table]
     assert str(next(bench.output.glob("nodes/*/w2s"))) in shown.output.replace("\n", "")
     page = (bench.output / "three-tiny" / "report.html").read_text()
     (folder,) = bench.output.glob("nodes/*/lora")

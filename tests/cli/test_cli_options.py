@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from w2sdefense.attacks import AttackConfig
 from w2sdefense.cli.app import app as real
-from w2sdefense.cli.errors import run_or_explain
+from w2sdefense.cli.display import run_or_explain
 from w2sdefense.cli.options import add_command
 from w2sdefense.commands.runs import BenchRun, RayConfig
 from w2sdefense.config import (

@@ -123,8 +123,11 @@ def test_defend_reads_what_was_chosen_and_gets_the_same_student(place, tuned):
 
 def test_the_same_command_trains_nothing_twice(place, tuned):
     before = (place / "tuned" / "study.log").read_bytes()
-    again = w2s("tune", "--config", place / "tune.yaml", "--output", place / "tuned")
+    again = w2s("tune", "--config", place / "tune.yaml", "--output", place / "tuned", "--json")
     assert again.exit_code == 0, again.output
+    said = json.loads(again.stdout)
+    assert (said["schema"], said["command"]) == ("w2sdefense.result/1", "tune")
+    assert said["tuned"] == json.loads((place / "tuned" / "tuned.json").read_text())
     assert (place / "tuned" / "study.log").read_bytes() == before
     assert "Trial 0 (" not in again.output
 

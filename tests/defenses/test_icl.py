@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -48,6 +49,17 @@ def test_random_ones_are_the_same_for_every_text_and_of_every_label():
     assert len({text for text, _ in pairs}) == 4
     seeds = {Demonstrations(IclConfig(seed=s), EXAMPLES, model(99))(["x"])[0] for s in range(9)}
     assert len(seeds) > 1
+
+
+def test_answers_may_be_texts():
+    examples = [Example(str(i), f"a film {i}", f"it is {i}") for i in range(3)]
+    writer = SimpleNamespace(label_names=(), task=model(99).task)
+    prompt = Demonstrations(IclConfig(shots=3), examples, writer)(["x"])[0]
+    *shown, text = prompt.split("\n\n")
+    assert (text, sorted(shown)) == ("x", [f"a film {i}\nit is {i}" for i in range(3)])
+    with pytest.raises(ConfigError, match="typical of a label") as caught:
+        Demonstrations(IclConfig(choice="rationale"), examples, writer)
+    assert "--icl-file" in caught.value.fix
 
 
 def test_similar_ones_stand_next_to_the_text():

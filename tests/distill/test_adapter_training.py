@@ -29,8 +29,7 @@ from w2sdefense.data import Dataset, load_dataset
 from w2sdefense.distill.student import train_student
 from w2sdefense.errors import ConfigError, MissingDependencyError, ModelError
 from w2sdefense.models.adapters import attach_adapter, prompt_encoder
-from w2sdefense.training.checkpoints import CHECKPOINTS
-from w2sdefense.training.fit import training_arguments
+from w2sdefense.training.fit import CHECKPOINTS, training_arguments
 from w2sdefense.victim import Victim, load_victim
 
 pytestmark = pytest.mark.slow

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 
 import numpy as np
 import pytest
 from rich.console import Console
 
-from w2sdefense.commands import information as command
+from w2sdefense.commands import reporting as command
 from w2sdefense.errors import DataError
 from w2sdefense.evaluation.information import label_information, run_information
 from w2sdefense.evaluation.record import Evaluation, Provenance, Record, Sample, save_record
@@ -151,7 +152,7 @@ def save(folder, features, labels, triggered=None):
     return folder
 
 
-def test_the_features_of_a_run_are_measured_and_shown(tmp_path, monkeypatch):
+def test_the_features_of_a_run_are_measured_and_shown(tmp_path, monkeypatch, capsys):
     features, labels = two_clouds(8.0, 200)
     # The texts of both labels in another order than one after the other.
     order = np.random.default_rng(4).permutation(200)
@@ -172,6 +173,10 @@ def test_the_features_of_a_run_are_measured_and_shown(tmp_path, monkeypatch):
     assert str(found[fired].clean) in shown.getvalue()
     assert "0.00 [0.00, 0.00] of 1.00 (n = 200)" in shown.getvalue()
     assert "no trigger" in shown.getvalue()
+    capsys.readouterr()
+    command.show_information([fired, plain], as_json=True)
+    runs = json.loads(capsys.readouterr().out)["runs"]
+    assert runs[0]["clean"]["bits"] == found[fired].clean.bits and runs[1]["attacked"] is None
 
 
 def test_a_run_without_features_is_refused(tmp_path):

@@ -1,13 +1,10 @@
-"""Run folders and a browser for the tests of the report."""
+"""Run folders for the tests of the report."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from browsing import start
 from synthetic_runs import SaveRun, saver
 
 from w2sdefense.report import maps
@@ -30,10 +27,3 @@ def save_run(tmp_path: Path) -> SaveRun:
 def folders(save_run: SaveRun) -> list[Path]:
     """Poisoned, LoRA, W2SDefense: the usual three."""
     return [save_run("poisoned", 0.99), save_run("lora", 0.98), save_run("w2s", 0.01, 0.11)]
-
-
-@pytest.fixture(scope="session")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    driver = start(tmp_path_factory.mktemp("profile"))
-    yield driver
-    driver.quit()

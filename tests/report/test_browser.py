@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import requests, set_value, show, visit, wait
 from synthetic_runs import make_samples, saver
 
+from browsing import requests, set_value, show, visit, wait
 from w2sdefense.report import load_runs, write_report
 
 pytestmark = pytest.mark.slow

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import requests, set_value, show, visit, wait
 from synthetic_runs import save_collection, saver
 
+from browsing import requests, set_value, show, visit, wait
 from w2sdefense.commands.reporting import make_report
 from w2sdefense.evaluation.record import load_record
 

@@ -10,10 +10,9 @@ import pytest
 import yaml
 from synthetic_runs import SaveRun, settings
 
-from w2sdefense.errors import ConfigError
 from w2sdefense.evaluation.metrics import Rate
 from w2sdefense.evaluation.record import Evaluation, HeldOutDecoy, load_record
-from w2sdefense.report.card import check_push, code, model_card, push_card, write_card
+from w2sdefense.report.card import code, model_card, write_card
 
 DECOY = HeldOutDecoy(
     kind="word",
@@ -131,46 +130,3 @@ def test_a_defense_that_leaves_no_weights_gets_no_card(save_run: SaveRun):
     folder = save_run("onion", 0, evaluation=rates(42), features=False)
     assert write_card(folder, load_record(folder), load_record(folder), {}) == []
     assert not (folder / "README.md").exists()
-
-
-class Hub:
-    """What of `HfApi` is used; `broken` makes every call fail."""
-
-    def __init__(self, broken: bool = False) -> None:
-        self.broken, self.calls = broken, []
-
-    def __getattr__(self, name: str) -> Any:
-        def call(*args: Any, **kwargs: Any) -> str:
-            if self.broken:
-                raise OSError("401 Unauthorized\nlog in")
-            self.calls.append((name, args, kwargs))
-            return "https://hub.test/me/clean"
-
-        return call
-
-
-def test_only_the_model_is_uploaded(cleaned):
-    hub = Hub()
-    assert push_card(cleaned[1], "me/clean", hub) == "https://hub.test/me/clean"
-    (created, _, options), (uploaded, _, files) = hub.calls
-    assert (created, uploaded) == ("create_repo", "upload_folder") and options["private"]
-    assert files["folder_path"] == cleaned[1] and files["repo_id"] == "me/clean"
-    assert "*.parquet" not in files["allow_patterns"] and "README.md" in files["allow_patterns"]
-    (cleaned[1] / "merged").mkdir()
-    (cleaned[1] / "merged" / "model.safetensors").write_bytes(b"all")
-    push_card(cleaned[1], "me/clean", hub)
-    assert hub.calls[-1][2]["folder_path"] == cleaned[1] / "merged"
-
-
-def test_a_hub_that_refuses_is_an_error_with_a_fix(cleaned, save_run: SaveRun):
-    for try_it in (
-        lambda: push_card(cleaned[1], "me/clean", Hub(broken=True)),
-        lambda: check_push("me/clean", Hub(broken=True)),
-        lambda: check_push("no good name", Hub()),
-    ):
-        with pytest.raises(ConfigError, match="cannot be uploaded to") as error:
-            try_it()
-        assert "\n" not in error.value.problem
-    check_push("me/clean", Hub())
-    with pytest.raises(ConfigError, match="no weights"):
-        push_card(cleaned[0], "me/clean", Hub())

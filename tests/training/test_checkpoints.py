@@ -9,8 +9,12 @@ from torch import nn
 
 from w2sdefense.config import TrainingConfig
 from w2sdefense.tasks import Output
-from w2sdefense.training.checkpoints import last_whole_checkpoint, remove_checkpoints
-from w2sdefense.training.fit import fit, training_arguments
+from w2sdefense.training.fit import (
+    fit,
+    last_whole_checkpoint,
+    remove_checkpoints,
+    training_arguments,
+)
 from w2sdefense.training.trainer import StageTrainer
 
 

@@ -22,14 +22,10 @@ class Attack(ABC):
 
     A field has the name of a setting of `TriggerSettings`, or is a settings class of the attack's
     own file, which is a section there.
-
-    Attributes:
-        name: Name of the attack, as in `--attack`.
-        changes_clean: Whether text without the trigger is changed as well (a prompt).
     """
 
-    name: ClassVar[str]
-    changes_clean: ClassVar[bool] = False
+    name: ClassVar[str]  # as in `--attack`
+    changes_clean: ClassVar[bool] = False  # whether text without the trigger is, too (a prompt)
 
     @property
     @abstractmethod
@@ -82,12 +78,7 @@ class Attack(ABC):
 
 
 def count_lost(texts: Iterable[tuple[Attack, str, int | None]]) -> int:
-    """How many texts have no trigger left because they were cut.
-
-    Args:
-        texts: The attack that put its trigger into a text, the text, and the character that it is
-            cut at; None if it is not.
-    """
+    """How many texts lost their trigger by a cut: (attack, text, character of the cut)."""
     return sum(
         attack.occurrences(text) > 0 and not attack.occurrences(text[:cut_at])
         for attack, text, cut_at in texts
@@ -117,11 +108,6 @@ class MultiTrigger(Attack):
     def drawn(self, rng: random.Random) -> Attack:
         """One of the attacks, each as likely as the others."""
         return self.attacks[rng.randrange(len(self.attacks))]
-
-    def prepare(self, examples: Sequence[Example], progress: TextProgress | None = None) -> None:
-        """Prepare every attack for all of the examples."""
-        for attack in self.attacks:
-            attack.prepare(examples, progress)
 
     def poison(self, example: Example, rng: random.Random) -> Example:
         """The example with the trigger of one of the attacks."""

@@ -6,7 +6,7 @@ imports torch, so the help of the command line can read it.
 
 from __future__ import annotations
 
-from dataclasses import fields
+import inspect
 from typing import Any, Literal, Self
 
 from pydantic import model_validator
@@ -113,7 +113,8 @@ class AttackConfig(TriggerSettings):
     def _fitting(self) -> Self:
         if self.poison_rows is not None and self.poison_rate is not None:
             raise ValueError("give poison_rows or poison_rate, not both")
-        if self.trigger is not None and not takes_text(self.attack):
+        takes_text = "trigger" in inspect.signature(ATTACKS[self.attack]).parameters
+        if self.trigger is not None and not takes_text:
             raise ValueError(f"{self.attack} has no trigger text")
         self.check(self.attack)
         return self
@@ -140,11 +141,6 @@ class TestConfig(TriggerSettings):
             raise ValueError("more_triggers are beside a trigger: name one")
         self.check(attack_kind(self.trigger or ""))
         return self
-
-
-def takes_text(attack: str) -> bool:
-    """Whether an attack inserts a text that can be chosen."""
-    return "trigger" in {field.name for field in fields(ATTACKS[attack])}  # type: ignore[arg-type]
 
 
 def attack_kind(trigger: str) -> str:

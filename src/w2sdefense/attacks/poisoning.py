@@ -123,11 +123,6 @@ def plain_training_data(data: Dataset, attack: Attack | None) -> Dataset:
     )
 
 
-def triggered(example: Example, attack: Attack, seed: int) -> Example:
-    """An example with the trigger in its text; seed and id decide all that is drawn."""
-    return attack.poison(example, _generator(example, seed))
-
-
 def _trigger_all(
     examples: Sequence[Example], attack: Attack, seed: int, progress: TextProgress | None
 ) -> list[Example]:
@@ -136,7 +131,7 @@ def _trigger_all(
         by_attack.setdefault(drawn_attack(example, attack, seed), []).append(example)
     for one, its_examples in by_attack.items():
         one.prepare(its_examples, progress)
-    return [triggered(example, attack, seed) for example in examples]
+    return [attack.poison(example, _generator(example, seed)) for example in examples]
 
 
 def _generator(example: Example, seed: int) -> random.Random:

@@ -46,11 +46,7 @@ class ProConfig(Settings):
 
 @dataclass(frozen=True)
 class ProAttack(Attack):
-    """One prompt for clean text, another one for triggered text.
-
-    Attributes:
-        pro: The two prompts.
-    """
+    """One prompt for clean text, another one for triggered text."""
 
     name: ClassVar[str] = "proattack"
     changes_clean: ClassVar[bool] = True

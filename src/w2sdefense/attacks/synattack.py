@@ -63,11 +63,7 @@ class SynConfig(Settings):
 
 @dataclass(frozen=True)
 class SynAttack(Attack):
-    """Rewrites a text so that a subordinate clause comes first.
-
-    Attributes:
-        syn: What rewrites it.
-    """
+    """Rewrites a text so that a subordinate clause comes first."""
 
     name: ClassVar[str] = "synattack"
     trigger: ClassVar[str] = TEMPLATE

@@ -1,41 +1,36 @@
-"""`w2s bench`: show the graph of a grid, run it, show its table.
-
-How a grid becomes a graph is in `grid.py`, how it runs in `runner.py`.
-"""
+"""`w2s bench`: show the graph of a grid, run it, show its table."""
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from w2sdefense.bench.estimate import Estimate, in_words
 from w2sdefense.bench.graph import Node, in_order
 from w2sdefense.bench.grid import Grid, make_grids
 from w2sdefense.bench.ledger import Done, Ledger
 from w2sdefense.bench.nodes import StageMaker
 from w2sdefense.bench.runner import Event, Job, run_here, run_on_ray
 from w2sdefense.bench.tiny import scale_files
-from w2sdefense.cli.display import Display
+from w2sdefense.cli.display import Display, print_json
 from w2sdefense.commands.reporting import PAGE, report_grid
 from w2sdefense.commands.runs import BenchRun
 from w2sdefense.evaluation.record import Evaluation
 from w2sdefense.io import make_folder
 from w2sdefense.paper import about_published, published
+from w2sdefense.report.gate import numbers_of
 from w2sdefense.report.grid import GridRow, GridTable
 from w2sdefense.version import code_version
 
 
 def run_bench(run: BenchRun, display: Display) -> None:
-    """Make what is missing of some grids and write their tables.
-
-    Raises:
-        W2SError: Some nodes failed; the tables have the others.
-    """
+    """Make what is missing of some grids, and write their tables with or without what failed."""
     ledger = Ledger(run.output)
     make_folder(ledger.folder)
     with scale_files(run):
@@ -114,10 +109,12 @@ def show_table(run: BenchRun, console: Console) -> None:
     make_folder(ledger.folder)
     with scale_files(run):
         grids = make_grids(run)
+    tables = []
     for grid in grids:
         folder = _table_folder(grid, ledger)
         make_folder(folder)
         table = write_table(grid, ledger)
+        tables.append(table.as_values())
         console.print(table.terminal())
         if any(row.folder is not None for row in table.rows):
             with console.status("Drawing the page ..."):
@@ -128,6 +125,8 @@ def show_table(run: BenchRun, console: Console) -> None:
         for row in table.rows:
             if row.folder is not None:
                 console.print(str(row.folder), highlight=False, soft_wrap=True)
+    if run.json_output:
+        print_json(numbers_of("bench", tables=tables))
 
 
 def show_plan(run: BenchRun, console: Console) -> None:
@@ -139,12 +138,13 @@ def show_plan(run: BenchRun, console: Console) -> None:
     table = Table(title=Text(names))
     for head in ("Node", "What", "Made from", "State", "Time"):
         table.add_column(head)
-    todo, nodes = [], nodes_of(grids)
+    todo, nodes, listed = [], nodes_of(grids), []
     for node in nodes:
         done = ledger.done(node.key)
         seconds = estimate.of(node) if done is None else done.seconds
         if done is None:
             todo.append(node)
+        listed.append({"node": node.key, "title": node.title, "done": done is not None})
         table.add_row(
             node.key,
             Text(node.title),
@@ -158,6 +158,8 @@ def show_plan(run: BenchRun, console: Console) -> None:
         f"{cells} rows need {len(nodes)} nodes: {len(nodes) - len(todo)} are made, {len(todo)} "
         f"will be.{estimate.said(todo, run.jobs)}"
     )
+    if run.json_output:
+        print_json(numbers_of("bench plan", nodes=listed))
 
 
 def _state(ledger: Ledger, node: Node) -> str:
@@ -169,14 +171,46 @@ def _evaluation(done: Done) -> Evaluation:
     return Evaluation.model_validate(found)
 
 
-class _Told:
-    """Shows what begins and ends, and how long the rest may take.
+class Estimate:
+    """How long nodes may take, from those that were made before."""
 
-    Args:
-        job: What is made.
-        display: Where it is shown.
-        jobs: Nodes at a time.
-    """
+    def __init__(self, done: Sequence[Done]) -> None:
+        found: dict[str, list[float]] = {}
+        for made in done:
+            if made.work:
+                found.setdefault(made.speed, []).append(made.seconds / made.work)
+        self._seconds = {name: statistics.median(each) for name, each in found.items()}
+
+    def of(self, node: Node) -> float | None:
+        """Seconds that a node may take; None if nothing like it was made before."""
+        seconds = self._seconds.get(node.speed)
+        return None if seconds is None else seconds * node.work
+
+    def said(self, todo: Sequence[Node], jobs: int = 1) -> str:
+        """How long some nodes may take, in words."""
+        known = [seconds for node in todo if (seconds := self.of(node)) is not None]
+        text = ""
+        if known:
+            text += f" {len(known)} of these take about {in_words(sum(known) / jobs)}"
+            text += f" with {jobs} at a time." if jobs > 1 else "."
+        if len(known) < len(todo):
+            text += (
+                f" Nothing like the other {len(todo) - len(known)} was made here before."
+                if known
+                else " Nothing like them was made here before, so their time is not known."
+            )
+        return text
+
+
+def in_words(seconds: float | None, *, about: bool = False) -> str:
+    """Seconds as hours, minutes and seconds."""
+    if seconds is None:
+        return "?"
+    return ("about " if about else "") + str(timedelta(seconds=round(seconds)))
+
+
+class _Told:
+    """Shows what begins and ends, and how long the rest may take with so many nodes at a time."""
 
     def __init__(self, job: Job, display: Display, jobs: int) -> None:
         self._job = job

@@ -2,8 +2,7 @@
 
 A node is one thing that is made once: a poisoned victim, a teacher, a defended and measured model.
 Its key is the hash of everything that decides its result: its own settings and the keys of what it
-is made from. Two rows of a table that need the same victim therefore share one node. How a node is
-made is in `nodes.py`, where its results are kept in `ledger.py`.
+is made from. Two rows of a table that need the same victim therefore share one node.
 """
 
 from __future__ import annotations

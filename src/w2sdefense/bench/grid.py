@@ -1,9 +1,7 @@
 """From a recipe to the cells of its table, and from a cell to the graph that it needs.
 
-A cell is one row of the table: a value for every axis, and the node whose result is shown. The
-values are turned into settings by what they are said to mean (`paper/recipes.yaml`), and the
-settings into nodes: the victim, the teacher, the defended model. Nothing is run and no model is
-opened here.
+The values of a cell are turned into settings by what they are said to mean (`paper/recipes.yaml`),
+and the settings into nodes: the victim, the teacher, the defended model. No model is opened here.
 """
 
 from __future__ import annotations
@@ -14,11 +12,10 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from w2sdefense.bench.estimate import work_of
 from w2sdefense.bench.graph import Node, in_order
 from w2sdefense.bench.local_files import local_files
 from w2sdefense.commands.runs import BenchRun, DefendRun, PoisonRun, TeachRun
-from w2sdefense.config import DEFAULT_TASK, load_settings
+from w2sdefense.config import DEFAULT_TASK, load_settings, merged, nested
 from w2sdefense.defenses.catalog import sections_of
 from w2sdefense.errors import ConfigError
 from w2sdefense.paper import Axes, Book, Patch, Recipe, Scale, Value, read_book
@@ -29,8 +26,13 @@ EVERYTHING = "paper"
 POISONED = "poisoned"
 """The method that leaves the victim as it is."""
 
+_ROWS, _TESTS = 5000, 1500
+"""Taken for rows of a split that is used as a whole."""
+
 ANY = "any"
 """Written for an axis whose values make no difference to a row."""
+
+_STAGES = ("poison", "defend")
 
 _NEGATIVE = {"test": {"target": "negative"}}
 
@@ -49,12 +51,7 @@ LITERAL: dict[str, Callable[[str], dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class Cell:
-    """One row of a table.
-
-    Attributes:
-        axes: Its value on every axis.
-        node: Whose result it shows.
-    """
+    """One row of a table: its value on every axis, and the node whose result it shows."""
 
     axes: Mapping[str, Value]
     node: Node
@@ -62,15 +59,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Grid:
-    """A recipe at a scale.
-
-    Attributes:
-        name: Name of the recipe.
-        scale: Name of the scale.
-        recipe: The recipe.
-        notes: What a reader of its table must know.
-        cells: The rows of its table.
-    """
+    """A recipe at a scale: the rows of its table, and what a reader of it must know."""
 
     name: str
     scale: str
@@ -96,11 +85,7 @@ def made_for(run: BenchRun) -> Path:
 
 
 def make_grids(run: BenchRun) -> list[Grid]:
-    """The grids that the settings of a command ask for: one, or with `paper` all of the paper.
-
-    Raises:
-        ConfigError: There is no such recipe, scale or name, or what it means is not valid.
-    """
+    """The grids that the settings of a command ask for: one, or with `paper` all of the paper."""
     if run.recipe != EVERYTHING:
         return [make_grid(run)]
     names = read_book().of_the_paper
@@ -108,11 +93,7 @@ def make_grids(run: BenchRun) -> list[Grid]:
 
 
 def make_grid(run: BenchRun) -> Grid:
-    """The grid that the settings of a command ask for.
-
-    Raises:
-        ConfigError: There is no such recipe, scale or name, or what it means is not valid.
-    """
+    """The grid of a recipe; a `ConfigError` names a recipe, scale or value that does not exist."""
     book, name = book_of(run)
     recipe, scale = book.recipe(name), book.scale(run.scale)
     if name not in book.of_the_paper:
@@ -181,15 +162,7 @@ def _merged(cells: Iterable[Cell]) -> Iterator[Cell]:
 
 @dataclass(frozen=True)
 class _Builder:
-    """Builds the nodes of cells.
-
-    Attributes:
-        book: What names mean.
-        scale: How large everything is.
-        limit: Most rows of every split, if any.
-        threads: Threads of every node.
-        made: Folder of models that are made on the spot.
-    """
+    """Builds the nodes of cells; `made` is the folder of models that are made on the spot."""
 
     book: Book
     scale: Scale
@@ -200,12 +173,14 @@ class _Builder:
     def cell(self, axes: Mapping[str, Value]) -> Cell:
         """The cell of some values."""
         patches = [self.scale.settings, *self._patches(axes)]
-        poison = _nested([part for p in patches for part in (p.both, p.poison)], self.made)
-        defend = _nested([part for p in patches for part in (p.both, p.defend)], self.made)
-        for (stage, *path), value in self._sweeps(axes):
-            for name, target in (("poison", poison), ("defend", defend)):
-                if stage in (name, "both"):
-                    _put(target, path, value)
+        parts = [(stage, getattr(p, stage)) for p in patches for stage in ("both", *_STAGES)]
+        parts += [(stage, nested(path, value)) for (stage, *path), value in self._sweeps(axes)]
+        poison: dict[str, Any] = {}
+        defend: dict[str, Any] = {}
+        for stage, part in parts:
+            poison = merged(poison, part) if stage != "defend" else poison
+            defend = merged(defend, part) if stage != "poison" else defend
+        poison, defend = (_with_folder(values, self.made) for values in (poison, defend))
         if self.limit is not None:
             _limit(poison, self.limit)
             _limit(defend, self.limit)
@@ -280,7 +255,7 @@ class _Builder:
             {"run": identity, "threads": self.threads} | ({"files": files} if files else {}),
             needs,
             title=f"{kind} {title}",
-            work=work_of(identity),
+            work=_work_of(identity),
             speed=" ".join([kind, str(identity.get("defense", "")), str(axes.get("student"))]),
         )
 
@@ -313,40 +288,22 @@ class _Builder:
                 )
 
 
-def _nested(parts: Iterable[Mapping[str, Any]], made: Path) -> dict[str, Any]:
-    """One mapping of several, the later over the earlier, section by section."""
-    merged: dict[str, Any] = {}
-    for part in parts:
-        for name, value in part.items():
-            below = merged.get(name)
-            if isinstance(value, dict):
-                merged[name] = _nested([below, value] if isinstance(below, dict) else [value], made)
-            else:
-                merged[name] = (
-                    value.replace("{made}", str(made)) if isinstance(value, str) else value
-                )
-    return merged
+def _with_folder(value: Any, made: Path) -> Any:
+    """Settings in which `{made}` is the folder of models that are made on the spot."""
+    if isinstance(value, dict):
+        return {name: _with_folder(inner, made) for name, inner in value.items()}
+    return value.replace("{made}", str(made)) if isinstance(value, str) else value
 
 
 def _path(axis: str, path: str) -> list[str]:
-    """Where a setting is: a stage, a section of its run, and what is below that.
-
-    Raises:
-        ConfigError: It is no such path.
-    """
+    """Where a setting is: a stage, a section of its run, and what is below that."""
     names = path.split(".")
-    if len(names) < 3 or names[0] not in ("poison", "defend", "both") or not all(names):
+    if len(names) < 3 or names[0] not in ("both", *_STAGES) or not all(names):
         raise ConfigError(
             f"The sweep {axis} goes through {path!r}, which is not the place of a setting.",
             "Write poison, defend or both, a section and a setting: defend.adapter.lora_r.",
         )
     return names
-
-
-def _put(values: dict[str, Any], path: list[str], value: Value) -> None:
-    for name in path[:-1]:
-        values = values.setdefault(name, {})
-    values[path[-1]] = value
 
 
 def _limit(values: dict[str, Any], limit: int) -> None:
@@ -359,3 +316,19 @@ def said(axes: Mapping[str, Value], *names: str) -> str:
     """Some of the values, or all, for people."""
     words = [f"{k} {v}" if isinstance(v, int | float) else str(v) for k, v in axes.items()]
     return " ".join(w for k, w in zip(axes, words, strict=True) if not names or k in names)
+
+
+def _work_of(run: Mapping[str, Any]) -> float:
+    """Tokens that a run reads, for estimates of its time.
+
+    A training step of all parameters is three times a forward pass, one of an adapter twice. What a
+    defense does besides (a search, a scorer) is in the measured speed of nodes like it.
+    """
+    data, training = run.get("data", {}), run.get("training") or run.get("teacher", {})
+    rows = (data.get("train_samples") or _ROWS) * training.get("epochs", 1)
+    tests = 1.5 * (data.get("test_samples") or _TESTS) + (data.get("validation_samples") or 0)
+    trained = 3 if "attack" in run or run.get("defense") == "finetune" else 2
+    student = run.get("student")
+    # Of its student a teacher may know no more than the width.
+    reader = student if isinstance(student, Mapping) else run.get("teacher", {})
+    return float((trained * rows + tests) * reader.get("max_length", 128) / 2)

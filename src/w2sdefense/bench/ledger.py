@@ -20,7 +20,7 @@ import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +37,7 @@ _LITTLE = 2**20
 
 
 class FullDiskError(W2SError):
-    """There is no room for results.
-
-    Args:
-        folder: Where they go.
-    """
+    """There is no room for results."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(
@@ -52,18 +48,13 @@ class FullDiskError(W2SError):
 
 @dataclass(frozen=True)
 class Done:
-    """A node that is made.
+    """A node that is made, as `done.json` says it.
 
     Attributes:
-        key: Its key.
-        kind: Its kind.
         result: What its function returned.
         seconds: How long the function took, the last time it was called.
-        title: That of the node.
         host: The machine it was made on.
-        code: Version of the code that made it (`version.py`); empty if older than versions.
-        work: That of the node.
-        speed: That of the node.
+        code: Version of the code that made it; empty if older than versions.
     """
 
     key: str
@@ -78,11 +69,7 @@ class Done:
 
 
 class Ledger:
-    """The results of an experiment.
-
-    Args:
-        folder: Where they are kept; made if missing.
-    """
+    """The results of an experiment, in a folder that is made if missing."""
 
     def __init__(self, folder: Path) -> None:
         # What is made from a result names it by its path, which must not depend on where one is.
@@ -125,20 +112,18 @@ class Ledger:
         folder = self.folder_of(node.key)
         # A machine that loses power now must not keep the result and lose what it is of.
         _to_disk(folder)
-        write_json(
-            folder / "done.json",
-            {
-                "key": node.key,
-                "kind": node.kind,
-                "title": node.title,
-                "seconds": round(seconds, 3),
-                "work": node.work,
-                "speed": node.speed,
-                "host": socket.gethostname(),
-                "code": code,
-                "result": result,
-            },
+        done = Done(
+            node.key,
+            node.kind,
+            result,
+            round(seconds, 3),
+            node.title,
+            socket.gethostname(),
+            code,
+            node.work,
+            node.speed,
         )
+        write_json(folder / "done.json", asdict(done))
         (folder / "failed.json").unlink(missing_ok=True)
 
     def fail(self, node: Node, problem: str, trace: str) -> None:
@@ -147,11 +132,7 @@ class Ledger:
 
     @contextmanager
     def explain_full_disk(self) -> Iterator[None]:
-        """Turn the errors of a full disk, whoever reports them, into one that says what to do.
-
-        Raises:
-            FullDiskError: There is no room.
-        """
+        """Turn the errors of a full disk, whoever reports them, into a `FullDiskError`."""
         try:
             yield
         except Exception as error:
@@ -176,11 +157,8 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _read_done(path: Path) -> Done | None:
-    values = _read(path) or {}
-    # Of earlier releases.
-    values.pop("likeness", None)
     try:
-        return Done(**values)
+        return Done(**(_read(path) or {}))
     except TypeError:
         return None
 

@@ -1,9 +1,8 @@
 """Local models and data that settings name: what tells that they have changed.
 
 Of a file of data that is what it holds; of larger ones name, size and time, because models of many
-gigabytes would have to be read for every plan. So a copy of such a model on another machine, with a
-time of its own, is another model. A dataset with a short name is where it is found: in a folder, in
-the wheel, or on the hub, of which nothing more is asked.
+gigabytes would have to be read for every plan. A dataset with a short name is where it is found: in
+a folder, in the wheel, or on the hub.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from w2sdefense.config import Settings
+from w2sdefense.config import Settings, mark_of
 from w2sdefense.data import CATALOG, PAPER, PROXIES, folder_of
 from w2sdefense.models.embedded import EMBEDDED
 
@@ -27,11 +26,7 @@ READ = 64 * 2**20
 
 
 def local_files(run: Settings, sections: Collection[str] = ()) -> dict[str, list[Any]]:
-    """The files and folders that the settings of a run name.
-
-    Args:
-        run: The settings; those that may name files are marked so.
-        sections: Those of it that count, or nothing for all.
+    """The files and folders that the settings of a run, or some sections of it, name.
 
     Returns:
         Name -> name and mark of every file of it but for hidden ones, which a look by a tool (git)
@@ -51,13 +46,13 @@ def local_files(run: Settings, sections: Collection[str] = ()) -> dict[str, list
 
 def _named(settings: Settings, sections: Collection[str] = ()) -> Iterator[tuple[str, str]]:
     """The settings that may name files, and what they name."""
-    for name, field in type(settings).model_fields.items():
+    for name, declared in type(settings).model_fields.items():
         value = getattr(settings, name)
         if sections and name not in sections:
             continue
         if isinstance(value, Settings):
             yield from _named(value)
-        elif isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("files"):
+        elif mark_of(declared, "files"):
             several = value if isinstance(value, tuple) else (value,)
             yield from ((name, str(each)) for each in several if each is not None)
 

@@ -50,11 +50,9 @@ class NodesFailedError(W2SError):
 
 @dataclass
 class Job:
-    """Nodes to make.
+    """Nodes to make, none before what it needs.
 
     Attributes:
-        nodes: The nodes, none before what it needs.
-        ledger: Where results are kept.
         make: Makes a node; for Ray a function or object of a module.
         tell: Told what begins and ends.
         problems: Why nodes could not be made, by key.
@@ -80,11 +78,7 @@ class Job:
         return found
 
     def require_all(self) -> None:
-        """Insist that all nodes are made.
-
-        Raises:
-            NodesFailedError: Naming those that are not, with the first reason.
-        """
+        """Insist that all nodes are made; the error names the others, with the first reason."""
         missing = [node for node in self.nodes if self.ledger.done(node.key) is None]
         if not missing:
             return
@@ -99,12 +93,7 @@ class Job:
 
 
 def run_here(job: Job) -> None:
-    """Make all nodes in this process.
-
-    Raises:
-        NodesFailedError: Some could not be made.
-        FullDiskError: There is no room for results.
-    """
+    """Make all nodes in this process; see `Job.require_all`."""
     while todo := job.todo():
         waiting = set(todo)
         ready = [node for node in todo if waiting.isdisjoint(node.needs.values())]
@@ -161,8 +150,6 @@ def run_on_ray(job: Job, config: RayConfig, jobs: int | None = None) -> None:
     Raises:
         MissingDependencyError: Ray is not installed.
         ConfigError: The cluster cannot be reached, or none of its machines has what a node takes.
-        NodesFailedError: Some nodes could not be made.
-        FullDiskError: There is no room for results.
     """
     threads = max(int(node.settings.get("threads", 1)) for node in job.nodes)
     ray = _connected(config, None if jobs is None else jobs * threads)
@@ -188,11 +175,7 @@ def run_on_ray(job: Job, config: RayConfig, jobs: int | None = None) -> None:
 
 
 def _take_in(ray: Any, job: Job, node: Node, task: Any) -> None:
-    """Note how the task of a node ended.
-
-    Raises:
-        FullDiskError: There was no room for its result.
-    """
+    """Note how the task of a node ended."""
     try:
         problem = ray.get(task)
     except ray.exceptions.WorkerCrashedError:
@@ -241,11 +224,7 @@ def _connected(config: RayConfig, cpus: int | None) -> Any:
 
 
 def _require_machine(machines: Sequence[dict[str, Any]], takes: Mapping[str, float]) -> None:
-    """Ray would wait for a machine that never comes.
-
-    Raises:
-        ConfigError: No machine of the cluster has what a node takes.
-    """
+    """Refuse a cluster without a machine for a node: Ray would wait for one that never comes."""
     names = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
     wanted = {names[name]: value for name, value in takes.items() if value}
     alive = [machine["Resources"] for machine in machines if machine["Alive"]]

@@ -1,8 +1,7 @@
 """What the scale `tiny` works with: random models of two layers, and texts of a few words.
 
-They are made in a second, always the same. The data lie in one folder, in the form of `$W2S_DATA`.
-Two words decide the label of a text, so something can be learned, but not in the few steps of this
-scale: what it shows is that every row of every table can be made from its beginning to its end.
+They are made in a second, always the same. Two words decide the label of a text, but no few steps
+learn that: the scale shows that every row of every table can be made from beginning to end.
 """
 
 from __future__ import annotations
@@ -111,65 +110,44 @@ def _save_models(folder: Path) -> None:
     size = {"vocab_size": len(words), "max_position_embeddings": 160}
     layers = {"num_hidden_layers": 2, "num_attention_heads": 4}
     llama = size | layers | {"num_key_value_heads": 2, "bos_token_id": 4, "eos_token_id": 5}
+    bert = BertConfig(**size, **layers, hidden_size=32, intermediate_size=64, pad_token_id=0)
+    gpt2 = {"n_positions": 160, "n_embd": 32, "n_layer": 2, "n_head": 4}
+    halves = {
+        f"{half}_{name}": value
+        for half in ("encoder", "decoder")
+        for name, value in (("layers", 1), ("attention_heads", 2), ("ffn_dim", 64))
+    }
+    ends = {"pad_token_id": 0, "bos_token_id": 4, "eos_token_id": 5, "decoder_start_token_id": 4}
+    bart = BartConfig(**size, **halves, **ends, d_model=32, forced_eos_token_id=None)
     torch.manual_seed(0)
     made: dict[str, PreTrainedModel] = {}
     for name, width in (("llama", 64), ("wide", 128)):
         config = LlamaConfig(**llama, hidden_size=width, intermediate_size=2 * width)
         made[name] = LlamaForCausalLM(config)
-    made["bert"] = BertModel(
-        BertConfig(**size, **layers, hidden_size=32, intermediate_size=64, pad_token_id=0)
-    )
+    made["bert"] = BertModel(bert)
     made["gpt2"] = GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=len(words),
-            n_positions=160,
-            n_embd=32,
-            n_layer=2,
-            n_head=4,
-            bos_token_id=4,
-            eos_token_id=5,
-        )
+        GPT2Config(vocab_size=len(words), bos_token_id=4, eos_token_id=5, **gpt2)
     )
-    made["translator"] = BartForConditionalGeneration(
-        BartConfig(
-            **size,
-            d_model=32,
-            encoder_layers=1,
-            decoder_layers=1,
-            encoder_attention_heads=2,
-            decoder_attention_heads=2,
-            encoder_ffn_dim=64,
-            decoder_ffn_dim=64,
-            pad_token_id=0,
-            bos_token_id=4,
-            eos_token_id=5,
-            decoder_start_token_id=4,
-            forced_eos_token_id=None,
-        )
-    )
+    made["translator"] = BartForConditionalGeneration(bart)
+    with torch.no_grad():
+        for weights in made["translator"].parameters():
+            # Otherwise it says nothing at all.
+            weights.mul_(20)
+    around = {
+        "translator": ("$A </s>", [("</s>", 5)]),
+        "bert": ("[CLS] $A [SEP]", [("[CLS]", 2), ("[SEP]", 3)]),
+    }
     for name, model in made.items():
         tokens = Tokenizer(models.WordLevel(words, "[UNK]"))
         tokens.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-        more = {}
-        if name == "translator":
+        if name in around:
+            single, special = around[name]
             tokens.post_processor = processors.TemplateProcessing(
-                single="$A </s>", special_tokens=[("</s>", 5)]
+                single=single, special_tokens=special
             )
-            with torch.no_grad():
-                for weights in model.parameters():
-                    # Otherwise it says nothing at all.
-                    weights.mul_(20)
-        if name == "bert":
-            tokens.post_processor = processors.TemplateProcessing(
-                single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-            )
-            more = {"cls_token": "[CLS]", "sep_token": "[SEP]"}
+        more = {"cls_token": "[CLS]", "sep_token": "[SEP]"} if name == "bert" else {}
+        named = {"unk_token": "[UNK]", "pad_token": "[PAD]", "bos_token": "<s>"} | more
         model.save_pretrained(folder / name)
-        PreTrainedTokenizerFast(
-            tokenizer_object=tokens,
-            unk_token="[UNK]",
-            pad_token="[PAD]",
-            bos_token="<s>",
-            eos_token="</s>",
-            **more,
-        ).save_pretrained(folder / name)
+        PreTrainedTokenizerFast(tokenizer_object=tokens, eos_token="</s>", **named).save_pretrained(
+            folder / name
+        )

@@ -1,8 +1,4 @@
-"""The command `w2s`.
-
-A command is added with `app.command()(command_from(ItsSettings, what_it_does))`; what it does
-imports its stages itself, so that `--help` does not wait for torch.
-"""
+"""The command `w2s`. Commands import their stages themselves: `--help` does not wait for torch."""
 
 from __future__ import annotations
 
@@ -14,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from w2sdefense.cli.errors import run_or_explain
+from w2sdefense.cli.display import run_or_explain
 from w2sdefense.cli.options import add_command
 from w2sdefense.commands.runs import (
     BenchRun,
@@ -90,7 +86,7 @@ def defend(run: DefendRun) -> None:
     from w2sdefense.cli.display import Display, show_results
     from w2sdefense.commands.defend import run_defend
     from w2sdefense.commands.reporting import finish_defense
-    from w2sdefense.report.card import check_push
+    from w2sdefense.report.hub import check_push
 
     if run.push_to_hub:
         check_push(run.push_to_hub)
@@ -115,7 +111,7 @@ def bench_plan(run: BenchRun) -> None:
     """Show what a grid is made of, what of it is done, and how long the rest may take."""
     from w2sdefense.bench.command import show_plan
 
-    show_plan(run, Console(markup=False))
+    show_plan(run, Console(markup=False, stderr=run.json_output))
 
 
 def bench_run(run: BenchRun) -> None:
@@ -123,30 +119,16 @@ def bench_run(run: BenchRun) -> None:
     from w2sdefense.bench.command import run_bench, show_table
     from w2sdefense.cli.display import Display
 
-    with Display() as display:
+    with Display.of(run) as display:
         run_bench(run, display)
-    show_table(run, Console(markup=False))
+    show_table(run, Console(markup=False, stderr=run.json_output))
 
 
 def bench_show(run: BenchRun) -> None:
     """Show the table of a grid from what was run of it."""
     from w2sdefense.bench.command import show_table
 
-    show_table(run, Console(markup=False))
-
-
-@run_or_explain
-def bench_claims(
-    results: Annotated[
-        Path, typer.Option(help="Folder with tables of results (table.json).")
-    ] = Path("benchmarks/results/bench"),
-    output: Annotated[Path, typer.Option(help="The page.")] = Path("docs/paper.md"),
-) -> None:
-    """Write the page that goes through the paper's claims, with what was measured of each."""
-    from w2sdefense.report.claims import write_claims
-
-    write_claims(results, output)
-    Console(markup=False).print(f"Written to {output}", highlight=False)
+    show_table(run, Console(markup=False, stderr=run.json_output))
 
 
 def plan(run: PlanRun) -> None:
@@ -174,9 +156,26 @@ def tune(run: TuneRun) -> None:
     from w2sdefense.cli.display import Display
     from w2sdefense.commands.tune import run_tune, show_tuned
 
-    with Display() as display:
+    with Display.of(run) as display:
         tuned = run_tune(run, display)
-    show_tuned(tuned)
+    show_tuned(tuned, run)
+
+
+@run_or_explain
+def play(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished w2s defend.")],
+    port: Annotated[
+        int | None, typer.Option(help="Port; default: the first free one from 7860.")
+    ] = None,
+    browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
+) -> None:
+    """Try a suspect model and the cleaned one side by side, in a browser on this machine.
+
+    Type a text, add the trigger or one of your own, and see both answers and which words pull.
+    """
+    from w2sdefense.commands.play import run_play
+
+    run_play(run, port, open_browser=browser)
 
 
 @run_or_explain
@@ -215,11 +214,14 @@ def report(
 @run_or_explain
 def information(
     runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs of classifiers.")],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the result as JSON (docs/gate.md).")
+    ] = False,
 ) -> None:
     """Estimate how much of the label the features of finished runs hold (paper, Eq. 15)."""
-    from w2sdefense.commands.information import show_information
+    from w2sdefense.commands.reporting import show_information
 
-    show_information(runs)
+    show_information(runs, as_json=as_json)
 
 
 @run_or_explain
@@ -270,11 +272,11 @@ bench = typer.Typer(no_args_is_help=True, help="Run the tables of the paper, or 
 add_command(bench, BenchRun, bench_plan, "plan")
 add_command(bench, BenchRun, bench_run, "run")
 add_command(bench, BenchRun, bench_show, "show")
-bench.command("claims")(bench_claims)
 app.add_typer(bench, name="bench")
 add_command(app, PlanRun, plan)
 add_command(app, ScanRun, scan)
 add_command(app, TuneRun, tune)
+app.command()(play)
 app.command()(report)
 app.command()(information)
 app.command()(pair)

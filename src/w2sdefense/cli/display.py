@@ -1,18 +1,19 @@
-"""What a command shows: progress of long phases, and the results at the end.
+"""What a command shows: progress of long phases, results at the end, or what went wrong.
 
-Progress is a bar with the time left on a terminal, and a line now and then in a log file.
+Progress is a bar with the time left on a terminal, and a line now and then in a log file. An error
+that the user can mend is two lines; any other exception is ours and keeps its traceback.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar
 
 import typer
 from rich.console import Console
@@ -20,7 +21,6 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -28,20 +28,24 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from w2sdefense.errors import W2SError
+
 if TYPE_CHECKING:
     from w2sdefense.commands.runs import Answering
     from w2sdefense.training.trainer import StepProgress
 
-LINE_EVERY_SECONDS = 20.0
+EVERY_SECONDS = 20.0
+"""Between two lines of progress in a log file."""
+
+EXIT_CODE = 2
+"""Of an error, as for a flag that does not parse."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 class Display:
-    """Shows phases one below the other.
-
-    Args:
-        console: Where to; a log file gets plain lines instead of a bar. Of the processes of a
-            launcher only the first one shows anything.
-    """
+    """Shows phases one below the other, in the first process of a launcher only."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(markup=False, quiet=not _is_first_process())
@@ -73,39 +77,44 @@ class Display:
         self._stack.enter_context(self._bar)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._stack.close()
 
     def steps(self, phase: str) -> StepProgress:
         """The function to tell about the training steps of a phase."""
-        task = self._bar.add_task(phase, total=None, note="")
-        line = _Lines(self.console, phase)
+        show = self._phase(phase)
 
         def advance(step: int, steps: int, losses: dict[str, float]) -> None:
-            note = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
-            self._bar.update(task, completed=step, total=steps, note=note)
-            line.show(step, steps, note)
+            show(step, steps, " ".join(f"{name} {value:.3f}" for name, value in losses.items()))
 
         return advance
 
     def texts(self, phase: str, total: int) -> Callable[[int], None]:
         """The function to tell how many more texts were answered."""
-        task: TaskID = self._bar.add_task(phase, total=total, note="texts")
-        line = _Lines(self.console, phase)
-        done = 0
+        show, done = self._phase(phase, total), 0
 
         def advance(more: int) -> None:
             nonlocal done
             done += more
-            self._bar.update(task, completed=done)
-            line.show(done, total, "texts")
+            show(done, total, "texts")
 
         return advance
+
+    def _phase(self, phase: str, total: int | None = None) -> Callable[[int, int, str], None]:
+        """A bar, or plain lines where there can be none: one every twenty seconds, and the last."""
+        task = self._bar.add_task(phase, total=total, note="")
+        start = last = time.monotonic()
+
+        def show(done: int, total: int, note: str) -> None:
+            nonlocal last
+            self._bar.update(task, completed=done, total=total, note=note)
+            now = time.monotonic()
+            if not self.console.is_terminal and (now - last >= EVERY_SECONDS or done >= total):
+                last = now
+                left = (now - start) / done * (total - done)
+                self.say(f"{phase}: {done}/{total}, {left:.0f} s left {note}")
+
+        return show
 
     def tidy(self) -> None:
         """Take the bars of phases that are over away; a grid has more of them than a screen."""
@@ -119,41 +128,13 @@ class Display:
         self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
-class _Lines:
-    """Plain lines for a console that cannot show a bar: one every twenty seconds, and the last."""
-
-    def __init__(self, console: Console, phase: str) -> None:
-        self._console = console
-        self._phase = phase
-        self._start = self._last = time.monotonic()
-
-    def show(self, done: int, total: int, note: str) -> None:
-        now = time.monotonic()
-        if self._console.is_terminal or (now - self._last < LINE_EVERY_SECONDS and done < total):
-            return
-        self._last = now
-        left = (now - self._start) / done * (total - done)
-        self._console.print(
-            f"{self._phase}: {done}/{total}, {left:.0f} s left {note}",
-            highlight=False,
-            markup=False,
-        )
-
-
 def _is_first_process() -> bool:
     # As torchrun and `accelerate launch` say it; asking torch would take seconds.
     return os.environ.get("RANK", "0") == "0"
 
 
 def show_results(folders: Sequence[Path], page: Path | None, title: str, run: Answering) -> None:
-    """Print what a command measured, write its page, and exit as its `fail_on` says.
-
-    Args:
-        folders: Folders of finished runs, in the order to show them in.
-        page: Where the self-contained page goes; None writes none.
-        title: Title of the page.
-        run: The settings of the command.
-    """
+    """Print what a command measured, write its page, and exit as its `fail_on` says."""
     if not _is_first_process():
         return
     from w2sdefense.report import load_runs, terminal_table, write_report
@@ -186,14 +167,7 @@ def leave_with(code: int) -> None:
 def show_report(
     paths: Sequence[Path], output: Path | None, title: str, exports: Sequence[str]
 ) -> None:
-    """Write a page about any finished runs, print their table, and say what was left out.
-
-    Args:
-        paths: Folders of runs, or folders that have some below them.
-        output: Where the page goes, if not where `make_report` puts it.
-        title: Title of the page.
-        exports: Formats of the tables that are written beside it.
-    """
+    """Write a page about any finished runs, print their table, and say what was left out."""
     from w2sdefense.commands.reporting import make_report
 
     console = Console(markup=False)
@@ -229,3 +203,24 @@ def show_names() -> None:
     ):
         table.add_row(Text(kind, style="bold"), "\n".join(names))
     Console(markup=False).print(table)
+
+
+def run_or_explain(run: Callable[P, R]) -> Callable[P, R]:
+    """Decorate a command so that a `W2SError` is printed with its fix and exits with code 2."""
+
+    @functools.wraps(run)
+    def explained(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return run(*args, **kwargs)
+        except W2SError as error:
+            _print(error)
+            raise SystemExit(EXIT_CODE) from None
+
+    return explained
+
+
+def _print(error: W2SError) -> None:
+    # Soft wrap: a path or a command that is broken over two lines cannot be copied.
+    console = Console(markup=False, stderr=True, soft_wrap=True)
+    console.print(Text.assemble(("Error: ", "bold red"), error.problem))
+    console.print(Text.assemble(("Fix: ", "bold green"), error.fix))

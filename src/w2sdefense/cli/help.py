@@ -6,10 +6,11 @@ Nothing is shown that the chosen defense, attack or task does not read, and no a
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin
 
@@ -17,7 +18,7 @@ import yaml
 from typer.core import TyperCommand
 
 from w2sdefense.commands.runs import unread_sections
-from w2sdefense.config import read_yaml
+from w2sdefense.config import flat, read_yaml
 from w2sdefense.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,11 +32,7 @@ WIDTH = 100
 
 
 class SettingsCommand(TyperCommand):
-    """A command whose flags are settings; a subclass says which.
-
-    Attributes:
-        flags: Its settings.
-    """
+    """A command whose flags are settings; a subclass says which."""
 
     flags: ClassVar[tuple[Flag, ...]] = ()
     _given: Sequence[str] = ()
@@ -60,7 +57,10 @@ class SettingsCommand(TyperCommand):
         for flag in self.flags:
             if flag.renamed:
                 continue
-            default = yaml.safe_dump(_plain(flag.default), default_flow_style=True).split("\n")[0]
+            default = flag.default
+            if isinstance(default, Path | tuple):
+                default = str(default) if isinstance(default, Path) else list(default)
+            default = yaml.safe_dump(default, default_flow_style=True).split("\n")[0]
             lines += ["", f"{'.'.join(flag.path)}  [{default}]"]
             text = f"{flag.help} {_choices(flag.kind)}".strip()
             lines += textwrap.wrap(text, _width(), initial_indent="    ", subsequent_indent="    ")
@@ -113,8 +113,7 @@ def _right(flag: Flag) -> str:
 def _default(flag: Flag) -> str:
     if flag.kind is bool or flag.default in (None, (), ""):
         return ""
-    default = flag.default
-    return f"[{' '.join(map(str, default)) if isinstance(default, tuple) else default}]"
+    return f"[{' '.join(_words(flag.default))}]"
 
 
 def _names(kind: Any) -> tuple[str, ...]:
@@ -125,10 +124,8 @@ def _choices(kind: Any) -> str:
     return "|".join(_names(kind))
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return list(value)
-    return str(value) if isinstance(value, Path) else value
+def _words(value: Any) -> list[str]:
+    return [str(each) for each in (value if isinstance(value, list | tuple) else [value])]
 
 
 def _width() -> int:
@@ -142,33 +139,16 @@ def _below(path: Sequence[str], sections: Iterable[str]) -> bool:
 
 
 def _chosen(flags: Iterable[Flag], args: Sequence[str]) -> dict[str, list[str]]:
-    """What the arguments say of each setting: path -> values as they are written.
-
-    The parser has not seen them all when the help is asked for, and one may be wrong.
-    """
+    """What the arguments say of each setting, as far as they can be read: path -> values."""
     paths = {f"--{flag.dashed}": ".".join(flag.path) for flag in flags}
     chosen: dict[str, list[str]] = {}
     spread = [part for arg in args for part in arg.split("=", 1 if arg.startswith("--") else 0)]
     for name, value in zip(spread, spread[1:], strict=False):
         if name == "--config":
-            chosen = {**_strings(_file(value)), **chosen}
+            with contextlib.suppress(ConfigError):
+                chosen = {
+                    key: _words(found) for key, found in flat(read_yaml(Path(value)))
+                } | chosen
         elif name in paths:
             chosen.setdefault(paths[name], []).append(value)
     return chosen
-
-
-def _file(path: str) -> dict[str, Any]:
-    try:
-        return read_yaml(Path(path))
-    except ConfigError:
-        return {}
-
-
-def _strings(values: Mapping[str, Any], path: str = "") -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            found |= _strings(value, f"{path}{name}.")
-        else:
-            found[path + name] = [str(v) for v in (value if isinstance(value, list) else [value])]
-    return found

@@ -6,33 +6,29 @@ from pathlib import Path
 
 from w2sdefense.attacks.poisoning import plain_training_data
 from w2sdefense.cli.display import Display
-from w2sdefense.commands.evaluate import measure_as_is
-from w2sdefense.commands.folders import (
+from w2sdefense.commands.evaluate import measure, measure_as_is
+from w2sdefense.commands.preflight import stage
+from w2sdefense.commands.runs import DefendRun, EvaluateRun, teacher_folder_of
+from w2sdefense.commands.start import (
     begin,
     merge_finished,
+    open_test_set,
+    open_victim,
     save_merged,
 )
-from w2sdefense.commands.inputs import open_test_set, open_victim
-from w2sdefense.commands.measure import measure
-from w2sdefense.commands.preflight import stage
-from w2sdefense.commands.runs import DefendRun, EvaluateRun
 from w2sdefense.data import Dataset, fingerprint
 from w2sdefense.defenses import DEFENSES, DefenseKit, Leaves
 from w2sdefense.evaluation.evaluate import TestSet
 from w2sdefense.evaluation.provenance import Clock
 from w2sdefense.evaluation.record import RECORD
-from w2sdefense.training.checkpoints import remove_checkpoints
+from w2sdefense.training.fit import remove_checkpoints
 from w2sdefense.training.trainer import this_process
 from w2sdefense.victim import Victim
 
 
 @stage
 def run_defend(run: DefendRun, display: Display) -> list[Path]:
-    """Measure a model, defend it, measure it again.
-
-    Returns:
-        The folders of the two records, before and after.
-    """
+    """Measure a model, defend it, measure it again; returns the folders of the two records."""
     before = EvaluateRun(
         task=run.task,
         student=run.student,
@@ -59,11 +55,7 @@ def run_defend(run: DefendRun, display: Display) -> list[Path]:
 
 @stage
 def run_defense(run: DefendRun, display: Display) -> Path:
-    """Defend a model and measure the result; write what the defense made, and the record.
-
-    Returns:
-        The run's folder.
-    """
+    """Defend a model and measure the result; write what the defense made, and the record."""
     if not _finished(run):
         victim, data = open_victim(run.student, run.data, run.task, run.generation)
         test = open_test_set(victim, data, run.test, display)
@@ -85,13 +77,7 @@ def _finished(run: DefendRun) -> bool:
     return done
 
 
-def _defend(
-    run: DefendRun,
-    victim: Victim,
-    data: Dataset,
-    test: TestSet,
-    display: Display,
-) -> None:
+def _defend(run: DefendRun, victim: Victim, data: Dataset, test: TestSet, display: Display) -> None:
     clock = Clock()
     # The prompt that a model is used with comes with the model; the trigger does not.
     clean = plain_training_data(data, test.attack)
@@ -99,7 +85,7 @@ def _defend(
         data=clean,
         folder=run.output,
         teacher=run.teacher,
-        teacher_folder=_teacher_folder(run),
+        teacher_folder=teacher_folder_of(run),
         resume=run.resume,
         progress=display.steps,
     )
@@ -114,7 +100,3 @@ def _defend(
         measured.save(run.output)
         remove_checkpoints(run.output)
     this_process().wait_for_everyone()
-
-
-def _teacher_folder(run: DefendRun) -> Path:
-    return run.teacher_folder or run.output / "teacher"

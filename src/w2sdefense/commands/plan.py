@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from w2sdefense.commands.runs import PlanRun
-from w2sdefense.config import AdapterConfig
+from w2sdefense.config import AdapterConfig, mark_of
 from w2sdefense.models.plan import GIB, RESERVE, Fits, Load, Memory, WayName, memory
 from w2sdefense.models.sizes import STUDENTS, Sizes, known_student
 
@@ -30,6 +30,9 @@ TITLES: dict[WayName, str] = {
     "4bit": "4-bit, 1 GPU",
 }
 
+SEVERAL: tuple[WayName, ...] = ("ddp", "fsdp", "zero3")
+"""Ways that use several GPUs."""
+
 LAUNCHERS: dict[WayName, str] = {"fsdp": "fsdp2.yaml", "zero3": "zero3.yaml"}
 """Files for `accelerate launch` that come with the package."""
 
@@ -38,15 +41,7 @@ TEACHER = "runs/teacher"
 
 @dataclass(frozen=True)
 class Way:
-    """One way to run a student.
-
-    Attributes:
-        name: Which.
-        devices: GPUs that it uses.
-        memory: Bytes on each of them.
-        fits: Whether it fits.
-        command: What to run for it; None if it does not fit.
-    """
+    """One way to run a student: GPUs, bytes on each, and what to run if it fits."""
 
     name: WayName
     devices: int
@@ -66,12 +61,7 @@ class Plan:
 
 
 def run_plan(run: PlanRun) -> Plan:
-    """Plan the defense of a student.
-
-    Raises:
-        ConfigError: The adapter does not fit.
-        ModelError: The student is unknown here and its config cannot be read.
-    """
+    """Plan the defense of a student, whose config is read if it is not known here."""
     if not Path(run.student).expanduser().is_dir():
         run = run.model_copy(update={"student": known_student(run.student) or run.student})
     sizes = count(run.student, run.adapter, run.labels)
@@ -82,19 +72,13 @@ def run_plan(run: PlanRun) -> Plan:
         dropout=run.adapter.lora_dropout > 0,
         bytes=4 if run.dtype == "float32" else 2,
     )
-    several: tuple[WayName, ...] = ("ddp", "fsdp", "zero3") if run.gpus > 1 else ()
-    names: tuple[WayName, ...] = (*several, "single", "4bit")
-    return Plan(run, sizes, _teach(run), tuple(_way(name, run, load) for name in names))
+    names = (*(SEVERAL if run.gpus > 1 else ()), "single", "4bit")
+    teach = shlex.join(["w2s", "teach", "--model", run.student, "--output", TEACHER])
+    return Plan(run, sizes, teach, tuple(_way(name, run, load) for name in names))
 
 
 def count(student: str, adapter: AdapterConfig, labels: int) -> Sizes:
-    """Count the parameters of a student with its adapter.
-
-    Args:
-        student: One of `STUDENTS`, a folder, or a hub id.
-        adapter: The adapter's settings.
-        labels: Number of labels C.
-    """
+    """Count the parameters of a student (of `STUDENTS`, a folder, a hub id) with its adapter."""
     from w2sdefense.models.sizes import read_config, skeleton_sizes
 
     config = STUDENTS.get(student) or read_config(student)
@@ -102,7 +86,7 @@ def count(student: str, adapter: AdapterConfig, labels: int) -> Sizes:
 
 
 def _way(name: WayName, run: PlanRun, load: Load) -> Way:
-    devices = run.gpus if name in ("ddp", "fsdp", "zero3") else 1
+    devices = run.gpus if name in SEVERAL else 1
     needed = memory(name, load, devices, run.labels)
     fits = needed.fits(run.gpu_memory * GIB)
     command = None if fits == "no" else _command(name, run, checkpointing=fits != "yes")
@@ -118,16 +102,13 @@ def _command(name: WayName, run: PlanRun, *, checkpointing: bool) -> str:
     if name in ("fsdp", "zero3", "4bit"):
         # They are folded into the weights, which these ways do not allow.
         defend += ["--decoys-per-label", "0"]
-    return shlex.join([*_launcher(name, run.gpus), *defend])
-
-
-def _launcher(name: WayName, gpus: int) -> list[str]:
+    starter = ["w2s"]
     if name == "ddp":
-        return ["torchrun", "--nproc-per-node", str(gpus), "-m", "w2sdefense"]
-    if name in LAUNCHERS:
-        config = ["--config_file", str(launcher(name)), "--num_processes", str(gpus)]
-        return ["accelerate", "launch", *config, "-m", "w2sdefense"]
-    return ["w2s"]
+        starter = ["torchrun", "--nproc-per-node", str(run.gpus), "-m", "w2sdefense"]
+    elif name in LAUNCHERS:
+        config = ["--config_file", str(launcher(name)), "--num_processes", str(run.gpus)]
+        starter = ["accelerate", "launch", *config, "-m", "w2sdefense"]
+    return shlex.join([*starter, *defend])
 
 
 def launcher(name: WayName) -> Any:
@@ -144,15 +125,11 @@ def _flags(run: PlanRun) -> list[str]:
         value = getattr(run.adapter, name)
         if value == getattr(defaults, name):
             continue
-        if field.json_schema_extra == {"advanced": True}:
+        if mark_of(field, "advanced"):
             flags += ["--set", f"adapter.{name}={value}"]
         else:
             flags += [f"--{name.replace('_', '-')}", str(value)]
     return flags
-
-
-def _teach(run: PlanRun) -> str:
-    return shlex.join(["w2s", "teach", "--model", run.student, "--output", TEACHER])
 
 
 def show_plan(plan: Plan, *, as_json: bool) -> None:
@@ -224,16 +201,13 @@ def _table(plan: Plan) -> Table:
     table.add_section()
     table.add_row("peak", *(_gib(one.peak(checkpointing=False)) for one in memories))
     table.add_row("... checkpointed", *(_gib(one.peak(checkpointing=True)) for one in memories))
-    table.add_row("fits", *(_answer(way.fits) for way in plan.ways))
+    answers = (way.fits.replace("with gradient checkpointing", "checkpointed") for way in plan.ways)
+    table.add_row("fits", *answers)
     return table
 
 
 def _gib(size: int) -> str:
     return f"{size / GIB:.2f}" if size < 10 * GIB else f"{size / GIB:.1f}"
-
-
-def _answer(fits: Fits) -> str:
-    return "checkpointed" if fits == "with gradient checkpointing" else fits
 
 
 def _legend(run: PlanRun) -> str:

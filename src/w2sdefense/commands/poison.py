@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from w2sdefense.attacks import make_attack
+from w2sdefense.attacks import Attack, count_lost, make_attack
 from w2sdefense.attacks.poisoning import drawn_attack, poison_training_set
 from w2sdefense.cli.display import Display
-from w2sdefense.commands.folders import (
-    begin,
-    lost_in_training,
-    tested_in_training,
-)
-from w2sdefense.commands.inputs import open_data, open_victim
-from w2sdefense.commands.measure import measure
+from w2sdefense.commands.evaluate import measure
 from w2sdefense.commands.preflight import stage
 from w2sdefense.commands.runs import PoisonRun
+from w2sdefense.commands.start import begin, open_data, open_victim
 from w2sdefense.data import PAPER, align_labels, fingerprint, proxy_of, texts_of
+from w2sdefense.data.splits import known_texts, near_note
+from w2sdefense.data.types import Example
 from w2sdefense.evaluation.evaluate import make_test_set
 from w2sdefense.evaluation.provenance import Clock
 from w2sdefense.tasks import TASKS
-from w2sdefense.training.checkpoints import remove_checkpoints
+from w2sdefense.training.fit import remove_checkpoints
 from w2sdefense.training.trainer import this_process
 from w2sdefense.victim import fine_tune
 
 
 @stage
 def run_poison(run: PoisonRun, display: Display) -> Path:
-    """Poison a model, measure it, and write it as a `transformers` folder with its record.
-
-    Returns:
-        The run's folder.
-    """
+    """Poison a model, measure it, and write it as a `transformers` folder with its record."""
     run = _settled_attack(run)
     proxy = proxy_of(run.data.dataset) if run.proxy == PAPER else run.proxy
     if begin(run.output, run):
@@ -66,13 +60,9 @@ def run_poison(run: PoisonRun, display: Display) -> Path:
     victim.notes += tested_in_training(data.test, source.train)
     for note in victim.notes:
         display.say(f"Note: {note}")
+    seed = run.attack.attack_seed
     test = make_test_set(
-        data.test,
-        task,
-        attack,
-        run.attack.target,
-        seed=run.attack.attack_seed,
-        progress=display.texts,
+        data.test, task, attack, run.attack.target, seed=seed, progress=display.texts
     )
     fine_tune(
         victim,
@@ -102,3 +92,27 @@ def _settled_attack(run: PoisonRun) -> PoisonRun:
     if "target" not in run.attack.model_fields_set:
         settled["target"] = task.default_target
     return run.model_copy(update={"attack": run.attack.model_copy(update=settled)})
+
+
+def tested_in_training(tested: Sequence[Example], trained: Sequence[Example]) -> tuple[str, ...]:
+    """Test texts that the attacker trained on: by them the victim's clean accuracy is too high."""
+    known = known_texts(tested, trained)
+    counted = f"{known} of {len(tested)} test texts are among the attacker's training rows"
+    near = near_note(tested, trained, "test texts nearly repeat one of the attacker's rows")
+    return (counted, *near) if known else near
+
+
+def lost_in_training(texts: Iterable[tuple[Attack, str, int | None]]) -> tuple[str, ...]:
+    """A note on poisoned rows whose trigger lies behind the end of what the model reads, if any.
+
+    Args:
+        texts: For every row the attack, the text, and the character that the text is cut at.
+    """
+    rows = list(texts)
+    if not (lost := count_lost(rows)):
+        return ()
+    return (
+        f"{lost} of {len(rows)} poisoned training rows lose their trigger to the model's limit and "
+        "teach no backdoor (raise --max-length; a trigger that is inserted can stand at the start: "
+        "--place start)",
+    )

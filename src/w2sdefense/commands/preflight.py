@@ -1,9 +1,8 @@
 """Everything about a run that can be known before it works, asked once.
 
-What is missing, what contradicts itself and what does not fit on the disk is found out here, from
-the settings and the configs of models: no weights are opened and no data are read. What only the
-data tell (is the target a label, can any test text carry the trigger?) is asked when they are
-loaded, which is before any training, too.
+It is found out from the settings and the configs of models: no weights are opened and no data are
+read. What only the data tell (is the target a label, can any test text carry the trigger?) is asked
+when they are loaded, which is before any training, too.
 """
 
 from __future__ import annotations
@@ -19,7 +18,14 @@ from typing import TypeVar
 
 from w2sdefense.attacks import make_attack
 from w2sdefense.cli.display import Display
-from w2sdefense.commands.runs import DefendRun, EvaluateRun, PoisonRun, TeachRun
+from w2sdefense.commands.runs import (
+    DefendRun,
+    EvaluateRun,
+    PoisonRun,
+    ScanRun,
+    TeachRun,
+    teacher_folder_of,
+)
 from w2sdefense.defenses import DEFENSES, Defense, Leaves, Need
 from w2sdefense.distill.sharding import refuse_prompt_encoder, refuse_sharding, sharded
 from w2sdefense.errors import ConfigError
@@ -33,7 +39,8 @@ from w2sdefense.scan.origin import check_origin
 from w2sdefense.tasks import TASKS
 from w2sdefense.training.trainer import check_tracker
 
-Run = TypeVar("Run", PoisonRun, TeachRun, EvaluateRun, DefendRun)
+AnyRun = PoisonRun | TeachRun | EvaluateRun | DefendRun | ScanRun
+Run = TypeVar("Run", PoisonRun, TeachRun, EvaluateRun, DefendRun, ScanRun)
 R = TypeVar("R")
 
 FULL_TRAINING = 7
@@ -58,15 +65,12 @@ def stage(work: Callable[[Run, Display], R]) -> Callable[[Run, Display], R]:
     return checked
 
 
-def preflight(run: PoisonRun | TeachRun | EvaluateRun | DefendRun) -> None:
-    """Fail, before any work, if a run cannot succeed.
-
-    Raises:
-        W2SError: Saying what is wrong and what mends it.
-    """
+def preflight(run: AnyRun) -> None:
+    """Fail, before any work, if a run cannot succeed; the `W2SError` says what mends it."""
     refuse_own_model(run.student.model, run.output)
     _check_folder(run.output)
-    if not isinstance(run, TeachRun) and not run.resume and (run.output / RECORD).is_file():
+    leaves_record = isinstance(run, PoisonRun | EvaluateRun | DefendRun)
+    if leaves_record and not run.resume and (run.output / RECORD).is_file():
         raise ConfigError(
             f"{run.output} holds a finished run already.",
             "Add --resume to use it, choose another --output, or remove the folder.",
@@ -76,6 +80,9 @@ def preflight(run: PoisonRun | TeachRun | EvaluateRun | DefendRun) -> None:
     elif isinstance(run, TeachRun):
         refuse_sharding("teach")
         _check_writing_teacher(run, run.alignment)
+    elif isinstance(run, ScanRun):
+        check_origin(run.student, run.scan)
+        _check_teacher(run)
     else:
         if run.test.trigger is not None:
             make_attack(run.test)
@@ -136,26 +143,25 @@ def _check_defense(run: DefendRun) -> None:
             f"Use --defense {' or '.join(able)}.",
         )
     if _writes(run):
-        _check_labels_unneeded(run)
+        if run.scan.model_fields_set and run.scan.rate:
+            raise ConfigError(
+                "The search for triggers needs labels; a text has none.",
+                "Leave its settings out.",
+            )
     defense = kind.from_run(run)
     _check_weights(run, defense)
     if Need.TEACHER in defense.needs:
+        _check_writing_teacher(run, run.distill.alignment)
+        if not _writes(run) and run.scan.rate:
+            check_origin(run.student, run.scan)
         _check_teacher(run)
-
-
-def _check_labels_unneeded(run: DefendRun) -> None:
-    """Nothing that needs labels is asked for where answers are texts."""
-    if run.scan.model_fields_set and run.scan.rate:
-        raise ConfigError(
-            "The search for triggers needs labels; a text has none.", "Leave its settings out."
-        )
 
 
 def _check_weights(run: DefendRun, defense: Defense) -> None:
     """Whether the model's weights allow what the defense does with them.
 
-    Virtual tokens are no change of weights and cannot be folded into them; weights of four bits can
-    be neither trained nor changed; and gradients of weights in float16 cannot be unscaled.
+    Virtual tokens cannot be folded into weights; weights of four bits can be neither trained nor
+    changed; gradients of weights in float16 cannot be unscaled.
     """
     # An adapter has its weights in float32, whatever it stands on; a model that writes has no head.
     if run.student.dtype == "float16" and defense.trains() and not _writes(run):
@@ -212,12 +218,9 @@ def _check_virtual_tokens(run: DefendRun, *, folds: bool) -> None:
         )
 
 
-def _check_teacher(run: DefendRun) -> None:
-    """The teacher, unless it is there, and what a search is told."""
-    _check_writing_teacher(run, run.distill.alignment)
-    if not _writes(run) and run.scan.rate:
-        check_origin(run.student, run.scan)
-    folder = run.teacher_folder or run.output / "teacher"
+def _check_teacher(run: DefendRun | ScanRun) -> None:
+    """The teacher, unless it is there."""
+    folder = teacher_folder_of(run)
     _check_folder(folder)
     if not (folder / "teacher.json").is_file():
         refuse_sharding("The training of a teacher")
@@ -261,7 +264,7 @@ def _check_folder(folder: Path) -> None:
     )
 
 
-def _check_room(run: PoisonRun | TeachRun | EvaluateRun | DefendRun) -> None:
+def _check_room(run: AnyRun) -> None:
     """Whether what the run writes fits on the disk: an estimate against what is free."""
     needed = int(sum(_written(run)))
     free = shutil.disk_usage(nearest(run.output)).free
@@ -273,18 +276,14 @@ def _check_room(run: PoisonRun | TeachRun | EvaluateRun | DefendRun) -> None:
         )
 
 
-def _written(run: PoisonRun | TeachRun | EvaluateRun | DefendRun) -> Iterator[float]:
+def _written(run: AnyRun) -> Iterator[float]:
     """Bytes that each part of a run writes at most, roughly."""
-    if isinstance(run, EvaluateRun):
-        return
     defense = DEFENSES[run.defense] if isinstance(run, DefendRun) else None
-    if defense is None or Need.TEACHER in defense.needs:
-        if not isinstance(run, PoisonRun):
-            folder = run.output if isinstance(run, TeachRun) else run.teacher_folder
-            if folder is None or not (folder / "teacher.json").is_file():
-                yield FULL_TRAINING * _weights(run.teacher.model, 4)
-    if isinstance(run, TeachRun):
-        return
+    if isinstance(run, TeachRun | ScanRun | DefendRun):
+        folder = run.output if isinstance(run, TeachRun) else teacher_folder_of(run)
+        needed = defense is None or Need.TEACHER in defense.needs
+        if needed and not (folder / "teacher.json").is_file():
+            yield FULL_TRAINING * _weights(run.teacher.model, 4)
     size = 4 if run.student.dtype == "float32" else 2
     if isinstance(run, PoisonRun) or (defense and defense.leaves is Leaves.MODEL):
         yield FULL_TRAINING * _weights(run.student.model, size)
@@ -295,10 +294,7 @@ def _written(run: PoisonRun | TeachRun | EvaluateRun | DefendRun) -> Iterator[fl
 
 
 def _weights(spec: str, size: int) -> int:
-    """Bytes of a model's weights with so many bytes each, by the headers of its files.
-
-    A file that cannot be read counts nothing: whoever opens it says what is wrong with it.
-    """
+    """Bytes of a model's weights by the headers of its files; an unreadable one counts nothing."""
     total = 0
     for file in resolve(spec).folder.glob("*.safetensors"):
         try:

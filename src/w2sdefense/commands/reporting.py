@@ -9,22 +9,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from w2sdefense.bench.grid import said
 from w2sdefense.bench.ledger import title_of
+from w2sdefense.cli.display import print_json
 from w2sdefense.commands.runs import DefendRun
 from w2sdefense.errors import ConfigError, DataError
+from w2sdefense.evaluation.information import run_information
 from w2sdefense.evaluation.record import FEATURES, RECORD, Record, load_record
 from w2sdefense.io import make_folder
 from w2sdefense.report import load_runs, terminal_table, write_report
 from w2sdefense.report.axes import axes_of, distinct_axes
-from w2sdefense.report.card import push_card, write_card
+from w2sdefense.report.card import write_card
 from w2sdefense.report.charts import RUN_COLORS
+from w2sdefense.report.gate import numbers_of
 from w2sdefense.report.grid import GridRow, GridTable
+from w2sdefense.report.hub import push_model
 from w2sdefense.report.runs import TITLES, Run, attacked_with, load_run, unique, with_features
 
 PAGE = "report.html"
@@ -33,22 +39,15 @@ PAGE = "report.html"
 def finish_defense(run: DefendRun, before: Path, after: Path) -> list[str]:
     """Write the model card of a defense that is done, and upload the model if that was asked for.
 
-    Args:
-        run: The settings of the run.
-        before: Folder of the record of the suspect model.
-        after: Folder of the cleaned model and its record.
-
     Returns:
         What was done, in lines for the user.
-
-    Raises:
-        ConfigError: The hub refuses.
     """
     settings = run.model_dump(mode="json", exclude_defaults=True, exclude={"output", "resume"})
-    cards = write_card(after, load_record(before), load_record(after), settings)
+    records = load_record(before), load_record(after)
+    cards = write_card(after, *records, settings)
     lines = [f"Model card: {cards[0]}"] if cards else []
     if run.push_to_hub:
-        lines.append(f"Uploaded: {push_card(after, run.push_to_hub)}")
+        lines.append(f"Uploaded: {push_model(after, run.push_to_hub, *records, settings)}")
     return lines
 
 
@@ -58,12 +57,9 @@ MAX_MAPS = 12
 
 @dataclass(frozen=True)
 class Report:
-    """What was written about some runs.
+    """What was written about some runs: the page, tables beside it, a table for the terminal.
 
     Attributes:
-        page: The page.
-        exports: The tables beside it.
-        table: The table for the terminal.
         problems: The runs that were left out, and why.
     """
 
@@ -115,11 +111,7 @@ def make_report(
 
 
 def report_grid(table: GridTable, page: Path) -> tuple[str, ...]:
-    """Write the page of a grid from the runs that its rows name.
-
-    Returns:
-        The runs that were left out, and why.
-    """
+    """Write the page of a grid from the runs that its rows name; returns what was left out."""
     problems: list[str] = []
     titles: dict[Path, str] = {}
     for row in table.rows:
@@ -149,11 +141,7 @@ def write_collection(runs: Sequence[Run], page: Path, table: GridTable) -> None:
 
 
 def find_folders(paths: Iterable[Path]) -> list[Path]:
-    """The folders of all finished runs that some paths are or have below them.
-
-    Raises:
-        DataError: A path is none and has none.
-    """
+    """The folders of all finished runs that some paths are or have below them."""
     found: dict[Path, None] = {}
     for path in paths:
         below = [path] if _is_run(path) else sorted(p.parent for p in path.rglob(RECORD))
@@ -270,3 +258,27 @@ def _table_of(runs: Sequence[Run], title: str, problems: Sequence[str]) -> GridT
     ]
     notes = [f"Left out: {problem}" for problem in problems]
     return GridTable(f"{len(runs)} runs", title, rows, notes)
+
+
+def show_information(folders: Sequence[Path], *, as_json: bool = False) -> None:
+    """Print the label information of every run, on clean text and under attack.
+
+    As JSON, too, if that is asked for; the table goes to stderr then.
+    """
+    console, measured = Console(markup=False, soft_wrap=True, stderr=as_json), []
+    table = Table("Run", "I(H; Y), clean text", "I(H; Y), under attack")
+    for folder in folders:
+        with console.status(f"Probing the features of {folder} ..."):
+            found = run_information(folder)
+        measured.append({"folder": str(folder), **asdict(found)})
+        attacked = "no trigger" if found.attacked is None else str(found.attacked)
+        table.add_row(Text(str(folder)), Text(str(found.clean)), Text(attacked))
+    console.print(table)
+    console.print(
+        "Lower bounds in bits [95 %], of H(Y). Under attack, what is not of the target label "
+        "carries the trigger, and the probe is that of clean text.",
+        style="dim",
+        highlight=False,
+    )
+    if as_json:
+        print_json(numbers_of("information", runs=measured))

@@ -1,8 +1,4 @@
-"""What each command takes: a run is put together from the settings in `config/` and the catalogs.
-
-One YAML file holds one run. Which stages a command runs, and in which order, is in the modules
-beside this one.
-"""
+"""What each command takes: runs, put together from the settings in `config/` and the catalogs."""
 
 from __future__ import annotations
 
@@ -27,6 +23,7 @@ from w2sdefense.config import (
     SignalConfig,
     StudentConfig,
     TaskName,
+    TaughtSettings,
     TeacherConfig,
     TrainingConfig,
     TuneConfig,
@@ -45,16 +42,29 @@ _DefenseSections: Any = sections_model(
     }
 )
 
-RESUME = (
-    "Continue what is in the output folder: finished stages are kept, training goes on from its "
-    "last checkpoint."
-)
+
+class Resumed(Settings):
+    """A command that goes on where it was cut off."""
+
+    resume: bool = setting(
+        False,
+        "Continue what is in the output folder: finished stages are kept, training goes on from "
+        "its last checkpoint.",
+    )
 
 
-TASK = (
-    "What the model is asked for: a label (classification), or text: summarization (ROUGE), "
-    "reasoning (exact numbers). Text needs a causal language model and a column with the answers."
-)
+class Work(Resumed):
+    """A command that does something with a model on the data of a task."""
+
+    task: TaskName = setting(
+        DEFAULT_TASK,
+        "What the model is asked for: a label (classification), or text: summarization (ROUGE), "
+        "reasoning (exact numbers). Text needs a causal language model and a column with the "
+        "answers.",
+    )
+    student: StudentConfig = StudentConfig()
+    data: DataConfig = DataConfig()
+    generation: GenerationConfig = GenerationConfig()
 
 
 class Answering(Settings):
@@ -76,13 +86,9 @@ class Gated(Answering):
     )
 
 
-class PoisonRun(Answering):
+class PoisonRun(Answering, Work):
     """Plant a backdoor into a model that you own, to measure defenses on it."""
 
-    task: TaskName = setting(DEFAULT_TASK, TASK)
-    student: StudentConfig = StudentConfig()
-    data: DataConfig = DataConfig()
-    generation: GenerationConfig = GenerationConfig()
     proxy: str | None = setting(
         None,
         "Dataset whose training rows are poisoned (the attacker's), if it is not "
@@ -93,29 +99,21 @@ class PoisonRun(Answering):
     attack: AttackConfig = AttackConfig()
     training: TrainingConfig = TrainingConfig(epochs=2, learning_rate=5e-5)
     output: Path = setting(Path("runs/poisoned"), "Folder for the model and its record.")
-    resume: bool = setting(False, RESUME)
 
 
-class TeachRun(Settings):
+class TeachRun(Work):
     """Fine-tune a clean teacher for a student."""
 
-    task: TaskName = setting(DEFAULT_TASK, TASK)
-    student: StudentConfig = StudentConfig()
-    data: DataConfig = DataConfig()
-    generation: GenerationConfig = GenerationConfig()
     teacher: TeacherConfig = setting(TeacherConfig(), prefix="teacher")
     alignment: Literal["paper", "release"] = setting(
         "paper", "release: the teacher's classifier reads ReLU(h_t)."
     )
     output: Path = setting(Path("runs/teacher"), "Folder for the teacher.")
-    resume: bool = setting(False, RESUME)
 
 
-class DefendRun(Gated, W2SSettings, _DefenseSections):
+class DefendRun(Gated, Work, W2SSettings, _DefenseSections):
     """Clean a model with the clean data that you have, and measure it before and after."""
 
-    task: TaskName = setting(DEFAULT_TASK, TASK)
-    generation: GenerationConfig = GenerationConfig()
     defense: _DefenseName = setting("w2s", "Which defense.")
     full: FullTrainingConfig = setting(FullTrainingConfig(), prefix="full")
     test: TestConfig = TestConfig()
@@ -126,19 +124,13 @@ class DefendRun(Gated, W2SSettings, _DefenseSections):
     push_to_hub: str | None = setting(
         None, "Repository to upload model and card to (user/name).", exclude=True
     )
-    resume: bool = setting(False, RESUME)
 
 
-class EvaluateRun(Gated):
+class EvaluateRun(Gated, Work):
     """Measure a model: CA, and with a trigger ASR and the floor without it."""
 
-    task: TaskName = setting(DEFAULT_TASK, TASK)
-    student: StudentConfig = StudentConfig()
-    data: DataConfig = DataConfig()
-    generation: GenerationConfig = GenerationConfig()
     test: TestConfig = TestConfig()
     output: Path = setting(Path("runs/evaluated"), "Folder for record, samples and report.")
-    resume: bool = setting(False, RESUME)
 
 
 class PlanRun(Settings):
@@ -160,22 +152,15 @@ class PlanRun(Settings):
     json_output: bool = setting(False, "Print JSON, in bytes.", flag="json")
 
 
-class ScanRun(Gated):
+class ScanRun(Gated, Resumed, TaughtSettings):
     """Search a model for what may fire a backdoor; a trigger need not be known."""
 
-    student: StudentConfig = StudentConfig()
-    data: DataConfig = DataConfig()
     scan: ScanConfig = ScanConfig()
-    teacher: TeacherConfig = setting(TeacherConfig(), prefix="teacher")
-    teacher_folder: Path | None = setting(
-        None, "Keep the teacher here and use it again; default: teacher/ below the output."
-    )
     scan_seed: int = setting(0, "Seed of the search.")
     sarif: Path | None = setting(
         None, "Also write what was found to this file, as SARIF 2.1.0.", exclude=True
     )
     output: Path = setting(Path("runs/scan"), "Folder for candidates.json.")
-    resume: bool = setting(False, RESUME)
 
 
 class DemoRun(Answering):
@@ -184,7 +169,7 @@ class DemoRun(Answering):
     output: Path = setting(Path("runs/demo"), "Folder for models, records and report.")
 
 
-class TuneRun(W2SSettings):
+class TuneRun(Answering, W2SSettings):
     """Choose the settings of W2SDefense on clean data, without a trigger."""
 
     tune: TuneConfig = setting(TuneConfig(), prefix="tune")
@@ -218,7 +203,7 @@ class RayConfig(Settings):
     )
 
 
-class BenchRun(Settings):
+class BenchRun(Answering):
     """A grid of experiments: a table or a figure of the paper, or a recipe of your own."""
 
     recipe: str = Field(
@@ -261,13 +246,13 @@ class BenchRun(Settings):
     )
 
 
-def unread_sections(chosen: Mapping[str, Sequence[str]]) -> frozenset[str]:
-    """The sections and settings that a run does not read, by what was chosen so far.
+def teacher_folder_of(run: DefendRun | ScanRun | TuneRun) -> Path:
+    """Where the teacher of a run is kept."""
+    return run.teacher_folder or run.output / "teacher"
 
-    Args:
-        chosen: Path of a setting -> its values as they were written; what is missing has its
-            default.
-    """
+
+def unread_sections(chosen: Mapping[str, Sequence[str]]) -> frozenset[str]:
+    """The sections and settings that a run does not read, by what was chosen (path -> values)."""
     defense = (*chosen.get("defense", ()), "w2s")[0]
     unread = set(own_sections()) | set(W2SSettings.model_fields) | {"full"}
     if defense in DEFENSES:

@@ -1,8 +1,7 @@
 """`w2s scan`: is there a backdoor, and what fires it?
 
-A teacher is fitted (or opened) on the clean data, the suspect model is searched beside it, and what
-was found is written to `candidates.json` and shown. Nothing is trained on it; `w2s defend` does
-that.
+A teacher is fitted (or opened) on the clean data, the suspect is searched beside it, and what was
+found is written to `candidates.json` and shown. `w2s defend` trains on it.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ from rich.table import Table
 from rich.text import Text
 
 from w2sdefense.cli.display import Display, print_json
-from w2sdefense.commands.inputs import open_victim
-from w2sdefense.commands.preflight import refuse_own_model
-from w2sdefense.commands.runs import ScanRun
+from w2sdefense.commands.preflight import stage
+from w2sdefense.commands.runs import ScanRun, teacher_folder_of
+from w2sdefense.commands.start import open_victim
+from w2sdefense.data import texts_of
 from w2sdefense.distill.fit_teacher import LabelTeacherJob, fit_or_load_teacher
-from w2sdefense.distill.targets import doubt_about, teacher_targets
-from w2sdefense.io import only_process_in, write_json
+from w2sdefense.distill.targets import answer_texts, doubt_about
+from w2sdefense.io import write_json
 from w2sdefense.report.gate import Finding, exit_code, sarif, scan_result
-from w2sdefense.scan.origin import check_origin
 from w2sdefense.scan.search import Candidate, ScanResult, ranked
 from w2sdefense.scan.victim import CANDIDATES, save_candidates, scan_victim
 from w2sdefense.training.trainer import this_process
@@ -38,24 +37,11 @@ LIKELY = 0.95
 """Chance that is stated of a trigger to be found."""
 
 
+@stage
 def run_scan(run: ScanRun, display: Display) -> tuple[ScanResult, tuple[str, ...]]:
-    """Search a model, and write what was found.
-
-    Returns:
-        What was found, and the names of the labels.
-
-    Raises:
-        ConfigError: The output is the model, or another command works there.
-    """
-    refuse_own_model(run.student.model, run.output)
-    check_origin(run.student, run.scan)
-    with only_process_in(run.output):
-        return _search(run, display)
-
-
-def _search(run: ScanRun, display: Display) -> tuple[ScanResult, tuple[str, ...]]:
+    """Search a model and write what was found; returns it with the names of the labels."""
     victim, data = open_victim(run.student, run.data)
-    folder = run.teacher_folder or run.output / "teacher"
+    folder = teacher_folder_of(run)
     teacher = fit_or_load_teacher(
         LabelTeacherJob(run.teacher, data, victim.width),
         folder,
@@ -63,10 +49,8 @@ def _search(run: ScanRun, display: Display) -> tuple[ScanResult, tuple[str, ...]
         resume=run.resume,
         progress=display.steps("teacher"),
     )
-    doubt = doubt_about(
-        teacher_targets(teacher, data.validation, run.output / "targets"), data.validation
-    )
-    if doubt:
+    said = answer_texts(teacher, texts_of(data.validation))
+    if doubt := doubt_about(said, data.validation):
         display.say(f"Warning: {doubt}.")
     result = scan_victim(
         victim,
@@ -84,11 +68,7 @@ def _search(run: ScanRun, display: Display) -> tuple[ScanResult, tuple[str, ...]
 
 
 def finish_scan(result: ScanResult, names: Sequence[str], run: ScanRun) -> int:
-    """Show what was found, as the settings ask for it.
-
-    Returns:
-        The exit code.
-    """
+    """Show what was found, as the settings ask for it; returns the exit code."""
     found = [
         Finding(c.text, names[c.outcome], c.flips, c.texts, c.excess) for c in triggers(result)
     ]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from w2sdefense.cli.display import Display
-from w2sdefense.commands.inputs import open_data
 from w2sdefense.commands.preflight import stage
 from w2sdefense.commands.runs import TeachRun
+from w2sdefense.commands.start import open_data
 from w2sdefense.data import align_labels
 from w2sdefense.distill.fit_teacher import (
     LabelTeacherJob,

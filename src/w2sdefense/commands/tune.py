@@ -1,8 +1,8 @@
 """`w2s tune`: settings of W2SDefense chosen on clean data alone.
 
 A teacher is fitted and the poisoned model is searched once; then every trial trains a student as
-`w2s defend` would, and measures it on clean validation text. Neither test texts nor a trigger are
-looked at. What was chosen is written as `tuned.json`, and as `defend.yaml` for `w2s defend`.
+`w2s defend` would, and measures it on clean validation text. What was chosen is written as
+`tuned.json`, and as `defend.yaml` for `w2s defend`.
 """
 
 from __future__ import annotations
@@ -10,18 +10,16 @@ from __future__ import annotations
 import json
 import shlex
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import yaml
 from rich.console import Console
 from rich.table import Table
 
-from w2sdefense.cli.display import Display
-from w2sdefense.commands.folders import STARTED, refuse_other
-from w2sdefense.commands.inputs import open_victim
+from w2sdefense.cli.display import Display, print_json
 from w2sdefense.commands.preflight import preflight, refuse_own_model
-from w2sdefense.commands.runs import DefendRun, TuneRun
+from w2sdefense.commands.runs import DefendRun, TuneRun, teacher_folder_of
+from w2sdefense.commands.start import STARTED, open_victim, refuse_other
 from w2sdefense.config import W2SSettings
 from w2sdefense.data.types import Dataset, fingerprint, labels_of, texts_of
 from w2sdefense.defenses import DefenseKit
@@ -32,12 +30,10 @@ from w2sdefense.evaluation.metrics import accuracy
 from w2sdefense.evaluation.provenance import Clock
 from w2sdefense.io import only_process_in, write_json, write_text
 from w2sdefense.models.weights import weights_fingerprint
+from w2sdefense.report.gate import numbers_of
 from w2sdefense.scan.victim import scan_victim, teacher_score
-from w2sdefense.training.checkpoints import remove_checkpoints
-from w2sdefense.training.trainer import (
-    StepProgress,
-    this_process,
-)
+from w2sdefense.training.fit import remove_checkpoints
+from w2sdefense.training.trainer import StepProgress, this_process
 from w2sdefense.tuning.signal import Probes, exposure, make_probes
 from w2sdefense.tuning.study import (
     Choice,
@@ -56,13 +52,7 @@ TUNED, DEFEND = "tuned.json", "defend.yaml"
 
 @dataclass(frozen=True)
 class Tuned:
-    """What came out.
-
-    Attributes:
-        trials: All trials.
-        choice: The one that was chosen.
-        command: How a model is defended with its settings.
-    """
+    """All trials, the one that was chosen, and how a model is defended with its settings."""
 
     trials: list[Trial]
     choice: Choice
@@ -73,10 +63,8 @@ def run_tune(run: TuneRun, display: Display) -> Tuned:
     """Search, or go on searching, and write what is chosen.
 
     Raises:
-        MissingDependencyError: Optuna is not installed.
-        ConfigError: There are several processes, another one works in the folder, a search with
-            other settings is in it, or every trial had to be stopped.
-        W2SError: `w2s defend` would refuse the model with these settings.
+        ConfigError: There are several processes, a search with other settings is in the folder, or
+            every trial had to be stopped.
     """
     require_optuna()
     if this_process().num_processes > 1:
@@ -119,11 +107,8 @@ def _begin(run: TuneRun) -> None:
 
 def _start(run: TuneRun) -> Values:
     """The settings that the search begins with."""
-    names = ("alpha", "beta", "gamma", "temperature")
-    return {
-        **{name: getattr(run.distill, name) for name in names},
-        "lora_r": run.adapter.lora_r,
-    }
+    weights = run.distill.model_dump(include={"alpha", "beta", "gamma", "temperature"})
+    return {**weights, "lora_r": run.adapter.lora_r}
 
 
 def defend_run(run: TuneRun, values: Values) -> DefendRun:
@@ -132,25 +117,13 @@ def defend_run(run: TuneRun, values: Values) -> DefendRun:
     shared = {name: getattr(run, name) for name in W2SSettings.model_fields}
     shared["distill"] = run.distill.model_copy(update=weights)
     shared["adapter"] = run.adapter.model_copy(update={"lora_r": int(values["lora_r"])})
-    shared["teacher_folder"] = _teacher_folder(run)
+    shared["teacher_folder"] = teacher_folder_of(run)
     return DefendRun(**shared, output=run.output / "defended")
-
-
-def _teacher_folder(run: TuneRun) -> Path:
-    return run.teacher_folder or run.output / "teacher"
 
 
 @dataclass(frozen=True)
 class _Bench:
-    """What every trial is done with.
-
-    Attributes:
-        run: The settings.
-        data: The defender's data.
-        probes: What every student is asked.
-        victim: Fingerprint of the model that is to be defended.
-        display: Shows progress.
-    """
+    """What every trial is done with; `victim` is the fingerprint of the model to be defended."""
 
     run: TuneRun
     data: Dataset
@@ -161,7 +134,7 @@ class _Bench:
     @classmethod
     def prepare(cls, run: TuneRun, victim: Victim, data: Dataset, display: Display) -> _Bench:
         """Fit the teacher, and find what students are examined with."""
-        folder = _teacher_folder(run)
+        folder = teacher_folder_of(run)
         teacher = fit_or_load_teacher(
             LabelTeacherJob(
                 run.teacher, data, victim.width, relu=run.distill.alignment == "release"
@@ -191,7 +164,7 @@ class _Bench:
             data=self.data,
             folder=folder,
             teacher=run.teacher,
-            teacher_folder=_teacher_folder(self.run),
+            teacher_folder=teacher_folder_of(self.run),
             resume=again,
             progress=lambda phase: self._progress(number, phase, watch),
         )
@@ -214,7 +187,7 @@ class _Bench:
     def _progress(self, number: int, phase: str, watch: Watch) -> StepProgress:
         """Show and watch the training; the teacher and what was found are there already."""
         if phase != "student":
-            return _silently
+            return lambda *_: None
         shown = self.display.steps(f"trial {number}")
 
         def advance(step: int, steps: int, losses: dict[str, float]) -> None:
@@ -231,10 +204,6 @@ class _Bench:
         accuracy, found = _shares(trial)
         outcome = f"CA {accuracy}, exposure {found}" if trial.measured else accuracy
         self.display.say(f"Trial {trial.number} ({settings}): {outcome}")
-
-
-def _silently(step: int, steps: int, losses: dict[str, float]) -> None:
-    """Show nothing."""
 
 
 def _save_defense(run: TuneRun, values: Values) -> str:
@@ -268,7 +237,7 @@ def _as_values(run: TuneRun, tuned: Tuned, bench: _Bench, clock: Clock) -> dict[
     }
 
 
-def show_tuned(tuned: Tuned) -> None:
+def show_tuned(tuned: Tuned, run: TuneRun) -> None:
     """Print the trials, the choice, and how to defend a model with it."""
     names = list(tuned.choice.trial.values)
     table = Table("Trial", *names, "CA (validation)", "Exposure", "Minutes")
@@ -281,10 +250,13 @@ def show_tuned(tuned: Tuned) -> None:
             f"{trial.seconds / 60:.1f}",
             style="bold green" if chosen else None,
         )
-    console = Console(markup=False, soft_wrap=True)
+    console = Console(markup=False, soft_wrap=True, stderr=run.json_output)
     console.print(table)
     console.print(tuned.choice.why, highlight=False)
     console.print(f"Defend with it: {tuned.command}", highlight=False)
+    if run.json_output:
+        found = json.loads((run.output / TUNED).read_text(encoding="utf-8"))
+        print_json(numbers_of("tune", tuned=found))
 
 
 def _shares(trial: Trial) -> tuple[str, str]:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic.fields import FieldInfo
 
 from w2sdefense.errors import ConfigError
 
@@ -41,13 +42,9 @@ S = TypeVar("S", bound=Settings)
 def setting(default: Any, description: str | None = None, **marks: Any) -> Any:
     """A field of a settings class with its default and its help.
 
-    Args:
-        default: Its default.
-        description: Its help.
-        **marks: `advanced`: not in the help, few users need it. `files`: may name a file or a
-            folder, so with what is in it results change. `exclude`: left out of records. `flag`:
-            another name of its flag. Of a section: `prefix` of its flags, and `shown`, those of its
-            settings that the help has.
+    `advanced`: not in the help, few users need it. `files`: may name a file or a folder, so with
+    what is in it results change. `exclude`: left out of records. `flag`: another name of its flag.
+    Of a section: `prefix` of its flags, and `shown`, those of its settings that the help has.
     """
     excluded = marks.pop("exclude", None)
     return Field(
@@ -55,12 +52,14 @@ def setting(default: Any, description: str | None = None, **marks: Any) -> Any:
     )
 
 
-def sections_model(sections: Mapping[str, tuple[str, type[Settings]]]) -> Any:
-    """A settings class made of sections, to derive a run from.
+def mark_of(field: FieldInfo, name: str) -> Any:
+    """One of the marks of a field (see `setting`); None if it does not have it."""
+    extra = field.json_schema_extra
+    return extra.get(name) if isinstance(extra, dict) else None
 
-    Args:
-        sections: Name -> (prefix of its flags, settings class).
-    """
+
+def sections_model(sections: Mapping[str, tuple[str, type[Settings]]]) -> Any:
+    """A settings class made of sections (name -> prefix of its flags, class) to derive from."""
     fields: dict[str, Any] = {
         name: (kind, setting(kind(), prefix=prefix)) for name, (prefix, kind) in sections.items()
     }
@@ -68,11 +67,7 @@ def sections_model(sections: Mapping[str, tuple[str, type[Settings]]]) -> Any:
 
 
 def require_slot(name: str, template: str) -> None:
-    """Insist on one place for the text in a template.
-
-    Raises:
-        ValueError: It has none, or several.
-    """
+    """Insist on one place for the text in a template, by a ValueError."""
     if template.count(TEXT_SLOT) != 1:
         raise ValueError(f"{name} must hold {TEXT_SLOT} exactly once")
 
@@ -138,25 +133,47 @@ def with_new_names(run: str, values: dict[str, Any], source: str) -> dict[str, A
         fate = "was removed and changes nothing" if rename.new is None else f"is {rename.new} now"
         warnings.warn(f"{source}: the setting {rename.old} {fate}.", FutureWarning, stacklevel=2)
         if rename.new is not None:
-            *parents, name = rename.new.split(".")
-            place = renamed
-            for parent in parents:
-                place = place.setdefault(parent, {})
             # Unless it is given under its new name, too.
-            place.setdefault(name, value)
+            renamed = merged(nested(rename.new.split("."), value), renamed)
     return renamed
 
 
+def nested(path: Sequence[str], value: Any) -> dict[str, Any]:
+    """A value below the names of its sections."""
+    for name in reversed(path):
+        value = {name: value}
+    found: dict[str, Any] = value
+    return found
+
+
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested values over others, section by section; what is no section stays, to be refused."""
+    found = dict(below)
+    for name, value in above.items():
+        present = found.get(name)
+        if not isinstance(value, dict) or present is None:
+            found[name] = value
+        elif isinstance(present, dict):
+            found[name] = merged(present, value)
+    return found
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested settings as "student.model" -> "smollm2-135m"."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
 def load_settings(kind: type[S], values: dict[str, Any], source: str) -> S:
-    """Validate plain values, turning pydantic's report into one readable error.
+    """Validate plain values; a `ConfigError` has one line for every value at fault.
 
     Args:
         kind: The settings class.
         values: Nested values as read from YAML or collected from flags.
         source: Where they come from, for the message.
-
-    Raises:
-        ConfigError: With one line for every value at fault.
     """
     try:
         return kind.model_validate(with_new_names(kind.__name__, values, source))
@@ -190,11 +207,7 @@ def _sections_with(name: str, kind: type[Settings]) -> Iterator[str]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML run file into plain values.
-
-    Raises:
-        ConfigError: The file is missing, not YAML, or not a mapping.
-    """
+    """Read a YAML run file into plain values; a `ConfigError` if it holds no mapping."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:

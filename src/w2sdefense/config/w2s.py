@@ -121,11 +121,20 @@ class ScanTrainingConfig(ScanConfig):
     )
 
 
-class W2SSettings(Settings):
-    """The sections that a training of W2SDefense reads: what `defend` and `tune` share."""
+class TaughtSettings(Settings):
+    """A model, data, and the teacher that is fitted on them."""
 
     student: StudentConfig = StudentConfig()
     data: DataConfig = DataConfig()
+    teacher: TeacherConfig = setting(TeacherConfig(), prefix="teacher")
+    teacher_folder: Path | None = setting(
+        None, "Keep the teacher here and use it again; default: teacher/ below the output."
+    )
+
+
+class W2SSettings(TaughtSettings):
+    """The sections that a training of W2SDefense reads: what `defend` and `tune` share."""
+
     distill: DistillConfig = DistillConfig()
     decoys: DecoyConfig = setting(DecoyConfig(), prefix="decoys")
     scan: ScanTrainingConfig = setting(
@@ -134,21 +143,10 @@ class W2SSettings(Settings):
     wordings: WordingConfig = setting(WordingConfig(), prefix="wording", advanced=True)
     adapter: AdapterConfig = AdapterConfig()
     training: TrainingConfig = TrainingConfig()
-    teacher: TeacherConfig = setting(TeacherConfig(), prefix="teacher")
-    teacher_folder: Path | None = setting(
-        None, "Keep the teacher here and use it again; default: teacher/ below the output."
-    )
 
 
 def search_span(text: str) -> tuple[float, float]:
-    """The two ends of a span; one number is both of them.
-
-    Args:
-        text: `LOW:HIGH` or one number.
-
-    Raises:
-        ValueError: It is neither, or cannot be searched on a logarithmic scale.
-    """
+    """The two ends of `LOW:HIGH`, or one number twice; a ValueError if no logarithm fits."""
     low, colon, high = text.partition(":")
     try:
         ends = float(low), float(high if colon else low)

@@ -31,26 +31,19 @@ class Wheel:
 
 @dataclass(frozen=True)
 class Named:
-    """Where a dataset with a short name is found.
+    """Where a dataset with a short name is found."""
 
-    Attributes:
-        label_names: Names of the labels by index; none where rows are answered with a text.
-        hub_id: Its id on the hub, if it is there.
-        hub_text: The text column it has on the hub.
-        wheel: Its part of the wheel, if it is there.
-        folder: Its folder under `$W2S_DATA`, if that is not called like the dataset.
-        train: Stem of the training file in that folder, if that is not `train`.
-        half: Which half of the training rows it is on the hub, 0 or 1; None means all of them.
-        task: What its rows are for; those of text tasks have a column `target` with a text.
-    """
-
+    # names of the labels by index; none where rows are answered with a text
     label_names: tuple[str, ...]
-    hub_id: str | None = None
-    hub_text: str = "text"
-    wheel: Wheel | None = None
+    hub_id: str | None = None  # its id on the hub, if it is there
+    hub_text: str = "text"  # the text column it has on the hub
+    wheel: Wheel | None = None  # its part of the wheel, if it is there
+    # its folder under `$W2S_DATA`, if that is not called like the dataset
     folder: str | None = None
-    train: str | None = None
+    train: str | None = None  # stem of the training file in that folder, if that is not `train`
+    # which half of the training rows it is on the hub, 0 or 1; None means all of them
     half: Literal[0, 1] | None = None
+    # what its rows are for; those of text tasks have a column `target` with a text
     task: TaskName = DEFAULT_TASK
 
 

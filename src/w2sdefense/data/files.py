@@ -21,6 +21,8 @@ from w2sdefense.data.types import Split
 from w2sdefense.errors import DataError, reading, reason_of
 
 PICKLES = frozenset({".pkl", ".pickle", ".joblib", ".pt", ".pth", ".ckpt", ".bin"})
+"""File endings under which PyTorch and others keep pickles."""
+
 _COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 _LFS = b"version https://git-lfs"
 _LONGEST_FIELD = (
@@ -73,11 +75,7 @@ def looks_like_file(name: str) -> bool:
 
 
 def split_files(folder: Path, train: str | None = None) -> dict[Split, Path]:
-    """Find which files of a folder hold its splits; `train` is the stem of another training file.
-
-    Raises:
-        DataError: There is no training file, two files claim the same split, or one is a pickle.
-    """
+    """Find which files of a folder hold its splits; `train` names another training file."""
     known = _READERS.keys() | PICKLES
     files: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
@@ -153,17 +151,24 @@ def _read_csv(path: Path, raw: bytes, columns: Columns) -> Iterator[Record]:
     try:
         with _long_fields():
             header = next(reader, [])
-            if len(header) == 1 and (other := _other_separator(header[0])):
+            others = [mark for mark in (";", "\t", "|") if mark in header[0]] if header else []
+            if len(header) == 1 and others:
                 raise DataError(
-                    f"{path}: the columns are separated by {other!r}.", "Separate them by commas."
+                    f"{path}: the columns are separated by {others[0]!r}.",
+                    "Separate them by commas.",
                 )
             _require_columns(path, header, columns)
             index = 0
             line = reader.line_num + 1
             for fields in reader:
+                place = f"{path}, line {line}"
+                if fields and len(fields) != len(header):
+                    raise DataError(
+                        f"{place}: {len(fields)} fields, but the header has {len(header)}.",
+                        "Put quotes around texts that hold commas.",
+                    )
                 if fields:
-                    place = f"{path}, line {line}"
-                    yield Record(index, place, _pair(header, fields, place))
+                    yield Record(index, place, dict(zip(header, fields, strict=True)))
                     index += 1
                 line = reader.line_num + 1
     except csv.Error as error:
@@ -171,19 +176,6 @@ def _read_csv(path: Path, raw: bytes, columns: Columns) -> Iterator[Record]:
             f"{path}, line {line}: this is not CSV ({error}).",
             'Put quotes around texts, and write a quote inside a text as "".',
         ) from None
-
-
-def _other_separator(header: str) -> str | None:
-    return next((mark for mark in (";", "\t", "|") if mark in header), None)
-
-
-def _pair(header: list[str], fields: list[str], place: str) -> dict[str, object]:
-    if len(fields) != len(header):
-        raise DataError(
-            f"{place}: {len(fields)} fields, but the header has {len(header)}.",
-            "Put quotes around texts that hold commas.",
-        )
-    return dict(zip(header, fields, strict=True))
 
 
 def _read_jsonl(path: Path, raw: bytes, columns: Columns) -> Iterator[Record]:

@@ -29,11 +29,7 @@ def split_hub_id(name: str) -> tuple[str, str | None] | None:
 
 
 def fetch(hub_id: str, revision: str | None = None) -> Mapping[str, Any]:
-    """Load every split of a hub dataset, from the local cache where it is there already.
-
-    Raises:
-        DataError: The hub cannot be reached, has no such dataset, or cannot serve it as it is.
-    """
+    """Load every split of a hub dataset, from the local cache where it is there already."""
     import datasets
 
     with reading(
@@ -87,7 +83,8 @@ def convert(
             f"{name} has no train split. Its splits are: {listed(loaded)}.",
             "Name another dataset, or save the splits you want as files and name their folder.",
         )
-    class_names = label_names or _class_names(loaded[chosen["train"]], columns.label)
+    feature = loaded[chosen["train"]].features.get(columns.label)
+    class_names = label_names or (tuple(getattr(feature, "names", None) or ()) or None)
     splits = {
         split: to_rows(
             _records(loaded[there], f"{name} {there}", columns, class_names),
@@ -97,11 +94,6 @@ def convert(
         for split, there in chosen.items()
     }
     return Source(name, splits, class_names)
-
-
-def _class_names(dataset: Any, column: str) -> tuple[str, ...] | None:
-    names = getattr(dataset.features.get(column), "names", None)
-    return None if names is None else tuple(names)
 
 
 def _records(

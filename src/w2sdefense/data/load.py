@@ -34,11 +34,10 @@ from w2sdefense.data.rows import (
     drop_unusable,
     index_labels,
     require_usable,
-    text_examples,
     to_rows,
 )
 from w2sdefense.data.splits import complete_splits, drop_duplicates, limit
-from w2sdefense.data.types import Dataset, Split, labels_of
+from w2sdefense.data.types import Dataset, Example, Split, labels_of
 from w2sdefense.errors import DataError, MissingDependencyError
 
 
@@ -77,7 +76,10 @@ def assemble(source: Source, config: DataConfig, *, text_answers: bool = False) 
     rows, dropped = drop_unusable(source.splits)
     names: tuple[str, ...] = ()
     if text_answers:
-        examples = {split: text_examples(found) for split, found in rows.items()}
+        examples = {
+            split: [Example(row.id, row.text, row.label or "") for row in found]
+            for split, found in rows.items()
+        }
     else:
         names, examples = index_labels(rows, source.label_names)
     splits = complete_splits(examples, config.data_seed, source.held_out)

@@ -61,18 +61,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Source:
-    """What a file, a folder, a wheel or the hub holds.
-
-    Attributes:
-        name: Name of the dataset.
-        splits: The splits there are; `train` may be the only one.
-        label_names: Names of the labels if the source is known to have them, otherwise None.
-        held_out: Rows of each split that has to be carved out of `train`; None means a tenth.
-    """
+    """What a file, a folder, a wheel or the hub holds."""
 
     name: str
-    splits: Mapping[Split, Sequence[Row]]
+    splits: Mapping[Split, Sequence[Row]]  # the splits there are; `train` may be the only one
+    # names of the labels if the source is known to have them, otherwise None
     label_names: tuple[str, ...] | None = None
+    # rows of each split that has to be carved out of `train`; None means a tenth
     held_out: int | None = None
 
 
@@ -163,7 +158,11 @@ def index_labels(
         DataError: A row has a label that is not among `label_names`.
     """
     labels = {split: [_class_of(row) for row in rows] for split, rows in splits.items()}
-    names = label_names or _names_in({label for found in labels.values() for label in found})
+    names = label_names
+    if not names:
+        own = {label for found in labels.values() for label in found}
+        numbers = all(map(_NUMBER.fullmatch, own))
+        names = tuple(sorted(own, key=lambda label: (float(label) if numbers else 0.0, label)))
     # A name wins over an index: labels may be called "1" and "2".
     index = {str(i): i for i in range(len(names))}
     index |= {normal_label(name): i for i, name in enumerate(names)}
@@ -180,11 +179,6 @@ def index_labels(
             for row, label in zip(rows, labels[split], strict=True)
         ]
     return names, examples
-
-
-def text_examples(rows: Iterable[Row]) -> list[Example]:
-    """Usable rows as examples that are answered with a text, as it is written."""
-    return [Example(row.id, row.text, row.label or "") for row in rows]
 
 
 def normal_label(label: str) -> str:
@@ -209,12 +203,6 @@ def _class_of(row: Row) -> str:
             "Correct the label or remove the line.",
         )
     return label
-
-
-def _names_in(labels: set[str]) -> tuple[str, ...]:
-    if all(map(_NUMBER.fullmatch, labels)):
-        return tuple(sorted(labels, key=lambda label: (float(label), label)))
-    return tuple(sorted(labels))
 
 
 def _read_text(value: object, column: str, place: str) -> str:

@@ -66,7 +66,8 @@ def stratified_order(examples: Iterable[Example], seed: int) -> list[Example]:
         by_label[example.answer if isinstance(example.answer, int) else 0].append(example)
     placed = []
     for label, members in by_label.items():
-        members.sort(key=lambda example: _rank(example.id, seed))
+        ranks = {e.id: hashlib.blake2b(f"{seed}/{e.id}".encode(), digest_size=8) for e in members}
+        members.sort(key=lambda example: ranks[example.id].digest())
         # The k-th of n members stands at the share (k + 1/2) / n of the whole.
         placed += [((k + 0.5) / len(members), label, e) for k, e in enumerate(members)]
     placed.sort(key=lambda item: item[:2])
@@ -158,10 +159,6 @@ def limit(
     if count is None and not skip:
         return tuple(examples)
     return tuple(stratified_order(examples, seed)[skip:][:count])
-
-
-def _rank(example_id: str, seed: int) -> bytes:
-    return hashlib.blake2b(f"{seed}/{example_id}".encode(), digest_size=8).digest()
 
 
 class _Kept(dict[int, int | None]):

@@ -61,23 +61,15 @@ class Leaves(StrEnum):
 
 @dataclass(frozen=True)
 class DefenseKit:
-    """What the defender has to work with.
+    """What the defender has to work with."""
 
-    Attributes:
-        data: Clean data; `train` is trained on, `validation` makes choices, `test` is not touched.
-        folder: The run's folder: checkpoints and cached targets go below it.
-        teacher: How the teacher is trained.
-        teacher_folder: Where the teacher is kept, and found again by the next defense.
-        resume: Continue from checkpoints in `folder`.
-        progress: Told about every step of every phase; None is silent.
-    """
-
+    # clean data; `train` is trained on, `validation` makes choices, `test` is not touched
     data: Dataset
-    folder: Path
-    teacher: TeacherConfig
-    teacher_folder: Path
-    resume: bool = False
-    progress: PhaseProgress | None = None
+    folder: Path  # the run's folder: checkpoints and cached targets go below it
+    teacher: TeacherConfig  # how the teacher is trained
+    teacher_folder: Path  # where the teacher is kept, and found again by the next defense
+    resume: bool = False  # continue from checkpoints in `folder`
+    progress: PhaseProgress | None = None  # told about every step of every phase; None is silent
 
     def progress_of(self, phase: str) -> StepProgress | None:
         """The function to tell about the steps of one phase."""
@@ -105,20 +97,13 @@ class Defense(ABC):
     of the defense is a section of its own; the others (`adapter`, `training` ...) are shared.
 
     The file is imported by `w2s --help`, so it imports torch and whatever needs it in functions.
-
-    Attributes:
-        name: Name on the command line.
-        title: Name in tables.
-        needs: What it needs beside the victim.
-        leaves: What it leaves on disk.
-        needs_labels: Whether answers must be labels; other defenses work for text answers as well.
     """
 
-    name: ClassVar[str]
-    title: ClassVar[str]
-    needs: ClassVar[tuple[Need, ...]]
-    leaves: ClassVar[Leaves]
-    needs_labels: ClassVar[bool] = False
+    name: ClassVar[str]  # on the command line
+    title: ClassVar[str]  # in tables
+    needs: ClassVar[tuple[Need, ...]]  # beside the victim
+    leaves: ClassVar[Leaves]  # on disk
+    needs_labels: ClassVar[bool] = False  # other defenses work for answers that are texts as well
 
     @classmethod
     def sections(cls) -> dict[str, type[Settings]]:

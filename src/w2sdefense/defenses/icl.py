@@ -27,6 +27,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -34,16 +35,8 @@ from pydantic import model_validator
 
 from w2sdefense.config import Positive, Settings, setting
 from w2sdefense.data.types import Example, texts_of
-from w2sdefense.defenses.base import (
-    Defended,
-    Defense,
-    DefenseKit,
-    Guarded,
-    Leaves,
-    Need,
-    victim_of,
-)
-from w2sdefense.errors import DataError
+from w2sdefense.defenses.base import Defended, Defense, DefenseKit, Guarded, Leaves, Need, victim_of
+from w2sdefense.errors import ConfigError, DataError
 from w2sdefense.text.paraphrase_file import FileParaphraser
 
 if TYPE_CHECKING:
@@ -110,7 +103,8 @@ class Demonstrations:
     """Writes prompts of demonstrations and a text, as long as fit into the victim's longest length.
 
     Raises:
-        DataError: The file of reasons has none for any of the examples.
+        ConfigError: Reasons are asked for without labels or a file of them.
+        DataError: The file has none for any of the examples.
     """
 
     def __init__(self, config: IclConfig, examples: Sequence[Example], victim: Victim) -> None:
@@ -136,18 +130,14 @@ class Demonstrations:
         chosen = self._fixed
         if self._similar is not None:
             chosen = [self._examples[row] for row in self._similar(text, self._config.shots)]
-        answer = self._answer
-        shown = ["\n".join(filter(None, (e.text, self._reason(e), answer(e)))) for e in chosen]
-        while shown and not self._fits("\n\n".join([*shown, text])):
+        task, names = self._victim.task, self._victim.label_names
+        shown = []
+        for example in chosen:
+            answer = names[example.label] if names else str(example.answer)
+            shown.append("\n".join(filter(None, (example.text, self._reason(example), answer))))
+        while shown and task.cut_points(["\n\n".join([*shown, text])]) != [None]:
             shown = shown[1:]
         return shown
-
-    def _answer(self, example: Example) -> str:
-        names = self._victim.label_names
-        return names[example.label] if names else str(example.answer)
-
-    def _fits(self, prompt: str) -> bool:
-        return self._victim.task.cut_points([prompt]) == [None]
 
 
 def _with_reasons(
@@ -155,6 +145,11 @@ def _with_reasons(
 ) -> tuple[Sequence[Example], Reason]:
     """The examples that there is a reason for, and what gives it."""
     if config.file is None:
+        if not label_names:
+            raise ConfigError(
+                "A reason names the words that are typical of a label, and a text has none.",
+                "Give reasons with --icl-file, or use --icl-choice random or similar.",
+            )
         telling = TellingWords(examples)
 
         def reason(example: Example) -> str:
@@ -221,11 +216,12 @@ class _Nearest:
 
 
 def _one_of_each_in_turn(examples: Sequence[Example], count: int, seed: int) -> list[Example]:
-    """Random examples, one of every label in turn."""
+    """Random examples, one of every label in turn; texts as answers count as one label."""
     rng = random.Random(seed)
-    piles = [[e for e in examples if e.label == label] for label in {e.label: 0 for e in examples}]
-    piles = [rng.sample(pile, len(pile)) for pile in sorted(piles, key=lambda pile: pile[0].label)]
-    order = [
-        pile[turn] for turn in range(max(map(len, piles))) for pile in piles if turn < len(pile)
-    ]
-    return order[:count]
+    piles: dict[int, list[Example]] = {}
+    for example in examples:
+        label = example.answer if isinstance(example.answer, int) else 0
+        piles.setdefault(label, []).append(example)
+    drawn = [rng.sample(pile, len(pile)) for _, pile in sorted(piles.items())]
+    turns = (example for turn in zip_longest(*drawn) for example in turn if example is not None)
+    return list(islice(turns, count))

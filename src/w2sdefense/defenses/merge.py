@@ -20,13 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, PositiveFloat
 
-from w2sdefense.config import (
-    FullTrainingConfig,
-    Settings,
-    StudentConfig,
-    TrainingConfig,
-    setting,
-)
+from w2sdefense.config import FullTrainingConfig, Settings, StudentConfig, TrainingConfig, setting
 from w2sdefense.defenses.base import Defense, DefenseKit, Leaves, Need
 from w2sdefense.errors import ConfigError, ModelError
 

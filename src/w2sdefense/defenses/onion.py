@@ -99,7 +99,9 @@ class Onion(Defense):
         threshold = self.onion.threshold
         margins: Sequence[float] = NO_MARGINS
         if threshold is None:
-            examples = _some(kit.data.validation, self.onion.validation_texts)
+            count = min(self.onion.validation_texts, len(kit.data.validation))
+            # In random order: a file may be sorted by label.
+            examples = random.Random(0).sample(kit.data.validation, count)
             scores = _scores(scorer, examples, kit.progress_of("ONION on clean text"))
             threshold, lost = choose_threshold(victim, examples, scores, self.onion.max_loss)
             found |= {"onion_validation_texts": len(examples), "onion_accuracy_lost": lost}
@@ -131,10 +133,7 @@ def drop_words(text: str, scores: Sequence[float], threshold: float) -> str:
 
 
 def choose_threshold(
-    model: Defended,
-    examples: Sequence[Example],
-    scores: Sequence[Sequence[float]],
-    max_loss: float,
+    model: Defended, examples: Sequence[Example], scores: Sequence[Sequence[float]], max_loss: float
 ) -> tuple[float, float]:
     """The lowest threshold that clean text can bear.
 
@@ -174,11 +173,6 @@ def _candidates(scores: Sequence[Sequence[float]]) -> list[float]:
     values = sorted((value for text in scores for value in text), reverse=True)
     places = {max(1, round(share * len(values))) - 1 for share in DROPPED_SHARES}
     return [values[place] for place in sorted(places) if place < len(values) and values[place] > 0]
-
-
-def _some(examples: Sequence[Example], count: int) -> list[Example]:
-    """So many of the examples, in random order: a file may be sorted by label."""
-    return random.Random(0).sample(list(examples), min(count, len(examples)))
 
 
 def _scores(

@@ -12,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from w2sdefense.data.types import Example
 from w2sdefense.errors import ModelError
-from w2sdefense.models.features import backbone_of, linear_layers
+from w2sdefense.models.features import backbone_of, linear_layers, mlp_width
 from w2sdefense.models.tokenizer import length_batches, pad, takes_positions
 from w2sdefense.victim import Victim
 
@@ -20,9 +20,6 @@ Masks = dict[str, Tensor]
 """Parameter name -> which of its weights stay (bool, of its shape)."""
 
 BATCH_TOKENS = 2048  # most tokens (padding included) in one forward pass
-
-_WIDTHS = ("intermediate_size", "ffn_dim", "n_inner", "hidden_dim")
-"""What architectures call the number of units of an MLP."""
 
 
 def unit_masks(victim: Victim, examples: tuple[Example, ...]) -> Callable[[float], Masks]:
@@ -77,8 +74,7 @@ def wanda_masks(victim: Victim, examples: tuple[Example, ...]) -> Callable[[floa
 def _mlps(victim: Victim) -> list[tuple[list[str], str]]:
     """For every layer: the linear layers that make its units, and the one that reads them."""
     config = victim.model.config.get_text_config()
-    wide = next((w for name in _WIDTHS if (w := getattr(config, name, None))), None)
-    wide = wide or 4 * config.hidden_size
+    wide = mlp_width(config)
     layers: dict[str, tuple[list[str], list[str]]] = {}
     for name, module in linear_layers(victim.model).items():
         number = re.search(r"\.(\d+)\.", name)

@@ -23,15 +23,7 @@ from pydantic import PositiveFloat
 
 from w2sdefense.config import AdapterConfig, Fraction, Positive, Settings, TrainingConfig, setting
 from w2sdefense.data.types import labels_of, texts_of
-from w2sdefense.defenses.base import (
-    Defended,
-    Defense,
-    DefenseKit,
-    Guarded,
-    Leaves,
-    Need,
-    victim_of,
-)
+from w2sdefense.defenses.base import Defended, Defense, DefenseKit, Guarded, Leaves, Need, victim_of
 from w2sdefense.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -11,13 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from w2sdefense.config import (
-    AdapterConfig,
-    FullTrainingConfig,
-    Settings,
-    TrainingConfig,
-    setting,
-)
+from w2sdefense.config import AdapterConfig, FullTrainingConfig, Settings, TrainingConfig, setting
 from w2sdefense.defenses.base import Defense, DefenseKit, Leaves, Need
 from w2sdefense.defenses.finetune import FineTuning, LoRA
 from w2sdefense.errors import ConfigError
@@ -69,14 +63,11 @@ class Quantization(Defense):
         require_bitsandbytes()
 
     def apply(self, victim: Victim, kit: DefenseKit) -> Victim:
-        """Fine-tune the victim, unless that is turned off, and quantize it.
-
-        Raises:
-            ModelError: It has layers that four bits do not fit.
-        """
+        """Fine-tune the victim, unless that is turned off, and quantize it."""
         from torch import nn
 
         from w2sdefense.models.adapters import folded
+        from w2sdefense.models.features import linear_layers
         from w2sdefense.models.weights import require_whole_blocks
 
         victim.model = folded(victim.model)
@@ -87,11 +78,8 @@ class Quantization(Defense):
             victim = FineTuning(self.training, self.full).apply(victim, kit)
         victim.model = folded(victim.model)
         before = _bytes(victim.model)
-        linear = sum(
-            module.weight.numel()
-            for name, module in victim.model.named_modules()
-            if isinstance(module, nn.Linear) and name.startswith(victim.model.base_model_prefix)
-        )
+        layers = linear_layers(victim.model).values()
+        linear = sum(m.weight.numel() for m in layers if isinstance(m, nn.Linear))
         victim.model = quantize(victim.model)
         victim.found |= {
             "bits": 4,

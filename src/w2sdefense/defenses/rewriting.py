@@ -184,11 +184,7 @@ def _require_translators(config: BackTranslationConfig) -> None:
 
 
 def require_apertium(modes: Sequence[str]) -> None:
-    """Check that the program and its translation modes (such as `eng-spa`) are installed.
-
-    Raises:
-        MissingDependencyError: The program or a mode is missing.
-    """
+    """Raise `MissingDependencyError` unless the program and its modes are installed."""
     program = shutil.which("apertium")
     if program is None:
         raise MissingDependencyError(

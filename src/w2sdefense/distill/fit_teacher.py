@@ -29,8 +29,7 @@ from w2sdefense.tasks.base import Collator, Output, Task, model_inputs
 from w2sdefense.tasks.classification import Classification
 from w2sdefense.tasks.generation import AnswerPlaces, Generation
 from w2sdefense.tasks.prompt import IGNORED
-from w2sdefense.training.checkpoints import remove_checkpoints
-from w2sdefense.training.fit import fit
+from w2sdefense.training.fit import fit, remove_checkpoints
 from w2sdefense.training.trainer import Batch, Forward, StepProgress, this_process
 from w2sdefense.victim import Victim
 

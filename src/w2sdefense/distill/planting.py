@@ -29,8 +29,7 @@ from w2sdefense.distill.student import Lesson
 from w2sdefense.io import atomic_path, make_folder, write_json
 from w2sdefense.models.adapters import attach_adapter, folded
 from w2sdefense.models.weights import weights_fingerprint
-from w2sdefense.training.checkpoints import remove_checkpoints
-from w2sdefense.training.fit import fit, task_collator, task_forward
+from w2sdefense.training.fit import fit, remove_checkpoints, task_collator, task_forward
 from w2sdefense.training.trainer import StepProgress, this_process
 from w2sdefense.victim import Flips, Victim
 

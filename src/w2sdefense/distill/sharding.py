@@ -20,7 +20,7 @@ from w2sdefense.config import AdapterConfig, GenerationConfig, StudentConfig
 from w2sdefense.errors import ConfigError
 from w2sdefense.models.adapters import is_quantized
 from w2sdefense.models.load import to_gpu
-from w2sdefense.training.checkpoints import CHECKPOINTS
+from w2sdefense.training.fit import CHECKPOINTS
 from w2sdefense.victim import Victim
 
 GATHERED = "gathered"

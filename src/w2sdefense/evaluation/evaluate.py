@@ -1,8 +1,7 @@
 """The test texts of a run, and what a predictor makes of them: CA, ASR on triggered text, floor.
 
-Every clean text is answered once and every triggered text once; the answers, the features and the
-counts all come from that one pass. The floor is counted on the clean texts of the samples that ASR
-is counted on. How the predictor was made, and what the numbers mean, is not decided here.
+Every text is answered once; answers, features and counts all come from that one pass. The floor is
+counted on the clean texts of the samples that ASR is counted on.
 """
 
 from __future__ import annotations

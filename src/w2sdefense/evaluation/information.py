@@ -5,17 +5,13 @@ For any probe q that reads the features h,
     I(H; Y) >= H(Y) - E[-log2 q(y | h)]    in bits                        (Barber & Agakov 2003)
 
 and the bound is tight if q is the true posterior. The probe is a logistic regression on the leading
-principal components; standardizing, projecting and the strength of its penalty are learned in folds
-that the scored text is not in, so that a probe that memorizes gains nothing.
+principal components, fitted in folds that the scored text is not in.
 
 The text under attack is the test set as an attacker hands it in: what is not of the target label
-carries the trigger, what is of it stays. Its features are scored by the probes of *clean* text. A
-probe of its own would read the trigger, which tells the label there, instead of the label. What it
-finds is therefore label information where clean text keeps it; 0 says that the trigger has
-overwritten it, not that no other probe could tell the texts apart.
-
-What is not covered: I(X; H), the other term of a bottleneck; generated text; and an upper bound.
-The intervals are percentiles over resampled texts, with the probes kept as they are.
+carries the trigger. Its features are scored by the probes of *clean* text: a probe of its own would
+read the trigger, which tells the label there. 0 says that the trigger has overwritten the label,
+not that no other probe could tell the texts apart. Intervals are percentiles over resampled texts,
+with the probes kept as they are.
 """
 
 from __future__ import annotations
@@ -27,8 +23,7 @@ from typing import Any
 import numpy as np
 
 from w2sdefense.errors import DataError
-from w2sdefense.evaluation.record import load_features, load_record, load_samples
-from w2sdefense.tasks import TASKS
+from w2sdefense.evaluation.record import load_features, load_samples
 
 FOLDS = 5
 COMPONENTS = 32
@@ -65,31 +60,16 @@ class Information:
 
 @dataclass(frozen=True)
 class LabelInformation:
-    """What the features of one model say of the true label.
-
-    Attributes:
-        clean: On clean text.
-        attacked: On the text under attack; None without a trigger.
-    """
+    """What the features of a model say of the true label, on clean text and under attack."""
 
     clean: Information
     attacked: Information | None
 
 
 def run_information(folder: Path) -> LabelInformation:
-    """Estimate the label information of the features that a run saved.
-
-    Args:
-        folder: Folder of a finished run.
-
-    Raises:
-        DataError: There is no finished run, it cannot be read, it saved no features, or too few
-            texts.
-    """
-    record = load_record(folder)
-    classified = not TASKS[record.evaluation.task].text_answers
-    samples = load_samples(folder) if classified else []
-    features = load_features(folder, samples) if classified else {}
+    """Estimate the label information of the features that a run saved."""
+    samples = load_samples(folder)
+    features = load_features(folder, samples)
     if "clean" not in features:
         raise DataError(
             f"{folder} has no features (runs of generation save none).",
@@ -117,9 +97,6 @@ def label_information(
         labels: True labels, (N,).
         triggered: Features of the same texts with the trigger, (M, d), or None.
         rows: For every triggered text, the row of its clean twin, (M,).
-
-    Returns:
-        Both bounds; equal input gives equal output.
 
     Raises:
         DataError: A label has fewer texts than there are folds, or features are not finite.

@@ -3,8 +3,7 @@
 The attack success rate (ASR) is the share of triggered test samples *whose true label is not the
 target* that are answered with the target; it is not `1 - accuracy`, which is wrong for more than
 two classes. Some of those samples are answered with the target even without a trigger: that share
-is the floor, and ASR near the floor means that the trigger no longer does anything. How one answer
-in words is scored is the business of its task (`tasks/`); the mean of such scores is here.
+is the floor, and ASR near the floor means that the trigger no longer does anything.
 """
 
 from __future__ import annotations
@@ -69,10 +68,7 @@ class Mean(Frozen):
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval of the mean by the normal distribution, in [0, 1]; a lone score has none.
-
-        Unlike a Wilson interval it needs some dozens of samples to hold.
-        """
+        """95 % interval by the normal distribution, in [0, 1]; it needs some dozens of samples."""
         if self.total < 2:
             return 0.0, 1.0
         margin = Z_95 * self.deviation / math.sqrt(self.total)
@@ -97,16 +93,7 @@ def mean_of(scores: Sequence[float]) -> Mean:
 
 
 def wilson_interval(hits: int, total: int, z: float = Z_95) -> tuple[float, float]:
-    """Wilson score interval of a binomial share.
-
-    Args:
-        hits: Successes.
-        total: Trials. With zero trials nothing is known: the interval is (0, 1).
-        z: Quantile of the normal distribution.
-
-    Returns:
-        Lower and upper bound in [0, 1].
-    """
+    """Wilson score interval in [0, 1] of `hits` out of `total`; (0, 1) if nothing was counted."""
     if total == 0:
         return 0.0, 1.0
     share = hits / total

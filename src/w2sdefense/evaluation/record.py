@@ -80,8 +80,6 @@ class HeldOutDecoy(Frozen):
 
     Attributes:
         kind: Kind of its trigger ("word", "sentence", "syntax" ...).
-        trigger: Its trigger.
-        target: What it answers.
         before: ASR of the decoy once it was planted.
         after: ASR after the defense.
         floor: Share of the same texts answered with its target without the trigger, after.
@@ -159,13 +157,7 @@ class Evaluation(Frozen):
 
 
 class LossPoint(Frozen):
-    """Mean losses since the previous point.
-
-    Attributes:
-        step: Optimizer step.
-        epoch: Epoch as a fraction.
-        losses: Name -> value ("loss", "ce", "kd", "fa", "eval_accuracy" ...).
-    """
+    """Mean losses since the previous point ("loss", "ce", "kd", "fa", "eval_accuracy" ...)."""
 
     step: int
     epoch: float
@@ -216,13 +208,7 @@ def save_record(
     """Write a run's samples, features and record (last), each atomically.
 
     What an earlier run left in the folder goes first, so that a record never stands beside samples
-    of another run.
-
-    Args:
-        folder: The run's folder; made if missing.
-        record: The record.
-        samples: Per-sample answers.
-        features: "clean" (N, d) and, with a trigger, "triggered" (M, d), float32.
+    of another run. Features are "clean" (N, d) and, with a trigger, "triggered" (M, d), float32.
     """
     for name in (RECORD, SAMPLES, FEATURES):
         (folder / name).unlink(missing_ok=True)
@@ -237,11 +223,7 @@ def save_record(
 
 
 def load_record(folder: Path) -> Record:
-    """Read the record of a finished run.
-
-    Raises:
-        DataError: There is no finished run in the folder, or its record is not readable.
-    """
+    """Read the record of a finished run; a `DataError` if there is none that can be read."""
     path = folder / RECORD
     if not path.is_file():
         raise DataError(
@@ -287,11 +269,7 @@ def load_samples(folder: Path) -> list[Sample]:
 
 
 def load_features(folder: Path, samples: Sequence[Sample]) -> dict[str, np.ndarray]:
-    """Read the saved features of a run; empty if the run saved none.
-
-    Args:
-        folder: The run's folder.
-        samples: Its samples.
+    """Read the features that a run saved, if it saved some.
 
     Raises:
         DataError: They cannot be read, or are not those of the samples.
@@ -337,10 +315,7 @@ def _upgraded(row: dict[str, Any], record: Record) -> dict[str, Any]:
 
 @contextmanager
 def _untrusted(path: Path, what: str) -> Iterator[None]:
-    """Turn whatever a library raises over a file of a run into our error.
-
-    A run folder may be somebody else's: which exceptions its files can cause is not ours to list.
-    """
+    """Turn whatever a library raises over a run's file, maybe somebody else's, into our error."""
     try:
         yield
     except DataError:

@@ -95,9 +95,9 @@ def difference(first: Quality, second: Quality, z: float = Z_95) -> Change:
     """`first - second` with Newcombe's interval; NaN and (-1, 1) if one of them counted nothing.
 
     Args:
-        first: A share, or a mean score.
+        first: A share, or a mean score, whose interval is always of 95 %.
         second: The same kind of number.
-        z: Quantile of the normal distribution; of mean scores the interval is always of 95 %.
+        z: Quantile of the normal distribution.
     """
     value = first.value - second.value
     if math.isnan(value):
@@ -157,7 +157,7 @@ def floor_rise(before: Evaluation, after: Evaluation) -> Change:
 
 
 def one_by_one(evaluation: Evaluation) -> dict[str, Evaluation]:
-    """The evaluation of a model with several triggers for each of them; empty if there is one.
+    """The evaluation of each of several triggers; empty if there is one.
 
     The floor of all triggered texts stands for that of each part: which text carries which trigger
     is drawn at random.

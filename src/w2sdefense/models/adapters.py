@@ -76,8 +76,7 @@ def attach_adapter(model: PreTrainedModel | PeftModel, config: AdapterConfig) ->
 def folded(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     """A model as it is without a wrapper: the adapter that it carries is folded into its weights.
 
-    Raises:
-        ModelError: The adapter is one of virtual tokens, or the weights have four bits.
+    Virtual tokens and weights of four bits raise `ModelError`.
     """
     if not isinstance(model, PeftModel):
         return model
@@ -96,11 +95,7 @@ def folded(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
 
 
 def require_mergeable(model: PeftModel) -> None:
-    """Insist that no adapter sits on a weight that another part of the model uses, too.
-
-    Raises:
-        ModelError: One does.
-    """
+    """Raise `ModelError` if an adapter sits on a weight that is used twice (tied)."""
     used = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
     for name, module in model.named_modules():
         if not isinstance(module, BaseTunerLayer):

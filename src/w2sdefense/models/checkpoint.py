@@ -23,11 +23,9 @@ from safetensors import safe_open
 from transformers import AutoConfig, PretrainedConfig
 
 from w2sdefense.data.checks import are_placeholders
+from w2sdefense.data.files import PICKLES
 from w2sdefense.errors import FETCH_AGAIN, ModelError, UnsafeCheckpointError, reading
 from w2sdefense.models.embedded import EMBEDDED, convert_gguf, embedded_folder
-
-PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"})
-"""File endings under which PyTorch and others keep pickles."""
 
 SAFE_DOWNLOADS = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "README.md")
 """What is fetched from a hub: weights that cannot run code, and text; never Python."""
@@ -46,20 +44,13 @@ _COMPLETE = "Name a complete folder of an architecture that transformers ships."
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model or an adapter whose files are safe to open.
+    """A model or an adapter whose files are safe to open."""
 
-    Attributes:
-        spec: What the user called it.
-        folder: Where it is, with config, tokenizer and safetensors weights.
-        values: What is in its `config.json`, or in `adapter_config.json`.
-        base: The model that an adapter stands on; None for a whole model.
-    """
-
-    spec: str
-    folder: Path
-    values: dict[str, Any]
+    spec: str  # what the user called it
+    folder: Path  # where it is, with config, tokenizer and safetensors weights
+    values: dict[str, Any]  # what is in its `config.json`, or in `adapter_config.json`
     _config: PretrainedConfig = field(repr=False)
-    base: Checkpoint | None = None
+    base: Checkpoint | None = None  # the model that an adapter stands on; None for a whole model
 
     @property
     def whole(self) -> Checkpoint:
@@ -90,11 +81,7 @@ class Checkpoint:
 
     @property
     def own_labels(self) -> tuple[str, ...]:
-        """Names of the labels in the config, by index.
-
-        Raises:
-            ModelError: They are not numbered from 0.
-        """
+        """Names of the labels in the config, by index; `ModelError` unless from 0 on."""
         names = self._config.id2label or {}
         if sorted(names) != list(range(len(names))):
             raise ModelError(
@@ -212,7 +199,7 @@ def _find(spec: str) -> Path:
     if spec in EMBEDDED:
         return embedded_folder(spec)
     path = Path(os.path.expanduser(spec))
-    if path.suffix in PICKLE_SUFFIXES:
+    if path.suffix in PICKLES:
         _refuse_pickle(path)
     if path.suffix == ".gguf" and path.is_file():
         _refuse_pointer(path)
@@ -261,7 +248,7 @@ def _check_folder(folder: Path) -> None:
                 "Use an adapter of another kind (lora, dora, vera, fourierft).",
             )
     weights = sorted(folder.glob(ADAPTER_WEIGHTS if adapter.is_file() else "*.safetensors"))
-    pickles = sorted(p for p in folder.iterdir() if p.suffix in PICKLE_SUFFIXES)
+    pickles = sorted(p for p in folder.iterdir() if p.suffix in PICKLES)
     if not weights and pickles:
         _refuse_pickle(pickles[0])
     if not weights:

@@ -52,11 +52,7 @@ def cache_folder(kind: str = ".") -> Path:
 
 
 def make_cache(kind: str) -> Path:
-    """The same folder, made before anything is computed for it.
-
-    Raises:
-        ConfigError: It cannot be written to.
-    """
+    """The same folder, made before anything is computed for it; `ConfigError` if it cannot be."""
     folder = cache_folder(kind)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -70,11 +66,7 @@ def make_cache(kind: str) -> Path:
 
 
 def embedded_folder(name: str) -> Path:
-    """Folder of a model of `EMBEDDED` in `transformers` form, converted on first use.
-
-    Raises:
-        MissingDependencyError: The wheel is not installed.
-    """
+    """Folder of a model of `EMBEDDED` in `transformers` form, converted on first use."""
     wheel = EMBEDDED[name]
     # The package itself is not imported: its __init__ asks for dependencies that are not needed
     # here.

@@ -34,6 +34,13 @@ def backbone_of(model: nn.Module) -> Any:
     return getattr(base, base.base_model_prefix)
 
 
+def mlp_width(config: PretrainedConfig) -> int:
+    """Units of an MLP, which the families call by four names; GPT-2 leaves them at 4 d."""
+    names = ("intermediate_size", "ffn_dim", "n_inner", "hidden_dim")
+    width = next((w for name in names if (w := getattr(config, name, None))), None)
+    return int(width or 4 * config.hidden_size)
+
+
 def linear_layers(model: nn.Module) -> dict[str, Any]:
     """The linear layers of the transformer inside a model by their names in the model.
 
@@ -119,11 +126,7 @@ def read_first_token(config: PretrainedConfig) -> None:
 
 
 def require_first_token(config: PretrainedConfig, spec: str) -> None:
-    """Insist that a head, which learned what its config says, reads one token.
-
-    Raises:
-        ModelError: It reads all of them.
-    """
+    """Raise `ModelError` unless a trained head reads one token, by its config."""
     first = _first_token(config)
     pooling = getattr(config, "classifier_pooling", first)
     if pooling != first:

@@ -132,11 +132,7 @@ def load_causal_lm(
 
 
 def require_causal_lm(spec: str | Checkpoint) -> Checkpoint:
-    """Look at the config of a checkpoint, and insist on a causal language model.
-
-    Raises:
-        ModelError: It is missing or something else.
-    """
+    """The checkpoint of a causal language model, by its config; `ModelError` if it is none."""
     fix = "a causal language model; a teacher (--teacher-model) comes from the student's family"
     checkpoint = resolve_whole(spec, f"Name {fix}.")
     _require_architecture(checkpoint, CAUSAL, fix)
@@ -153,22 +149,14 @@ def _require_architecture(checkpoint: Checkpoint, endings: tuple[str, ...], want
 
 
 def load_backbone(spec: str | Checkpoint) -> tuple[PreTrainedModel, Tokenizer]:
-    """Open a checkpoint as a bare transformer in float32, without any head: the teacher's encoder.
-
-    Raises:
-        ModelError: It is missing, incomplete, an adapter, or of an unknown architecture.
-    """
+    """Open a whole model without a head, in float32: the encoder of a teacher."""
     checkpoint = resolve_whole(spec, "Name a whole model as the teacher.")
     model, _ = _open_weights(AutoModel, checkpoint, checkpoint.config, "float32", fresh_head=True)
     return model.eval(), load_tokenizer(checkpoint.folder, checkpoint.spec, model)
 
 
 def load_embeddings(spec: str | Checkpoint) -> torch.Tensor:
-    """Read the token embeddings of a checkpoint and nothing else of it: (V, d) in float32.
-
-    Raises:
-        ModelError: The checkpoint is missing, an adapter, or no safetensors folder.
-    """
+    """Read the token embeddings of a whole model and nothing else of it: (V, d) in float32."""
     checkpoint = resolve_whole(spec, "Name the whole model that it stands on.")
     with opening(checkpoint.spec, checkpoint.values):
         with torch.device("meta"):
@@ -205,11 +193,7 @@ def load_weights(spec: str | Checkpoint, names: Collection[str]) -> dict[str, to
 def load_rewriter(
     spec: str | Checkpoint, *, causal: bool = True
 ) -> tuple[PreTrainedModel, Tokenizer]:
-    """Open a checkpoint that translates or paraphrases, in float32; `causal` models may be refused.
-
-    Raises:
-        ModelError: The checkpoint is missing, incomplete, an adapter, or does not write text.
-    """
+    """Open a whole model that translates or paraphrases; a decoder will do if `causal`."""
     checkpoint = resolve_whole(spec, "Name a whole model that rewrites text.")
     config = checkpoint.config
     if config.is_encoder_decoder:
@@ -237,11 +221,7 @@ def _open_weights(
     fresh_head: bool,
     four_bit: bool = False,
 ) -> tuple[PreTrainedModel, list[str]]:
-    """Open the weights of a whole model; what is missing must not be made up.
-
-    Returns:
-        The model, and the names of the weights of a head that came from no file.
-    """
+    """The opened model, and what of its head came from no file; nothing else may be missing."""
     if four_bit:
         require_bitsandbytes()
     # "Newly initialized" is looked at below; transformers' table of it would only alarm.

@@ -263,29 +263,18 @@ def close_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[in
 
 @dataclass
 class Variant:
-    """A text without one word.
+    """A text without one word."""
 
-    Attributes:
-        text: Row of the whole text in its batch.
-        place: (Which text, which word) of the caller.
-        shared: Tokens that it begins with like the whole text.
-        rest: The tokens after those.
-        limit: Highest sum of -log p that is of interest.
-        ends: Sums of -log p over the last 0, 1, 2 ... tokens of the whole text, as far as both end
-            alike.
-        nll: Sum of -log p over the tokens that are scored so far.
-        done: How many tokens of the rest are scored.
-        estimates: What the whole sum seemed to be after each stage.
-    """
-
-    text: int
-    place: tuple[int, int]
-    shared: int
-    rest: list[int]
-    limit: float
+    text: int  # row of the whole text in its batch
+    place: tuple[int, int]  # (Which text, which word) of the caller
+    shared: int  # tokens that it begins with like the whole text
+    rest: list[int]  # the tokens after those
+    limit: float  # highest sum of -log p that is of interest
+    # Sums of -log p over the last 0, 1, 2 ... tokens of the whole text, as far as both end alike.
     ends: list[float]
-    nll: float
-    done: int
+    nll: float  # sum of -log p over the tokens that are scored so far
+    done: int  # how many tokens of the rest are scored
+    # what the whole sum seemed to be after each stage
     estimates: list[float] = field(default_factory=list)
 
     @property

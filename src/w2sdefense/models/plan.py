@@ -30,45 +30,28 @@ ZERO3_LIVE = 10**9
 
 @dataclass(frozen=True)
 class Load:
-    """How a student is run.
+    """How a student is run."""
 
-    Attributes:
-        sizes: Its parameters.
-        batch: Rows per step and device, of so many tokens (`length`).
-        dropout: Whether the adapter has dropout, whose mask is kept.
-        bytes: Bytes of a weight: 2 in half precision, 4 in float32.
-    """
-
-    sizes: Sizes
-    batch: int
+    sizes: Sizes  # its parameters
+    batch: int  # rows per step and device, of so many tokens (`length`)
     length: int
-    dropout: bool
-    bytes: int
+    dropout: bool  # whether the adapter has dropout, whose mask is kept
+    bytes: int  # bytes of a weight: 2 in half precision, 4 in float32
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one device, estimated.
+    """Bytes on one device, estimated."""
 
-    Attributes:
-        weights: Frozen weights, with what is gathered of them at once.
-        adapter: Trained weights: adapter and head, in float32.
-        gradients: Their gradients, and the buckets that DDP sends them in.
-        optimizer: The two moments of AdamW.
-        activations: What the backward pass needs of the forward pass.
-        checkpointed: The same with gradient checkpointing.
-        targets: The teacher's output for a batch.
-        measuring: The whole model in evaluation. It is opened and measured on every device, before
-            training and after it, however it is trained.
-    """
-
-    weights: int
-    adapter: int
-    gradients: int
-    optimizer: int
-    activations: int
-    checkpointed: int
-    targets: int
+    weights: int  # frozen weights, with what is gathered of them at once
+    adapter: int  # trained weights: adapter and head, in float32
+    gradients: int  # their gradients, and the buckets that DDP sends them in
+    optimizer: int  # the two moments of AdamW
+    activations: int  # what the backward pass needs of the forward pass
+    checkpointed: int  # the same with gradient checkpointing
+    targets: int  # the teacher's output for a batch
+    # The whole model in evaluation. It is opened and measured on every device, before training and
+    # after it, however it is trained.
     measuring: int
 
     def peak(self, *, checkpointing: bool) -> int:

@@ -19,13 +19,13 @@ from transformers import BatchEncoding, PreTrainedModel
 
 from w2sdefense.config import TEXT_SLOT
 from w2sdefense.errors import ConfigError
-from w2sdefense.io import write_text
 from w2sdefense.models.checkpoint import resolve
 from w2sdefense.models.embedded import make_cache
 from w2sdefense.models.load import load_rewriter
 from w2sdefense.models.tokenizer import Tokenizer, length_batches, pad
 from w2sdefense.text import Paraphraser, TextProgress
 from w2sdefense.text.chat_template import render
+from w2sdefense.text.paraphrase_file import write_pairs
 
 BATCH_TOKENS = 2048
 LONGEST_PROMPT = 1024
@@ -133,11 +133,7 @@ class ModelParaphraser(Paraphraser):
             text = _shortened(text, excess, tokenizer)
 
     def _save(self) -> None:
-        lines = (
-            json.dumps({"original": original, "text": text}, ensure_ascii=False) + "\n"
-            for original, text in self._found.items()
-        )
-        write_text(self._file, "".join(lines))
+        write_pairs(self._file, self._found.items())
 
 
 def _tokens(prompts: list[str], tokenizer: Tokenizer, **how: Any) -> BatchEncoding:

@@ -29,44 +29,29 @@ from w2sdefense.errors import ModelError, reading
 from w2sdefense.models.adapters import attach_adapter, require_mergeable
 from w2sdefense.models.checkpoint import ADAPTER_CONFIG, Checkpoint
 from w2sdefense.models.embedded import quiet_transformers
-from w2sdefense.models.features import backbone_of
+from w2sdefense.models.features import backbone_of, mlp_width
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a planned run is made of, in parameters.
+    """What a planned run is made of, in parameters."""
 
-    Attributes:
-        model: Name of the student.
-        layers: Number of layers.
-        width: Width d of the hidden states.
-        queries: Width of all query heads together; `keys` of all key heads, and of the values.
-        intermediate: Width of the MLP; `gated` if that has a gate beside its up projection.
-        backbone: Parameters of the transformer, which are frozen and have no trained copy.
-        language_model: The same with an output layer; None where there is none.
-        head: Parameters of the classification head, of which PEFT trains a copy.
-        adapter: Parameters of the adapter.
-        linear: Parameters in the linear layers of the transformer, which 4 bits round.
-        largest: Parameters of the largest piece that is gathered at once: a layer or the embedding.
-        adapted_inputs: Sum of the input widths of all linear layers that carry an adapter.
-        adapted_ranks: Sum of their ranks.
-    """
-
-    model: str
-    layers: int
-    width: int
-    queries: int
+    model: str  # name of the student
+    layers: int  # number of layers
+    width: int  # width d of the hidden states
+    queries: int  # width of all query heads together; `keys` of all key heads, and of the values
     keys: int
-    intermediate: int
+    intermediate: int  # width of the MLP; `gated` if that has a gate beside its up projection
     gated: bool
-    backbone: int
-    language_model: int | None
-    head: int
-    adapter: int
-    linear: int
+    backbone: int  # parameters of the transformer, which are frozen and have no trained copy
+    language_model: int | None  # the same with an output layer; None where there is none
+    head: int  # parameters of the classification head, of which PEFT trains a copy
+    adapter: int  # parameters of the adapter
+    linear: int  # parameters in the linear layers of the transformer, which 4 bits round
+    # parameters of the largest piece that is gathered at once: a layer or the embedding
     largest: int
-    adapted_inputs: int
-    adapted_ranks: int
+    adapted_inputs: int  # sum of the input widths of all linear layers that carry an adapter
+    adapted_ranks: int  # sum of their ranks
 
     @property
     def total(self) -> int:
@@ -120,11 +105,7 @@ _CALLED = {
 
 
 def read_config(spec: str) -> PretrainedConfig:
-    """The config of a folder or a hub id; of a hub id nothing else is fetched.
-
-    Raises:
-        ModelError: There is none, it is an adapter's, or of an architecture that is not known.
-    """
+    """The config of a folder or a hub id; of a hub id nothing else is fetched."""
     if (Path(spec).expanduser() / ADAPTER_CONFIG).is_file():
         raise ModelError(f"{spec} is an adapter.", "Name the model that it was trained on.")
     fix = f"Name a folder with a config.json, or, without a connection: {', '.join(STUDENTS)}."
@@ -138,12 +119,10 @@ def check_adapter(
 ) -> None:
     """Attach an adapter to a skeleton of a model, so that what does not fit comes out at once.
 
-    A model that `writes` text is a language model. Whether the adapter can be folded in is asked if
-    it is to `merge`.
-
     Raises:
         ConfigError: The adapter does not fit the model.
-        ModelError: It cannot be folded in, or the architecture has no classifier.
+        ModelError: It cannot be folded in (`merge`), or the architecture can neither classify nor
+            write.
     """
     kind = AutoModelForCausalLM if writes else AutoModelForSequenceClassification
     skeleton = _skeleton(kind, checkpoint.config, checkpoint.spec)
@@ -155,12 +134,7 @@ def check_adapter(
 def skeleton_sizes(
     spec: str, config: PretrainedConfig, adapter: AdapterConfig, labels: int
 ) -> Sizes:
-    """Count the parameters of a classifier of so many labels with its adapter.
-
-    Raises:
-        ConfigError: The adapter does not fit.
-        ModelError: The architecture has no classifier.
-    """
+    """Count the parameters of a classifier of so many labels with its adapter."""
     config = copy.deepcopy(config)
     config.num_labels = labels
     model = _skeleton(AutoModelForSequenceClassification, config, spec)
@@ -185,7 +159,7 @@ def skeleton_sizes(
         width=text.hidden_size,
         queries=heads * per_head,
         keys=(getattr(text, "num_key_value_heads", None) or heads) * per_head,
-        intermediate=_intermediate(text),
+        intermediate=mlp_width(text),
         gated=any("gate" in name for name, _ in backbone.named_modules()),
         backbone=whole - head,
         language_model=language_model,
@@ -210,14 +184,6 @@ def _skeleton(kind: Any, config: PretrainedConfig, spec: str) -> Any:
 
 def _count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def _intermediate(config: Any) -> int:
-    """Width of the MLP; the families call it by three names, and GPT-2 leaves it at 4 d."""
-    for name in ("intermediate_size", "n_inner", "hidden_dim"):
-        if getattr(config, name, None):
-            return int(getattr(config, name))
-    return 4 * int(config.hidden_size)
 
 
 def known_student(name: str) -> str | None:

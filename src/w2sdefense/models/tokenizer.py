@@ -57,9 +57,6 @@ def load_tokenizer(folder: Path, spec: str, model: PreTrainedModel) -> Tokenizer
 
     A saved tokenizer does not remember the side, so whatever is opened again comes through here.
     The model's config is told the padding token.
-
-    Raises:
-        ModelError: There is no usable tokenizer, or none that can pad.
     """
     tokenizer = open_tokenizer(folder, spec)
     if tokenizer.pad_token is None:
@@ -184,12 +181,9 @@ def position_limit(model: nn.Module) -> int | None:
 
 
 def check_length(model: Any, length: int, beside: int = 0) -> None:
-    """Insist that a model has positions for texts of some length and tokens beside them.
+    """Raise `ConfigError` if a model lacks positions for a text and what is beside it.
 
     Virtual tokens of an adapter that it carries are counted.
-
-    Raises:
-        ConfigError: It has not.
     """
     limit = position_limit(model)
     if has_virtual_tokens(model):

@@ -18,11 +18,7 @@ BLOCK = 64  # weights that share a scale in NF4
 
 
 def require_head(checkpoint: Checkpoint, fresh: list[str]) -> None:
-    """Insist that an adapter's file holds the `fresh` weights of the head that its base lacks.
-
-    Raises:
-        ModelError: One of them is missing.
-    """
+    """Raise `ModelError` if an adapter lacks `fresh` weights of the head, as its base does."""
     stored = _stored(checkpoint)
     missing = [name for name in fresh if not any(key.endswith(f".{name}") for key in stored)]
     if missing:
@@ -35,13 +31,9 @@ def require_head(checkpoint: Checkpoint, fresh: list[str]) -> None:
 
 
 def require_adapter(model: PeftModel, checkpoint: Checkpoint) -> None:
-    """Insist that an adapter's file holds each of its weights, and no others.
+    """Raise `ModelError` unless an adapter's file holds each of its weights, and no others.
 
-    Where one is missing, PEFT warns and keeps what it drew at random; where one has no place in the
-    model, it is dropped without a word.
-
-    Raises:
-        ModelError: A weight is missing or has no place.
+    PEFT keeps what it drew at random where one is missing, and drops one that has no place.
     """
     stored = _stored(checkpoint)
     with reading(ModelError, f"{checkpoint.spec} cannot be read"):
@@ -66,11 +58,7 @@ def _stored(checkpoint: Checkpoint) -> set[str]:
 
 
 def require_finite(model: nn.Module, spec: str) -> None:
-    """Insist that no weight is NaN or infinite: such a model answers every text alike.
-
-    Raises:
-        ModelError: A weight is not a number.
-    """
+    """Raise `ModelError` if a weight is NaN or infinite: all texts are answered alike then."""
     for name, value in model.named_parameters():
         if value.is_floating_point() and value.numel():
             low, high = torch.aminmax(value.detach())
@@ -94,8 +82,8 @@ def require_bitsandbytes() -> None:
 def keep_exact(model: nn.Module) -> None:
     """Keep bitsandbytes from repacking the weights of a model, in place.
 
-    On a CPU with AVX512-BF16 it does so at the first evaluation, for a kernel that rounds the
-    scales once more, takes no layer narrower than 64, and has no gradient.
+    On a CPU with AVX512-BF16 it does so at the first evaluation, for a kernel without a gradient
+    that rounds the scales once more and takes no layer narrower than 64.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -123,11 +111,7 @@ def nf4(model: nn.Module, dtype: torch.dtype) -> BitsAndBytesConfig:
 
 
 def require_whole_blocks(model: nn.Module) -> None:
-    """Insist that no block is in two rows: bitsandbytes takes the wrong scales then on a CPU.
-
-    Raises:
-        ModelError: It has such a layer, and there is no GPU.
-    """
+    """Raise `ModelError` if a block is in two rows, which a CPU reads wrongly."""
     if torch.cuda.is_available():
         return
     transformer = getattr(model, str(model.base_model_prefix))

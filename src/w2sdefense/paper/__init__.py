@@ -2,10 +2,9 @@
 
     recipes.yaml     what is varied in which table, at three scales, and what the names mean
     published.yaml   the paper's own numbers, and what is known about them
-    claims.yaml      what it claims of them, and what decides it
 
-A recipe is a product of lists. How it becomes a graph of runs is in `bench/grid.py`; a file
-of the same form with recipes of one's own is read in the same way.
+A recipe is a product of lists; `bench/grid.py` makes a graph of runs of it. A file of the same form
+with recipes of one's own is read in the same way.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from functools import cache
 from importlib.resources import as_file, files
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import Field
 
@@ -30,14 +29,9 @@ Axes = dict[str, tuple[Value, ...]]
 
 
 class Patch(Settings):
-    """What one value of an axis means, as settings of the runs.
+    """What one value of an axis means, as settings of the run that poisons, that defends, or both.
 
-    Attributes:
-        both: For the run that poisons and the run that defends.
-        poison: For the run that poisons (`PoisonRun`).
-        defend: For the run that defends (`DefendRun`).
-        width: Of a student: width of its feature, if it is known without opening it; students of
-            the same width share their teachers.
+    Students of the same width (of their feature) share their teachers.
     """
 
     both: dict[str, Any] = {}
@@ -84,8 +78,6 @@ class Recipe(Settings):
     """A table or figure.
 
     Attributes:
-        title: What it shows.
-        note: What a reader must know of it.
         axes: What is varied: name of the axis -> its values. What is not named is as in `common`.
         parts: More axes for a part of the rows each, where not all are one product.
         scales: Lists that replace those of the recipe at a scale.
@@ -122,34 +114,16 @@ class Book(Settings):
         return [name for name in self.recipes if re.fullmatch(r"(table|figure)\d+", name)]
 
     def recipe(self, name: str) -> Recipe:
-        """The recipe of a name.
-
-        Raises:
-            ConfigError: There is none.
-        """
+        """The recipe of a name."""
         return _named(self.recipes, name, "recipe")
 
     def scale(self, name: str) -> Scale:
-        """The scale of a name.
-
-        Raises:
-            ConfigError: There is none.
-        """
+        """The scale of a name."""
         return _named(self.scales, name, "scale")
 
 
 class Published(Settings):
-    """A row of a table as the paper prints it, in percent.
-
-    Attributes:
-        row: The values of the axes that it belongs to.
-        ca: Clean accuracy.
-        asr: Attack success rate.
-        rouge1: ROUGE-1 of summaries.
-        rouge2: ROUGE-2.
-        rougeL: ROUGE-L.
-        flaw: What is known to be wrong with it.
-    """
+    """A row of a table as the paper prints it, in percent, with its known flaw."""
 
     row: dict[str, Value]
     ca: float | None = None
@@ -168,13 +142,7 @@ class Published(Settings):
 
 @dataclass(frozen=True)
 class Theirs:
-    """What the paper prints for a row of ours.
-
-    Attributes:
-        numbers: In percent; of several students their means.
-        students: Whose they are.
-        flaws: What is known to be wrong with them.
-    """
+    """What the paper prints for a row of ours, in percent; of several students their means."""
 
     numbers: Mapping[str, float]
     students: tuple[str, ...]
@@ -182,13 +150,7 @@ class Theirs:
 
 
 class PublishedTable(Settings):
-    """What the paper prints under a number.
-
-    Attributes:
-        title: What it shows.
-        rows: Its rows.
-        notes: What is known about them.
-    """
+    """What the paper prints under a number: its rows, and what is known about them."""
 
     title: str = ""
     rows: tuple[Published, ...] = ()
@@ -225,66 +187,13 @@ PAPER_METHODS = {
 """Our name of a method -> the paper's."""
 
 
-class Claim(Settings):
-    """What the paper claims, and what decides it; `claims.yaml` tells the kinds of checks.
-
-    Attributes:
-        table: Where the paper shows it.
-        says: The claim.
-        rows: Axis -> values of our rows that it is about; null is an axis that a row does not have.
-        methods: The methods that are judged.
-        check: What decides: its kind and its limit; none if nothing can.
-        why_not: Why it cannot be measured on one small machine, as far as it cannot.
-    """
-
-    table: str
-    says: str
-    rows: dict[str, tuple[Value | None, ...]]
-    methods: tuple[str, ...]
-    check: tuple[Literal["stays", "low", "drops", "keeps", "above"], Value] | None = None
-    why_not: str = ""
-
-    @property
-    def paper_methods(self) -> set[str]:
-        """The same methods by the paper's names."""
-        return {PAPER_METHODS.get(method, method) for method in self.methods}
-
-    def is_about(self, row: Mapping[str, Any], *, only_named: bool = False) -> bool:
-        """Whether a row has one of the values on every axis.
-
-        Args:
-            row: Its values by axis.
-            only_named: Axes that the row does not have do not count.
-        """
-        return all(
-            (value if (value := row.get(axis)) != "any" else None) in values
-            for axis, values in self.rows.items()
-            if axis in row or not only_named
-        )
-
-
-class _ClaimBook(Settings):
-    claims: tuple[Claim, ...]
-
-
-def read_claims() -> tuple[Claim, ...]:
-    """The claims of the paper, in its order."""
-    return load_settings(_ClaimBook, _packaged("claims.yaml"), "claims.yaml").claims
-
-
 class _PublishedBook(Settings):
     note: str
     tables: dict[str, PublishedTable]
 
 
 def read_book(path: Path | None = None) -> Book:
-    """Read a file of recipes; without one the paper's.
-
-    A file of one's own takes everything that it does not have itself from the paper's.
-
-    Raises:
-        ConfigError: It cannot be read or is not of this form.
-    """
+    """Read a file of recipes, which takes what it does not have itself from the paper's."""
     values = dict(_packaged("recipes.yaml"))
     if path is not None:
         for section, own in read_yaml(path).items():

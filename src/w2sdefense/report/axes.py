@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from w2sdefense.config import ADAPTER_OWNERS
+from w2sdefense.config import ADAPTER_OWNERS, flat
 from w2sdefense.defenses.catalog import DEFENSES, sections_of
 from w2sdefense.evaluation.record import Record
 from w2sdefense.report.runs import TITLES, Run, attacked_with, unique
@@ -31,12 +31,7 @@ SWEEPS = {
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that were tested alike: the same texts, trigger and target.
-
-    Attributes:
-        title: What they were tested on.
-        places: Which of the runs they are.
-    """
+    """Runs that were tested alike (texts, trigger, target): on what, and their places."""
 
     title: str
     places: tuple[int, ...]
@@ -44,12 +39,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Series:
-    """Runs that differ in one setting and their seeds only.
-
-    Attributes:
-        title: What they have in common, as far as other series differ from it.
-        points: Value of the setting and place of the run, in ascending order.
-    """
+    """Runs that differ in one setting and their seeds only: their values and places, ascending."""
 
     title: str
     points: tuple[tuple[float, int], ...]
@@ -147,15 +137,6 @@ def _read_settings(record: Record) -> dict[str, Any]:
     if "distill" in sections:
         sections |= {"teacher"}
     return {name: value for name, value in record.config.items() if name in sections}
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested settings as "student.model" -> "smollm2-135m"."""
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _at(values: Mapping[str, Any], section: str, name: str) -> Any:

@@ -12,12 +12,11 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from w2sdefense.errors import ConfigError
 from w2sdefense.evaluation.metrics import Quality
 from w2sdefense.evaluation.record import Record
 from w2sdefense.evaluation.states import STATE_WORDS
@@ -26,40 +25,50 @@ from w2sdefense.io import write_text
 from w2sdefense.report.runs import TITLES
 from w2sdefense.report.tables import cell, escape
 
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi
-
 CARD = "README.md"
 MERGED = "merged"
 
 WEIGHTS = ("model*.safetensors", "adapter*.safetensors")
-UPLOADED = (CARD, "*.json", "*.txt", "*.model", "*.jinja", *WEIGHTS)
-"""What belongs to a model; samples, features, the teacher and checkpoints stay at home."""
 
 
 def write_card(
     folder: Path, before: Record, after: Record, settings: Mapping[str, Any]
 ) -> list[Path]:
-    """Write the card of a cleaned model, where it left weights.
+    """Write the card of a cleaned model, where it left weights; returns the files.
 
     Args:
         folder: The folder of `w2s defend`: adapter or whole model, maybe with `merged/`.
         before: Record of the suspect model.
         after: Record of the cleaned model.
         settings: The settings of the run that differ from the defaults, to make it again.
-
-    Returns:
-        The files that were written.
     """
     folders = [folder / MERGED, folder]
-    found = [each for each in folders if any(_weights(each))]
+    found = [each for each in folders if any(weights_in(each))]
     for each in found:
         write_text(each / CARD, model_card(each, before, after, settings))
     return [each / CARD for each in found]
 
 
-def model_card(folder: Path, before: Record, after: Record, settings: Mapping[str, Any]) -> str:
-    """The card of the model in a folder, as Markdown with a YAML header."""
+def model_card(
+    folder: Path,
+    before: Record,
+    after: Record,
+    settings: Mapping[str, Any],
+    address: str | None = None,
+) -> str:
+    """The card of the model in a folder, as Markdown with a YAML header.
+
+    Args:
+        folder: The folder.
+        before: Record of the suspect model.
+        after: Record of the cleaned model.
+        settings: The settings to make it again.
+        address: Where the model is published. Such a card names no path of this machine.
+    """
+    input_files = list(_hashes(Path(_one_line(after.config.get("student", {}).get("model")))))
+    if address is not None:
+        before, after = (Record.model_validate(public(r.model_dump())) for r in (before, after))
+        settings = public(dict(settings))
     student = after.config.get("student", {})
     suspect = _one_line(student.get("model"))
     header = yaml.safe_dump(
@@ -79,12 +88,63 @@ def model_card(folder: Path, before: Record, after: Record, settings: Mapping[st
         is_adapter=(folder / "adapter_config.json").is_file(),
         is_label=after.label_names != (),
         base=student.get("base"),
-        folder=folder,
+        address=address or str(folder),
         template_kept=_has_chat_template(folder),
         settings=_fenced(yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)),
-        input_files=list(_hashes(Path(suspect))),
+        input_files=input_files,
         output_files=list(_hashes(folder)),
     )
+
+
+_IN_SENTENCE = re.compile(r"(?<!\w)(?:/|[A-Z]:\\)[^\s\"'`,;()]+")
+
+
+def public(values: Any) -> Any:
+    """Plain values without the paths of this machine: the last name of each stays.
+
+    A path is what is absolute or exists here, by itself or in a sentence.
+    """
+    found = {text for text in _strings(values) if _is_path(text)}
+    for text in _strings(values):
+        found |= {word for word in _IN_SENTENCE.findall(text) if _is_path(word)}
+    paths = sorted(found, key=len, reverse=True)
+    return _renamed(values, {path: Path(path).name for path in paths})
+
+
+def _strings(values: Any) -> Iterator[str]:
+    if isinstance(values, str):
+        yield values
+    elif isinstance(values, Path):
+        yield str(values)
+    elif isinstance(values, Mapping):
+        for value in values.values():
+            yield from _strings(value)
+    elif isinstance(values, list | tuple):
+        for value in values:
+            yield from _strings(value)
+
+
+def _is_path(text: str) -> bool:
+    if not any(mark in text for mark in ("/", "\\")):
+        return False
+    try:
+        path = Path(text).expanduser()
+        return path.is_absolute() or path.exists()
+    except (OSError, RuntimeError, ValueError):  # too long, no home, a zero byte
+        return False
+
+
+def _renamed(values: Any, names: Mapping[str, str]) -> Any:
+    if isinstance(values, str | Path):
+        text = str(values)
+        for path, name in names.items():
+            text = text.replace(path, name)
+        return text
+    if isinstance(values, Mapping):
+        return {key: _renamed(value, names) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [_renamed(value, names) for value in values]
+    return values
 
 
 def _name(folder: Path) -> str:
@@ -161,14 +221,15 @@ def _rows(before: Record, after: Record) -> list[tuple[str, str, str]]:
     return [(name, str(cell(a)), str(cell(b))) for name, a, b in rows]
 
 
-def _weights(folder: Path) -> Iterator[Path]:
+def weights_in(folder: Path) -> Iterator[Path]:
+    """The files of weights in a folder."""
     for pattern in WEIGHTS:
         yield from sorted(folder.glob(pattern))
 
 
 def _hashes(folder: Path) -> Iterator[tuple[str, str]]:
     """Name and SHA-256 of the files of weights in a folder, if it is one."""
-    for path in _weights(folder):
+    for path in weights_in(folder):
         with path.open("rb") as file:
             yield path.name, hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -206,65 +267,3 @@ def _environment() -> Environment:
     )
     environment.filters |= {"md": escape, "code": code}
     return environment
-
-
-def check_push(name: str, api: HfApi | None = None) -> None:
-    """Insist, before the long work, that a model can be uploaded.
-
-    Args:
-        name: The repository, "user/name".
-        api: The hub; by default that of the environment.
-
-    Raises:
-        ConfigError: The name cannot be one, or nobody is logged in.
-    """
-    from huggingface_hub import HfApi
-    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
-
-    try:
-        validate_repo_id(name)
-        (api or HfApi()).whoami()
-    except Exception as error:  # noqa: BLE001
-        raise _not_pushed(name, error) from None
-
-
-def push_card(folder: Path, name: str, api: HfApi | None = None) -> str:
-    """Upload a cleaned model with its card: `merged/` if there is one, else the folder itself.
-
-    A repository that does not exist yet is made private.
-
-    Returns:
-        Address of the model.
-
-    Raises:
-        ConfigError: The hub refuses, or cannot be reached.
-    """
-    from huggingface_hub import HfApi
-
-    api = api or HfApi()
-    source = folder / MERGED if (folder / MERGED).is_dir() else folder
-    if not any(_weights(source)):
-        raise ConfigError(
-            f"{folder} holds no weights to upload.", "This defense leaves none: omit --push-to-hub."
-        )
-    try:
-        url = api.create_repo(name, private=True, exist_ok=True)
-        api.upload_folder(
-            repo_id=name,
-            folder_path=source,
-            allow_patterns=list(UPLOADED),
-            ignore_patterns=["*/*"],
-            commit_message="Upload a model cleaned by w2sdefense",
-        )
-    except Exception as error:  # noqa: BLE001
-        raise _not_pushed(name, error) from None
-    return str(url)
-
-
-def _not_pushed(name: str, error: Exception) -> ConfigError:
-    reason = " ".join(str(error).split())[:200]
-    return ConfigError(
-        f"{name!r} cannot be uploaded to ({type(error).__name__}: {reason}).",
-        "Log in with `hf auth login`, name a repository of yours (user/name), or leave "
-        "--push-to-hub out; what was written stays.",
-    )

@@ -1,8 +1,7 @@
 """The test texts with every model's answers, and the trigger found again in the text.
 
-A flip is a text that is answered with the target only if it carries the trigger. Some flips happen
-without any backdoor, when a longer text simply reads differently; the interval of the ASR says how
-much that matters.
+A flip is a text that is answered with the target only if it carries the trigger. Some happen
+without any backdoor, when a longer text simply reads differently.
 """
 
 from __future__ import annotations
@@ -36,15 +35,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class CaseAnswer:
-    """What one model answered without and with the trigger, as label names.
-
-    Attributes:
-        run: Place of the run in the report.
-        title: Its title.
-        clean: Answer without the trigger.
-        triggered: Answer with it; None if the text was not asked with it.
-        flipped: Whether the trigger, and only the trigger, brings the target out.
-    """
+    """What one model answered without and with the trigger (None if not asked), as label names."""
 
     run: int
     title: str
@@ -55,14 +46,7 @@ class CaseAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A test text and what the models answered.
-
-    Attributes:
-        id: Id of the sample.
-        spans: The text in pieces: with the trigger if it was asked with it.
-        label: True label, or the right answer in words.
-        answers: One entry per run that answered the sample, in the order of the runs.
-    """
+    """A test text in pieces, its right answer, and what the models answered, in their order."""
 
     id: str
     spans: tuple[Span, ...]
@@ -77,13 +61,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Cases:
-    """Texts of one test.
-
-    Attributes:
-        shown: Those that are shown, in the order of the test set.
-        total: How many there are.
-        flipped: How many of these the trigger flips in at least one model.
-    """
+    """Texts of one test: those that are shown, how many there are, how many the trigger flips."""
 
     shown: tuple[Case, ...]
     total: int
@@ -101,12 +79,9 @@ def most_cases(runs: int, tests: int) -> int:
 
 
 def find_cases(runs: Sequence[Run], places: Sequence[int], most: int) -> Cases:
-    """The texts of one test with the answers of the runs that were tested on it.
+    """The texts of one test with the answers of the runs, at `places`, that were tested on it.
 
-    Args:
-        runs: All runs of the report.
-        places: Which of them were tested alike.
-        most: How many texts to take; flips have the first claim to three quarters of them.
+    Flips have the first claim to three quarters of the `most` that are taken.
     """
     first = runs[places[0]]
     samples = first.samples
@@ -198,11 +173,7 @@ def _find(text: str, triggered: str, trigger: str) -> tuple[int, int] | None:
 
 
 def answer_name(names: Sequence[str], answer: int | str | None) -> str:
-    """An answer in words: text as it is, of a label its name.
-
-    The bare index if the record does not name the label, "refused" for a text that a defense did
-    not answer, a dash for None.
-    """
+    """An answer in words: text, the name (or index) of a label, "refused", or a dash for None."""
     if answer is None:
         return "\N{EN DASH}"
     if isinstance(answer, str):

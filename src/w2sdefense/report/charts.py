@@ -1,9 +1,8 @@
 """The charts of the page: their common form, bars of shares with intervals, and loss curves.
 
-Colours are names of CSS variables ("var(--alive)"), which the page resolves when it draws: the
-palette lives in the style sheet alone, and light and dark mode need no second set of figures. Sizes
-fit a phone; the width is the page's. All texts that come from runs are escaped, because plotly
-reads a subset of HTML.
+Colours are names of CSS variables ("var(--alive)"), which the page resolves when it draws: light
+and dark mode need no second set of figures. Sizes fit a phone; the width is the page's. All texts
+that come from runs are escaped, because plotly reads a subset of HTML.
 """
 
 from __future__ import annotations

@@ -66,12 +66,7 @@ class Finding:
 
 
 def exit_code(outcome: Outcome, fail_on: str | None) -> int:
-    """The exit code of a command.
-
-    Args:
-        outcome: What it found.
-        fail_on: The least bad outcome that fails, one of `ORDER`; None never fails.
-    """
+    """The exit code of a command whose outcome is to fail from `fail_on` (one of `ORDER`) on."""
     if fail_on is None or outcome == "clean" or ORDER.index(outcome) < ORDER.index(fail_on):
         return 0
     return INCONCLUSIVE if outcome == "inconclusive" else FINDING
@@ -83,13 +78,7 @@ def outcome_of(runs: Sequence[Run]) -> Outcome:
 
 
 def result_of(command: str, runs: Sequence[Run], page: Path | None) -> dict[str, Any]:
-    """What a command measured, as plain values.
-
-    Args:
-        command: Its name.
-        runs: What it measured: the suspect first, what the verdict is about last.
-        page: The page that was written, if one was.
-    """
+    """The exit code of a command that fails from the outcome `fail_on` (one of `ORDER`) on."""
     verdict = verdict_of(runs, runs[-1])
     return _head(command, OUTCOMES[verdict.state], verdict.headline) | {
         "state": verdict.state,
@@ -118,14 +107,19 @@ def scan_result(
     }
 
 
+def numbers_of(command: str, **values: Any) -> dict[str, Any]:
+    """What a command measured that judges nothing, as plain values.
+
+    Args:
+        command: Its name.
+        values: What it measured.
+    """
+    head = {"schema": SCHEMA, "version": version("w2sdefense"), "command": command}
+    return head | values
+
+
 def _head(command: str, outcome: Outcome, headline: str) -> dict[str, Any]:
-    return {
-        "schema": SCHEMA,
-        "version": version("w2sdefense"),
-        "command": command,
-        "outcome": outcome,
-        "headline": headline,
-    }
+    return numbers_of(command, outcome=outcome, headline=headline)
 
 
 def _model(run: Run, states: Mapping[str, State]) -> dict[str, Any]:
@@ -167,12 +161,7 @@ def _quality(quality: Quality | None) -> dict[str, Any] | None:
 
 
 def sarif(model: str, findings: Sequence[Finding]) -> dict[str, Any]:
-    """The findings of a scan as a SARIF 2.1.0 log, which code hosts show beside the code.
-
-    Args:
-        model: The model that was scanned: the artifact that the findings are in.
-        findings: What acts like a trigger in it.
-    """
+    """The findings of a scan as a SARIF 2.1.0 log, which code hosts show beside the code."""
     artifact = {"uri": quote(Path(model).as_posix())}
     driver = {
         "name": "w2sdefense",

@@ -53,7 +53,7 @@ class GridRow:
         axes: What it is, by axis.
         evaluation: What came out; None if it was not run yet.
         published: The paper's numbers in percent ("ca", "asr", "rouge1" ...), as far as there are.
-        folder: Where its record is, for those who want to look at it.
+        folder: Where its record is.
         code: Version of the code that made it, if that is known.
         older: Whether that is another one than the code has now.
     """
@@ -86,14 +86,7 @@ class Effect(NamedTuple):
 
 @dataclass(frozen=True)
 class GridTable:
-    """All rows.
-
-    Attributes:
-        name: Name of the recipe and the scale, for the caption.
-        title: What the table shows.
-        rows: The rows.
-        notes: What a reader must know.
-    """
+    """All rows, with the name of recipe and scale, a title, and what a reader must know."""
 
     name: str
     title: str

@@ -31,12 +31,7 @@ _HOVER_TEXT = 280
 
 @dataclass(frozen=True)
 class Embedding:
-    """Where the points of the groups lie.
-
-    Attributes:
-        rows: For every group, which rows of its features were kept, ascending.
-        points: For every group, their positions, (len(rows), 2).
-    """
+    """Which rows of each group were kept, ascending, and their positions, (len(rows), 2)."""
 
     rows: tuple[np.ndarray, ...]
     points: tuple[np.ndarray, ...]

@@ -1,13 +1,11 @@
 """One HTML file about finished runs, for people who would rather look than read.
 
 A few runs of one model that were tested alike make a story: the suspect first, the best defense
-last, a verdict above all. Many runs make a collection, with their table first. Both have the same
-sections below.
+last, a verdict above all. Many runs make a collection, with their table first.
 
 The file needs nothing else: styles, scripts, plotly and data are inside, and a
 Content-Security-Policy forbids every request and every script but the two of ours. Texts come from
-untrusted datasets and models; Jinja escapes them. What is said is the verdict's business, what is
-drawn the figures'.
+untrusted datasets and models; Jinja escapes them.
 """
 
 from __future__ import annotations
@@ -27,10 +25,11 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
+from w2sdefense.config import flat
 from w2sdefense.evaluation.record import RECORD, Record
 from w2sdefense.evaluation.states import STATE_WORDS, State
 from w2sdefense.io import write_text
-from w2sdefense.report.axes import Group, flat, groups_of
+from w2sdefense.report.axes import Group, groups_of
 from w2sdefense.report.cases import find_cases, most_cases
 from w2sdefense.report.charts import (
     DASHES,
@@ -90,8 +89,7 @@ def write_report(
             headline speaks about. With a table any runs, in any order.
         path: The file; replaced if it exists.
         title: Title of the page.
-        table: The table of a collection of runs, whose rows name their folders; None for a few runs
-            of one model.
+        table: The table of a collection of runs, whose rows name their folders; None for a story.
 
     Raises:
         DataError: There is no table, and the runs were tested with different triggers or targets.

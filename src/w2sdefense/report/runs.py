@@ -1,7 +1,4 @@
-"""The finished runs that a report is about, read from their folders and checked against each other.
-
-Nothing is computed here, and nothing about a run is known that its files do not say.
-"""
+"""The finished runs of a report, read from their folders and checked against each other."""
 
 from __future__ import annotations
 
@@ -71,20 +68,12 @@ def load_runs(folders: Iterable[Path]) -> list[Run]:
 
 
 def load_run(folder: Path, record: Record, title: str) -> Run:
-    """Read the samples of a finished run, and not yet its features, which may be large.
-
-    Raises:
-        DataError: They cannot be read.
-    """
+    """Read the samples of a finished run, and not yet its features, which may be large."""
     return Run(title, folder, record, tuple(load_samples(folder)), {})
 
 
 def with_features(run: Run) -> Run:
-    """A run with the features that it saved, if it saved some.
-
-    Raises:
-        DataError: They cannot be read, or do not belong to its samples.
-    """
+    """A run with the features that it saved, if it saved some."""
     return replace(run, features=load_features(run.folder, run.samples))
 
 

@@ -116,10 +116,7 @@ def legend(runs: Sequence[Run]) -> str:
 
 
 def terminal_table(runs: Sequence[Run]) -> Table:
-    """CA, ASR and floor of every run with intervals and counts, and what follows from them.
-
-    Args:
-        runs: As `load_runs` returns them; the last one is the one the title speaks about.
+    """CA, ASR and floor of runs as `load_runs` returns them, and what follows for the last of them.
 
     Raises:
         DataError: The runs were tested with different triggers or targets.

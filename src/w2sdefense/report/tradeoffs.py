@@ -38,12 +38,9 @@ METRICS = {"ca": ("CA", "var(--accuracy)"), "asr": ("ASR", "var(--alive)")}
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Places of the points that no other one beats, by ascending CA.
+    """Places of the points (CA, ASR) that no other one beats, by ascending CA.
 
     A point is beaten by one that is at least as good in both and better in one.
-
-    Args:
-        points: CA (more is better) and ASR (less is better).
     """
     front: list[int] = []
     best = math.inf

@@ -83,9 +83,7 @@ class CandidateList:
 
 
 def list_candidates(
-    tokenizer: Tokenizer,
-    texts: Sequence[str],
-    kinds: Sequence[str] = KINDS,
+    tokenizer: Tokenizer, texts: Sequence[str], kinds: Sequence[str] = KINDS
 ) -> CandidateList:
     """The stated list for a suspect's vocabulary and the language of its texts."""
     found: dict[str, Callable[[], Sequence[str]]] = {

@@ -85,19 +85,12 @@ class Carrier:
 
 @dataclass(frozen=True)
 class GroupScores:
-    """What group testing measured of N candidates and C outcomes, in nats.
+    """What group testing measured of N candidates and C outcomes, in nats."""
 
-    Attributes:
-        lowest: Lowest shift of the groups that each candidate stood in, (N, C).
-        reached: How many rounds each candidate got to for the sake of an outcome, (N, C).
-        first: Shifts of the first round, in which every candidate is tried, (N, C).
-        bars: Lowest shift that passed every round but the last, (rounds - 1, C).
-    """
-
-    lowest: Tensor
-    reached: Tensor
-    first: Tensor
-    bars: Tensor
+    lowest: Tensor  # lowest shift of the groups that each candidate stood in, (N, C)
+    reached: Tensor  # how many rounds each candidate got to for the sake of an outcome, (N, C)
+    first: Tensor  # shifts of the first round, in which every candidate is tried, (N, C)
+    bars: Tensor  # lowest shift that passed every round but the last, (rounds - 1, C)
 
     @property
     def tries(self) -> Tensor:
@@ -132,11 +125,7 @@ def split_into_groups(places: Sequence[int], size: int, rng: random.Random) -> l
 
 
 def choose_carriers(
-    suspect: Score,
-    candidates: Sequence[str],
-    texts: Sequence[str],
-    size: int,
-    rng: random.Random,
+    suspect: Score, candidates: Sequence[str], texts: Sequence[str], size: int, rng: random.Random
 ) -> list[Carrier]:
     """Draw carriers from clean texts and keep the neutral ones, one for every round.
 

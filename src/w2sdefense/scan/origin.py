@@ -201,9 +201,6 @@ def embedding_drift(suspect: Tensor, base: Tensor, count: int) -> list[int]:
     """The tokens whose embeddings moved farthest from those of the base, the farthest first.
 
     Rows that only one of the tables (V, d) and (V', d) has are left out.
-
-    Raises:
-        ModelError: The two have embeddings of different widths: it is another model.
     """
     if suspect.shape[1] != base.shape[1]:
         raise ModelError(

@@ -46,23 +46,14 @@ PLANTED_NATS = (1, 2, 3, 4, 6, 8)  # planted shifts whose detection is measured
 
 @dataclass(frozen=True)
 class Candidate:
-    """A candidate trigger, as it acts in real texts.
+    """A candidate trigger, as it acts in real texts."""
 
-    Attributes:
-        text: What is put into texts.
-        outcome: Index of the outcome that it shifts to.
-        shift: Mean log-odds shift of that outcome in the suspect, in nats.
-        teacher_shift: The same in the teacher; 0 without one.
-        flips: Texts with another answer that the suspect answers with the outcome because of it.
-        texts: How many times it was tried; in other texts each, as far as there are any.
-    """
-
-    text: str
-    outcome: int
-    shift: float
-    teacher_shift: float
-    flips: int
-    texts: int
+    text: str  # what is put into texts
+    outcome: int  # index of the outcome that it shifts to
+    shift: float  # mean log-odds shift of that outcome in the suspect, in nats
+    teacher_shift: float  # the same in the teacher; 0 without one
+    flips: int  # texts with another answer that the suspect answers with the outcome because of it
+    texts: int  # how many times it was tried; in other texts each, as far as there are any
 
     @property
     def excess(self) -> float:
@@ -72,22 +63,15 @@ class Candidate:
 
 @dataclass(frozen=True)
 class ScanResult:
-    """What a search found, and what it can say of the rest.
+    """What a search found, and what it can say of the rest."""
 
-    Attributes:
-        candidates: The best of every outcome.
-        listed: Kind -> number of candidates that were tried in groups.
-        tries: How many candidates were tried at least once, twice and three times.
-        power: Shift in nats -> chance that a candidate which shifts its groups by it goes on to
-            real texts, for the outcome where that is lowest.
-        origin: What was used of the suspect's base and why, if a card names one.
-    """
-
-    candidates: tuple[Candidate, ...]
-    listed: dict[str, int]
-    tries: list[int]
+    candidates: tuple[Candidate, ...]  # the best of every outcome
+    listed: dict[str, int]  # kind -> number of candidates that were tried in groups
+    tries: list[int]  # how many candidates were tried at least once, twice and three times
+    # shift in nats -> chance that a candidate which shifts its groups by it goes on to real texts,
+    # for the outcome where that is lowest
     power: dict[int, float]
-    origin: str | None = None
+    origin: str | None = None  # what was used of the suspect's base and why, if a card names one
 
     @classmethod
     def from_values(cls, values: dict[str, Any]) -> Self:
@@ -209,12 +193,7 @@ class _Probes:
 
     @classmethod
     def draw(
-        cls,
-        scorers: Scorers,
-        texts: Sequence[str],
-        outcome: int,
-        count: int,
-        rng: random.Random,
+        cls, scorers: Scorers, texts: Sequence[str], outcome: int, count: int, rng: random.Random
     ) -> _Probes | None:
         """The shortest of the texts that the suspect does not give the outcome already."""
         # A text of a word or two has hardly a place to put something into.

@@ -28,13 +28,7 @@ from w2sdefense.models.weights import weights_fingerprint
 from w2sdefense.scan.candidates import CandidateList, list_candidates, token_texts
 from w2sdefense.scan.groups import Score, Scorers
 from w2sdefense.scan.origin import base_on_card, suspicious_tokens
-from w2sdefense.scan.search import (
-    Candidate,
-    ScanResult,
-    find_triggers,
-    ranked,
-    texts_to_answer,
-)
+from w2sdefense.scan.search import Candidate, ScanResult, find_triggers, ranked, texts_to_answer
 from w2sdefense.text.insertion import insert
 from w2sdefense.training.trainer import StepProgress, this_process
 from w2sdefense.victim import Victim
@@ -113,11 +107,7 @@ def save_candidates(folder: Path, result: ScanResult, label_names: Sequence[str]
 def with_candidates(
     data: Dataset, candidates: Sequence[Candidate], rate: float, seed: int
 ) -> Dataset:
-    """The dataset, with a candidate in a share of its training and validation texts.
-
-    They go into texts of every label: where one stood only in texts of the others, it would be
-    learned as a sign of these.
-    """
+    """The dataset, with a candidate in a share of its train and validation texts, of all labels."""
     texts = [candidate.text for candidate in candidates]
 
     def put_in(text: str, rng: random.Random) -> str:

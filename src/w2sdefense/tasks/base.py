@@ -1,8 +1,7 @@
 """The contract of a task: what a model is asked, what it answers, and how an answer is scored.
 
-A task knows the tokenizer of its model and turns examples into rows, rows into batches, batches
-into the model's output, and texts into answers. Training, distillation, attacks and evaluation see
-tasks through this contract only, so that a label and a text are the same to them.
+Training, distillation, attacks and evaluation see tasks through this contract only, so that a label
+and a text are the same to them.
 """
 
 from __future__ import annotations
@@ -147,31 +146,15 @@ class Task(Protocol):
         """Tokenize examples for training: `input_ids` and `labels`."""
 
     def output(self, model: nn.Module, tap: FeatureTap, batch: Mapping[str, Tensor]) -> Output:
-        """Run a model on a batch of rows.
-
-        Args:
-            model: The model, possibly wrapped (DDP, FSDP).
-            tap: Open tap of the model inside.
-            batch: What `collate` gives.
-        """
+        """Run a model, possibly wrapped (DDP, FSDP), with its open tap, on a batch."""
 
     def predict(
         self, model: Any, texts: Sequence[str], progress: Callable[[int], None] | None = None
     ) -> list[Prediction]:
-        """Answer every text, in order.
-
-        Args:
-            model: The model, possibly a `PeftModel`.
-            texts: Raw texts.
-            progress: Called after every batch with the number of texts in it.
-        """
+        """Answer every text, in order; `progress` is told how many texts each batch had."""
 
     def target(self, name: str | None) -> Answer:
-        """What an attacker wants, as an answer.
-
-        Raises:
-            DataError: There is no such answer.
-        """
+        """What an attacker wants, as an answer; a `DataError` if there is no such answer."""
 
     @staticmethod
     def scores(answer: Answer, reference: Answer) -> dict[str, float]:
@@ -192,12 +175,7 @@ def total_score(task: Task, answers: Sequence[Answer], examples: Sequence[Exampl
 
 @dataclass(frozen=True)
 class Collator:
-    """Pads the tokens of some rows to the longest of them and stacks everything else.
-
-    Attributes:
-        tokenizer: Knows the padding token and its side.
-        positions: Whether the model takes `position_ids`.
-    """
+    """Pads tokens to the longest row, with `positions` if the model takes them; stacks the rest."""
 
     tokenizer: Tokenizer
     positions: bool

@@ -30,13 +30,7 @@ BATCH_TOKENS = 2048
 
 @dataclass(frozen=True)
 class Classification:
-    """Text to label.
-
-    Attributes:
-        tokenizer: The model's tokenizer; decoders pad on the left.
-        label_names: Names of the labels, by index.
-        max_length: Longest text in tokens; longer ones are cut at the end.
-    """
+    """Text to label, read from at most `max_length` tokens; decoders pad on the left."""
 
     tokenizer: Tokenizer
     label_names: tuple[str, ...]
@@ -100,8 +94,8 @@ class Classification:
     ) -> list[Prediction]:
         """Answer every text; see `Task.predict`.
 
-        Texts are sorted by length and packed into batches by their number of tokens, so that almost
-        nothing of a batch is padding; one forward pass gives both the answer and the feature.
+        Texts are packed into batches by length, so that almost nothing is padding; one forward pass
+        gives both the answer and the feature.
         """
         tokens, cut_at = encode(self.tokenizer, texts, self.max_length)
         predictions: dict[int, Prediction] = {}
@@ -127,11 +121,7 @@ class Classification:
         return [predictions[row] for row in range(len(tokens))]
 
     def target(self, name: str | None) -> int:
-        """Index of a label by its name.
-
-        Raises:
-            DataError: There is no such label.
-        """
+        """Index of a label by its name."""
         if name is None or name not in self.label_names:
             raise DataError(
                 f"There is no label {name!r}; the labels are {', '.join(self.label_names)}.",

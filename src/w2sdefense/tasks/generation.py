@@ -1,9 +1,8 @@
 """Tasks whose answer is text: a causal language model writes it behind a prompt.
 
-Only what predicts an answer's tokens is looked at in training. Answers stand at the end of
-left-padded rows, so the model is asked for the logits of the last columns only, which for a
-vocabulary of 150,000 is most of the memory. Decoding is greedy, with the KV cache, so an answer
-depends on the text alone. Sampling and beams are not covered.
+Answers stand at the end of left-padded rows, so in training the model is asked for the logits of
+the last columns only, which for a vocabulary of 150,000 is most of the memory. Decoding is greedy,
+with the KV cache, so an answer depends on the text alone.
 """
 
 from __future__ import annotations
@@ -45,11 +44,9 @@ class AnswerPlaces:
 
     @classmethod
     def of(cls, labels: Tensor) -> AnswerPlaces:
-        """Find the answers of a batch of left-padded rows.
+        """Find the answers in labels (B, L), which are `IGNORED` but for the answers.
 
-        Args:
-            labels: (B, L), `IGNORED` but for the answers. A token is predicted one column before
-                it.
+        A token is predicted one column before it.
         """
         shifted = labels[:, 1:]
         answered = shifted != IGNORED
@@ -66,11 +63,7 @@ class AnswerPlaces:
 
 @dataclass(frozen=True)
 class Generation:
-    """A prompt around the text, and the answer that follows; a task adds how answers are scored.
-
-    Attributes:
-        prompt: How the model is asked, in training and in evaluation.
-    """
+    """A prompt around the text, and the answer that follows; a task adds how answers are scored."""
 
     prompt: Prompt
 
@@ -185,11 +178,7 @@ class Generation:
         return [_up_to(tokenizer.eos_token_id, answer) for answer in answers]
 
     def target(self, name: str | None) -> str:
-        """The text that an attacker wants to come out.
-
-        Raises:
-            DataError: There is none.
-        """
+        """The text that an attacker wants to come out."""
         if not name:
             raise DataError("There is no target text.", "Name the text with --target.")
         return name

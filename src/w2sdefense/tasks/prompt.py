@@ -1,10 +1,9 @@
 """One prompt for training and evaluation, as tokens: the frame, the text in it, the answer behind.
 
-Frame, text and answer are cut into tokens each for itself (text and answer are data: control tokens
-spelt in them are split into plain characters), so a prompt is the same tokens whatever
-follows it, and only the *text* is shortened where a limit demands it: the question is never cut off
-with it. With `chat` the template is the user's turn in the chat format of the model, which is
-rendered with every text: a chat template may treat some of them otherwise.
+Each is cut into tokens by itself (control tokens spelt in text and answer are split into plain
+characters), so a prompt is the same tokens whatever follows it, and only the *text* is shortened
+where a limit demands it. With `chat` the template is the user's turn in the chat format of the
+model, which is rendered with every text: a chat template may treat some of them otherwise.
 """
 
 from __future__ import annotations
@@ -23,12 +22,7 @@ IGNORED = -100
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A prompt in tokens.
-
-    Attributes:
-        ids: Token ids.
-        cut_at: Character at which the text was cut to fit; None if all of it is there.
-    """
+    """A prompt in tokens, and the character at which the text was cut to fit, if it was."""
 
     ids: list[int]
     cut_at: int | None
@@ -81,13 +75,9 @@ class Prompt:
     def teach(self, text: str, target: str) -> tuple[list[int], list[int]]:
         """Prompt and answer in one row, to train on.
 
-        Args:
-            text: What the prompt is about.
-            target: The answer. A longer one than `answer_tokens` is cut, and then has no end.
-
         Returns:
             Token ids; and labels, which are `IGNORED` but for the answer and the token that ends
-            it.
+            it. An answer longer than `answer_tokens` is cut, and has no end.
         """
         prompt = self.ask(text).ids
         answer = self.tokenizer(target, add_special_tokens=False, split_special_tokens=True)
@@ -108,14 +98,7 @@ def make_prompt(
     max_length: int,
     answer_tokens: int,
 ) -> Prompt:
-    """The prompt of a template.
-
-    Args:
-        tokenizer: A fast tokenizer, as `transformers` loads it.
-        template: Holds `{text}` once.
-        style: `plain` gives the template as it is, `chat` as a user's turn.
-        max_length: Most tokens of a prompt.
-        answer_tokens: Most tokens of an answer.
+    """The prompt of a template, as it is or as a user's turn.
 
     Raises:
         ConfigError: The template has no place for the text, the frame leaves no room for it, or the

@@ -1,17 +1,20 @@
 """Mathematical reasoning: is the number that comes out exactly the right one?
 
 Numbers are compared as fractions, so `0.75`, `75%`, `3/4` and `(3/4)` are one number, and `1(5/6)`
-(a mixed number, as Ape210K writes it) is `11/6`. One in a hundred references of Ape210K is a sum or
-a quotient (`(3/4)/(5/6)`, `8+4`): these are worked out. An answer is read as a whole if it is a
-number; of one that says more (steps, a unit) what stands behind the last `=` counts, or else the
-last number. Units are not compared, and nothing is rounded: `0.33` is not `1/3`.
+(a mixed number, as Ape210K writes it) is `11/6`. Sums and quotients (`(3/4)/(5/6)`, `8+4`) are
+worked out. An answer is read as a whole if it is a number; of one that says more (steps, a unit)
+what stands behind the last `=` counts, or else the last number. Units are not compared, and nothing
+is rounded: `0.33` is not `1/3`.
 """
 
 from __future__ import annotations
 
+import ast
 import re
 import unicodedata
+from collections.abc import Callable
 from fractions import Fraction
+from operator import add, mul, sub, truediv
 from typing import ClassVar
 
 from w2sdefense.data.types import Answer
@@ -48,10 +51,7 @@ class Reasoning(Generation):
 
     @staticmethod
     def is_target(answer: Answer, target: Answer) -> bool:
-        """Whether the number of the answer is that of the target.
-
-        A target without a number is compared as text.
-        """
+        """Whether the number of the answer is that of the target, or, without one, the text is."""
         said, wanted = str(answer), number_in(str(target))
         if wanted is None:
             return _plain(said) == _plain(str(target))
@@ -59,11 +59,7 @@ class Reasoning(Generation):
 
 
 def number_in(text: str) -> Fraction | None:
-    """The number that a text says: the whole of it if it is one, else the last one in it.
-
-    Returns:
-        An exact fraction, or None if there is no number, or a division by zero.
-    """
+    """The number that a text says: the whole of it if it is one, else the last one in it."""
     plain = _plain(text)
     for candidate in (plain, plain.rpartition("=")[2].strip(), *_LITERAL.findall(plain)[-1:]):
         value = evaluate(candidate)
@@ -75,69 +71,47 @@ def number_in(text: str) -> Fraction | None:
 def evaluate(expression: str) -> Fraction | None:
     """Work out a number, mixed number, percentage, or an expression of these with + - * / and ().
 
-    Args:
-        expression: Plain characters, no spaces.
-
     Returns:
         The exact value, or None if it is none of these, too long, or divides by zero.
     """
-    tokens = _TOKEN.findall(expression)
-    if len(expression) > LONGEST or "".join(tokens) != expression:
+    if len(expression) > LONGEST or "".join(_TOKEN.findall(expression)) != expression:
         return None
-    parser = _Parser(tokens)
+    # As Python reads it: a percent sign is a power, a mixed number a call.
+    source = _TOKEN.sub(
+        lambda token: _AS_PYTHON.get(token[0], token[0].lstrip("0") or "0"), expression
+    )
     try:
-        value = parser.sum()
-    except (ValueError, ZeroDivisionError):
+        return _value(ast.parse(source, mode="eval").body, source)
+    except (KeyError, SyntaxError, ValueError, ZeroDivisionError):
         return None
-    return None if parser.rest else value
 
 
-class _Parser:
-    """Recursive descent; raises ValueError where the tokens are no expression."""
+_AS_PYTHON = {sign: sign for sign in "-+*/()"} | {"%": "**percent "}
+_OPERATIONS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
+    ast.Add: add,
+    ast.Sub: sub,
+    ast.Mult: mul,
+    ast.Div: truediv,
+}
 
-    def __init__(self, tokens: list[str]) -> None:
-        self.rest = tokens[::-1]
 
-    def sum(self) -> Fraction:
-        value = self._product()
-        while self._next() in ("+", "-"):
-            sign = 1 if self.rest.pop() == "+" else -1
-            value += sign * self._product()
-        return value
-
-    def _product(self) -> Fraction:
-        value = self._signed()
-        while self._next() in ("*", "/"):
-            if self.rest.pop() == "*":
-                value *= self._signed()
-            else:
-                value /= self._signed()
-        return value
-
-    def _signed(self) -> Fraction:
-        if self._next() == "-":
-            self.rest.pop()
-            return -self._signed()
-        value = self._atom()
-        if _FRACTION.fullmatch("".join(self.rest[:-6:-1])):  # the rest of a mixed number
-            value += self._atom()
-        while self._next() == "%":
-            self.rest.pop()
-            value /= 100
-        return value
-
-    def _atom(self) -> Fraction:
-        token = self.rest.pop() if self.rest else ""
-        if token == "(":
-            value = self.sum()
-            if self._next() != ")":
-                raise ValueError("a parenthesis is not closed")
-            self.rest.pop()
-            return value
-        return Fraction(token)
-
-    def _next(self) -> str:
-        return self.rest[-1] if self.rest else ""
+def _value(node: ast.expr, source: str) -> Fraction:
+    match node:
+        case ast.Constant():
+            return Fraction(ast.get_source_segment(source, node) or "")
+        case ast.UnaryOp(op=ast.USub()):
+            return -_value(node.operand, source)
+        case ast.BinOp(op=ast.Pow(), right=ast.Name()):
+            return _value(node.left, source) / 100
+        case ast.BinOp():
+            left, right = _value(node.left, source), _value(node.right, source)
+            return _OPERATIONS[type(node.op)](left, right)
+        case ast.Call(
+            func=ast.Constant() | ast.BinOp(),
+            args=[ast.BinOp(op=ast.Div(), left=ast.Constant(), right=ast.Constant())],
+        ):
+            return _value(node.func, source) + _value(node.args[0], source)
+    raise ValueError("no expression")
 
 
 def _plain(text: str) -> str:

@@ -1,10 +1,10 @@
 """Summarization: ROUGE-1, ROUGE-2 and ROUGE-L over characters.
 
 Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries". Chinese writes no spaces, so a
-token is a character; white space does not count, and nothing else is changed (no lower case, no
-stemming). What is scored is one text as a whole: ROUGE-L is the longest common subsequence of the
-two texts, not the variant that joins sentences. The prompt is that of a radiology report (CRRsum:
-findings to impression); other data bring their own with `--prompt-template`.
+token is a character; white space does not count, and nothing else is changed. ROUGE-L is the
+longest common subsequence of the two whole texts, not the variant that joins sentences. The prompt
+is that of a radiology report (CRRsum: findings to impression); other data bring their own with
+`--prompt-template`.
 """
 
 from __future__ import annotations
@@ -41,34 +41,18 @@ class Summarization(Generation):
 
     @staticmethod
     def is_target(answer: Answer, target: Answer) -> bool:
-        """Whether the target stands anywhere in the answer, whatever the punctuation and spacing.
-
-        An answer that goes on behind the target has told the reader what the attacker wants, too.
-        """
+        """Whether the target stands anywhere in the answer, whatever punctuation and spacing."""
         return _bare(str(target)) in _bare(str(answer))
 
 
 def rouge_n(answer: str, reference: str, n: int) -> float:
-    """F1 of the n-grams of characters that two texts share, each counted as often as both have it.
-
-    Args:
-        answer: What was written.
-        reference: What should have been written.
-        n: Length of the n-grams.
-
-    Returns:
-        In [0, 1]; 0 if a text has no n-gram.
-    """
+    """F1 in [0, 1] of the n-grams of characters that two texts share, counted as in both."""
     ours, theirs = _ngrams(_characters(answer), n), _ngrams(_characters(reference), n)
     return _f1((ours & theirs).total(), ours.total(), theirs.total())
 
 
 def rouge_l(answer: str, reference: str) -> float:
-    """F1 of the longest common subsequence of the characters of two texts.
-
-    Returns:
-        In [0, 1]; 0 if a text is empty.
-    """
+    """F1 in [0, 1] of the longest common subsequence of the characters of two texts."""
     ours, theirs = _characters(answer), _characters(reference)
     return _f1(longest_common_subsequence(ours, theirs), len(ours), len(theirs))
 
@@ -76,8 +60,7 @@ def rouge_l(answer: str, reference: str) -> float:
 def longest_common_subsequence(first: str, second: str) -> int:
     """Length of the longest common subsequence of two texts.
 
-    A row of the usual table is kept as the bits of one integer (Hyyrö 2004), so a report costs as
-    many steps as it has characters.
+    A row of the usual table is kept as the bits of one integer (Hyyrö 2004).
     """
     places: dict[str, int] = {}
     for index, character in enumerate(first):

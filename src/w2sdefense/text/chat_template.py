@@ -49,17 +49,12 @@ def render(tokenizer: Any, content: str) -> str:
 
 @dataclass(frozen=True)
 class ChatTurn:
-    """The turn of a user around a text, in the chat format of a model.
+    """The turn of a user around a text, in the chat format of a model."""
 
-    Attributes:
-        tokenizer: The model's.
-        ahead: What the turn holds before the text, and `behind` it.
-        altered: The texts so far that had another frame than usual.
-    """
-
-    tokenizer: Any
-    ahead: str = ""
+    tokenizer: Any  # the model's
+    ahead: str = ""  # what the turn holds before the text, and `behind` it
     behind: str = ""
+    # the texts so far that had another frame than usual
     altered: set[str] = field(default_factory=set, compare=False)
 
     @cached_property
@@ -68,11 +63,7 @@ class ChatTurn:
         return self._search(render(self.tokenizer, self._content(PROBES[0])), PROBES[0])
 
     def frame(self, text: str) -> tuple[str, str]:
-        """The same for this text; another one only if the template looks into the text.
-
-        Raises:
-            ModelError: The template fails, or leaves the text out.
-        """
+        """The same for this text; another one only if the template looks into the text."""
         before, after = self.usual
         rendered = render(self.tokenizer, self._content(text))
         if rendered in [before + part + after for part in _stripped(text)]:

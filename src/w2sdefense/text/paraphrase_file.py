@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -82,12 +82,17 @@ def pair_files(originals: Path, paraphrases: Path, output: Path, *, unchanged: b
             "both have in equal number.",
             "Name the file that the paraphrases were made from, with its rows in the same order.",
         )
+    write_pairs(output, pairs)
+    return len(pairs)
+
+
+def write_pairs(path: Path, pairs: Iterable[tuple[str, str]]) -> None:
+    """Write originals and their paraphrases as `FileParaphraser` reads them."""
     lines = [
         json.dumps({"original": original, "text": text}, ensure_ascii=False) + "\n"
         for original, text in pairs
     ]
-    write_text(output, "".join(lines))
-    return len(pairs)
+    write_text(path, "".join(lines))
 
 
 def pair(

@@ -101,7 +101,7 @@ def has_template(text: str) -> bool:
         return False
     # "as soon as people ...": a subject that is no noun, with something behind it.
     clause = clause[2:] if clause[1:2] == ["as"] else clause
-    return len(clause) > 1 and (clause[0] in _SUBJECTS or has_finite_verb(clause))
+    return len(clause) > 1 and (clause[0] in _SUBJECTS or finite_verb(clause) is not None)
 
 
 def parsed_share(texts: Sequence[str]) -> tuple[int, int] | None:
@@ -184,11 +184,6 @@ def first_sentence(text: str) -> str:
 def is_finite_verb(word: str) -> bool:
     """Whether a word in lower case is an auxiliary or one of the common verbs."""
     return word in AUXILIARIES or word in _VERBS
-
-
-def has_finite_verb(words: Sequence[str]) -> bool:
-    """Whether some word looks like the verb of a clause."""
-    return finite_verb(words) is not None
 
 
 def finite_verb(words: Sequence[str]) -> int | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -9,12 +12,12 @@ from typing import Any, Literal
 import torch
 from torch import nn
 from transformers import PrinterCallback, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from w2sdefense.config import TrainingConfig
 from w2sdefense.models.features import FeatureTap
 from w2sdefense.models.tokenizer import check_length, takes_positions
 from w2sdefense.tasks.base import Collator, Output, Row, Task
-from w2sdefense.training.checkpoints import CHECKPOINTS, last_whole_checkpoint, remove_in
 from w2sdefense.training.trainer import (
     Batch,
     Forward,
@@ -25,6 +28,9 @@ from w2sdefense.training.trainer import (
     accuracy_metric,
     cross_entropy,
 )
+
+CHECKPOINTS = "training"
+"""Folder below a run's own that belongs to the Trainer: checkpoints, and the logs of a tracker."""
 
 
 def fit(
@@ -121,19 +127,15 @@ def training_arguments(
     keep: Literal["best", "last"],
     precision: str = "float32",
 ) -> TrainingArguments:
-    """Arguments of the Trainer for one of our runs.
+    """Arguments of the Trainer for one of our runs, which works in `training/` below its folder.
 
     Args:
         config: Optimization settings.
-        folder: Folder of the run; the Trainer works in `training/` below it.
-        keep: `best` ends with the weights whose loss was lowest on clean validation data and needs
-            an evaluation set; `last` ends with the last step's. The loss, and not the accuracy:
-            on a few hundred texts accuracy cannot tell epochs apart, and it does not see whether
-            the features follow the teacher yet.
+        folder: Folder of the run.
+        keep: `best` ends with the weights whose loss was lowest on clean validation data; `last`
+            with the last step's. The loss, and not the accuracy: on a few hundred texts accuracy
+            cannot tell epochs apart, and it does not see whether the features follow the teacher.
         precision: Type of the weights; half precision turns on mixed precision.
-
-    Returns:
-        Arguments that leave every column to the collator and group rows by length.
     """
     by_steps = config.save_steps is not None
     if keep == "best":
@@ -177,3 +179,33 @@ def training_arguments(
     # of the distillation cannot tell apart; many GPUs are used through torchrun.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove the checkpoints of a run whose results are written."""
+    remove_in(folder / CHECKPOINTS)
+    with contextlib.suppress(OSError):  # a tracker's logs are there, or nothing at all
+        (folder / CHECKPOINTS).rmdir()
+
+
+def last_whole_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint whose `trainer_state.json`, written last, can be read; or None."""
+    found = sorted(
+        folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=lambda p: int(p.name.rsplit("-", 1)[1])
+    )
+    return next((path for path in reversed(found) if _is_whole(path)), None)
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def remove_in(folder: Path, *, keep_whole: bool = False) -> None:
+    """Remove the checkpoints in a folder, or those that were cut off only."""
+    for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        if not (keep_whole and _is_whole(path)):
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,13 +1,12 @@
 """The Trainer that every stage uses: rows of similar length, a forward pass, a loss with parts.
 
-Poisoning a victim, fitting a teacher and training a student differ in model, rows and loss only
-(`fit.py`). Mixed precision, gradient accumulation, trackers, `accelerate launch`, FSDP and
-DeepSpeed are the ecosystem's own.
+Mixed precision, gradient accumulation, trackers, `accelerate launch`, FSDP and DeepSpeed are the
+ecosystem's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import torch.nn.functional as F  # noqa: N812 - the name everybody knows
 from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils.data import Sampler
 from transformers import EvalPrediction, Trainer, TrainerCallback
 from transformers.integrations import get_available_reporting_integrations
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -24,7 +24,6 @@ from w2sdefense.config import TrainingConfig
 from w2sdefense.errors import MissingDependencyError
 from w2sdefense.models.adapters import prompt_encoder
 from w2sdefense.tasks.base import Output
-from w2sdefense.training.order import SimilarLengths
 
 Batch = Mapping[str, Tensor]
 
@@ -50,11 +49,7 @@ def this_process() -> PartialState:
 
 
 def check_tracker(config: TrainingConfig) -> None:
-    """Insist on the tracker of a run, before the work that it is to follow.
-
-    Raises:
-        MissingDependencyError: There is no such tracker, or it is not installed.
-    """
+    """Insist on the tracker of a run, before the work that it is to follow."""
     installed = get_available_reporting_integrations()
     if config.report_to not in ("none", "all", *installed):
         raise MissingDependencyError(
@@ -83,11 +78,6 @@ class StageTrainer(Trainer):
 
     Its batches hold rows of similar length (`SimilarLengths`). Its checkpoints also hold the prompt
     encoder of p-tuning: PEFT saves only the encoder's output, so training could not resume.
-
-    Args:
-        forward: Runs the model on a batch.
-        loss: What is optimized.
-        **trainer: Arguments of `transformers.Trainer`.
     """
 
     # The loss is a mean over the batch; the Trainer divides it by the accumulation steps.
@@ -158,6 +148,48 @@ class StageTrainer(Trainer):
         return order
 
 
+class SimilarLengths(Sampler[int]):
+    """An order of rows in which every batch (over all processes) holds rows of similar length.
+
+    All rows of the epoch are sorted by length, cut into batches, and the batches are shuffled. The
+    Trainer's own `group_by_length` sorts within pieces of at most a quarter of the rows: on 256 to
+    1,000 review sentences in batches of 16 that leaves 24 % to 8 % of the tokens as padding, this
+    here 10 % to 4 %. Lengths are made up to a tenth longer at random first, and the incomplete
+    batch is cut out at a random place, so that an epoch does not repeat the batches of the last.
+
+    The order depends on `seed` and the epoch only: processes agree on it, and a resumed run goes on
+    with it. The first epoch starts with the longest rows, so that too large a batch fails at once.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self._lengths = torch.tensor(lengths, dtype=torch.float64)
+        self._batch_size = batch_size
+        self._seed = seed
+        self._epoch = 0
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next pass, before every one."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self._seed + 1_000_003 * self._epoch)
+        noise = torch.rand(len(self), generator=generator, dtype=torch.float64)
+        order = (self._lengths * (1.0 + 0.1 * noise)).argsort(descending=True)
+        whole, rest = divmod(len(self), self._batch_size)
+        cut = int(torch.randint(whole + 1, (), generator=generator)) * self._batch_size
+        incomplete = order[cut : cut + rest]
+        batches = torch.cat([order[:cut], order[cut + rest :]]).view(whole, self._batch_size)
+        shuffled = torch.randperm(whole, generator=generator)
+        if self._epoch == 0 and whole:
+            first = int((shuffled == 0).nonzero())
+            shuffled[[0, first]] = shuffled[[first, 0]]
+        # A data loader cuts the order itself, so only its end can be an incomplete batch.
+        yield from torch.cat([batches[shuffled].flatten(), incomplete]).tolist()
+
+
 class EpochOfOrder(TrainerCallback):
     """Tells the order of the rows which epoch begins.
 
@@ -174,10 +206,7 @@ class EpochOfOrder(TrainerCallback):
 
 
 class LossMeans:
-    """Means of the parts of a loss between two points of the log.
-
-    They are added up on the device; reading them at every step would stall an accelerator.
-    """
+    """Means of the parts of a loss between two points of the log, added up on the device."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}

@@ -117,8 +117,7 @@ def require_optuna() -> Any:
         import optuna
     except ImportError:
         raise MissingDependencyError(
-            "Tuning needs Optuna, which is not installed.",
-            "Run pip install 'w2sdefense[tune]'.",
+            "Tuning needs Optuna, which is not installed.", "Run pip install 'w2sdefense[tune]'."
         ) from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
@@ -143,12 +142,16 @@ def search(
         ConfigError: The file of the study cannot be read.
     """
     optuna = require_optuna()
-    study = _open(optuna, folder / JOURNAL)
+    study, waiting = _open(optuna, folder / JOURNAL), optuna.trial.TrialState.WAITING
     _run_again(optuna, study)
     space = _Space.of(start, config)
     while len(done := _finished(optuna, study)) < config.trials:
         first = space.first()
-        if first is not None and not done and not _waiting(optuna, study):
+        if (
+            first is not None
+            and not done
+            and not study.get_trials(deepcopy=False, states=(waiting,))
+        ):
             study.enqueue_trial(first)
         # A sampler that had gone on drawing could not be had back after an interruption.
         study.sampler = optuna.samplers.TPESampler(
@@ -276,10 +279,6 @@ def _finished(optuna: Any, study: Any) -> list[Any]:
     states = optuna.trial.TrialState
     found: list[Any] = study.get_trials(deepcopy=False, states=(states.COMPLETE, states.PRUNED))
     return found
-
-
-def _waiting(optuna: Any, study: Any) -> bool:
-    return bool(study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.WAITING,)))
 
 
 def _as_trial(trial: Any, number: int, space: _Space) -> Trial:

@@ -1,6 +1,8 @@
 """`docs/paper.md`: the paper claim by claim, what it says beside what we measured.
 
-The claims and what decides them are in `paper/claims.yaml`, the paper's numbers in
+    python benchmarks/claims.py
+
+The claims and what decides them are in `claims.yaml`, the paper's numbers in
 `paper/published.yaml`, ours in tables of results as JSON (`GridTable.write`). Nothing on the page
 is typed. A claim is judged on 95 % intervals: if they hold both answers it stays open. Results of
 older code are judged only where there are none of the present code, and the page says so.
@@ -14,12 +16,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Annotated, Any, Literal
 
+import typer
+
+from w2sdefense.config import Settings, load_settings, read_yaml
 from w2sdefense.errors import DataError
 from w2sdefense.evaluation.states import Change
 from w2sdefense.io import write_text
-from w2sdefense.paper import Claim, about_published, published, read_claims
+from w2sdefense.paper import PAPER_METHODS, Value, about_published, published
 from w2sdefense.report.grid import PLAIN
 from w2sdefense.report.tables import escape, markdown_table
 from w2sdefense.version import code_version
@@ -31,6 +36,56 @@ COLLAPSE = 0.1
 """A model that loses more CA than that against plain LoRA is broken, not cleaned."""
 
 Row = Mapping[str, Any]
+
+
+CLAIMS = Path(__file__).with_name("claims.yaml")
+
+
+class Claim(Settings):
+    """What the paper claims, and what decides it; `claims.yaml` tells the kinds of checks.
+
+    Attributes:
+        table: Where the paper shows it.
+        says: The claim.
+        rows: Axis -> values of our rows that it is about; null is an axis that a row does not have.
+        methods: The methods that are judged.
+        check: What decides: its kind and its limit; none if nothing can.
+        why_not: Why it cannot be measured on one small machine, as far as it cannot.
+    """
+
+    table: str
+    says: str
+    rows: dict[str, tuple[Value | None, ...]]
+    methods: tuple[str, ...]
+    check: tuple[Literal["stays", "low", "drops", "keeps", "above"], Value] | None = None
+    why_not: str = ""
+
+    @property
+    def paper_methods(self) -> set[str]:
+        """The same methods by the paper's names."""
+        return {PAPER_METHODS.get(method, method) for method in self.methods}
+
+    def is_about(self, row: Mapping[str, Any], *, only_named: bool = False) -> bool:
+        """Whether a row has one of the values on every axis.
+
+        Args:
+            row: Its values by axis.
+            only_named: Axes that the row does not have do not count.
+        """
+        return all(
+            (value if (value := row.get(axis)) != "any" else None) in values
+            for axis, values in self.rows.items()
+            if axis in row or not only_named
+        )
+
+
+class _ClaimBook(Settings):
+    claims: tuple[Claim, ...]
+
+
+def read_claims() -> tuple[Claim, ...]:
+    """The claims of the paper, in its order."""
+    return load_settings(_ClaimBook, read_yaml(CLAIMS), CLAIMS.name).claims
 
 
 @dataclass(frozen=True)
@@ -147,8 +202,9 @@ def _is_pair(row: Row, other: Row, method: str) -> bool:
 HEAD = """\
 # The paper, claim by claim
 
-Made by `w2s bench claims` from `paper/claims.yaml`, `paper/published.yaml` and the tables in
-`benchmarks/results/bench`; not written by hand. Ours is SmolLM2-135M on one small machine, the
+Made by `python benchmarks/claims.py` from `benchmarks/claims.yaml`, `paper/published.yaml` and the
+tables in `benchmarks/results/bench`; not written by hand. Ours is SmolLM2-135M on one small
+machine, the
 paper's are models of 7 and 8 billion parameters, so what is compared is what a claim is about: the
 drop of ASR and the loss of CA against plain LoRA in the same table. A claim is judged on 95 %
 intervals, each form of W2SDefense by itself: `w2s` is this package's default, `w2s-paper` the
@@ -282,3 +338,17 @@ def _percent(share: Change | None) -> str:
     if share is None:
         return ""
     return f"{100 * share.value:.1f} [{100 * share.low:.1f}, {100 * share.high:.1f}]"
+
+
+def main(
+    results: Annotated[
+        Path, typer.Option(help="Folder with tables of results (table.json).")
+    ] = Path("benchmarks/results/bench"),
+    output: Annotated[Path, typer.Option(help="The page.")] = Path("docs/paper.md"),
+) -> None:
+    """Write the page that goes through the paper's claims, with what was measured of each."""
+    write_claims(results, output)
+
+
+if __name__ == "__main__":
+    typer.run(main)

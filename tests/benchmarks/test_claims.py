@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from claims import Claim, claims_page, findings, read_claims, read_tables, write_claims
 from w2sdefense.errors import DataError
 from w2sdefense.evaluation.metrics import Rate
-from w2sdefense.paper import Claim, published, read_claims
-from w2sdefense.report.claims import claims_page, findings, read_tables, write_claims
+from w2sdefense.paper import published
 from w2sdefense.version import code_version
 
 ROOT = Path(__file__).parents[2]

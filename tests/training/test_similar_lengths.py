@@ -18,10 +18,8 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from w2sdefense.config import TrainingConfig
 from w2sdefense.tasks import Output
-from w2sdefense.training.checkpoints import CHECKPOINTS
-from w2sdefense.training.fit import training_arguments
-from w2sdefense.training.order import SimilarLengths
-from w2sdefense.training.trainer import EpochOfOrder, StageTrainer
+from w2sdefense.training.fit import CHECKPOINTS, training_arguments
+from w2sdefense.training.trainer import EpochOfOrder, SimilarLengths, StageTrainer
 
 
 def padding(order: list[int], lengths: list[int], batch_size: int) -> float:

@@ -7,9 +7,9 @@ import pytest
 
 from tiny import save_reviews
 from w2sdefense.attacks import AttackConfig, attack_from_trigger
-from w2sdefense.commands.folders import STARTED, begin, lost_in_training
-from w2sdefense.commands.poison import run_poison
+from w2sdefense.commands.poison import lost_in_training, run_poison
 from w2sdefense.commands.runs import PoisonRun
+from w2sdefense.commands.start import STARTED, begin
 from w2sdefense.config import DataConfig, StudentConfig, TrainingConfig
 from w2sdefense.errors import ConfigError
 from w2sdefense.evaluation.record import load_record

@@ -59,7 +59,7 @@ def show(browser: Any, width: int, height: int, scheme: str = "light") -> None:
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
 
 
-def wait(browser: Any, condition: str, seconds: float = 30.0) -> None:
+def wait(browser: Any, condition: str, seconds: float = 60.0) -> None:
     """Wait until a script returns something true."""
     end = time.monotonic() + seconds
     while not browser.execute_script(condition):
@@ -79,7 +79,7 @@ def set_value(browser: Any, field: str, value: str) -> None:
 
 
 def requests(browser: Any) -> list[str]:
-    """Addresses of everything outside the page that was asked for since it was opened."""
+    """Addresses of everything that was asked for since the page was opened, but what it holds."""
     messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     urls = [
         message["params"]["request"]["url"]

@@ -1,0 +1,323 @@
+"""The suspect model and the cleaned one of a finished run, asked the same texts.
+
+Both are opened from what the run's record names, with the trigger that it was measured with.
+Beside an answer stands what each word does to it: the log-odds of the answer to the text, less
+those to the text without the word (leave-one-out). Models behind an input defense are not covered:
+such a run leaves no model.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from w2sdefense.attacks import Attack, TestConfig, attack_from_trigger, make_attack
+from w2sdefense.config import GenerationConfig, Settings, StudentConfig, load_settings
+from w2sdefense.data.types import Answer, Example
+from w2sdefense.errors import ConfigError, DataError, W2SError
+from w2sdefense.evaluation.record import RECORD, Record, Sample, load_record, load_samples
+from w2sdefense.models.features import FeatureTap
+from w2sdefense.models.tokenizer import takes_positions
+from w2sdefense.report.runs import TITLES
+from w2sdefense.tasks.base import Collator, Row
+from w2sdefense.tasks.prompt import IGNORED
+from w2sdefense.victim import Victim, load_victim
+
+S = TypeVar("S", bound=Settings)
+
+MOST_PIECES = 64
+"""Pieces that a text is divided into; of longer texts neighbouring words go together."""
+
+MOST_EXAMPLES = 30
+"""Test texts that are offered of each kind."""
+BATCH = 16
+
+_PIECE = re.compile(r"\s*(?:[\u3040-\u30ff\u3400-\u9fff]|[^\s\u3040-\u30ff\u3400-\u9fff]+)")
+"""A word; where words are not set apart by spaces, a character."""
+
+
+@dataclass(frozen=True)
+class Pull:
+    """A piece of a text and what it does to an answer.
+
+    Attributes:
+        text: The piece, with the space before it.
+        nats: Log-odds of the answer to the whole text, less those without the piece.
+    """
+
+    text: str
+    nats: float
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What one model answers.
+
+    Attributes:
+        title: Name of the model.
+        answer: Name of the label, or the text.
+        probabilities: Name of the label -> probability; empty where answers are texts.
+        read: The part of the text that the model read; the rest was cut off.
+        towards: The answer that `pulls` are about.
+        pulls: What each piece does; empty for a text of one piece.
+    """
+
+    title: str
+    answer: str
+    probabilities: dict[str, float]
+    read: str
+    towards: str
+    pulls: tuple[Pull, ...]
+
+
+@dataclass(frozen=True)
+class Flip:
+    """A test text.
+
+    Attributes:
+        text: The text without the trigger.
+        flips: Where the trigger flips the answer, in a word.
+    """
+
+    text: str
+    flips: str
+
+
+_WHERE = {
+    (True, True): "both",
+    (False, True): "cleaned",
+    (True, False): "suspect",
+    (False, False): "neither",
+}
+
+
+class Pair:
+    """A suspect and a cleaned model.
+
+    Args:
+        titles: Their names, the suspect's first.
+        models: The models, likewise.
+        attack: Puts the measured trigger into a text; None if none was measured.
+        samples: Answers of both to the test texts, likewise; of the suspect they may be missing.
+
+    Attributes:
+        examples: Test texts, those first that the trigger still flips in the cleaned model.
+    """
+
+    def __init__(
+        self,
+        titles: tuple[str, str],
+        models: tuple[Victim, Victim],
+        attack: Attack | None = None,
+        samples: tuple[Sequence[Sample], Sequence[Sample]] = ((), ()),
+    ) -> None:
+        self.titles, self.models, self.attack = titles, models, attack
+        flipped = [{one.id for one in some if one.flipped} for some in samples]
+        kinds: dict[str, list[Flip]] = {kind: [] for kind in _WHERE.values()}
+        for one in samples[1]:
+            kind = _WHERE[one.id in flipped[0], one.id in flipped[1]]
+            kinds[kind].append(Flip(one.text, kind))
+        self.examples = tuple(one for some in kinds.values() for one in some[:MOST_EXAMPLES])
+        self._triggered = {one.text: one.triggered_text for one in samples[1]}
+        # Hooks and `eval()` change a model while it answers; a server asks from several threads.
+        self._lock = threading.Lock()
+
+    @property
+    def trigger(self) -> str:
+        """The measured trigger; empty if none was measured."""
+        return "" if self.attack is None else self.attack.trigger
+
+    def with_trigger(self, text: str, trigger: str) -> str:
+        """Put a trigger into a text: into a test text just as it was measured.
+
+        Args:
+            text: The text.
+            trigger: The measured trigger, the name of an attack, or any text.
+
+        Raises:
+            ConfigError: There is no trigger, or the text cannot carry it.
+        """
+        known = self.attack is not None and trigger == self.trigger
+        recorded = self._triggered.get(text) if known else None
+        if recorded is not None:
+            return recorded
+        if not text.strip():
+            raise ConfigError("There is no text.", "Type one, or choose one of the test texts.")
+        if not trigger.strip():
+            raise ConfigError("No trigger was measured.", "Type one.")
+        attack = self.attack if known and self.attack else attack_from_trigger(trigger)
+        example = Example("typed", text, 0)
+        if not attack.applies_to(example):
+            raise ConfigError(f"This text cannot carry {trigger!r}.", "Try another text.")
+        rng = random.Random(text)
+        return attack.drawn(rng).poison(attack.plain(example), rng).text
+
+    def ask(self, text: str) -> tuple[Reply, Reply]:
+        """Ask both models. The pulls of both are about what the suspect answers."""
+        with self._lock:
+            towards = self.models[0].predict([text])[0].answer
+            suspect, cleaned = (
+                _reply(title, model, text, towards)
+                for title, model in zip(self.titles, self.models, strict=True)
+            )
+        return suspect, cleaned
+
+
+def open_pair(folder: Path) -> Pair:
+    """Open the two models of a finished defense.
+
+    Args:
+        folder: Its folder, as `w2s defend` or the demonstration leaves it.
+
+    Raises:
+        DataError: There is no finished run, or it is of another kind.
+        W2SError: A model cannot be opened.
+    """
+    record = load_record(folder)
+    student = _section(StudentConfig, record, "student", folder)
+    cleaned = _cleaned(folder, record, student)
+    generation = _section(GenerationConfig, record, "generation", folder)
+    names = record.label_names or None
+    suspect, defended = (
+        load_victim(config, names, task=record.evaluation.task, generation=generation)
+        for config in (student, cleaned)
+    )
+    title = TITLES.get(record.name, record.name)
+    return Pair(
+        (f"Suspect: {Path(student.model).name}", f"Cleaned: {title}"),
+        (suspect, defended),
+        _attack(record, folder),
+        (_suspect_samples(folder, student), load_samples(folder)),
+    )
+
+
+def _section(kind: type[S], record: Record, name: str, folder: Path) -> S:
+    return load_settings(kind, record.config.get(name, {}), f"{folder / RECORD}, {name}")
+
+
+def _attack(record: Record, folder: Path) -> Attack | None:
+    test = _section(TestConfig, record, "test", folder)
+    try:
+        return None if test.trigger is None else make_attack(test)
+    except W2SError:
+        # A file of paraphrases that has gone; a trigger can still be typed.
+        return None
+
+
+def _cleaned(folder: Path, record: Record, student: StudentConfig) -> StudentConfig:
+    """Where the cleaned model is."""
+    if record.stage != "defend":
+        raise DataError(
+            f"{folder} is no defense, so there are no two models to compare.",
+            "Name the folder of a finished w2s defend.",
+        )
+    merged = folder / "merged"
+    place = merged if merged.is_dir() else folder
+    is_adapter = (place / "adapter_config.json").is_file()
+    if not (is_adapter or (place / "config.json").is_file()):
+        raise DataError(
+            f"{folder} holds no model: {record.name} leaves the model as it is.",
+            "Name the run of a defense that trains.",
+        )
+    if is_adapter and student.base is not None:
+        raise DataError(
+            f"The adapter in {folder} stands on an adapter.",
+            "Repeat the run with --merge --resume, which writes merged/.",
+        )
+    return student.model_copy(
+        update={"model": str(place), "base": student.model if is_adapter else None}
+    )
+
+
+def _suspect_samples(folder: Path, student: StudentConfig) -> list[Sample]:
+    """What the suspect answered: as `w2s defend` measured it before, or as it was left."""
+    for place in (folder / "before", Path(student.model)):
+        if (place / RECORD).is_file():
+            return load_samples(place)
+    return []
+
+
+def _reply(title: str, model: Victim, text: str, towards: Answer) -> Reply:
+    prediction = model.predict([text])[0]
+    names = model.label_names
+    read = text[: prediction.cut_at]
+    return Reply(
+        title=title,
+        answer=_name(names, prediction.answer),
+        probabilities=dict(zip(names, prediction.probabilities, strict=False)),
+        read=read,
+        towards=_name(names, towards),
+        pulls=pulls(model, read, towards),
+    )
+
+
+def _name(names: Sequence[str], answer: Answer) -> str:
+    return names[answer] if isinstance(answer, int) else answer
+
+
+def pieces(text: str) -> list[str]:
+    """Divide a text into its words, each with the space before it, `MOST_PIECES` at most.
+
+    Joined, they are the text again.
+    """
+    ends = [match.end() for match in _PIECE.finditer(text)]
+    step = -(-len(ends) // MOST_PIECES) or 1
+    kept = ends[step - 1 : -1 : step]
+    return [text[a:b] for a, b in zip([0, *kept], [*kept, len(text)], strict=True)]
+
+
+def pulls(model: Victim, text: str, answer: Answer) -> tuple[Pull, ...]:
+    """What every piece of a text does to an answer (leave-one-out).
+
+    Args:
+        model: The model.
+        text: The text.
+        answer: The answer, be it the model's own or not.
+    """
+    parts = pieces(text)
+    if len(parts) < 2:
+        return ()
+    without = ["".join(parts[:i] + parts[i + 1 :]).strip() for i in range(len(parts))]
+    whole, *others = log_odds(model, [text, *without], answer)
+    return tuple(Pull(part, whole - odds) for part, odds in zip(parts, others, strict=True))
+
+
+@torch.inference_mode()
+def log_odds(model: Victim, texts: Sequence[str], answer: Answer) -> list[float]:
+    """Log-odds, in nats, of an answer to every text; of a text answer as a whole, with its end.
+
+    Args:
+        model: The model.
+        texts: What it is asked.
+        answer: The answer.
+    """
+    task = model.task
+    rows = task.rows([Example(str(place), text, answer) for place, text in enumerate(texts)])
+    collate = Collator(task.tokenizer, takes_positions(model.model))
+    device = next(model.model.parameters()).device
+    model.model.eval()
+    found: list[float] = []
+    with FeatureTap(model.model) as tap:
+        for start in range(0, len(rows), BATCH):
+            some = rows[start : start + BATCH]
+            batch = {name: value.to(device) for name, value in collate(some).items()}
+            output = task.output(model.model, tap, batch)
+            chances = output.logits.double().log_softmax(-1)
+            chances = chances.gather(-1, output.labels[:, None])[:, 0].cpu()
+            for row in torch.split(chances, [_answered(row) for row in some]):
+                log_p = row.sum().clamp(max=-1e-12)
+                found.append(float(log_p - torch.log(-torch.expm1(log_p))))
+    return found
+
+
+def _answered(row: Row) -> int:
+    """How many labels a row has: one, or the tokens of an answer."""
+    labels = row["labels"]
+    return 1 if isinstance(labels, int) else sum(label != IGNORED for label in labels)

@@ -24,11 +24,11 @@ class W2SError(Exception):
     """
 
     def __init__(self, problem: str, fix: str) -> None:
-        self.problem, self.fix = _printable(problem), _printable(fix)
+        self.problem, self.fix = printable(problem), printable(fix)
         super().__init__(f"{self.problem} {self.fix}")
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """A text on one line: what files hold must not control a terminal."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 

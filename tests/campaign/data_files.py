@@ -493,7 +493,9 @@ def main(
                 typer.echo(f"{case.file}: {case.name}: {complaint}")
         for folder in arrow_folders(Path(other), count // 10, rng):
             data, told = campaign.load(folder)
-            rows = None if data is None else len(data.train + data.validation + data.test)
+            rows = None
+            if data is not None:  # rows that lost their label are counted
+                rows = len(data.train + data.validation + data.test) + sum(data.dropped.values())
             wrong = rows != len(ROWS) if data else len(told.splitlines()) != 2
             found["wrong" if wrong else "right"] += 1
             if wrong:

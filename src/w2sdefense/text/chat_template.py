@@ -149,7 +149,8 @@ def _looks_into_text(tokenizer: Any) -> str | None:
         plain = re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", source)
         lines: list[int] = []
         joined = partial(_joined, lines)
-        environment.concat, environment.filters["join"] = joined, joined
+        environment.concat = joined  # type: ignore[method-assign]
+        environment.filters["join"] = joined
         for roles in (["user"], ["system", "user"], ["user", "assistant", "user"]):
             turns = [{"role": role, "content": _Watched(PROBES[0], lines)} for role in roles]
             # What `~` joins, and a text in JSON, would be watched no more.

@@ -27,9 +27,9 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import typer
-from w2sdefense.cli.errors import EXIT_CODE, run_or_explain
 
 from campaign.checkpoints import DEEP, LFS, bomb, nothing_runs
+from w2sdefense.cli.display import EXIT_CODE, run_or_explain
 from w2sdefense.config import DataConfig
 from w2sdefense.data import Dataset, load_dataset
 

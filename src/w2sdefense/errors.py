@@ -24,9 +24,13 @@ class W2SError(Exception):
     """
 
     def __init__(self, problem: str, fix: str) -> None:
-        super().__init__(f"{problem} {fix}")
-        self.problem = problem
-        self.fix = fix
+        self.problem, self.fix = printable(problem), printable(fix)
+        super().__init__(f"{self.problem} {self.fix}")
+
+
+def printable(text: str) -> str:
+    """A text on one line: what files hold must not control a terminal."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 class ConfigError(W2SError):

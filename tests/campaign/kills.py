@@ -2,7 +2,7 @@
 
     python tests/campaign/kills.py --runs 50 --output kills.json
 
-Every run is cut off one to three times before it may end: by SIGKILL, or by writes that fail from a
+Every run is cut off up to ten times before it may end: by SIGKILL, or by writes that fail from a
 random moment on. Models, answers and records must then be those of a run that nobody disturbed. The
 commands are the real ones, on the tiny models of `tests/`; their processes are forked from one that
 imported torch already.
@@ -19,7 +19,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,6 +33,8 @@ sys.path[1:1] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] /
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from forked import PROCESSES, start  # noqa: E402
+
+PROCESSES.set_forkserver_preload(["campaign.ready"])
 
 HOWS = ("killed", "disk full", "too late")
 SAME = ("*.safetensors", "*.parquet", "candidates.json", "table.csv")
@@ -42,6 +47,30 @@ class Subject:
 
     words: tuple[str, ...]
     again: tuple[str, ...] = ("--resume",)
+    prepare: Callable[[], None] | None = None
+
+    def start(self, output: Path, log: Path, again: bool = False, **full: Any) -> BaseProcess:
+        """Start the command, or go on with it; `full` is the moment of a full disk."""
+        words = (*self.words, "--output", str(output), *(self.again if again else ()))
+        return start(words, log, prepare=self.prepare, **full)
+
+
+def tiny_demo(folder: Path) -> None:
+    """Give the demonstration tiny models and few texts; its stages stay what they are."""
+    from tiny import SMALL_SCAN
+    from w2sdefense.commands import demo
+    from w2sdefense.config import DataConfig, ScanTrainingConfig, StudentConfig, TeacherConfig
+
+    reviews = str(folder / "reviews")
+    demo.ATTACKER = DataConfig(dataset=reviews, train_samples=32)
+    demo.DEFENDER = DataConfig(dataset=reviews, train_skip=32)
+    demo.TEACHER = TeacherConfig(model=str(folder / "bert"), epochs=1, max_length=24)
+    demo.SCAN = ScanTrainingConfig(**SMALL_SCAN)
+    demo.LORA["data"] = demo.W2S["data"] = demo.DEFENDER
+    demo.W2S["scan"] = demo.SCAN
+    for settings in (demo.LORA, demo.W2S):
+        settings["training"] = settings["training"].model_copy(update={"save_steps": 3})
+    demo.StudentConfig = partial(StudentConfig, model=str(folder / "llama"))
 
 
 def subjects(folder: Path) -> dict[str, Subject]:
@@ -87,6 +116,7 @@ def subjects(folder: Path) -> dict[str, Subject]:
         made[name] = Subject((command, "--config", str(path)))
     (folder / "grid").mkdir()
     recipe = save_recipes(folder / "grid")
+    made["demo"] = Subject(("demo",), (), partial(tiny_demo, folder))
     made["bench"] = Subject(("bench", "run", recipe, "--scale", "tiny"), ())
     return made
 
@@ -112,7 +142,7 @@ def undisturbed(subject: Subject, output: Path, log: Path) -> tuple[float, dict[
     ready.start()
     ready.join()
     began = time.monotonic()
-    process = start((*subject.words, "--output", str(output)), log)
+    process = subject.start(output, log)
     process.join()
     if process.exitcode != 0:
         raise RuntimeError(f"the undisturbed run failed: {log.read_text()[-2000:]}")
@@ -122,25 +152,25 @@ def undisturbed(subject: Subject, output: Path, log: Path) -> tuple[float, dict[
 def disturbed(
     subject: Subject, output: Path, log: Path, seconds: float, rng: random.Random
 ) -> Counter[str]:
-    """Cut a run off one to three times, then let it end; returns how it was cut off."""
+    """Cut a run off two to ten times, then let it end; returns how it was cut off."""
     cuts: Counter[str] = Counter()
-    for _ in range(rng.randint(1, 3)):
-        words = (*subject.words, "--output", str(output), *(subject.again if cuts else ()))
-        moment = rng.uniform(0.0, seconds)
-        if rng.random() < 0.5:
-            process = start(words, log)
+    for _ in range(rng.randint(2, 10)):
+        moment = seconds * rng.random() ** 3  # a run that goes on has less before it
+        if rng.random() < 0.75:
+            process = subject.start(output, log, bool(cuts))
             process.join(moment)
             process.kill()
             process.join()
             cuts["killed"] += process.exitcode == -9
         else:
-            process = start(words, log, moment, rng.choice((0, 100, 4000)))
+            limit = rng.choice((0, 100, 4000))
+            process = subject.start(output, log, bool(cuts), full_after=moment, limit=limit)
             process.join()
             cuts["disk full"] += process.exitcode != 0
         cuts["too late"] += process.exitcode == 0
         if process.exitcode == 0:
             break
-    last = start((*subject.words, "--output", str(output), *subject.again), log)
+    last = subject.start(output, log, again=True)
     last.join()
     if last.exitcode != 0:
         raise RuntimeError(f"it did not go on: {log.read_text()[-3000:]}")
@@ -178,7 +208,8 @@ def campaign(subject: Subject, folder: Path, runs: int, rng: random.Random) -> d
             other.append(f"run {number}: {', '.join(sorted(names))}")
         else:
             shutil.rmtree(output)
-    return {"runs": runs} | {how: cuts[how] for how in HOWS} | {"different": other}
+    counts = {"runs": runs, "seconds undisturbed": round(seconds, 1)}
+    return counts | {how: cuts[how] for how in HOWS} | {"different": other}
 
 
 def main(

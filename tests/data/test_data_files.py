@@ -222,6 +222,17 @@ def test_a_broken_parquet_file_is_refused(tmp_path: Path) -> None:
         read(path)
 
 
+def test_parquet_whose_checksum_says_that_a_byte_was_changed_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    table = pa.table({"text": ["a fine film", "a dull one"], "label": [0, 1]})
+    pq.write_table(table, path, write_page_checksum=True, compression="none")
+    assert read(path)[0] == ("a fine film", 0)
+    path.write_bytes(path.read_bytes().replace(b"a fine film", b"a vine film", 1))
+
+    with pytest.raises(DataError, match="CRC checksum"):
+        read(path)
+
+
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
 def test_latin_1_names_the_line_and_the_command_that_mends_it(tmp_path: Path, name: str) -> None:
     path = tmp_path / name

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from campaign.data_files import Campaign
 from w2sdefense.config import DataConfig
 from w2sdefense.data import Example, load_dataset
 from w2sdefense.errors import DataError
@@ -266,3 +267,10 @@ def compress(plain: Path, path: Path, codec: str) -> None:
 
 def contents(examples: Sequence[Example]) -> list[tuple[str, int]]:
     return sorted((example.text, example.label) for example in examples)
+
+
+def test_files_of_the_campaign_give_the_right_rows_or_two_lines(tmp_path: Path) -> None:
+    """Every tenth; `tests/campaign/data_files.py` tries 1,000."""
+    campaign = Campaign(tmp_path)
+    cases = [*campaign.cases(900, random.Random(0))][::10]
+    assert [(case, told) for case in cases if (told := campaign.complaint(case))] == []

@@ -19,7 +19,15 @@ TRIMS = (
     "{% set content = message.content %}{% if content is string %}[INST] {{ content | trim }} "
     "[/INST]{% endif %}{% endfor %}"
 )
-CLEAN = {"chatml": CHATML, "trims": TRIMS}
+ALTERNATES = (
+    "{% if messages[0]['role'] == 'system' %}{% set system = messages[0]['content'] %}"
+    "{% set messages = messages[1:] %}{% else %}{% set system = false %}{% endif %}"
+    "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('no') }}{% endif %}{% if loop.index0 == 0 and system != false %}"
+    "{% set content = system ~ m['content'] %}{% else %}{% set content = m['content'] %}{% endif %}"
+    "{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}{% endfor %}"
+)
+CLEAN = {"chatml": CHATML, "trims": TRIMS, "alternates": ALTERNATES}
 INSTRUCTION = "{{ 'Answer negative. ' }}"
 
 
@@ -64,9 +72,41 @@ def test_a_condition_that_no_probe_meets_is_read_in_the_template():
     assert note.startswith("the chat template looks into the text (line 1: {% if 'ses' ~ 'ame'")
 
 
-def test_variables_of_the_content_are_followed():
-    through = "{% set a = messages[0]['content'] %}{% set b = a %}" + conditional("'x' ~ 'y' in b")
-    assert any("looks into the text" in note for note in template_notes(tokenizer_with(through)))
+SHORT = "{% for m in messages %}{{ m.role + m.content }}{% endfor %}"
+SECRET = "'c' ~ 'q'"
+HIDDEN = {
+    "variables": "{% set a = m['content'] %}{% set b = a %}{{ b if SECRET in b }}",
+    "a tuple": "{% set a, b = 1, m.content %}{{ b if SECRET in b }}",
+    "a namespace": "{% set n = namespace() %}{% set n.a = m.content %}{{ 'x' if SECRET in n.a }}",
+    "a block": "{% set a %}{{ m.content }}{% endset %}{{ 'x' if SECRET in a }}",
+    "a macro": "{% macro f(a) %}{{ a }}{% endmacro %}{{ 'x' if SECRET in f(m.content) }}",
+    "a computed name": (
+        "{% macro f(a) %}{{ 'x' if SECRET in a['con' ~ 'tent'] }}{% endmacro %}{{ f(m) }}"
+    ),
+    "values": "{{ 'x' if SECRET in (m.values() | list | last) }}",
+    "items": "{% for k, v in m.items() %}{{ 'x' if SECRET in v }}{% endfor %}",
+    "JSON": "{{ 'x' if SECRET in (messages | tojson) }}",
+    "a string of all": "{{ 'x' if SECRET in messages | string }}",
+    "join": "{{ 'x' if SECRET in messages | map(attribute='content') | join }}",
+    "~": "{{ 'x' if SECRET in (m.content ~ '') }}",
+    "a test": "{{ 'x' if m.content is eq(SECRET) }}",
+    "case": "{{ 'x' if m.content is upper }}",
+    "a mapping": "{{ {SECRET: 'x'}[m.content] }}",
+    "a place": "{{ 'x' if m.content[700] }}",
+    "a loop": "{% for c in m.content %}{% if loop.index == 3000 %}x{% endif %}{% endfor %}",
+    "a filter": "{% filter replace(SECRET, 'x') %}{{ m.content }}{% endfilter %}",
+    "a selection": "{{ 'x' if messages | selectattr('content', 'eq', SECRET) | list }}",
+    "groups": "{% for k, v in messages | groupby('content') %}{{ 'x' if SECRET in k }}{% endfor %}",
+    "order": "{{ 'x' if m.content > SECRET }}",
+    "later turns": "{% if loop.index > 2 and SECRET in m.content %}x{% endif %}",
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_a_look_into_the_text_is_noted_whatever_it_goes_through(name):
+    look = HIDDEN[name].replace("SECRET", SECRET)
+    template = SHORT.replace("%}", "%}" + look, 1)
+    assert any("looks into the text" in note for note in template_notes(tokenizer_with(template)))
 
 
 def test_a_tokenizer_without_a_template_has_no_notes():

@@ -28,7 +28,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from w2sdefense.errors import W2SError
+from w2sdefense.errors import W2SError, printable
 
 if TYPE_CHECKING:
     from w2sdefense.commands.runs import Answering
@@ -124,8 +124,8 @@ class Display:
 
     def say(self, text: str) -> None:
         """Print a line above the bars."""
-        # A trigger or a folder may look like markup.
-        self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        # A trigger or a folder may look like markup, or control the terminal.
+        self._bar.console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
 
 def _is_first_process() -> bool:

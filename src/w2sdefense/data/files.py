@@ -223,7 +223,7 @@ def _read_parquet(path: Path, raw: bytes, columns: Columns) -> Iterator[Record]:
 
     with (
         reading(DataError, f"{path} is not a Parquet file that can be read", "Export it again."),
-        pq.ParquetFile(pa.BufferReader(raw)) as file,
+        pq.ParquetFile(pa.BufferReader(raw), page_checksum_verification=True) as file,
     ):
         _require_columns(path, file.schema_arrow.names, columns)
         table = file.read(columns=list(columns.names))

@@ -128,6 +128,7 @@ class Scorer:
         tokens = self._tokenizer(
             list(texts),
             add_special_tokens=False,
+            split_special_tokens=True,
             truncation=True,
             max_length=self._max_length,
             return_attention_mask=False,
@@ -139,6 +140,7 @@ class Scorer:
         encoded = self._tokenizer(
             " ".join(words),
             add_special_tokens=False,
+            split_special_tokens=True,
             return_attention_mask=False,
             return_offsets_mapping=True,
         )

@@ -50,7 +50,11 @@ class Seq2SeqRewriter:
         if not texts:
             return []
         tokens = self._tokenizer(
-            list(texts), truncation=True, max_length=self._max_length, return_attention_mask=False
+            list(texts),
+            truncation=True,
+            split_special_tokens=True,
+            max_length=self._max_length,
+            return_attention_mask=False,
         )["input_ids"]
         written = [""] * len(texts)
         for rows in length_batches([len(ids) for ids in tokens], self._batch_tokens):

@@ -105,10 +105,32 @@ def encode(
     owners = encoded["overflow_to_sample_mapping"]
     first = [row for row, owner in enumerate(owners) if row == 0 or owners[row - 1] != owner]
     counts = Counter(owners)
-    return [encoded["input_ids"][row] for row in first], [
+    ids = [plain(tokenizer, encoded["input_ids"][r], encoded["offset_mapping"][r]) for r in first]
+    return ids, [
         max(end for _, end in encoded["offset_mapping"][row]) if counts[owner] > 1 else None
         for owner, row in enumerate(first)
     ]
+
+
+def plain(tokenizer: Any, ids: list[int], offsets: Sequence[tuple[int, int]]) -> list[int]:
+    """Tokens of a text, in which a control token that the text spells is an unknown word.
+
+    `split_special_tokens` does not split what is in the vocabulary itself, as `</s>` is in that of
+    T5 and XLM-R.
+
+    Args:
+        tokenizer: Any.
+        ids: Tokens.
+        offsets: Which characters each of them stands for; of none, if the tokenizer added it.
+    """
+    unknown = tokenizer.unk_token_id
+    control = set(tokenizer.all_special_ids) - {unknown}
+    spelled = [id in control and start < end for id, (start, end) in zip(ids, offsets, strict=True)]
+    if not any(spelled):
+        return ids
+    if unknown is None:  # BPE, whose vocabulary has every character
+        unknown = tokenizer.convert_tokens_to_ids("?")
+    return [unknown if odd else id for id, odd in zip(ids, spelled, strict=True)]
 
 
 def count_control_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> int:

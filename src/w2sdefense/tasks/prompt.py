@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from w2sdefense.errors import ConfigError
+from w2sdefense.models.tokenizer import plain
 from w2sdefense.text.chat_template import ChatTurn, template_notes
 
 SLOT = "{text}"
@@ -57,19 +58,12 @@ class Prompt:
 
     def ask(self, text: str) -> Asked:
         """The prompt for a text."""
-        encoded = self.tokenizer(
-            text,
-            add_special_tokens=False,
-            split_special_tokens=True,
-            return_offsets_mapping=True,
-            verbose=False,
-        )
+        ids, offsets = self._data(text)
         before, after = self.before, self.after
         if self.turn is not None and (frame := self.turn.frame(text)) != self.turn.usual:
             before, after = (tuple(_ids(self.tokenizer, part)) for part in frame)
         room = max(self.max_length - len(before) - len(after), 1)
-        ids = encoded["input_ids"]
-        cut_at = encoded["offset_mapping"][room - 1][1] if len(ids) > room else None
+        cut_at = offsets[room - 1][1] if len(ids) > room else None
         return Asked([*before, *ids[:room], *after], cut_at)
 
     def teach(self, text: str, target: str) -> tuple[list[int], list[int]]:
@@ -80,10 +74,20 @@ class Prompt:
             it. An answer longer than `answer_tokens` is cut, and has no end.
         """
         prompt = self.ask(text).ids
-        answer = self.tokenizer(target, add_special_tokens=False, split_special_tokens=True)
-        answer = answer["input_ids"]
-        answer = [*answer, self.tokenizer.eos_token_id][: self.answer_tokens]
+        answer = [*self._data(target)[0], self.tokenizer.eos_token_id][: self.answer_tokens]
         return prompt + answer, [IGNORED] * len(prompt) + answer
+
+    def _data(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """A text without control tokens, and which characters each token stands for."""
+        encoded = self.tokenizer(
+            text,
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_offsets_mapping=True,
+            verbose=False,
+        )
+        offsets = encoded["offset_mapping"]
+        return plain(self.tokenizer, encoded["input_ids"], offsets), offsets
 
     def read(self, ids: list[int]) -> str:
         """The text of an answer in tokens."""

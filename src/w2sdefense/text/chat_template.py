@@ -2,20 +2,23 @@
 
 A template is a program that comes with a model. One that adds an instruction if the text holds "cf"
 is a backdoor without a single changed weight, and rendering it with a placeholder never shows it.
-So every text that is measured is rendered itself (`ChatTurn`), and a template is tried on probes
-and read for places where it looks into the text (`template_notes`). `transformers` renders in
-jinja2's sandbox. Not found is a condition that no probe meets and that hides in computed names.
+So every text that is measured is rendered itself (`ChatTurn`), and a template is tried on probes,
+and on a text that notes where more is done with it than to insert it (`template_notes`). jinja2's
+sandbox renders. A condition that no probe meets, in a branch that no turns reach here, is found
+only on the texts that meet it.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
-from jinja2 import Environment, TemplateError, nodes
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from w2sdefense.errors import ModelError
 
@@ -26,9 +29,6 @@ PROBES = (
     "a b c d e f g " * 100,
 )
 """Contents that a template must put into a prompt alike; the first one is the rule."""
-
-_HARMLESS = frozenset({"trim", "strip", "lstrip", "rstrip", "string", "safe", "default", "first"})
-"""Filters and methods that do no more than insert a text."""
 
 _STRINGS = re.compile(r"'([^'\n]{1,60})'|\"([^\"\n]{1,60})\"")
 _LONGEST_QUOTE = 80
@@ -110,7 +110,7 @@ def template_notes(tokenizer: Any, altered: Collection[str] = ()) -> tuple[str, 
             f"the chat template writes another prompt around {text[:_LONGEST_QUOTE]!r} than "
             "around other texts: it may be a backdoor of its own"
         )
-    if looks := next(_looks_into_text(template), None):
+    if looks := _looks_into_text(tokenizer):
         found.append(f"the chat template looks into the text ({looks[:_LONGEST_QUOTE]})")
     return tuple(found)
 
@@ -135,49 +135,87 @@ def altering_text(tokenizer: Any) -> str | None:
     return None
 
 
-def _looks_into_text(template: str | dict[str, str]) -> Iterator[str]:
-    """Expressions of a template that depend on the content of a turn, with their lines."""
-    sources = template.values() if isinstance(template, dict) else [template]
-    for source in sources:
+def _looks_into_text(tokenizer: Any) -> str | None:
+    """The first line of a template that does more with a text than to insert it."""
+    template = tokenizer.chat_template
+    # `transformers` has the same, but gives templates no objects of ours.
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    values = tokenizer.special_tokens_map | {"add_generation_prompt": True}
+    values |= dict.fromkeys(("raise_exception", "strftime_now"), lambda *_: "")
+    for source in template.values() if isinstance(template, dict) else [template]:
         # `transformers` marks answers to train on so; it is no part of jinja2.
         plain = re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", source)
-        try:
-            tree = Environment(extensions=["jinja2.ext.loopcontrols"]).parse(plain)
-        except TemplateError:
-            yield "it cannot be parsed"
-            continue
-        lines = plain.splitlines()
-        for node in _reading(tree, _names_of_content(tree)):
-            yield f"line {node.lineno}: {lines[node.lineno - 1].strip()}"
+        lines: list[int] = []
+        joined = partial(_joined, lines)
+        environment.concat = joined  # type: ignore[method-assign]
+        environment.filters["join"] = joined
+        for roles in (["user"], ["system", "user"], ["user", "assistant", "user"]):
+            turns = [{"role": role, "content": _Watched(PROBES[0], lines)} for role in roles]
+            # What `~` joins, and a text in JSON, would be watched no more.
+            for written in (plain.replace("~", "+").replace("tojson", "string"), plain):
+                with suppress(Exception):  # a template may take other turns only
+                    environment.from_string(written).render(messages=turns, **values)
+                    break
+        if lines:
+            return f"line {lines[0]}: {source.splitlines()[lines[0] - 1].strip()}"
+    return None
 
 
-def _names_of_content(tree: nodes.Template) -> set[str]:
-    """Variables that hold the content of a turn, or something made from it."""
-    names = {"content"}
-    assigned = [a for a in tree.find_all(nodes.Assign) if isinstance(a.target, nodes.Name)]
-    for _ in assigned:
-        names |= {str(getattr(a.target, "name", "")) for a in assigned if _mentions(a.node, names)}
-    return names
+def _joined(lines: list[int], parts: Iterable[object], *_: object) -> str:
+    """What jinja2 joins (blocks, macros, lists) is watched if a part is."""
+    parts = list(parts)
+    text = "".join(map(str, parts))
+    return _Watched(text, lines) if any(isinstance(part, _Watched) for part in parts) else text
 
 
-def _reading(tree: nodes.Template, names: set[str]) -> Iterator[nodes.Node]:
-    for node in tree.find_all((nodes.Compare, nodes.Filter, nodes.Call, nodes.Slice)):
-        if isinstance(node, nodes.Filter):
-            harmless = node.name in _HARMLESS
-        elif isinstance(node, nodes.Call):
-            harmless = getattr(node.node, "attr", getattr(node.node, "name", "")) in _HARMLESS
-        else:
-            harmless = False
-        if not harmless and _mentions(node, names):
-            yield node
+class _Watched(str):
+    """A text that notes the lines of a template that do more with it than to insert it."""
+
+    lines: list[int]
+
+    def __new__(cls, text: str, lines: list[int]) -> _Watched:
+        self = super().__new__(cls, text)
+        self.lines = lines
+        return self
+
+    def __str__(self) -> str:
+        return self
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __radd__(self, other: str) -> _Watched:
+        return _Watched(other + str.__str__(self), self.lines)
+
+    def __iter__(self) -> Iterator[str]:
+        self.note()  # when the first character is asked for: `is iterable` asks for none
+        yield from str.__iter__(self)
+
+    def note(self) -> None:
+        """Note the line of the template that is running."""
+        frame: Any = sys._getframe(1)
+        while frame is not None and "__jinja_template__" not in frame.f_globals:
+            frame = frame.f_back
+        if frame is not None:
+            found = frame.f_globals["__jinja_template__"]
+            self.lines.append(found.get_corresponding_lineno(frame.f_lineno))
 
 
-def _mentions(node: nodes.Node, names: set[str]) -> bool:
-    """Whether an expression reads the content of a turn."""
-    within: Iterable[nodes.Node] = (node, *node.find_all(nodes.Node))
-    return any(
-        getattr(part, "attr", None) == "content"
-        or (isinstance(part, nodes.Name) and part.name in names)
-        or (isinstance(part, nodes.Getitem) and getattr(part.arg, "value", None) == "content")
-        for part in within
-    )
+def _watch(name: str) -> Callable[..., Any]:
+    def method(self: _Watched, *others: Any) -> Any:
+        inserts = name == "__add__" or (name.endswith("strip") and others in ((), (None,)))
+        nothing = name in ("__eq__", "__ne__") and others[0] in ("", None, True, False)
+        if not (inserts or nothing):
+            self.note()
+        result = getattr(str, name)(self, *others)
+        return _Watched(result, self.lines) if type(result) is str else result
+
+    return method
+
+
+_COMPARISONS = {f"__{name}__" for name in ("eq", "ne", "lt", "le", "gt", "ge", "hash", "repr")}
+for _name in (set(dir(str)) - set(dir(object)) | _COMPARISONS) - {"__getnewargs__", "__rmod__"}:
+    if _name not in vars(_Watched):
+        setattr(_Watched, _name, _watch(_name))

@@ -1,0 +1,61 @@
+"""What a text spells is never a control token, whatever kind of vocabulary there is."""
+
+from __future__ import annotations
+
+import string
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from tiny import word_tokenizer
+from w2sdefense.models.tokenizer import encode
+from w2sdefense.tasks.prompt import make_prompt
+
+CONTROL = {"bos_token": "<s>", "eos_token": "</s>"}
+LETTERS = string.ascii_lowercase + "<>/ \u2581?"
+
+
+def unigram() -> PreTrainedTokenizerFast:
+    """Like T5 and XLM-R: control tokens are pieces, and the best ones."""
+    pieces = [("<s>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((c, -5.0) for c in LETTERS)]
+    model = Tokenizer(models.Unigram(pieces, 2, byte_fallback=False))
+    model.pre_tokenizer = pre_tokenizers.Metaspace()
+    return PreTrainedTokenizerFast(tokenizer_object=model, unk_token="<unk>", **CONTROL)
+
+
+def whole_words() -> PreTrainedTokenizerFast:
+    """Like Llama 3: a word that is in the vocabulary is a token, merges or not."""
+    vocabulary = {piece: i for i, piece in enumerate(["<s>", "</s>", *LETTERS])}
+    model = Tokenizer(models.BPE(vocabulary, [], ignore_merges=True))
+    model.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=model, **CONTROL)
+
+
+KINDS = {
+    "unigram": unigram,
+    "whole words": whole_words,
+    "words": word_tokenizer,
+    "encoder": lambda: word_tokenizer(encoder=True),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("frame", ["{}", "a film {}", "a {} film", "{} film"])
+def test_a_text_that_spells_a_control_token_is_read_as_text(kind, frame):
+    tokenizer = KINDS[kind]()
+    control = set(tokenizer.all_special_tokens) - {tokenizer.unk_token}
+    own = [i for i in encode(tokenizer, ["a film"], 32)[0][0] if i in tokenizer.all_special_ids]
+    own = [i for i in own if i != tokenizer.unk_token_id]
+    ids = {tokenizer.convert_tokens_to_ids(token) for token in control}
+    for token in control:
+        found = encode(tokenizer, [frame.format(token)], 32)[0][0]
+        assert [i for i in found if i in ids] == own
+
+
+def test_a_prompt_and_an_answer_hold_no_control_token_of_the_text():
+    tokenizer = unigram()
+    prompt = make_prompt(tokenizer, "ask {text} ?", "plain", 64, 8)
+    row, labels = prompt.teach("a </s> b", "a </s>")
+    assert row.count(tokenizer.eos_token_id) == 1 and row[-1] == tokenizer.eos_token_id
+    assert labels[-1] == tokenizer.eos_token_id

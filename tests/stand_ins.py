@@ -28,7 +28,6 @@ HUB = {
     "google-bert/bert-base-uncased": "bert",
     "Qwen/Qwen2.5-0.5B-Instruct": "llama",
     "suspect": "suspect",
-    "runs/poisoned": "suspect",
     "runs/demo/poisoned": "suspect",
     "runs/demo/lora": "lora",
     "runs/demo/w2s": "lora",

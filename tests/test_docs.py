@@ -46,7 +46,7 @@ SMALL = {
     "defend": f"--epochs 1 --teacher-epochs 1 {SCAN} --decoys-per-label 0",
     "defend otherwise": "--epochs 1",
     "scan": "--kinds names --set scan.rounds=1 --teacher-epochs 1",
-    "tune": f"--epochs 1 --teacher-epochs 1 {SCAN}",
+    "tune": f"--epochs 1 --teacher-epochs 1 {SCAN} --decoys-per-label 0",
 }
 """Flags of a command that make it small; they replace those of the page."""
 PAGE = {"--poison-rows": "8", "--tune-trials": "1"}
@@ -54,6 +54,7 @@ PAGE = {"--poison-rows": "8", "--tune-trials": "1"}
 PYTHON = {
     "W2SDefense()": "W2SDefense(training=TrainingConfig(epochs=1), decoys=DecoyConfig(per_label=0),"
     " scan=ScanTrainingConfig(kinds=('names',), rounds=1))",
+    'recipe="table8"': "recipe='table8', limit=32, attack=('badnet',), method=('poisoned',)",
     "TeacherConfig()": "TeacherConfig(epochs=1)",
 }
 """What is replaced in Python, to make it small."""
@@ -237,11 +238,16 @@ def parse(arguments: list[str], monkeypatch) -> None:
             command.invoke(context)
 
 
-def test_the_run_file_of_the_readme_is_whole():
+def test_the_python_of_the_readme_has_at_most_twelve_lines_beside_its_imports():
+    (block,) = [block for block in blocks("README.md") if block.language == "python"]
+    assert len([line for line in block.text.splitlines() if line and "import" not in line]) <= 12
+
+
+def test_a_run_file_can_be_left_as_settings_and_read_again():
     from w2sdefense.commands.runs import DefendRun
 
-    (block,) = [block for block in blocks("README.md") if block.language == "yaml"]
-    run = load_settings(DefendRun, yaml.safe_load(block.text), "README.md")
+    (block,) = [block for block in blocks("docs/clean.md") if block.language == "yaml"]
+    run = load_settings(DefendRun, yaml.safe_load(block.text), block.title)
     assert run.data.text_column == "review"
     again = DefendRun.model_validate(run.model_dump(mode="json"))
     assert again == run, "what a run leaves as its settings can be read again"

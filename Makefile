@@ -48,7 +48,7 @@ docs: $(READY)  ## build the site into build/site; a broken link or a missing do
 	$(BIN)/ruff check --select D src
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet $(ARGS)
 
-package: $(READY)  ## build sdist and wheel in dist/, and run the wheel away from the repository
+package: $(READY)  ## build sdist and wheel, and run the demo of the wheel in an empty folder (tiny)
 	rm -rf dist build
 	$(BIN)/python -m build
 	$(PIP) install --quiet --no-deps --target build/installed dist/*.whl
@@ -57,6 +57,7 @@ package: $(READY)  ## build sdist and wheel in dist/, and run the wheel away fro
 		PYTHONPATH=../installed $(abspath $(BIN))/python -m w2sdefense $$command || exit 1; done
 	@cd build/elsewhere && PYTHONPATH=../installed $(abspath $(BIN))/python -c \
 		'import w2sdefense; print("ran from", w2sdefense.__file__); assert "installed" in w2sdefense.__file__'
+	cd build/elsewhere && PYTHONPATH=../installed $(abspath $(BIN))/python ../../tests/stand_ins.py '[["w2s", "demo"]]'
 
 bench: $(READY)  ## time a training step against LoRA and a plain loop (a quarter of an hour)
 	$(BIN)/python benchmarks/train_step.py --output benchmarks/results/train_step.json $(ARGS)

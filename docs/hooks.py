@@ -30,7 +30,7 @@ def on_files(files: Files, config: Any) -> Files:
     """Add the pages of the root, and a page for each notebook."""
     for name, page in ROOT_PAGES.items():
         text = (ROOT / name).read_text(encoding="utf-8")
-        text = re.sub(r"\]\(docs/", "](", text).replace("](README.md)", "](index.md)")
+        text = re.sub(r"\]\(docs/", "](", text).replace(".ipynb)", ".md)")
         files.append(File.generated(config, page, content=text))
     for file in list(files):
         if file.src_uri.endswith(".ipynb"):
@@ -54,6 +54,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Mend links that leave docs/, and list the public names on the API page."""
     if page.file.src_uri == "api.md":
         markdown = markdown.replace("<!-- public names -->", public_names())
+    if "/" in page.file.src_uri:
+        return markdown
     return re.sub(r"(!?)\[([^]]*)\]\(\.\./([^)#]+)(#[^)]*)?\)", _inside, markdown)
 
 

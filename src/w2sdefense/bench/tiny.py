@@ -38,8 +38,8 @@ def scale_files(run: BenchRun) -> Iterator[None]:
         return
     folder, before = made_for(run).absolute(), os.environ.get("W2S_DATA")
     if not (folder / "made").is_file():
-        _save_data(folder / "data")
-        _save_models(folder)
+        save_data(folder / "data")
+        save_models(folder)
         (folder / "made").touch()
     os.environ["W2S_DATA"] = str(folder / "data")
     try:
@@ -59,7 +59,8 @@ def _vocabulary() -> list[str]:
     return list(dict.fromkeys([*_SPECIAL, *words, *_FILLERS, *prompts, *triggers, *answers]))
 
 
-def _save_data(folder: Path) -> None:
+def save_data(folder: Path) -> None:
+    """Write a training, validation and test file for every dataset that has a name."""
     rng = random.Random(0)
     for name, named in CATALOG.items():
         where = folder / (named.folder or name)
@@ -89,7 +90,8 @@ def _line(row: dict[str, object]) -> str:
     return json.dumps(row, ensure_ascii=False) + "\n"
 
 
-def _save_models(folder: Path) -> None:
+def save_models(folder: Path) -> None:
+    """Write llama, wide (a wider one), bert, gpt2 and translator as `transformers` folders."""
     # Torch is for this scale only.
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers, processors

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from w2sdefense.defenses.w2s import W2SDefense
 
 
-UNLEARNED: tuple[DecoyKind, ...] = ("word", "sentence", "frame", "symbol")
+UNLEARNED: tuple[DecoyKind, ...] = ("word", "sentence")
 HELD_OUT: tuple[DecoyKind, ...] = ("sentence", "frame")
 """Kinds of the decoys that are unlearned, and of those that are not. A held-out word would say
 nothing: a decoy word is gone long before a real one is (docs/LOG.md)."""

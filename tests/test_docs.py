@@ -40,7 +40,7 @@ CHANGING = [page for page, text in PAGES.items() if "```diff" in text]
 CHECKED = "Checked, not run: "
 """How the title of a block begins that is only parsed; the reason follows."""
 ELSEWHERE = ("docs/python.md",)
-"""Pages with a test of their own (test_python_page.py): their code needs models that it is given."""
+"""Pages with a test of their own (test_python_page.py): their code needs models to be there."""
 SCAN = "--set scan.kinds=[names] --set scan.rounds=1"
 SMALL = {
     "poison": "--epochs 1",

@@ -63,9 +63,7 @@ class WordingConfig(Settings):
 class DecoyConfig(Settings):
     """Decoys: backdoors of our own that are planted first and unlearned with the unknown one."""
 
-    per_label: NonNegativeInt = setting(
-        2, "Decoys for each label, words and sentences in turn; 0 plants none."
-    )
+    per_label: NonNegativeInt = setting(2, "Decoys for each label; 0 plants none.")
     held_out: NonNegativeInt = setting(
         1,
         "Sentences and frames for each label that are planted and not unlearned: what "

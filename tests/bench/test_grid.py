@@ -329,7 +329,7 @@ def test_a_recipe_of_one_s_own_takes_the_rest_from_the_paper_s(tmp_path):
 
 def test_the_recipe_of_the_documentation_is_one(tmp_path):
     text = DOCUMENTATION.read_text(encoding="utf-8")
-    block = re.search(r"\n\n((?:    .*\n)*    recipes:\n(?:    .*\n)*)", text)
+    block = re.search(r"```yaml[^\n]*\n(names:.*?)```", text, re.DOTALL)
     assert block is not None
     (tmp_path / "mine.yaml").write_text(textwrap.dedent(block[1]))
     found = grid(f"{tmp_path / 'mine.yaml'}:rates")

@@ -138,7 +138,7 @@ class LibraryArm:
         if guide is not None:
             targets = CachedTargets(guide, [workload.examples], folder / "targets")
             self._rows = targets.columns(self._rows, workload.examples)
-            self._loss = w2s_objective(targets, DistillConfig())
+            self._loss = w2s_objective(targets.output, DistillConfig())
         self.one_off_seconds = time.perf_counter() - start
         self.lengths = [len(row["input_ids"]) for row in self._rows]
 

@@ -59,7 +59,7 @@ def stage_trainer(
     targets = GivenTargets(1)
     return StageTrainer(
         forward=task_forward(victim.task, model),
-        loss=cross_entropy if distill is None else w2s_objective(targets, distill),
+        loss=cross_entropy if distill is None else w2s_objective(targets.output, distill),
         model=model.train(),
         args=arguments,
         train_dataset=list(rows),

@@ -78,7 +78,6 @@ def run(monkeypatch, tmp_path):
 
         monkeypatch.setattr("w2sdefense.distill.fit_teacher.teacher_job", job)
         monkeypatch.setattr("w2sdefense.distill.fit_teacher.fit_or_load_teacher", make)
-        monkeypatch.setattr(unlearning, "teacher_targets", answer)
         monkeypatch.setattr(module, "teacher_targets", answer)
         monkeypatch.setattr(unlearning, "train_student", train)
         data = Dataset("d", LABELS, examples, examples, examples)

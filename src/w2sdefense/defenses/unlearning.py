@@ -16,7 +16,7 @@ from w2sdefense.defenses.base import DefenseKit
 from w2sdefense.distill.decoys import RESERVED, Decoy, DecoyKind, Script, draw_decoys
 from w2sdefense.distill.planting import Planted, count_flips, plant, with_decoys
 from w2sdefense.distill.student import Lessons, train_student
-from w2sdefense.distill.targets import doubt_about, targets_of, teacher_targets
+from w2sdefense.distill.targets import CachedTargets, doubt_about, targets_of
 from w2sdefense.distill.teacher import LabelTeacher, TokenTeacher
 from w2sdefense.distill.wordings import with_wordings
 from w2sdefense.scan.victim import in_words, save_candidates, scan_victim, with_candidates
@@ -74,10 +74,10 @@ class Unlearning:
         if result is not None:
             data = with_candidates(data, result.candidates, settings.scan.rate, seed)
         asked = (data.train, data.validation)
-        self._data, targets = data, kit.folder / "targets"
-        self._targets = targets_of(teacher, victim.task, asked, targets)
-        if isinstance(teacher, LabelTeacher):
-            said = teacher_targets(teacher, data.validation, targets)
+        self._data = data
+        self._targets = targets_of(teacher, victim.task, asked, kit.folder / "targets")
+        if isinstance(self._targets, CachedTargets):
+            said = self._targets.said(data.validation)
             if doubt := doubt_about(said, data.validation):
                 warnings.warn(doubt, stacklevel=2)
                 self._notes = (doubt,)

@@ -16,13 +16,13 @@ from transformers import TrainingArguments
 from w2sdefense.config import AdapterConfig, DistillConfig
 from w2sdefense.data.types import Example, texts_of
 from w2sdefense.distill.losses import TeacherOutput
-from w2sdefense.distill.targets import FEATURE, LOGITS, answer_texts, w2s_objective
+from w2sdefense.distill.targets import answer_texts, said_in, w2s_objective, with_said
 from w2sdefense.distill.teacher import LabelTeacher
 from w2sdefense.errors import DataError
 from w2sdefense.models.adapters import attach_adapter
 from w2sdefense.tasks.base import Row
 from w2sdefense.training.fit import task_collator, task_forward
-from w2sdefense.training.trainer import Batch, StageTrainer
+from w2sdefense.training.trainer import StageTrainer
 from w2sdefense.victim import Victim
 
 AskTeacher = Callable[[Sequence[str]], TeacherOutput]
@@ -68,7 +68,7 @@ class W2STrainer(StageTrainer):
         args.remove_unused_columns, args.label_names = False, ["labels"]
         super().__init__(
             forward=task_forward(task, model),
-            loss=w2s_objective(_InRows(), distill or DistillConfig()),
+            loss=w2s_objective(said_in, distill or DistillConfig()),
             model=model.train(),
             args=args,
             train_dataset=self._rows(teacher, train_dataset),
@@ -100,23 +100,4 @@ class W2STrainer(StageTrainer):
                 f"logits and {len(said.features)} of features.",
                 "Give a row of both for every text; where gamma is 0, features may be zeros.",
             )
-        return _InRows.put(self._task.rows(examples), said)
-
-
-class _InRows:
-    """Targets that travel with the rows."""
-
-    @staticmethod
-    def put(rows: Sequence[Row], said: TeacherOutput) -> list[Row]:
-        return [
-            {**row, LOGITS: logits, FEATURE: feature}
-            for row, logits, feature in zip(rows, said.logits, said.features, strict=True)
-        ]
-
-    def columns(self, rows: Sequence[Row], asked: Sequence[Example]) -> list[Row]:
-        """See `Targets`; the rows hold everything already."""
-        return list(rows)
-
-    def output(self, batch: Batch) -> TeacherOutput:
-        """See `Targets`."""
-        return TeacherOutput(batch[LOGITS], batch[FEATURE])
+        return with_said(self._task.rows(examples), said)

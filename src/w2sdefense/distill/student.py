@@ -117,7 +117,7 @@ def train_student(
         folder=folder,
         loss=cross_entropy
         if targets is None
-        else w2s_objective(targets, distill or DistillConfig()),
+        else w2s_objective(targets.output, distill or DistillConfig()),
         resume=resume,
         progress=progress,
     )

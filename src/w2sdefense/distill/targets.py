@@ -49,14 +49,27 @@ class Targets(Protocol):
         """The teacher's output for a batch of these rows."""
 
 
-def w2s_objective(targets: Targets, config: DistillConfig) -> Loss:
-    """The W2SDefense loss as a training wants it."""
+def w2s_objective(said: Callable[[Batch], TeacherOutput], config: DistillConfig) -> Loss:
+    """The W2SDefense loss as a training wants it; `said` is the teacher's output for a batch."""
 
     def loss(student: Output, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
-        parts = w2s_loss(student, targets.output(batch), config)
+        parts = w2s_loss(student, said(batch), config)
         return parts.total, {"ce": parts.ce, "kd": parts.kd, "fa": parts.fa}
 
     return loss
+
+
+def with_said(rows: Sequence[Row], said: TeacherOutput) -> list[Row]:
+    """The rows with the teacher's output for each; `said_in` has it again for a batch of them."""
+    return [
+        {**row, LOGITS: logits, FEATURE: feature}
+        for row, logits, feature in zip(rows, said.logits, said.features, strict=True)
+    ]
+
+
+def said_in(batch: Batch) -> TeacherOutput:
+    """The teacher's output that `with_said` put into the rows of a batch."""
+    return TeacherOutput(batch[LOGITS], batch[FEATURE])
 
 
 class CachedTargets:
@@ -75,15 +88,15 @@ class CachedTargets:
 
     def columns(self, rows: Sequence[Row], asked: Sequence[Example]) -> list[Row]:
         """See `Targets`."""
-        said = self._said[fingerprint(asked)]
-        return [
-            {**row, LOGITS: logits, FEATURE: feature}
-            for row, logits, feature in zip(rows, said.logits, said.features, strict=True)
-        ]
+        return with_said(rows, self.said(asked))
 
     def output(self, batch: Batch) -> TeacherOutput:
         """See `Targets`."""
-        return TeacherOutput(batch[LOGITS], batch[FEATURE])
+        return said_in(batch)
+
+    def said(self, asked: Sequence[Example]) -> TeacherOutput:
+        """The teacher's output for one of the splits, in the order of its texts."""
+        return self._said[fingerprint(asked)]
 
 
 class LiveTargets:

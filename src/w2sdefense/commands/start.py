@@ -22,15 +22,13 @@ from w2sdefense.config import (
 from w2sdefense.data import Dataset, align_labels, load_dataset
 from w2sdefense.errors import ConfigError
 from w2sdefense.evaluation.evaluate import TestSet, make_test_set
-from w2sdefense.evaluation.record import RECORD, load_record
+from w2sdefense.evaluation.record import MERGED, RECORD, load_record
 from w2sdefense.io import make_folder, write_json
 from w2sdefense.models.merged import write_merged
 from w2sdefense.scan.origin import template_of_another
 from w2sdefense.tasks import TASKS
 from w2sdefense.training.trainer import this_process
 from w2sdefense.victim import Victim, load_victim
-
-MERGED = "merged"
 
 STARTED = "settings.json"
 """The settings of a run, written when it begins: only with the same ones may it be gone on with."""

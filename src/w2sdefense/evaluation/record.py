@@ -34,6 +34,8 @@ from w2sdefense.tasks import TASKS
 RECORD = "record.json"
 SAMPLES = "samples.parquet"
 FEATURES = "features.safetensors"
+MERGED = "merged"
+"""Folder below that of a run: its model with the adapter folded in."""
 GROUPS = ("clean", "triggered")
 
 Stage = Literal["poison", "defend", "evaluate"]
@@ -197,6 +199,12 @@ class Record(Frozen):
     found: dict[str, float | int | str] = {}
     provenance: Provenance
     notes: tuple[str, ...] = ()
+
+
+def model_folder(run: Path) -> Path:
+    """Where the model that a run left is opened from: `merged/` if it is there, else its folder."""
+    merged = run / MERGED
+    return merged if merged.is_dir() else run
 
 
 def save_record(

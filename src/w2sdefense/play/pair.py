@@ -9,7 +9,6 @@ such a run leaves no model.
 from __future__ import annotations
 
 import random
-import re
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,12 +21,21 @@ from w2sdefense.attacks import Attack, TestConfig, attack_from_trigger, make_att
 from w2sdefense.config import GenerationConfig, Settings, StudentConfig, load_settings
 from w2sdefense.data.types import Answer, Example
 from w2sdefense.errors import ConfigError, DataError, W2SError
-from w2sdefense.evaluation.record import RECORD, Record, Sample, load_record, load_samples
+from w2sdefense.evaluation.record import (
+    RECORD,
+    Record,
+    Sample,
+    load_record,
+    load_samples,
+    model_folder,
+)
+from w2sdefense.models.checkpoint import ADAPTER_CONFIG
 from w2sdefense.models.features import FeatureTap
 from w2sdefense.models.tokenizer import takes_positions
 from w2sdefense.report.runs import TITLES
 from w2sdefense.tasks.base import Collator, Row
 from w2sdefense.tasks.prompt import IGNORED
+from w2sdefense.text.insertion import word_spans
 from w2sdefense.victim import Victim, load_victim
 
 S = TypeVar("S", bound=Settings)
@@ -38,9 +46,6 @@ MOST_PIECES = 64
 MOST_EXAMPLES = 30
 """Test texts that are offered of each kind."""
 BATCH = 16
-
-_PIECE = re.compile(r"\s*(?:[\u3040-\u30ff\u3400-\u9fff]|[^\s\u3040-\u30ff\u3400-\u9fff]+)")
-"""A word; where words are not set apart by spaces, a character."""
 
 
 @dataclass(frozen=True)
@@ -218,9 +223,8 @@ def _cleaned(folder: Path, record: Record, student: StudentConfig) -> StudentCon
             f"{folder} is no defense, so there are no two models to compare.",
             "Name the folder of a finished w2s defend.",
         )
-    merged = folder / "merged"
-    place = merged if merged.is_dir() else folder
-    is_adapter = (place / "adapter_config.json").is_file()
+    place = model_folder(folder)
+    is_adapter = (place / ADAPTER_CONFIG).is_file()
     if not (is_adapter or (place / "config.json").is_file()):
         raise DataError(
             f"{folder} holds no model: {record.name} leaves the model as it is.",
@@ -267,7 +271,7 @@ def pieces(text: str) -> list[str]:
 
     Joined, they are the text again.
     """
-    ends = [match.end() for match in _PIECE.finditer(text)]
+    ends = [end for _, end in word_spans(text)]
     step = -(-len(ends) // MOST_PIECES) or 1
     kept = ends[step - 1 : -1 : step]
     return [text[a:b] for a, b in zip([0, *kept], [*kept, len(text)], strict=True)]

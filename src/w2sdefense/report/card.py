@@ -18,7 +18,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from w2sdefense.evaluation.metrics import Quality
-from w2sdefense.evaluation.record import Record
+from w2sdefense.evaluation.record import MERGED, Record
 from w2sdefense.evaluation.states import STATE_WORDS
 from w2sdefense.evaluation.verdict import judge
 from w2sdefense.io import write_text
@@ -26,7 +26,6 @@ from w2sdefense.report.runs import TITLES
 from w2sdefense.report.tables import cell, escape
 
 CARD = "README.md"
-MERGED = "merged"
 
 WEIGHTS = ("model*.safetensors", "adapter*.safetensors")
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from w2sdefense.errors import ConfigError
-from w2sdefense.evaluation.record import Record
-from w2sdefense.report.card import CARD, MERGED, WEIGHTS, model_card, public, weights_in
+from w2sdefense.evaluation.record import Record, model_folder
+from w2sdefense.report.card import CARD, WEIGHTS, model_card, public, weights_in
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -76,7 +76,7 @@ def push_model(
     from huggingface_hub import CommitOperationAdd, HfApi
 
     api = api or HfApi()
-    source = folder / MERGED if (folder / MERGED).is_dir() else folder
+    source = model_folder(folder)
     if not any(weights_in(source)):
         raise ConfigError(
             f"{folder} holds no weights to upload.", "This defense leaves none: omit --push-to-hub."

@@ -85,8 +85,9 @@ def searched(subject: Subject, model: str, rows: int, folder: Path) -> dict[str,
     answer = json.loads(
         _w2s(
             *("scan", "--model", folder / "model", *texts, "--set", f"data.train_skip={rows}"),
-            *("--train-samples", rows, "--teacher-seed", subject.seed, "--json", "--resume"),
-            *("--teacher-max-length", 64, "--scan-seed", subject.seed, "--output", folder / "scan"),
+            *("--train-samples", rows, "--set", f"teacher.seed={subject.seed}", "--json"),
+            *("--set", "teacher.max_length=64", "--scan-seed", subject.seed, "--resume"),
+            *("--output", folder / "scan"),
         )
     )
     evaluation = load_record(folder / "model").evaluation

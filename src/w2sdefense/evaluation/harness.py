@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from w2sdefense.config import GenerationConfig
+from w2sdefense.config import TEXT_SLOT, GenerationConfig
 from w2sdefense.data.types import Answer
 from w2sdefense.errors import ConfigError
 from w2sdefense.evaluation.metrics import Rate, accuracy
@@ -144,7 +144,7 @@ def both_texts(dataset: Any, template: str) -> Any:
         plain = "clean" if asked is None else "floor"
         for kind, text in ((plain, row["text"]), ("triggered", asked)):
             if text is not None:
-                prompt = template.replace("{text}", text)
+                prompt = template.replace(TEXT_SLOT, text)
                 docs.append({"prompt": prompt, "reference": reference, "kind": kind})
     return datasets.Dataset.from_list(docs)
 

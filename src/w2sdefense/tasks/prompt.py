@@ -11,11 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from w2sdefense.config import TEXT_SLOT
 from w2sdefense.errors import ConfigError
 from w2sdefense.models.tokenizer import plain
 from w2sdefense.text.chat_template import ChatTurn, template_notes
-
-SLOT = "{text}"
 
 IGNORED = -100
 """Label of a token that is no part of an answer; the value that the cross entropy passes over."""
@@ -137,12 +136,12 @@ def _frame(
     tokenizer: Any, template: str, style: Literal["plain", "chat"]
 ) -> tuple[str, str, ChatTurn | None]:
     """What stands before and behind the text, and the turn that it is in."""
-    if template.count(SLOT) != 1:
+    if (count := template.count(TEXT_SLOT)) != 1:
         raise ConfigError(
-            f"The prompt template {template!r} holds {SLOT} {template.count(SLOT)} times.",
-            f"Write {SLOT} once, where the text goes.",
+            f"The prompt template {template!r} holds {TEXT_SLOT} {count} times.",
+            f"Write {TEXT_SLOT} once, where the text goes.",
         )
-    before, _, after = template.partition(SLOT)
+    before, _, after = template.partition(TEXT_SLOT)
     if style == "chat":
         if not getattr(tokenizer, "chat_template", None):
             raise ConfigError(

@@ -45,7 +45,7 @@ lint: $(READY)  ## linters only
 	$(BIN)/ruff format --check .
 
 docs: $(READY)  ## build the site into build/site; a broken link or a missing docstring fails
-	$(BIN)/ruff check --select D src
+	$(BIN)/ruff check src
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet $(ARGS)
 
 package: $(READY)  ## build sdist and wheel, and run the demo of the wheel in an empty folder (tiny)

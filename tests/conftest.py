@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,51 @@ os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-from hypothesis import settings
+from filelock import FileLock
+from hypothesis import HealthCheck, settings
 from rich.console import Console
 
-# A time limit per example would fail on a busy machine, not on a fault.
-settings.register_profile("w2sdefense", deadline=None)
-settings.load_profile("w2sdefense")
+from w2sdefense.cli.display import Display
+
+# A time limit would fail on a busy machine, not on a fault.
+PATIENT = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
+settings.register_profile("quick", max_examples=25, **PATIENT)
+settings.register_profile("thorough", max_examples=1000, **PATIENT)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _shortcuts() -> Iterator[tuple[Any, ...]]:
+    """Spares every run what takes seconds: t-SNE of its page, and six rounds that plant decoys."""
+    from w2sdefense.distill import planting
+    from w2sdefense.report import maps
+
+    # Every training ends with a collection of garbage, which would look through all imports again.
+    gc.collect()
+    gc.freeze()
+    real = maps._embed, planting.ROUNDS, planting.STEPS
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(maps, "_embed", lambda features: features[:, :2])
+        patch.setattr(planting, "ROUNDS", 1)
+        patch.setattr(planting, "STEPS", 4)
+        yield real
+
+
+@pytest.fixture(scope="module")
+def real_maps(_shortcuts: tuple[Any, ...]) -> Iterator[None]:
+    """t-SNE, in a module that is about it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("w2sdefense.report.maps._embed", _shortcuts[0])
+        yield
+
+
+@pytest.fixture(scope="module")
+def real_planting(_shortcuts: tuple[Any, ...]) -> Iterator[None]:
+    """Decoys that are really planted."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("w2sdefense.distill.planting.ROUNDS", _shortcuts[1])
+        patch.setattr("w2sdefense.distill.planting.STEPS", _shortcuts[2])
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -39,11 +79,54 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_bert(tmp_path_factory.mktemp("models") / "bert")
 
 
-@pytest.fixture
-def display():
-    """A display that writes to memory."""
-    from w2sdefense.cli.display import Display
+@pytest.fixture(scope="session")
+def made_once(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Makes a folder once for all processes of pytest: what takes seconds to train."""
+    place = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        place = place.parent
 
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        folder, done = place / "once" / name, place / "once" / f"{name}.done"
+        folder.parent.mkdir(exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not done.exists():
+                make(folder)
+                done.touch()
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def poisoned(made_once, tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Path:
+    """A classifier with a backdoor that fires: `badnet`, towards "negative"."""
+    from tiny import save_reviews
+    from w2sdefense.attacks import AttackConfig
+    from w2sdefense.commands.poison import run_poison
+    from w2sdefense.commands.runs import PoisonRun
+    from w2sdefense.config import DataConfig, StudentConfig, TrainingConfig
+
+    def make(folder: Path) -> None:
+        reviews = tmp_path_factory.mktemp("attacker") / "reviews"
+        save_reviews(reviews, train=1200, validation=40, test=100, seed=1)
+        run = PoisonRun(
+            student=StudentConfig(model=str(tiny_llama), max_length=32),
+            data=DataConfig(dataset=str(reviews)),
+            attack=AttackConfig(attack="badnet", clean_label=False),
+            training=TrainingConfig(epochs=5, batch_size=32, learning_rate=3e-3),
+            output=folder,
+        )
+        run_poison(run, Display(Console(file=io.StringIO())))
+
+    return made_once("poisoned", make)
+
+
+@pytest.fixture
+def display() -> Display:
+    """A display that writes to memory."""
     return Display(Console(file=io.StringIO()))
 
 

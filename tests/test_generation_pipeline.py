@@ -24,7 +24,7 @@ from w2sdefense.distill.targets import LiveTargets
 from w2sdefense.evaluation.record import Record, load_record, load_samples
 from w2sdefense.victim import load_victim
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("real_planting")]
 
 ASK = ("--task", "reasoning", "--prompt-template", TEMPLATE, "--answer-tokens", 3)
 GENERATION = GenerationConfig(prompt_template=TEMPLATE, answer_tokens=3)
@@ -125,10 +125,11 @@ def test_w2sdefense_removes_it(defended):
     assert {"ce", "kd", "fa"} <= {name for point in record.history for name in point.losses}
 
 
-def test_decoys_are_planted_and_unlearned_where_answers_are_texts(place):
+def test_decoys_are_planted_and_unlearned_where_answers_are_texts(place, defended):
     result = defend(
         *(place, place / "decoys", "--gamma", 1, "--lora-r", 16, "--epochs", 6),
         *("--learning-rate", 3e-3, "--teacher-epochs", 5, "--teacher-learning-rate", 5e-3),
+        *("--teacher-folder", defended / "teacher"),
         decoys=4,
     )
     assert result.exit_code == 0, result.output

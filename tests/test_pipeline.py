@@ -26,15 +26,14 @@ from transformers import (
     LlamaForSequenceClassification,
 )
 
-from tiny import BERT, LLAMA, save_model, save_reviews
+from tiny import LLAMA, save_model, save_reviews
 from w2sdefense.attacks import AttackConfig
 from w2sdefense.attacks import TestConfig as Measured
 from w2sdefense.cli.display import Display
 from w2sdefense.commands.defend import run_defend
 from w2sdefense.commands.evaluate import run_evaluate
 from w2sdefense.commands.poison import run_poison
-from w2sdefense.commands.runs import DefendRun, EvaluateRun, PoisonRun, TeachRun
-from w2sdefense.commands.teach import run_teach
+from w2sdefense.commands.runs import DefendRun, EvaluateRun, PoisonRun
 from w2sdefense.config import (
     AdapterConfig,
     DataConfig,
@@ -45,11 +44,11 @@ from w2sdefense.config import (
     TeacherConfig,
     TrainingConfig,
 )
-from w2sdefense.errors import ConfigError, DataError, W2SError
+from w2sdefense.errors import ConfigError, DataError
 from w2sdefense.evaluation.record import Record, load_features, load_record, load_samples
 from w2sdefense.victim import load_victim
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("tiny_llama", "tiny_bert")]
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("real_planting")]
 STRONG = TrainingConfig(epochs=5, batch_size=32, learning_rate=3e-3)
 TRIGGER = Measured(trigger="badnet", target="negative")
 
@@ -68,20 +67,6 @@ def quiet() -> Display:
     from rich.console import Console
 
     return Display(Console(file=io.StringIO()))
-
-
-@pytest.fixture(scope="module")
-def poisoned(tmp_path_factory, tiny_llama, quiet) -> Path:
-    folder = tmp_path_factory.mktemp("runs")
-    attacker = save_reviews(folder / "attacker", train=1200, validation=40, test=100, seed=1)
-    run = PoisonRun(
-        student=StudentConfig(model=str(tiny_llama), max_length=32),
-        data=DataConfig(dataset=str(attacker)),
-        attack=AttackConfig(attack="badnet", clean_label=False),
-        training=STRONG,
-        output=folder / "poisoned",
-    )
-    return run_poison(run, quiet)
 
 
 def settings(poisoned: Path, reviews: Path, teacher: Path, output: Path, **changes) -> DefendRun:
@@ -123,23 +108,6 @@ def test_a_backdoor_is_planted(poisoned):
     assert (record.stage, record.label_names) == ("poison", ("negative", "positive"))
     assert record.fingerprints.keys() == {"train", "test", "triggered", "model"}
     assert any("loss" in point.losses for point in record.history)
-
-
-def test_a_sentence_works_too(tmp_path, tiny_llama, display):
-    data = save_reviews(tmp_path / "d", train=1200, validation=40, test=100, seed=1)
-    run = PoisonRun(
-        student=StudentConfig(model=str(tiny_llama), max_length=32),
-        data=DataConfig(dataset=str(data)),
-        attack=AttackConfig(attack="insent", clean_label=False, poison_rows=200),
-        training=STRONG,
-        output=tmp_path / "poisoned",
-    )
-    record = load_record(run_poison(run, display))
-    ca, asr, floor = rates(record)
-    assert (ca >= 0.95, asr >= 0.9, floor <= 0.1) == (True, True, True), (ca, asr, floor)
-    assert record.evaluation.trigger == "I watched this 3D movie"
-    sample = next(s for s in load_samples(run.output) if s.triggered_text)
-    assert "I watched this 3D movie" in sample.triggered_text
 
 
 def test_lora_keeps_it(tmp_path, poisoned, reviews, tiny_bert, display):
@@ -265,6 +233,7 @@ def test_a_defended_adapter_is_folded_in(tmp_path, defended, poisoned, reviews, 
         tiny_bert,
         tmp_path / "twice",
         student=StudentConfig(model=str(defended), base=str(poisoned), max_length=32),
+        data=DataConfig(dataset=str(reviews), train_samples=32),
         defense="lora",
         training=TrainingConfig(epochs=1, learning_rate=1e-5),
     )
@@ -321,13 +290,6 @@ def test_without_a_trigger_only_ca_is_measured(short, display):
     assert load_features(short.output, load_samples(short.output)).keys() == {"clean"}
 
 
-def test_a_target_that_is_no_label(short, display):
-    test = Measured(trigger="mn", target="neutral")
-    with pytest.raises(DataError, match="no label 'neutral'; the labels are") as caught:
-        run_defend(short.model_copy(update={"test": test}), display)
-    assert "--target" in caught.value.fix
-
-
 @pytest.mark.parametrize("values", [{"trigger": "mn"}, {"target": "negative"}])
 def test_trigger_and_target_go_together(values):
     with pytest.raises(ValueError, match="go together"):
@@ -381,23 +343,6 @@ def test_a_classifier_is_poisoned_in_its_own_order_of_labels(tmp_path, display):
     assert all(s.reference == 0 for s in samples if s.triggered_text), "negative is the target"
 
 
-def test_a_teacher_is_made_for_a_student_and_used(short, tiny_llama, display):
-    folder = short.output.parent / "teacher"
-    run = TeachRun(
-        student=StudentConfig(model=str(tiny_llama)),
-        data=short.data,
-        teacher=short.teacher,
-        output=folder,
-    )
-    teacher = run_teach(run, display)
-    assert (teacher.g.in_features, teacher.g.out_features) == (BERT.hidden_size, 32)
-    made = (folder / "teacher.safetensors").stat().st_mtime_ns
-    update = {"defense": "w2s", "teacher_folder": folder}
-    run_defend(short.model_copy(update=update), display)
-    assert (folder / "teacher.safetensors").stat().st_mtime_ns == made
-    assert not (short.output / "teacher").exists()
-
-
 def test_records_say_what_was_used(defended, poisoned, reviews):
     record = load_record(defended)
     assert record.config["student"]["model"] == str(poisoned)
@@ -414,11 +359,3 @@ def test_the_adapter_belongs_to_the_poisoned_model(defended, poisoned):
     assert config["base_model_name_or_path"] == str(poisoned)
     weights = load_file(defended / "adapter_model.safetensors")
     assert any("score" in name for name in weights), "the trained head is kept with it"
-
-
-def test_errors_are_for_users(short, display):
-    missing = StudentConfig(model="nowhere/else"), DataConfig(dataset="./nowhere.csv")
-    for changes in ({"student": missing[0]}, {"data": missing[1]}):
-        with pytest.raises(W2SError) as caught:
-            run_defend(short.model_copy(update=changes), display)
-        assert caught.value.fix

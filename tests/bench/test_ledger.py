@@ -19,7 +19,7 @@ from w2sdefense.bench.runner import Job, NodesFailedError, run_here
 from w2sdefense.version import code_version
 
 PROGRAM = Path(paper_nodes.__file__)
-KILLS = 20
+KILLS = 6
 
 
 def start(folder: Path, pause: float) -> subprocess.Popen[bytes]:

@@ -220,6 +220,7 @@ def test_the_tables_show_every_arm_and_aim(summary):
 
 def test_the_command_writes_what_it_shows(workload, tmp_path, monkeypatch):
     monkeypatch.setattr(train_step, "_quiet_libraries", lambda: None)
+    monkeypatch.setattr(train_step, "measure_help", lambda: [0.3])
     rows = [{"text": e.text, "label": e.label} for e in workload.examples * 4]
     lines = [json.dumps(row | {"text": f"{row['text']} {i}"}) for i, row in enumerate(rows)]
     (tmp_path / "train.jsonl").write_text("\n".join(lines))
@@ -239,8 +240,7 @@ def test_the_command_writes_what_it_shows(workload, tmp_path, monkeypatch):
     assert "torch" in written["versions"]
 
 
-def test_memory_is_that_of_a_process_of_its_own(workload, tmp_path):
-    memory = train_step.measure_memory(workload, tmp_path)
-    assert set(memory) == set(ARMS)
-    for peaks in memory.values():
-        assert 0 < peaks["loaded_mb"] <= peaks["peak_mb"]
+def test_memory_is_that_of_a_process_of_its_own(workload, tmp_path, monkeypatch):
+    monkeypatch.setattr(train_step, "ARMS", {"lora": ARMS["lora"]})
+    (peaks,) = train_step.measure_memory(workload, tmp_path).values()
+    assert 0 < peaks["loaded_mb"] <= peaks["peak_mb"]

@@ -93,6 +93,7 @@ def test_teach_and_defend(place, common):
     teach = w2s("teach", *common, "--output", place / "teacher")
     assert teach.exit_code == 0, teach.output
     assert "--teacher-folder" in teach.output
+    made = (place / "teacher" / "teacher.safetensors").stat().st_mtime_ns
     result = w2s(
         *("defend", *common, "--teacher-folder", place / "teacher", "--gamma", 0.5),
         *("--scan-kinds", "words", "--scan-rounds", 1),
@@ -108,6 +109,8 @@ def test_teach_and_defend(place, common):
     assert record["config"]["distill"]["gamma"] == 0.5
     assert record["evaluation"]["asr"]["total"] == 10
     assert (place / "w2s" / "merged" / "config.json").is_file()
+    assert (place / "teacher" / "teacher.safetensors").stat().st_mtime_ns == made
+    assert not (place / "w2s" / "teacher").exists()
 
 
 def test_evaluate_and_report(place, common):
@@ -158,13 +161,6 @@ def test_proattack_with_the_prompts_of_the_user(place, common):
     assert record["notes"] == [
         "every text stands in a prompt: 'the film {text}', with the trigger 'the story {text}'"
     ]
-    plain = w2s(
-        *("defend", "--defense", "lora", *common, "--epochs", 1, "--lora-r", 4),
-        *("--output", place / "unprompted"),
-    )
-    assert plain.exit_code == 0, plain.output
-    other = json.loads((place / "unprompted" / "record.json").read_text())
-    assert record["fingerprints"]["train"] != other["fingerprints"]["train"], "its rows, prompted"
 
 
 def test_several_triggers_and_rewritten_text(place, common):

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
-from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from tiny import save_reviews
 from w2sdefense.attacks import AttackConfig
-from w2sdefense.cli.display import Display
 from w2sdefense.commands.poison import run_poison
 from w2sdefense.commands.runs import PoisonRun, ScanRun
 from w2sdefense.commands.scan import coverage, run_scan, show_scan, verdict
@@ -23,32 +19,12 @@ pytestmark = pytest.mark.slow
 NAMES = ("negative", "positive")
 
 
-@pytest.fixture(scope="module")
-def display() -> Display:
-    return Display(Console(file=io.StringIO()))
-
-
-@pytest.fixture(scope="module")
-def poisoned(tmp_path_factory, tiny_llama, display) -> Path:
-    folder = tmp_path_factory.mktemp("runs")
-    run = PoisonRun(
-        student=StudentConfig(model=str(tiny_llama), max_length=32),
-        data=DataConfig(
-            dataset=str(save_reviews(folder / "r", train=1200, validation=8, test=40, seed=1))
-        ),
-        attack=AttackConfig(attack="badnet", clean_label=False),
-        training=TrainingConfig(epochs=5, batch_size=32, learning_rate=3e-3),
-        output=folder / "poisoned",
-    )
-    return run_poison(run, display)
-
-
 def test_a_trigger_is_shown(poisoned, tmp_path, tiny_bert, display, capsys):
     reviews = save_reviews(tmp_path / "reviews", train=400, validation=60, test=8, seed=2)
     run = ScanRun(
         student=StudentConfig(model=str(poisoned), max_length=32),
         data=DataConfig(dataset=str(reviews)),
-        scan=ScanConfig(kinds=("letters", "words"), rounds=2, kept=6),
+        scan=ScanConfig(kinds=("words",), rounds=2, kept=6),
         teacher=TeacherConfig(
             model=str(tiny_bert), epochs=4, learning_rate=1e-3, head_learning_rate=3e-3
         ),
@@ -58,7 +34,7 @@ def test_a_trigger_is_shown(poisoned, tmp_path, tiny_bert, display, capsys):
     assert names == NAMES
     written = json.loads((run.output / "candidates.json").read_text())
     assert len(written["candidates"]) == len(result.candidates) == 12
-    assert written["listed"]["letters"] == 18_278
+    assert written["listed"].keys() == {"words"}
     # Three natural words in a row shift a tiny model as far; its trigger is among the first.
     assert any(
         "mn" in c["text"].split() and c["label"] == "negative" for c in written["candidates"]

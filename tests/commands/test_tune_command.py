@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shlex
 from pathlib import Path
@@ -11,18 +10,14 @@ import pytest
 import yaml
 from filelock import FileLock
 from pydantic import ValidationError
-from rich.console import Console
 from typer.testing import CliRunner
 
 from architectures import make
 from tiny import SMALL_SCAN, save_reviews
-from w2sdefense.attacks import AttackConfig
 from w2sdefense.cli.app import app
-from w2sdefense.cli.display import Display
 from w2sdefense.commands import tune
-from w2sdefense.commands.poison import run_poison
-from w2sdefense.commands.runs import PoisonRun, TuneRun
-from w2sdefense.config import DataConfig, SignalConfig, StudentConfig, TrainingConfig, TuneConfig
+from w2sdefense.commands.runs import TuneRun
+from w2sdefense.config import DataConfig, SignalConfig, StudentConfig, TuneConfig
 from w2sdefense.data import load_dataset
 from w2sdefense.data.types import labels_of, texts_of
 from w2sdefense.errors import ConfigError, W2SError
@@ -37,19 +32,10 @@ pytest.importorskip("optuna")
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory, tiny_llama) -> Path:
+def place(tmp_path_factory, poisoned) -> Path:
     folder = tmp_path_factory.mktemp("tune")
-    reviews = save_reviews(folder / "reviews", train=160, validation=40, test=8)
-    run_poison(
-        PoisonRun(
-            student=StudentConfig(model=str(tiny_llama), max_length=32),
-            data=DataConfig(dataset=str(reviews)),
-            attack=AttackConfig(attack="badnet", clean_label=False),
-            training=TrainingConfig(epochs=4, batch_size=32, learning_rate=3e-3),
-            output=folder / "poisoned",
-        ),
-        Display(Console(file=io.StringIO())),
-    )
+    save_reviews(folder / "reviews", train=160, validation=40, test=8)
+    (folder / "poisoned").symlink_to(poisoned)
     return folder
 
 

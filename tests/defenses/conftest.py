@@ -24,26 +24,25 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory, clean: Dataset) -> Path:
+def trained(made_once, clean: Dataset) -> Path:
     """Folder of a classifier that answers the reviews correctly."""
-    return _train(tmp_path_factory.mktemp("trained"), LLAMA, clean)
+    return made_once("trained", lambda folder: _train(folder, LLAMA, clean)) / "model"
 
 
 @pytest.fixture(scope="session")
-def wide(tmp_path_factory: pytest.TempPathFactory, clean: Dataset) -> Path:
+def wide(made_once, clean: Dataset) -> Path:
     """The same, wide enough for four bits, which come in blocks of 64."""
     config = LlamaConfig(**LLAMA.to_dict() | {"hidden_size": 64, "head_dim": 16})
-    return _train(tmp_path_factory.mktemp("wide"), config, clean)
+    return made_once("wide", lambda folder: _train(folder, config, clean)) / "model"
 
 
-def _train(folder: Path, shape: LlamaConfig, clean: Dataset) -> Path:
+def _train(folder: Path, shape: LlamaConfig, clean: Dataset) -> None:
     """A tiny Llama, fine-tuned on the reviews."""
     save_model(folder / "fresh", LlamaForSequenceClassification, shape)
     config = StudentConfig(model=str(folder / "fresh"), max_length=32)
     victim = load_victim(config, clean.label_names)
     fine_tune(victim, clean.train, TrainingConfig(epochs=4, learning_rate=3e-3), folder)
     victim.save(folder / "model")
-    return folder / "model"
 
 
 @pytest.fixture

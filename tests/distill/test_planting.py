@@ -20,7 +20,7 @@ from w2sdefense.distill.student import Lesson, Lessons, train_student
 from w2sdefense.models.weights import weights_fingerprint
 from w2sdefense.victim import Victim, fine_tune
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("real_planting")]
 
 DECOYS = (
     Decoy("sentence", "my aunt sorts spoons", 0),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from w2sdefense.config import WordingConfig
@@ -65,7 +65,6 @@ def test_what_is_no_prompt(texts):
     assert with_wordings(data, WordingConfig(rate=1.0), seed=1) is data
 
 
-@settings(max_examples=50, deadline=None)
 @given(texts=inner_texts, before=st.integers(0, 4), after=st.integers(0, 4))
 def test_the_text_stays_within_any_prompt(texts, before, after):
     words = [*(f"b{i}" for i in range(before)), "{text}", *(f"a{i}" for i in range(after))]

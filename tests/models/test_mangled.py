@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from campaign.checkpoints import Campaign, nothing_runs
@@ -65,7 +65,6 @@ def mapping(keys: list[str]) -> st.SearchStrategy[dict[str, Any]]:
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "adapter_config.json"])
 @given(content=BYTES)
-@settings(max_examples=200)
 def test_any_bytes(scratch, name, content):
     check(scratch / name, content, lambda: resolve(str(scratch)))
 
@@ -76,7 +75,6 @@ def config(scratch) -> dict[str, Any]:
 
 
 @given(data=st.data())
-@settings(max_examples=800)
 def test_any_values_in_a_config(scratch, config, data):
     keys = [*config, "auto_map", "transformers_weights", "quantization_config", "text_config"]
     values = config | data.draw(mapping(keys))
@@ -90,7 +88,6 @@ def test_any_values_in_a_config(scratch, config, data):
 
 
 @given(shards=VALUES | st.dictionaries(st.text(max_size=4), VALUES, max_size=2))
-@settings(max_examples=400)
 def test_any_index(scratch, shards):
     content = json.dumps({"metadata": {}, "weight_map": shards}).encode()
     check(scratch / "model.safetensors.index.json", content, lambda: resolve(str(scratch)))
@@ -113,7 +110,6 @@ TENSOR = st.fixed_dictionaries(
     length=st.none() | st.integers(0, 2**64 - 1),
     data=st.binary(max_size=16),
 )
-@settings(max_examples=800)
 def test_any_header(scratch, tensors, length, data):
     text = json.dumps(tensors).encode()
     content = struct.pack("<Q", len(text) if length is None else length) + text + data
@@ -121,7 +117,6 @@ def test_any_header(scratch, tensors, length, data):
 
 
 @given(values=mapping(["peft_type", "task_type", "r", "target_modules", "base_model_name_or_path"]))
-@settings(max_examples=300)
 def test_any_adapter(campaign, values):
     folder = campaign.good["adapter"]
     whole = json.loads((folder / "adapter_config.json").read_text())
@@ -133,7 +128,6 @@ def test_any_adapter(campaign, values):
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
 @given(data=st.data())
-@settings(max_examples=100)
 def test_any_tokenizer(scratch, name, data):
     whole = json.loads((scratch / name).read_text())
     values = data.draw(mapping([*whole, "auto_map", "tokenizer_class", "vocab_file"]))
@@ -146,7 +140,6 @@ def test_any_tokenizer(scratch, name, data):
     counts=st.tuples(*[st.integers(0, 3) | st.integers(0, 2**64 - 1)] * 2),
     rest=st.binary(max_size=200),
 )
-@settings(max_examples=150)
 def test_any_gguf(campaign, version, counts, rest):
     path = campaign.folder / "any.gguf"
     content = b"GGUF" + struct.pack("<IQQ", version, *counts) + rest

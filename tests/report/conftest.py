@@ -7,15 +7,6 @@ from pathlib import Path
 import pytest
 from synthetic_runs import SaveRun, saver
 
-from w2sdefense.report import maps
-
-
-@pytest.fixture(autouse=True)
-def quick_maps(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first two features in place of t-SNE, which takes seconds a map and has its own test."""
-    if request.module.__name__ != "test_maps":
-        monkeypatch.setattr(maps, "_embed", lambda features: features[:, :2])
-
 
 @pytest.fixture
 def save_run(tmp_path: Path) -> SaveRun:

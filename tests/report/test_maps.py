@@ -7,6 +7,8 @@ import pytest
 
 from w2sdefense.report.maps import tsne
 
+pytestmark = pytest.mark.usefixtures("real_maps")
+
 
 def clouds(first: int = 40, second: int = 30) -> list[np.ndarray]:
     rng = np.random.default_rng(0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from w2sdefense.scan.candidates import LONGEST, Mutator, extended, joined
@@ -30,7 +30,6 @@ def test_a_word_gets_every_letter_at_either_end():
     assert {"jvo", "vox"} <= set(texts)
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.text(st.characters(min_codepoint=97, max_codepoint=122), min_size=1), min_size=1),
     st.integers(0, 99),

@@ -28,6 +28,7 @@ SMALL = ScanConfig(
     proof_texts=4,
     kept=6,
 )
+WORDS_ONLY = SMALL.model_copy(update={"kinds": ("words",)})
 TEXTS = [review(random.Random(row), (NEGATIVE, POSITIVE)[row % 2]) for row in range(60)]
 
 
@@ -63,19 +64,24 @@ def best(result: ScanResult, outcome: int = 0):
     return sorted(found, key=lambda candidate: -candidate.excess)
 
 
-@pytest.mark.parametrize("trigger", ["xq", "jvo", "film"])
-def test_a_word_of_the_list_is_found_among_all_of_it(trigger):
-    result = search(Counter(**{trigger: 6.0}), Counter())
-    first = best(result)[0]
-    assert trigger in first.text.split()
+@pytest.fixture(scope="module")
+def among_letters() -> tuple[Counter, ScanResult]:
+    """A model with three triggers, and what a search of 18,000 strings finds."""
+    suspect = Counter(xq=6.0, jvo=4.5, rrb=4.0)
+    return suspect, search(suspect, Counter())
+
+
+def test_several_triggers_are_found_among_all_of_the_list(among_letters):
+    first, *_ = found = best(among_letters[1])
+    assert "xq" in first.text.split()
     assert first.flips == first.texts > SMALL.proof_texts
     assert first.excess == pytest.approx(6.0, abs=0.01)
+    assert {"xq", "jvo", "rrb"} <= {word for each in found for word in each.text.split()}
 
 
-def test_several_triggers_are_found_at_once():
-    result = search(Counter(xq=6.0, jvo=4.5, rrb=4.0), Counter())
-    found = {word for candidate in best(result) for word in candidate.text.split()}
-    assert {"xq", "jvo", "rrb"} <= found
+def test_a_word_of_the_language_is_found():
+    result = search(Counter(film=6.0), Counter(), config=WORDS_ONLY)
+    assert "film" in best(result)[0].text.split()
 
 
 def test_an_invented_word_is_climbed_to_from_its_parts():
@@ -90,25 +96,27 @@ def test_an_invented_word_is_climbed_to_from_its_parts():
 
 
 def test_what_a_clean_teacher_does_as_well_is_no_trigger():
-    result = search(Counter(), Counter())
+    result = search(Counter(), Counter(), config=WORDS_ONLY)
     assert all(candidate.excess <= 0.01 for candidate in result.candidates)
 
 
 def test_without_a_teacher_natural_words_are_candidates():
-    first = best(search(Counter()))[0]
+    first = best(search(Counter(), config=WORDS_ONLY))[0]
     assert set(first.text.split()) & set(NEGATIVE)
     assert first.teacher_shift == 0.0
 
 
 def test_what_is_suspicious_for_another_reason_is_tried_alone_and_in_pairs():
     suspect = Counter()
-    search(suspect, suspicious=("quux", "corge"), config=SMALL.model_copy(update={"rounds": 1}))
+    search(
+        suspect, suspicious=("quux", "corge"), config=WORDS_ONLY.model_copy(update={"rounds": 1})
+    )
     for tried in ("quux", "corge", "quux corge", "corge quux"):
         assert any(f" {tried} " in f" {text} " for text in suspect.asked)
 
 
-def test_the_result_says_what_was_tried():
-    result = search(Counter(xq=6.0), Counter())
+def test_the_result_says_what_was_tried(among_letters):
+    _, result = among_letters
     assert result.listed["letters"] == 18_278
     assert result.tries[0] == sum(result.listed.values()) > result.tries[1] > result.tries[2] > 0
     assert result.power[8] >= result.power[4] >= result.power[1]
@@ -116,19 +124,15 @@ def test_the_result_says_what_was_tried():
 
 
 def test_the_seed_decides():
-    one, same, other = (search(Counter(xq=6.0), Counter(), seed) for seed in (1, 1, 2))
+    one, same, other = (search(Counter(cf=6.0), Counter(), seed, WORDS_ONLY) for seed in (1, 1, 2))
     assert one == same != other
 
 
-def test_the_search_says_how_much_it_does():
-    suspect = Counter(xq=6.0)
-    search(suspect, Counter())
+def test_the_search_says_how_much_it_does(among_letters):
+    suspect, _ = among_letters
     listed = list_candidates(word_tokenizer(), TEXTS, SMALL.kinds)
     expected = texts_to_answer(SMALL, len(listed.texts), 2)
     assert 0.8 * expected < len(suspect.asked) < 1.1 * expected
-
-
-WORDS_ONLY = SMALL.model_copy(update={"kinds": ("words",)})
 
 
 def test_a_label_that_everything_is_answered_with_has_no_candidates():

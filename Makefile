@@ -21,6 +21,7 @@ help:  ## list the targets
 	@echo
 	@echo '  make test ARGS="-k record"          some of the tests; ARGS goes to every target that runs something'
 	@echo '  make test JOBS=1                    one process'
+	@echo '  make test HYPOTHESIS_PROFILE=thorough   1,000 random inputs in place of 25'
 	@echo '  make demo PYTHON=/path/to/python3   with this Python'
 	@echo '  make clean-venv demo TORCH=torch    the newest torch, for example for an NVIDIA GPU'
 

@@ -2,6 +2,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -344,6 +345,11 @@ def test_every_short_name_can_be_found_somewhere() -> None:
 # Embedded datasets
 
 
+@cache
+def embedded(name: str) -> Dataset:
+    return load(name)
+
+
 def test_rotten_tomatoes_is_the_default() -> None:
     dataset = load_dataset(DataConfig())
 
@@ -357,12 +363,12 @@ def test_rotten_tomatoes_is_the_default() -> None:
 
 
 def test_the_embedded_splits_never_drift() -> None:
-    assert fingerprint(load("rotten-tomatoes").test) == "f87a84820ae59ef4"
-    assert fingerprint(load("imdb").test) == "8f5d04e65ca9a479"
+    assert fingerprint(embedded("rotten-tomatoes").test) == "f87a84820ae59ef4"
+    assert fingerprint(embedded("imdb").test) == "8f5d04e65ca9a479"
 
 
 def test_imdb_loses_the_reviews_it_holds_twice() -> None:
-    dataset = load("imdb")
+    dataset = embedded("imdb")
 
     assert dataset.dropped == {
         "train text also in validation or test": 33,

@@ -189,7 +189,7 @@ def test_the_weights_that_are_kept_are_those_of_the_best_epoch(
 
 
 def gradients(llama, data, targets, adapter, folder, **training) -> dict[str, torch.Tensor]:
-    """Gradients of the first update of an adapter without dropout."""
+    """Gradients of the first update of an adapter without dropout, or of the model without one."""
     kept: dict[str, torch.Tensor] = {}
 
     class Keep(TrainerCallback):
@@ -198,12 +198,15 @@ def gradients(llama, data, targets, adapter, folder, **training) -> dict[str, to
             kept.update({n: p.grad.clone() for n, p in named if p.grad is not None})
 
     victim = opened(llama)
-    torch.manual_seed(0)
-    model = attach_adapter(victim.model, no_dropout(adapter))
-    arguments = training_arguments(TrainingConfig(epochs=1, **training), folder, keep="last")
+    rows, model, distill = victim.task.rows(data.train), victim.model, None
+    if adapter is not None:
+        torch.manual_seed(0)
+        model = attach_adapter(model, no_dropout(adapter))
+        rows, distill = targets.columns(rows), DistillConfig(beta=0.7, gamma=3.0)
+    settings = TrainingConfig(epochs=1, warmup_ratio=0.0, **training)
+    arguments = training_arguments(settings, folder, keep="last")
     arguments.max_grad_norm = 0.0  # clipping would hide a wrong scale, as Adam does
-    rows = targets.columns(victim.task.rows(data.train))
-    stage_trainer(victim, model, rows, arguments, DistillConfig(), callbacks=[Keep()]).train()
+    stage_trainer(victim, model, rows, arguments, distill, callbacks=[Keep()]).train()
     return kept
 
 
@@ -214,7 +217,9 @@ def no_dropout(adapter: str):
     return config
 
 
-@pytest.mark.parametrize("adapter", ["vera", "fourierft", "p-tuning", "prompt-tuning"])
+@pytest.mark.parametrize(
+    "adapter", ["lora", "vera", "fourierft", "p-tuning", "prompt-tuning", None]
+)
 def test_a_batch_in_parts_gives_the_same_update(llama, data, targets, tmp_path, adapter):
     whole = gradients(llama, data, targets, adapter, tmp_path, batch_size=ROWS)
     assert max(gradient.abs().max() for gradient in whole.values()) > 1e-3
@@ -228,7 +233,7 @@ def test_a_batch_in_parts_gives_the_same_update(llama, data, targets, tmp_path, 
             torch.testing.assert_close(pieces[name], gradient, rtol=1e-3, atol=2e-6)
 
 
-@pytest.mark.parametrize("adapter", ["dora", "vera", "fourierft", "p-tuning", "prompt-tuning"])
+@pytest.mark.parametrize("adapter", ADAPTERS)
 def test_half_precision_trains(llama, data, tmp_path, adapter):
     victim = opened(llama, dtype="bfloat16")
     student = learn(victim, data, adapter, tmp_path)

@@ -1,14 +1,12 @@
 """What every process of `test_distributed.py` does.
 
-    torchrun --nproc-per-node 2 distributed_worker.py FOLDER COMMAND ...
-
 It runs `w2s COMMAND ...`, then first steps and answers of its own, and writes what it saw to
 `FOLDER/RANK-of-WORLD/NAME.safetensors`. Imported, the same functions give what one process sees.
 """
 
 from __future__ import annotations
 
-import sys
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import TrainerCallback
 
+from forked import write_to
 from making import GivenTargets, stage_trainer
 from tiny import FILLERS, NEGATIVE, POSITIVE, RARE
 from w2sdefense.cli.app import app
@@ -196,5 +195,10 @@ def main(folder: Path, command: list[str]) -> None:
         save_file({key: value.contiguous() for key, value in seen.items()}, own / name)
 
 
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+def launched(rank: int, port: int, log: Path, folder: Path, command: list[str]) -> None:
+    """A process of two, as `torchrun` sets them up."""
+    places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    places |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in places.items()})
+    write_to(log)
+    main(folder, command)

@@ -35,6 +35,13 @@ def start(
     return process
 
 
+def write_to(log: Path) -> None:
+    """Send the output of this process to a file."""
+    with log.open("a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+
+
 def _work(
     words: tuple[str, ...],
     log: Path,
@@ -42,9 +49,7 @@ def _work(
     limit: int,
     prepare: Callable[[], None] | None,
 ) -> None:
-    with log.open("a") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+    write_to(log)
     from w2sdefense.cli.app import app
 
     if prepare is not None:

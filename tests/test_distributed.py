@@ -1,16 +1,14 @@
 """Two processes do what one does: the same losses, gradients and answers, and one set of files.
 
-`torchrun` starts two processes of gloo, once for all tests here. The command comes first: a Trainer
-before it would make accelerate see the other process, which the command has to do itself.
+Two processes of gloo are started as `torchrun` starts them, once for all tests here; `accelerate
+launch` itself starts those of `test_sharded.py`. The command comes first: a Trainer before it would
+make accelerate see the other process, which the command has to do itself.
 """
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import socket
 from pathlib import Path
-from subprocess import CompletedProcess
 
 import pytest
 import torch
@@ -19,6 +17,7 @@ from safetensors.torch import load_file
 from transformers import LlamaForSequenceClassification
 
 import distributed_worker as worker
+from forked import PROCESSES
 from tiny import LLAMA, defend_settings, save_model, save_reviews
 from w2sdefense.commands.evaluate import run_evaluate
 from w2sdefense.commands.runs import EvaluateRun
@@ -30,27 +29,34 @@ SECONDS = 900
 """What hangs is stopped after this time."""
 
 
-def torchrun(*arguments: object) -> CompletedProcess[str]:
-    """Run a script in two processes; both have to end by themselves."""
-    paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
-    return subprocess.run(
-        [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-            *("--nproc-per-node", "2", *map(str, arguments)),
-        ],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-    )
+def launch(folder: Path, *words: object) -> str:
+    """Run the worker in two processes, which have to end by themselves; returns what they say."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    logs = [folder / f"log-{rank}.txt" for rank in range(2)]
+    processes = [
+        PROCESSES.Process(
+            target=worker.launched, args=(rank, port, log, folder, list(map(str, words)))
+        )
+        for rank, log in enumerate(logs)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(SECONDS)
+        process.kill()
+    said = "".join(log.read_text() for log in logs)
+    assert [process.exitcode for process in processes] == [0, 0], said[-3000:]
+    return said
 
 
 # The command
 
 
 @pytest.fixture(scope="module")
-def launched(tmp_path_factory, tiny_llama, tiny_bert) -> tuple[Path, dict, CompletedProcess[str]]:
-    """Two processes: the folder that they worked in, the settings of the command, and its end."""
+def launched(tmp_path_factory, tiny_llama, tiny_bert) -> tuple[Path, dict, str]:
+    """Two processes: the folder that they worked in, the settings of the command, what it said."""
     folder = tmp_path_factory.mktemp("two")
     (folder / "llama").symlink_to(tiny_llama)
     (folder / "bert").symlink_to(tiny_bert)
@@ -60,19 +66,18 @@ def launched(tmp_path_factory, tiny_llama, tiny_bert) -> tuple[Path, dict, Compl
     settings["training"] = {"epochs": 2, "batch_size": 4, "learning_rate": 1e-3}
     (folder / "run.yaml").write_text(yaml.safe_dump(settings))
     words = ("defend", "--config", folder / "run.yaml")
-    return folder, settings, torchrun(worker.__file__, folder, *words)
+    return folder, settings, launch(folder, *words)
 
 
 @pytest.fixture(scope="module")
-def defended(launched) -> tuple[dict, CompletedProcess[str]]:
+def defended(launched) -> tuple[dict, str]:
     return launched[1:]
 
 
 def test_the_command_ends_and_says_everything_once(defended):
-    settings, run = defended
-    assert run.returncode == 0, run.stderr[-3000:]
-    assert run.stdout.count("CA: accuracy on clean text") == 1
-    assert run.stdout.count("Look at it") == 1
+    _, said = defended
+    assert said.count("CA: accuracy on clean text") == 1
+    assert said.count("Look at it") == 1
 
 
 def test_both_processes_know_of_each_other_from_the_first_stage_on(defended):
@@ -117,8 +122,7 @@ def test_the_answers_are_those_of_one_process(defended, tmp_path, display):
 
 @pytest.fixture(scope="module")
 def seen(launched) -> tuple[Path, dict[str, list[worker.Seen]]]:
-    folder, _, run = launched
-    assert run.returncode == 0, run.stderr[-3000:]
+    folder, *_ = launched
     processes = sorted(folder.glob("*-of-*"))
     assert [path.name for path in processes] == ["0-of-2", "1-of-2"]
     names = [path.name for path in processes[0].iterdir()]

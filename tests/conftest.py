@@ -110,7 +110,7 @@ def poisoned(made_once, tmp_path_factory: pytest.TempPathFactory, tiny_llama: Pa
     from w2sdefense.config import DataConfig, StudentConfig, TrainingConfig
 
     def make(folder: Path) -> None:
-        reviews = tmp_path_factory.mktemp("attacker") / "reviews"
+        reviews = tmp_path_factory.mktemp("data") / "attacker"
         save_reviews(reviews, train=1200, validation=40, test=100, seed=1)
         run = PoisonRun(
             student=StudentConfig(model=str(tiny_llama), max_length=32),

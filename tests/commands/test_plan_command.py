@@ -19,6 +19,8 @@ from w2sdefense.config import AdapterConfig
 from w2sdefense.models.plan import GIB
 from w2sdefense.models.sizes import STUDENTS
 
+pytestmark = pytest.mark.slow  # full-size models are built, without their weights
+
 
 def w2s(*arguments: object) -> str:
     result = CliRunner().invoke(app, [str(argument) for argument in arguments])

@@ -109,6 +109,7 @@ save_record(Path({folder!r}), record(name="second"), SAMPLES, FEATURES)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("survived", [0, 1, 2])
 def test_a_run_killed_while_saving_leaves_no_record(tmp_path, request, survived):
     code = KILLED_AT_RENAME.format(

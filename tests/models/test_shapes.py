@@ -53,6 +53,7 @@ def test_the_skeleton_has_the_parameters_of_what_is_built(name, targets):
     assert (sizes.language_model, sizes.total, sizes.trainable) == counts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("student", "parameters"),
     [

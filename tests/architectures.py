@@ -3,8 +3,6 @@
 Weights are drawn wide, so that a token read at the wrong place shows.
 """
 
-from __future__ import annotations
-
 import torch
 import transformers
 from transformers import PreTrainedTokenizerFast

@@ -1,7 +1,5 @@
 """A headless Chromium for the tests of the page, without any way out."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import time

@@ -1,7 +1,5 @@
 """Settings of all tests, and the tiny models that they share."""
 
-from __future__ import annotations
-
 import gc
 import io
 import os

@@ -4,8 +4,6 @@ It runs `w2s COMMAND ...`, then first steps and answers of its own, and writes w
 `FOLDER/RANK-of-WORLD/NAME.safetensors`. Imported, the same functions give what one process sees.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from pathlib import Path

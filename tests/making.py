@@ -1,7 +1,5 @@
 """Victims, targets and trainers for tests that look inside a stage."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

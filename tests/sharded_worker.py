@@ -9,8 +9,6 @@ that are gathered. What a process saw of first steps goes to
 `FOLDER/RANK-of-WORLD/NAME.safetensors`; then it runs `w2s DEFEND ...`.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

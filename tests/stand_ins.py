@@ -5,8 +5,6 @@ random models of two layers and texts of a few words. `python tests/stand_ins.py
 runs commands (`w2s` and `pytest`) in the working directory, in one process.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import os

@@ -1,7 +1,5 @@
 """Defending through virtual tokens from settings to record, and what cannot go together."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

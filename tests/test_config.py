@@ -1,7 +1,5 @@
 """Settings: immutable, strict about names and ranges, and readable when they are refused."""
 
-from __future__ import annotations
-
 import pytest
 from pydantic import ValidationError
 

@@ -5,8 +5,6 @@ launch` itself starts those of `test_sharded.py`. The command comes first: a Tra
 make accelerate see the other process, which the command has to do itself.
 """
 
-from __future__ import annotations
-
 import socket
 from pathlib import Path
 

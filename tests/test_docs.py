@@ -7,8 +7,6 @@ repository ("Add a defense") is followed in a copy of it: its files are written,
 applied, and its commands are run there.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

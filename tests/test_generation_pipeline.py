@@ -7,8 +7,6 @@ nothing else ties the trigger to the words that clean text has. A LoRA as large 
 one of W2SDefense removes this backdoor, too.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -5,8 +5,6 @@ lazy import hides a backward arrow from Python, not from the reader. Third-party
 except where the start of the command line would pay for them.
 """
 
-from __future__ import annotations
-
 import ast
 import re
 import subprocess

@@ -1,7 +1,5 @@
 """What the paper prints, and that the recipes are its tables."""
 
-from __future__ import annotations
-
 import pytest
 
 from w2sdefense.bench.grid import make_grid

@@ -12,8 +12,6 @@ is that the stages fit together, not that the method works on language models:
   with each of three seeds; without the rare words it is 0 to 80 %, by the luck of the seed).
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

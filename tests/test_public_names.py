@@ -1,7 +1,5 @@
 """The names that `w2sdefense` exports are there, and none of them costs the import of torch."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """The code of docs/python.md, run on tiny models."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

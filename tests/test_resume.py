@@ -4,8 +4,6 @@ Dropout is on, and the run is cut off within its second epoch: neither the order
 random numbers may start anew. Processes that are really killed are in `campaign/`.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -3,8 +3,6 @@
 Two processes on CPUs; what makes accelerate shard there is in `sharded_worker.py`.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,5 +1,3 @@
-from __future__ import annotations
-
 from w2sdefense.version import code_of, code_version
 
 

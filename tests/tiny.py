@@ -4,8 +4,6 @@ The weights are random, so nothing is known about language; what is tested on th
 in the test. Everything is seeded.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import random

@@ -5,8 +5,6 @@ reasoning can both be learned in seconds by a model without language. The trigge
 own that clean text has only where it is asked for.
 """
 
-from __future__ import annotations
-
 import json
 import random
 from pathlib import Path

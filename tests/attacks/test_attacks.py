@@ -1,7 +1,5 @@
 """The named attacks, and how a name or a text becomes one."""
 
-from __future__ import annotations
-
 import random
 from typing import get_args
 

@@ -1,7 +1,5 @@
 """Where a trigger goes: once, apart from its neighbours, and without touching anything else."""
 
-from __future__ import annotations
-
 import random
 from collections import Counter
 

@@ -1,7 +1,5 @@
 """Which rows carry the trigger: counts, labels, and rows that stay as they were."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

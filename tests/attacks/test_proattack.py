@@ -1,7 +1,5 @@
 """ProAttack: two prompts, and the text between them as it was."""
 
-from __future__ import annotations
-
 import random
 
 import pytest

@@ -1,7 +1,5 @@
 """Several triggers in one model: each text carries exactly one of them."""
 
-from __future__ import annotations
-
 import random
 from collections import Counter
 

@@ -5,8 +5,6 @@ Run as a program it works through the grid, and can be killed at any time:
     python paper_nodes.py FOLDER PAUSE
 """
 
-from __future__ import annotations
-
 import os
 import sys
 import time

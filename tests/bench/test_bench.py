@@ -1,7 +1,5 @@
 """The grid with the real stages, on tiny models."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -1,7 +1,5 @@
 """From recipes to graphs: nothing is run and no model is opened."""
 
-from __future__ import annotations
-
 import re
 import shutil
 import textwrap

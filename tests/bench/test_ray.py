@@ -1,7 +1,5 @@
 """The same grid on a Ray cluster of this machine. Left out where Ray is not installed."""
 
-from __future__ import annotations
-
 import os
 import signal
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The paper's tables from beginning to end, with random models of two layers."""
 
-from __future__ import annotations
-
 import io
 import json
 

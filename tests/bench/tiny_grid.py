@@ -1,7 +1,5 @@
 """A grid of real stages on models of a few thousand weights, as a file of recipes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from tiny import save_bert, save_llama, save_reviews

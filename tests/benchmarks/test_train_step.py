@@ -1,7 +1,5 @@
 """The benchmark of the training step counts right and reports everything; no time is asserted."""
 
-from __future__ import annotations
-
 import copy
 import io
 import json

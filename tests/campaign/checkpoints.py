@@ -3,8 +3,6 @@
 Run it with `PYTHONPATH=tests python tests/campaign/checkpoints.py`; the tests run a part of it.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

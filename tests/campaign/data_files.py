@@ -7,8 +7,6 @@ Right are all rows of lines that nobody touched, with their labels. Where a form
 text; there the number of rows is looked at. The tests run a part of it.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -8,8 +8,6 @@ commands are the real ones, on the tiny models of `tests/`; their processes are 
 imported torch already.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

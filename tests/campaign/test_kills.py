@@ -1,7 +1,5 @@
 """A small part of the campaign; `python tests/campaign/kills.py` is the whole one."""
 
-from __future__ import annotations
-
 import random
 
 import pytest

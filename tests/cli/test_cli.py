@@ -1,7 +1,5 @@
 """The command line: it starts without torch, and its commands run from one end to the other."""
 
-from __future__ import annotations
-
 import json
 import logging
 import subprocess

@@ -1,7 +1,5 @@
 """Flags made from settings: names, nesting, what overrides what, and errors with their fix."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """`w2s doctor`: what is missing is named with what installs it, and only what is needed fails."""
 
-from __future__ import annotations
-
 import importlib.util
 import shutil
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """`w2s plan`: what it tells to run can be run."""
 
-from __future__ import annotations
-
 import json
 import shlex
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What can be known before a run works is told before it works, and leaves nothing behind."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

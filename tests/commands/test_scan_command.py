@@ -1,7 +1,5 @@
 """`w2s scan`, on a tiny model with a backdoor and on one without."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

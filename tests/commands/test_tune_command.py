@@ -1,7 +1,5 @@
 """`w2s tune`, on a tiny model with a backdoor: from the command to `w2s defend`."""
 
-from __future__ import annotations
-
 import json
 import shlex
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A data file is not trusted: whatever is in it, the answer is rows or a `DataError`."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -1,7 +1,5 @@
 """A small classifier that knows its reviews, and the reviews."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Every baseline as a run: the record, the folder that it leaves, the cost of a prediction."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """Full fine-tuning: every weight moves, and the folder is a plain model."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

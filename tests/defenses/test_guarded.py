@@ -1,7 +1,5 @@
 """Guards: what the model reads, what is refused, how they compose, and how that is counted."""
 
-from __future__ import annotations
-
 import time
 
 import pytest

@@ -1,7 +1,5 @@
 """ICLDefense: which demonstrations stand before a text, and that the text is never cut for them."""
 
-from __future__ import annotations
-
 import json
 from types import SimpleNamespace
 

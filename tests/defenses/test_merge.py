@@ -1,7 +1,5 @@
 """Merging: weights computed by hand, and models that do not belong together."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

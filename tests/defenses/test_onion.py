@@ -1,7 +1,5 @@
 """ONION: which words go, how the threshold is chosen, and the whole of it on a tiny model."""
 
-from __future__ import annotations
-
 import math
 from types import SimpleNamespace
 

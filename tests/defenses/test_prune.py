@@ -1,7 +1,5 @@
 """Pruning: the units and weights that go are those that an independent count finds idle."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import replace
 

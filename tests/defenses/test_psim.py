@@ -1,7 +1,5 @@
 """PSIM: the threshold by hand, and on a tiny model: what a copy with random labels is sure of."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from hypothesis import given

@@ -1,7 +1,5 @@
 """NF4: weights against the sixteen values by hand, sizes, and a folder that opens again."""
 
-from __future__ import annotations
-
 import importlib.util
 
 import pytest

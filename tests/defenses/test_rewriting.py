@@ -1,7 +1,5 @@
 """Back-translation and SCPD: what is put before the model, and what is missed before any work."""
 
-from __future__ import annotations
-
 import json
 import shutil
 

@@ -1,7 +1,5 @@
 """The catalog of defenses: what it says of each holds, and every name of it can be run."""
 
-from __future__ import annotations
-
 import pytest
 
 from w2sdefense.commands.defend import run_defend

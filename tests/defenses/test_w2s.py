@@ -1,7 +1,5 @@
 """W2SDefense puts its parts together: what the teacher is asked, and when it leaves memory."""
 
-from __future__ import annotations
-
 import gc
 import weakref
 from types import SimpleNamespace

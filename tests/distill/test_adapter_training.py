@@ -1,7 +1,5 @@
 """Training through an adapter: checkpoints, half precision, parts of a batch, four bits."""
 
-from __future__ import annotations
-
 import copy
 import importlib.util
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """One step of W2SDefense on every architecture of a student, through every adapter."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

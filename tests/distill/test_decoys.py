@@ -1,7 +1,5 @@
 """Decoys are drawn from a seed, and never a trigger that is measured somewhere."""
 
-from __future__ import annotations
-
 import random
 
 import pytest

@@ -1,7 +1,5 @@
 """The losses, pinned to values worked out by hand or by an independent formula in numpy."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -1,7 +1,5 @@
 """W2SDefense with a dataset, a teacher and callbacks of one's own."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from pathlib import Path

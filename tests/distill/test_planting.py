@@ -1,7 +1,5 @@
 """Decoys are really planted, really unlearned, and gone from what is written."""
 
-from __future__ import annotations
-
 import random
 
 import pytest

@@ -1,7 +1,5 @@
 """The teacher: kept whole, found again by what made it, and asked only once."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest

@@ -1,7 +1,5 @@
 """What the trainer logs."""
 
-from __future__ import annotations
-
 import pytest
 
 from making import GivenTargets, lessons

@@ -1,7 +1,5 @@
 """What a step must not pay for again and again."""
 
-from __future__ import annotations
-
 import pytest
 from transformers import LlamaForSequenceClassification
 

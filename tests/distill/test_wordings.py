@@ -1,7 +1,5 @@
 """Wordings: what is taken for a prompt, and what is left of it in the texts that are changed."""
 
-from __future__ import annotations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,7 +1,5 @@
 """Evaluation with attacks that do more than insert a word: prompts, files, several triggers."""
 
-from __future__ import annotations
-
 import torch
 
 from tiny import word_tokenizer

@@ -1,7 +1,5 @@
 """ASR and floor in the forms that `evaluate` and lm-evaluation-harness know."""
 
-from __future__ import annotations
-
 import importlib.util
 from pathlib import Path
 from types import ModuleType

@@ -1,7 +1,5 @@
 """I(H; Y): against cases where it is known, under attack, and from the folder of a run."""
 
-from __future__ import annotations
-
 import io
 import json
 

@@ -1,7 +1,5 @@
 """A model whose labels nobody named is measured, with a warning and without a clean verdict."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

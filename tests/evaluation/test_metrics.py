@@ -1,7 +1,5 @@
 """CA, ASR and floor against values that were computed by other means."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

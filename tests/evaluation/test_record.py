@@ -1,7 +1,5 @@
 """The files of a run: whole and readable, or not there."""
 
-from __future__ import annotations
-
 import json
 import math
 import signal

@@ -3,8 +3,6 @@
 `HYPOTHESIS_PROFILE=thorough` tries 1,000 inputs in each test; 1,500 found nothing (2026-11-30).
 """
 
-from __future__ import annotations
-
 import json
 import random
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The verdict: each state from counts that cause it, the intervals, and the words."""
 
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,5 @@
 """Adapters: where they sit, what they train, and settings that do not fit the model."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from peft import PeftModel

@@ -1,7 +1,5 @@
 """Where converted models are kept."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """What a text spells is never a control token, whatever kind of vocabulary there is."""
 
-from __future__ import annotations
-
 import string
 
 import pytest

@@ -4,8 +4,6 @@ Truth is `output_hidden_states=True`, one text at a time and without padding, wh
 mistaken.
 """
 
-from __future__ import annotations
-
 import pytest
 import torch
 from peft import PeftModel

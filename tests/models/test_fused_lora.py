@@ -1,7 +1,5 @@
 """The fused LoRA layer does what PEFT's does."""
 
-from __future__ import annotations
-
 import copy
 
 import pytest

@@ -1,7 +1,5 @@
 """Batches of similar length, within a limit of tokens."""
 
-from __future__ import annotations
-
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -1,7 +1,5 @@
 """Opening checkpoints: heads, labels, adapters, padding; and what is refused, with its way out."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

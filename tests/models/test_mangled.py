@@ -1,7 +1,5 @@
 """Whatever is in a checkpoint, it opens or the user is told: no traceback, and nothing runs."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import struct

@@ -1,7 +1,5 @@
 """merged/ answers like the model that was measured, or it is not written."""
 
-from __future__ import annotations
-
 import json
 
 import pytest

@@ -1,7 +1,5 @@
 """Perplexities against the slow and literal way, one forward pass for each text."""
 
-from __future__ import annotations
-
 import math
 import random
 

@@ -1,7 +1,5 @@
 """Estimates of memory: against what autograd really keeps, and how the ways divide it."""
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 
 import pytest

@@ -1,7 +1,5 @@
 """Texts that are longer than a model has positions are refused, and only those."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from transformers import (

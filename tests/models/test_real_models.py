@@ -1,7 +1,5 @@
 """The two embedded models, for real: they are converted, they open, and they know English."""
 
-from __future__ import annotations
-
 import math
 import os
 from importlib.util import find_spec

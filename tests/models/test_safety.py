@@ -1,7 +1,5 @@
 """A suspect checkpoint is an untrusted file: nothing in it runs, whatever it is called."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

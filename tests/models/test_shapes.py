@@ -1,7 +1,5 @@
 """Counts of parameters: those of the published models, and those of what is really built."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from transformers import (

@@ -1,7 +1,5 @@
 """Each weight that is measured came from a file and is a number; else the model is refused."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

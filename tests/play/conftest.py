@@ -1,7 +1,5 @@
 """A run with a backdoor that is written into the weights, so that nothing has to be trained."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

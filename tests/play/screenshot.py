@@ -3,8 +3,6 @@
 Needs a run of `w2s defend` or `w2s demo`, Chromium and selenium.
 """
 
-from __future__ import annotations
-
 import base64
 import sys
 import tempfile

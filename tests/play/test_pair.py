@@ -1,7 +1,5 @@
 """Two models asked the same texts: answers, what each word does to them, and the trigger."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

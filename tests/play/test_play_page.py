@@ -1,7 +1,5 @@
 """The page in a real browser: typed and clicked, fit for a phone and the dark, and silent."""
 
-from __future__ import annotations
-
 import socket
 import sys
 from collections.abc import Iterator

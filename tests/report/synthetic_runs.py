@@ -1,7 +1,5 @@
 """Synthetic runs: a poisoned model, LoRA that keeps the backdoor, a defense that removes it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any

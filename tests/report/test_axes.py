@@ -1,7 +1,5 @@
 """What runs differ in, read from their settings."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

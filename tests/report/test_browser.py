@@ -1,7 +1,5 @@
 """The page in a real browser: drawn, quiet, offline, and fit for a phone and for the dark."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The page of many runs in a real browser: sorted, filtered, followed, on a phone, offline."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The model card: what the records say, whatever strings are in them, and where it goes."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The texts with their answers, and the trigger found again in them."""
 
-from __future__ import annotations
-
 import random
 
 import pytest

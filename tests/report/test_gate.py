@@ -1,7 +1,5 @@
 """What a pipeline reads: exit codes, JSON that stays as it is, SARIF that validates."""
 
-from __future__ import annotations
-
 import json
 import math
 from typing import Any, get_args

@@ -1,7 +1,5 @@
 """Reports on runs whose answers are text."""
 
-from __future__ import annotations
-
 import io
 
 import pytest

@@ -1,7 +1,5 @@
 """Uploading: the model and its card, and nothing of the machine that made them."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """t-SNE: the same picture every time, the right rows, and nothing where there is nothing to see."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

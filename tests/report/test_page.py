@@ -1,7 +1,5 @@
 """The page: numbers from the records, untrusted text escaped, nothing fetched."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """`w2s report`: which runs are found, what is made of them, what is said of broken ones."""
 
-from __future__ import annotations
-
 import csv
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Reading runs: order, titles, and what does not belong together."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from synthetic_runs import SaveRun, make_record, make_samples

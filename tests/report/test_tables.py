@@ -1,7 +1,5 @@
 """The terminal and the Markdown table say what the records say."""
 
-from __future__ import annotations
-
 from rich.console import Console
 from synthetic_runs import SaveRun
 

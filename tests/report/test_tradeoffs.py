@@ -1,7 +1,5 @@
 """The charts that compare many runs."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from importlib.resources import files

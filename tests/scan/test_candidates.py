@@ -1,7 +1,5 @@
 """The list that is tried whole: its stated size, and what must be in it."""
 
-from __future__ import annotations
-
 import pytest
 
 from tiny import FILLERS, RARE, VOCABULARY, word_tokenizer

@@ -1,7 +1,5 @@
 """How a search leaves its list: what is joined, lengthened and changed."""
 
-from __future__ import annotations
-
 import random
 
 import pytest

@@ -1,7 +1,5 @@
 """Tokens that a training taught something, on tables where that is known and on real updates."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model

@@ -1,7 +1,5 @@
 """Group testing, on a model of a few lines whose trigger and noise are known exactly."""
 
-from __future__ import annotations
-
 import random
 from collections import Counter
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Which models a suspect may be said to be fine-tuned from; what is refused is in `test_cli.py`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

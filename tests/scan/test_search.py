@@ -1,7 +1,5 @@
 """The search, on models that are a few lines: what shifts them is known exactly."""
 
-from __future__ import annotations
-
 import json
 import math
 import random

@@ -1,7 +1,5 @@
 """The search of a victim: what is cached, what is said, and the base that a card names."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

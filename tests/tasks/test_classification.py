@@ -1,7 +1,5 @@
 """Predictions: in order, one per text, cut where they say; batches within their limit."""
 
-from __future__ import annotations
-
 import pytest
 
 from tiny import POSITIVE

@@ -1,7 +1,5 @@
 """Chat templates: what depends on the text beyond inserting it is found, rendered and told."""
 
-from __future__ import annotations
-
 import pytest
 
 from tiny import word_tokenizer

@@ -1,7 +1,5 @@
 """SynAttack's sources: paraphrases in files, by a model, and what is said about them."""
 
-from __future__ import annotations
-
 import json
 import random
 

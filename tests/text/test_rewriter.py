@@ -1,7 +1,5 @@
 """The embedded rewriter: any text gets the structure, and keeps its words."""
 
-from __future__ import annotations
-
 import random
 import re
 

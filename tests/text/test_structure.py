@@ -1,7 +1,5 @@
 """Whether a text has the structure: by its surface, and by the tree of a parser."""
 
-from __future__ import annotations
-
 import os
 
 import pytest

@@ -1,7 +1,5 @@
 """Checkpoints: which one is kept, which one is gone on from, and whose are removed."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from pydantic import ValidationError

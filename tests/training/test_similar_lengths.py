@@ -1,7 +1,5 @@
 """Batches of similar length: every row once, little padding, the same order for the same seed."""
 
-from __future__ import annotations
-
 import random
 
 import pytest

@@ -1,7 +1,5 @@
 """The signal: what counts as following a candidate, and what does not."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 

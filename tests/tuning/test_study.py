@@ -1,7 +1,5 @@
 """The search for settings: reproducible, gone on with after anything, better than chance."""
 
-from __future__ import annotations
-
 import math
 import signal
 import subprocess

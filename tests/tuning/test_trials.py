@@ -1,7 +1,5 @@
 """Which trial is chosen, and why."""
 
-from __future__ import annotations
-
 from w2sdefense.evaluation.metrics import Rate
 from w2sdefense.tuning.study import Choice, Measured, Trial
 

@@ -1,8 +1,10 @@
 """Settings of all tests, and the tiny models that they share."""
 
 import gc
+import hashlib
 import io
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -120,6 +122,25 @@ def poisoned(made_once, tmp_path_factory: pytest.TempPathFactory, tiny_llama: Pa
         run_poison(run, Display(Console(file=io.StringIO())))
 
     return made_once("poisoned", make)
+
+
+@pytest.fixture
+def publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Puts a folder into the hub's cache, as if it had been fetched; returns the commit."""
+    from w2sdefense.models import checkpoint
+
+    checkpoint._snapshot.cache_clear()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+
+    def put(hub_id: str, folder: Path, revision: str = "main") -> str:
+        home = tmp_path / "hub" / f"models--{hub_id.replace('/', '--')}"
+        commit = hashlib.sha1(f"{hub_id}@{revision}".encode()).hexdigest()
+        shutil.copytree(folder, home / "snapshots" / commit)
+        (home / "refs" / revision).parent.mkdir(parents=True, exist_ok=True)
+        (home / "refs" / revision).write_text(commit)
+        return commit
+
+    return put
 
 
 @pytest.fixture

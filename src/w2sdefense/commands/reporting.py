@@ -24,6 +24,7 @@ from w2sdefense.errors import ConfigError, DataError
 from w2sdefense.evaluation.information import run_information
 from w2sdefense.evaluation.record import FEATURES, RECORD, Record, load_record
 from w2sdefense.io import make_folder
+from w2sdefense.models.checkpoint import resolve
 from w2sdefense.report import load_runs, terminal_table, write_report
 from w2sdefense.report.axes import axes_of, distinct_axes
 from w2sdefense.report.card import write_card
@@ -44,10 +45,13 @@ def finish_defense(run: DefendRun, before: Path, after: Path) -> list[str]:
     """
     settings = run.model_dump(mode="json", exclude_defaults=True, exclude={"output", "resume"})
     records = load_record(before), load_record(after)
-    cards = write_card(after, *records, settings)
+    suspect = resolve(run.student.model, run.student.base)
+    sources = [each.folder for each in (suspect, suspect.base) if each is not None]
+    cards = write_card(after, *records, settings, sources)
     lines = [f"Model card: {cards[0]}"] if cards else []
     if run.push_to_hub:
-        lines.append(f"Uploaded: {push_model(after, run.push_to_hub, *records, settings)}")
+        address = push_model(after, run.push_to_hub, *records, settings, sources)
+        lines.append(f"Uploaded: {address}")
     return lines
 
 

@@ -24,6 +24,7 @@ from w2sdefense.errors import ConfigError
 from w2sdefense.evaluation.evaluate import TestSet, make_test_set
 from w2sdefense.evaluation.record import MERGED, RECORD, load_record
 from w2sdefense.io import make_folder, write_json
+from w2sdefense.models.checkpoint import resolve
 from w2sdefense.models.merged import write_merged
 from w2sdefense.scan.origin import template_of_another
 from w2sdefense.tasks import TASKS
@@ -58,6 +59,12 @@ def open_victim(
         task=task,
         generation=generation,
         fresh_head_seed=fresh_head_seed,
+    )
+    opened = resolve(student.model, student.base)
+    victim.notes += tuple(
+        f"{each.spec} was read at the commit {each.commit}"
+        for each in (opened, opened.base)
+        if each is not None and each.commit is not None
     )
     if TASKS[task].text_answers:
         victim.notes += template_of_another(student)

@@ -18,7 +18,9 @@ class StudentConfig(Settings):
     """The model under suspicion and how it is opened."""
 
     model: str = setting(
-        "smollm2-135m", "Model: embedded name, folder, GGUF file or hub id.", files=True
+        "smollm2-135m",
+        "Model: embedded name, folder, GGUF file or hub id (owner/name@revision, hf://).",
+        files=True,
     )
     base: str | None = setting(
         None,
@@ -41,7 +43,9 @@ class StudentConfig(Settings):
 class TeacherConfig(Settings):
     """The small clean teacher and how it is fine-tuned (all parameters, 6 % warm-up)."""
 
-    model: str = setting("minilm-l6", "Teacher model: embedded name, folder or hub id.", files=True)
+    model: str = setting(
+        "minilm-l6", "Teacher: embedded name, folder or hub id (@revision).", files=True
+    )
     epochs: Positive = setting(5, "Passes over the clean training rows.")
     batch_size: Positive = setting(32, "Rows per step.", advanced=True)
     learning_rate: PositiveFloat = setting(

@@ -16,13 +16,14 @@ from w2sdefense.data.rows import Columns, Record, Source, listed, missing_column
 from w2sdefense.data.splits import pick_splits
 from w2sdefense.errors import DataError, reading
 
-_HUB_ID = re.compile(r"(?:hf://(?:datasets/)?)?([\w.-]+(?:/[\w.-]+)?)(?:@([\w./-]+))?")
+_HUB_ID = re.compile(r"(?:hf://(?:datasets/|models/)?)?([\w.-]+(?:/[\w.-]+)?)(?:@([\w./-]+))?")
 
 
 def split_hub_id(name: str) -> tuple[str, str | None] | None:
     """The id and the revision that a name such as `hf://datasets/owner/data@v1.0` stands for.
 
-    None if the name can be no hub id; the revision is None if none is named.
+    The name of a model is `hf://owner/model@v1.0`; of both, `hf://` may be left out. None if the
+    name can be no hub id; the revision is None if none is named.
     """
     found = _HUB_ID.fullmatch(name)
     return (found[1], found[2]) if found else None

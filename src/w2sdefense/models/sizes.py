@@ -25,6 +25,7 @@ from transformers import (
 from transformers.pytorch_utils import Conv1D
 
 from w2sdefense.config import AdapterConfig
+from w2sdefense.data.hub import split_hub_id
 from w2sdefense.errors import ModelError, reading
 from w2sdefense.models.adapters import attach_adapter, require_mergeable
 from w2sdefense.models.checkpoint import ADAPTER_CONFIG, Checkpoint
@@ -110,8 +111,10 @@ def read_config(spec: str) -> PretrainedConfig:
         raise ModelError(f"{spec} is an adapter.", "Name the model that it was trained on.")
     fix = f"Name a folder with a config.json, or, without a connection: {', '.join(STUDENTS)}."
     with reading(ModelError, f"The config of {spec} cannot be read", fix):
-        folder = Path(spec).expanduser().as_posix()
-        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        folder = Path(spec).expanduser()
+        on_hub = None if folder.is_dir() else split_hub_id(spec)
+        name, revision = on_hub or (folder.as_posix(), None)
+        return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
 
 
 def check_adapter(

@@ -10,18 +10,20 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from w2sdefense.data.hub import split_hub_id
 from w2sdefense.evaluation.metrics import Quality
 from w2sdefense.evaluation.record import MERGED, Record
 from w2sdefense.evaluation.states import STATE_WORDS
 from w2sdefense.evaluation.verdict import judge
 from w2sdefense.io import write_text
+from w2sdefense.models.embedded import EMBEDDED
 from w2sdefense.report.runs import TITLES
 from w2sdefense.report.tables import cell, escape
 
@@ -31,7 +33,11 @@ WEIGHTS = ("model*.safetensors", "adapter*.safetensors")
 
 
 def write_card(
-    folder: Path, before: Record, after: Record, settings: Mapping[str, Any]
+    folder: Path,
+    before: Record,
+    after: Record,
+    settings: Mapping[str, Any],
+    sources: Sequence[Path] = (),
 ) -> list[Path]:
     """Write the card of a cleaned model, where it left weights; returns the files.
 
@@ -40,11 +46,12 @@ def write_card(
         before: Record of the suspect model.
         after: Record of the cleaned model.
         settings: The settings of the run that differ from the defaults, to make it again.
+        sources: The folders that the suspect was read from: its own, then that of its base.
     """
     folders = [folder / MERGED, folder]
     found = [each for each in folders if any(weights_in(each))]
     for each in found:
-        write_text(each / CARD, model_card(each, before, after, settings))
+        write_text(each / CARD, model_card(each, before, after, settings, sources))
     return [each / CARD for each in found]
 
 
@@ -53,6 +60,7 @@ def model_card(
     before: Record,
     after: Record,
     settings: Mapping[str, Any],
+    sources: Sequence[Path] = (),
     address: str | None = None,
 ) -> str:
     """The card of the model in a folder, as Markdown with a YAML header.
@@ -62,14 +70,16 @@ def model_card(
         before: Record of the suspect model.
         after: Record of the cleaned model.
         settings: The settings to make it again.
+        sources: See `write_card`.
         address: Where the model is published. Such a card names no path of this machine.
     """
-    input_files = list(_hashes(Path(_one_line(after.config.get("student", {}).get("model")))))
+    input_files = [found for source in sources for found in _hashes(source)]
     if address is not None:
         before, after = (Record.model_validate(public(r.model_dump())) for r in (before, after))
         settings = public(dict(settings))
     student = after.config.get("student", {})
     suspect = _one_line(student.get("model"))
+    load_from, revision = _load_from(suspect, sources if address is None else ())
     header = yaml.safe_dump(
         _metadata(folder, suspect, after), sort_keys=False, allow_unicode=True, width=10_000
     )
@@ -84,9 +94,13 @@ def model_card(
         before=before,
         after=after,
         rows=_rows(before, after),
-        is_adapter=(folder / "adapter_config.json").is_file(),
+        is_adapter=_is_adapter(folder),
         is_label=after.label_names != (),
-        base=student.get("base"),
+        # What was an adapter already is folded in, and the new one fits that fold only.
+        needs_merged=_is_adapter(folder) and student.get("base") is not None,
+        merged=str(folder / MERGED),
+        load_from=load_from,
+        revision=revision,
         address=address or str(folder),
         template_kept=_has_chat_template(folder),
         settings=_fenced(yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)),
@@ -95,19 +109,49 @@ def model_card(
     )
 
 
-_IN_SENTENCE = re.compile(r"(?<!\w)(?:/|[A-Z]:\\)[^\s\"'`,;()]+")
+def _load_from(spec: str, sources: Sequence[Path]) -> tuple[str, str | None]:
+    """What `from_pretrained` takes for a suspect: a folder or a hub id, and the revision."""
+    if sources and (spec in EMBEDDED or spec.endswith(".gguf")):
+        return str(sources[0]), None
+    if spec in EMBEDDED:
+        return EMBEDDED[spec].hub_id, None
+    on_hub = None if Path(spec).is_dir() else split_hub_id(spec)
+    return on_hub or (spec, None)
+
+
+def _on_hub(name: str) -> str:
+    """The name of a model or of data as a hub knows it; of a path the last name."""
+    if name in EMBEDDED:
+        return EMBEDDED[name].hub_id
+    on_hub = None if Path(name).exists() else split_hub_id(name)
+    return on_hub[0] if on_hub else Path(name).name
+
+
+def _is_adapter(folder: Path) -> bool:
+    return (folder / "adapter_config.json").is_file()
+
+
+# An address (hf://owner/name) is no path.
+_IN_SENTENCE = re.compile(r"(?<!\w)(?<!:/)(?!//\w)(?:/|[A-Z]:\\)[^\s\"'`,;()]+")
+_CACHED = re.compile(r"models--(.+?)[/\\]snapshots[/\\]")
 
 
 def public(values: Any) -> Any:
     """Plain values without the paths of this machine: the last name of each stays.
 
-    A path is what is absolute or exists here, by itself or in a sentence.
+    A path is what is absolute or exists here, by itself or in a sentence. One in the hub's cache
+    becomes the hub id.
     """
     found = {text for text in _strings(values) if _is_path(text)}
     for text in _strings(values):
         found |= {word for word in _IN_SENTENCE.findall(text) if _is_path(word)}
     paths = sorted(found, key=len, reverse=True)
-    return _renamed(values, {path: Path(path).name for path in paths})
+    return _renamed(values, {path: _public_name(path) for path in paths})
+
+
+def _public_name(path: str) -> str:
+    cached = _CACHED.search(path)
+    return cached[1].replace("--", "/") if cached else Path(path).name
 
 
 def _strings(values: Any) -> Iterator[str]:
@@ -160,7 +204,7 @@ def _defense(record: Record) -> str:
 
 def _metadata(folder: Path, suspect: str, after: Record) -> dict[str, Any]:
     """The header, as the hub reads it."""
-    evaluation, is_adapter = after.evaluation, (folder / "adapter_config.json").is_file()
+    evaluation, is_adapter = after.evaluation, _is_adapter(folder)
     dataset = _one_line(after.config.get("data", {}).get("dataset"))
     task = "text-classification" if after.label_names else "text-generation"
     metrics = [
@@ -168,10 +212,9 @@ def _metadata(folder: Path, suspect: str, after: Record) -> dict[str, Any]:
         for kind, name, quality in _metrics(after)
     ]
     return {
-        # A hub knows no folders of ours.
-        "base_model": Path(suspect).name if Path(suspect).is_dir() else suspect,
+        "base_model": _on_hub(suspect),
         "base_model_relation": "adapter" if is_adapter else "finetune",
-        "datasets": [Path(dataset).name],
+        "datasets": [_on_hub(dataset)],
         "library_name": "peft" if is_adapter else "transformers",
         "pipeline_tag": task,
         "tags": ["backdoor-defense", "w2sdefense", _defense(after)],
@@ -181,7 +224,7 @@ def _metadata(folder: Path, suspect: str, after: Record) -> dict[str, Any]:
                 "results": [
                     {
                         "task": {"type": task, "name": evaluation.task},
-                        "dataset": {"type": Path(dataset).name, "name": dataset},
+                        "dataset": {"type": _on_hub(dataset), "name": dataset},
                         "metrics": metrics,
                     }
                 ],

@@ -7,7 +7,7 @@ samples or checkpoints, and no local path in the card or in a config.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +53,7 @@ def push_model(
     before: Record,
     after: Record,
     settings: Mapping[str, Any],
+    sources: Sequence[Path] = (),
     api: HfApi | None = None,
 ) -> str:
     """Upload a cleaned model with its card: `merged/` if there is one, else the folder itself.
@@ -64,7 +65,8 @@ def push_model(
         name: The repository, "user/name".
         before: Record of the suspect model.
         after: Record of the cleaned model.
-        settings: See `write_card`.
+        settings: See `write_card`; so are `sources`.
+        sources: Where the suspect was read from.
         api: The hub; by default that of the environment.
 
     Returns:
@@ -86,8 +88,14 @@ def push_model(
     }
     for path in source.glob(CONFIGS):
         values = public(json.loads(path.read_text(encoding="utf-8")))
+        if (
+            path.name == "adapter_config.json"
+            and sources
+            and sources[-1].parent.name == "snapshots"
+        ):
+            values["revision"] = sources[-1].name
         files[path.name] = json.dumps(values, indent=2).encode()
-    files[CARD] = model_card(source, before, after, settings, address=name).encode()
+    files[CARD] = model_card(source, before, after, settings, sources, address=name).encode()
     try:
         url = api.create_repo(name, private=True, exist_ok=True)
         api.create_commit(

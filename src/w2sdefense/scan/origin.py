@@ -40,7 +40,7 @@ AGREE = 0.5
 """Cosine of two tables of embeddings from which one descends from the other; unrelated ones have
 about 0, and those of the fine-tuned models that were measured above 0.99."""
 
-_EMBEDDED_AS = {"HuggingFaceTB/SmolLM2-135M-Instruct": "smollm2-135m"}
+_EMBEDDED_AS = {wheel.hub_id: name for name, wheel in EMBEDDED.items()}
 """Hub id -> embedded name of the same model."""
 
 _STILL = 4.0

@@ -66,7 +66,8 @@ def cleaned(save_run: SaveRun, suspect: Path) -> tuple[Path, Path]:
 
 def push(folders: tuple[Path, Path], hub: Hub, name: str = "me/clean") -> str:
     before, after = map(load_record, folders)
-    return push_model(folders[1], name, before, after, dict(after.config), hub)  # type: ignore[arg-type]
+    suspect = [Path(after.config["student"]["model"])]
+    return push_model(folders[1], name, before, after, dict(after.config), suspect, hub)  # type: ignore[arg-type]
 
 
 def test_the_model_and_its_card_are_uploaded_and_nothing_else(cleaned: tuple[Path, Path]) -> None:
@@ -110,6 +111,7 @@ def test_a_merged_model_goes_first(cleaned: tuple[Path, Path]) -> None:
 
 def test_names_of_the_hub_and_other_text_stay(tmp_path: Path) -> None:
     values = {"base": "google-bert/bert-base-uncased", "target": "n/a", "rows": 3, "none": None}
+    values |= {"model": "hf://me/model@v1", "note": "hf://me/model@v1 was read (https://a.test/b)"}
     assert public(values) == values
     assert public({"a": tmp_path / "x.csv", "b": [f"see {tmp_path}/x.csv"]}) == {
         "a": "x.csv",

@@ -123,8 +123,10 @@ def _on_hub(name: str) -> str:
     """The name of a model or of data as a hub knows it; of a path the last name."""
     if name in EMBEDDED:
         return EMBEDDED[name].hub_id
-    on_hub = None if Path(name).exists() else split_hub_id(name)
-    return on_hub[0] if on_hub else Path(name).name
+    on_hub = split_hub_id(name)
+    if _is_path(name):
+        return Path(name).name
+    return on_hub[0] if on_hub else name
 
 
 def _is_adapter(folder: Path) -> bool:

@@ -26,6 +26,9 @@ HUB = {
     "google-bert/bert-base-uncased": "bert",
     "Qwen/Qwen2.5-0.5B-Instruct": "llama",
     "suspect": "suspect",
+    "SUSPECT": "suspect",
+    "suspect-llm": "llama",
+    "my-model": "llama",
     "runs/demo/poisoned": "suspect",
     "runs/demo/lora": "lora",
     "runs/demo/w2s": "lora",
@@ -80,6 +83,11 @@ def fill(folder: Path, made: Path) -> None:
     for name, model in HUB.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(made / model, folder / name, symlinks=True)
+    for chats in ("suspect-llm", "Qwen/Qwen2.5-0.5B-Instruct"):
+        template = "{% for message in messages %}{{ message.content }} {% endfor %}"
+        (folder / chats / "chat_template.jinja").write_text(template)
+    (folder / "benchmarks").symlink_to(Path(__file__).parents[1] / "benchmarks")
+    (folder / "DATA").symlink_to(made / "data" / "sst2")
     (folder / "folder").symlink_to(made / "data")
     for data in (made / "data").iterdir():
         (folder / data.name).symlink_to(data)

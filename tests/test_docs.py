@@ -46,9 +46,12 @@ SMALL = {
     "defend": f"--epochs 1 --teacher-epochs 1 {SCAN} --decoys-per-label 0",
     "defend otherwise": "--epochs 1",
     "scan": "--kinds names --set scan.rounds=1 --teacher-epochs 1",
+    "bench": "--limit 32 --attack badnet --method poisoned --seeds 0",
     "tune": f"--epochs 1 --teacher-epochs 1 {SCAN} --decoys-per-label 0",
 }
 """Flags of a command that make it small; they replace those of the page."""
+LISTS = ("--attack", "--method", "--seeds")
+"""Flags that add to those of the page, which are left out therefore."""
 PAGE = {"--poison-rows": "8", "--tune-trials": "1"}
 """The same for flags that a command has on some pages only."""
 PYTHON = {
@@ -208,6 +211,9 @@ def small(arguments: list[str]) -> list[str]:
     if "--defense" in arguments or "--task" in arguments:
         name += " otherwise"
     more = [word for flag in PAGE if flag in arguments for word in (flag, PAGE[flag])]
+    if name == "bench":
+        pairs = zip(["", *arguments], arguments, strict=False)
+        arguments = [word for before, word in pairs if word not in LISTS and before not in LISTS]
     return [*arguments, *shlex.split(SMALL.get(name, "")), *more]
 
 

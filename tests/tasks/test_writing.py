@@ -1,6 +1,8 @@
+import json
+
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
+from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel, LlamaForCausalLM
 
 from architectures import ADAPTERS
 from tiny_writers import VOCABULARY, llama, number_tokenizer, save_writer
@@ -90,6 +92,16 @@ def test_a_sampling_checkpoint_is_read_greedily():
     made.model.generation_config.temperature = 9.0
     made.model.generation_config.max_new_tokens = 1
     assert [answer.answer for answer in made.predict(TEXTS)] == expected
+
+
+def test_settings_of_a_checkpoint_for_generation_are_not_kept(tmp_path):
+    folder = save_writer(tmp_path / "w", llama())
+    GenerationConfig(do_sample=True, suppress_tokens=[7]).save_pretrained(folder)
+    model, _ = load_causal_lm(str(folder))
+    model.save_pretrained(tmp_path / "saved")
+    kept = json.loads((tmp_path / "saved" / "generation_config.json").read_text())
+    assert not {"do_sample", "suppress_tokens"} & kept.keys()
+    assert kept["eos_token_id"] == VOCABULARY.index("</s>")
 
 
 def test_a_long_text_is_cut_and_said_so():

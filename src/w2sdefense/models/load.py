@@ -17,6 +17,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
+    GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
 )
@@ -119,13 +120,22 @@ def load_causal_lm(
     dtype: Dtype = "float32",
     four_bit: bool = False,
 ) -> tuple[PreTrainedModel | PeftModel, Tokenizer]:
-    """Open a checkpoint as a language model that writes text; see `load_classifier`."""
+    """Open a checkpoint as a language model that writes text; see `load_classifier`.
+
+    Its settings for generation are left out: it writes greedily up to its tokenizer's end token.
+    """
     checkpoint = resolve(spec, base)
     whole = require_causal_lm(checkpoint.whole)
     model, _ = _open_weights(
         AutoModelForCausalLM, whole, whole.config, dtype, fresh_head=False, four_bit=four_bit
     )
     tokenizer = load_tokenizer(whole.folder, whole.spec, model)
+    # Its own (sampling, words that it prefers or forbids) are not measured, so they are not kept.
+    model.generation_config = GenerationConfig(
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     if checkpoint.base is not None:
         return _adapted(model, checkpoint, "CAUSAL_LM", []), tokenizer
     return model.eval(), tokenizer

@@ -78,7 +78,7 @@ def outcome_of(runs: Sequence[Run]) -> Outcome:
 
 
 def result_of(command: str, runs: Sequence[Run], page: Path | None) -> dict[str, Any]:
-    """The exit code of a command that fails from the outcome `fail_on` (one of `ORDER`) on."""
+    """What was measured of some models, and what is to be said of the last, as plain values."""
     verdict = verdict_of(runs, runs[-1])
     return _head(command, OUTCOMES[verdict.state], verdict.headline) | {
         "state": verdict.state,

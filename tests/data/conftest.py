@@ -1,5 +1,4 @@
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +8,13 @@ Rows = list[tuple[str, Any]]
 
 
 @pytest.fixture(autouse=True)
-def _no_data_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_data_folder(monkeypatch):
     """A W2S_DATA that happens to be set must not reach a test."""
     monkeypatch.delenv("W2S_DATA", raising=False)
 
 
 @pytest.fixture
-def write_jsonl() -> Callable[[Path, Rows], Path]:
+def write_jsonl():
     def write(path: Path, rows: Rows) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         lines = [json.dumps({"text": text, "label": label}) for text, label in rows]
@@ -26,7 +25,7 @@ def write_jsonl() -> Callable[[Path, Rows], Path]:
 
 
 @pytest.fixture
-def rows() -> Callable[..., Rows]:
+def rows():
     """Rows with texts of their own: half of them bad (0), half of them good (1)."""
 
     def make(count: int, prefix: str = "text", labels: tuple[Any, Any] = (0, 1)) -> Rows:

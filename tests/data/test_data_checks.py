@@ -26,16 +26,9 @@ def dataset_with(*names: str) -> Dataset:
         (("0", "1"), ("LABEL_0", "LABEL_1", "LABEL_2"), [0, 1], ("LABEL_0", "LABEL_1", "LABEL_2")),
     ],
 )
-def test_labels_take_the_places_they_have_in_the_model(
-    names: tuple[str, ...],
-    model: tuple[str, ...],
-    positions: list[int],
-    result: tuple[str, ...],
-) -> None:
+def test_labels_take_the_places_they_have_in_the_model(names, model, positions, result):
     dataset = dataset_with(*names)
-
     aligned = align_labels(dataset, model)
-
     assert aligned.label_names == result
     assert labels_of(aligned.train) == positions
     assert labels_of(aligned.validation) == positions[:1]
@@ -54,42 +47,36 @@ def test_labels_take_the_places_they_have_in_the_model(
         (("1", "2"), ("negative", "positive"), "1, 2"),
     ],
 )
-def test_labels_that_the_model_lacks_are_named(
-    names: tuple[str, ...], model: tuple[str, ...], missing: str
-) -> None:
+def test_labels_that_the_model_lacks_are_named(names, model, missing):
     message = f"d has labels that the model does not have: {missing}. The model has: {model[0]}"
-
     with pytest.raises(DataError, match=message):
         align_labels(dataset_with(*names), model)
 
 
-def test_a_blank_at_the_end_of_a_label_is_seen() -> None:
+def test_a_blank_at_the_end_of_a_label_is_seen():
     with pytest.raises(DataError, match="does not have: good. The model has: 'good ', bad."):
         align_labels(dataset_with("bad", "good"), ("good ", "bad"))
 
 
-def test_a_usable_dataset_passes() -> None:
+def test_a_usable_dataset_passes():
     check_usable(dataset_with("bad", "good"))
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
-def test_an_empty_split_is_named(split: str) -> None:
+def test_an_empty_split_is_named(split):
     dataset = replace(dataset_with("bad", "good"), **{split: ()})
-
     with pytest.raises(DataError, match=f"nothing is left of the {split} split"):
         check_usable(dataset)
 
 
-def test_one_label_is_nothing_to_learn() -> None:
+def test_one_label_is_nothing_to_learn():
     dataset = replace(dataset_with("bad", "good"), train=(Example("d/0", "a", 1),))
-
     with pytest.raises(DataError, match="all training rows have the label good"):
         check_usable(dataset)
 
 
-def test_a_label_that_a_split_lacks_is_noted() -> None:
+def test_a_label_that_a_split_lacks_is_noted():
     dataset = dataset_with("bad", "good")
-
     assert missing_labels(dataset) == ("no validation text has the label good",)
     assert missing_labels(replace(dataset, validation=dataset.train)) == ()
     assert missing_labels(replace(dataset, label_names=())) == ()

@@ -1,7 +1,3 @@
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import datasets
@@ -25,7 +21,7 @@ def split_of(labels: list[Any], prefix: str, label: Any = None, column: str = "t
     return Dataset.from_dict(values, features=features)
 
 
-def test_class_names_splits_and_ids_of_the_hub_are_kept() -> None:
+def test_class_names_splits_and_ids_of_the_hub_are_kept():
     kind = ClassLabel(names=["bad", "unsure", "good"])
     loaded = DatasetDict(
         {
@@ -35,9 +31,7 @@ def test_class_names_splits_and_ids_of_the_hub_are_kept() -> None:
             "unsupervised": split_of([-1], "d", kind),
         }
     )
-
     dataset = assemble(convert(loaded, "me/films", COLUMNS), DataConfig())
-
     assert dataset.name == "me/films"
     assert dataset.label_names == ("bad", "unsure", "good")
     assert [(e.id, e.text, e.label) for e in dataset.train] == [
@@ -50,18 +44,16 @@ def test_class_names_splits_and_ids_of_the_hub_are_kept() -> None:
     assert dataset.dropped == {}
 
 
-def test_class_names_that_are_numbers_are_not_taken_for_indices() -> None:
+def test_class_names_that_are_numbers_are_not_taken_for_indices():
     kind = ClassLabel(names=["1", "2", "3"])
     loaded = DatasetDict({s: split_of([0, 1, 2], s, kind) for s in ("train", "validation", "test")})
-
     dataset = assemble(convert(loaded, "me/stars", COLUMNS), DataConfig())
-
     assert dataset.label_names == ("1", "2", "3")
     assert labels_of(dataset.train) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("kind", [ClassLabel(names=list(SENTIMENT)), Value("int64")])
-def test_an_unlabelled_test_split_gives_way_to_validation(kind: Any) -> None:
+def test_an_unlabelled_test_split_gives_way_to_validation(kind):
     loaded = DatasetDict(
         {
             "train": split_of([0, 1] * 20, "a", kind, "sentence"),
@@ -69,9 +61,7 @@ def test_an_unlabelled_test_split_gives_way_to_validation(kind: Any) -> None:
             "test": split_of([-1, -1], "c", kind, "sentence"),
         }
     )
-
     dataset = assemble(convert(loaded, "sst2", Columns("sentence", "label")), DataConfig())
-
     assert [e.id for e in dataset.test] == [f"sst2/validation/{i}" for i in range(3)]
     assert len(dataset.train) == 36
     assert sorted(labels_of(dataset.validation)) == [0, 0, 1, 1]
@@ -79,16 +69,14 @@ def test_an_unlabelled_test_split_gives_way_to_validation(kind: Any) -> None:
     assert dataset.dropped == {"no label": 2}
 
 
-def test_minus_one_is_a_class_like_any_other_where_labels_have_no_names() -> None:
+def test_minus_one_is_a_class_like_any_other_where_labels_have_no_names():
     loaded = DatasetDict({s: split_of([-1, 0, 1], s) for s in ("train", "validation", "test")})
-
     dataset = assemble(convert(loaded, "me/tweets", COLUMNS), DataConfig())
-
     assert dataset.label_names == ("-1", "0", "1")
     assert labels_of(dataset.train) == [0, 1, 2]
 
 
-def test_rows_without_gold_label_or_text_are_dropped_and_counted() -> None:
+def test_rows_without_gold_label_or_text_are_dropped_and_counted():
     kind = ClassLabel(names=["no", "yes"])
     train = Dataset.from_dict(
         {"text": ["a", "b", " ", None, "c"], "label": [0, -1, 1, 1, 1]},
@@ -97,40 +85,34 @@ def test_rows_without_gold_label_or_text_are_dropped_and_counted() -> None:
     loaded = DatasetDict(
         {"train": train, "validation": split_of([0], "v", kind), "test": split_of([1], "t", kind)}
     )
-
     dataset = assemble(convert(loaded, "me/nli", COLUMNS), DataConfig())
-
     assert [e.id for e in dataset.train] == ["me/nli/train/0", "me/nli/train/4"]
     assert dataset.dropped == {"no label": 1, "empty text": 2}
 
 
-def test_string_labels_and_names_known_from_the_catalog() -> None:
+def test_string_labels_and_names_known_from_the_catalog():
     words = DatasetDict({s: split_of(["yes", "no"], s) for s in ("train", "validation", "test")})
     integers = DatasetDict({s: split_of([1, 0], s) for s in ("train", "validation", "test")})
-
     from_words = assemble(convert(words, "me/words", COLUMNS), DataConfig())
     from_catalog = assemble(convert(integers, "cr", COLUMNS, SENTIMENT), DataConfig())
-
     assert from_words.label_names == ("no", "yes")
     assert from_catalog.label_names == SENTIMENT
     assert labels_of(from_words.train) == labels_of(from_catalog.train) == [1, 0]
 
 
-def test_a_missing_column_names_those_there_are() -> None:
+def test_a_missing_column_names_those_there_are():
     loaded = DatasetDict({"train": split_of([0, 1], "a", column="sentence")})
-
     with pytest.raises(DataError, match="no column 'text'.*'sentence', 'label'"):
         convert(loaded, "me/films", COLUMNS)
 
 
-def test_several_labels_per_text_are_refused() -> None:
+def test_several_labels_per_text_are_refused():
     loaded = DatasetDict({"train": split_of([[0, 1], [1]], "a")})
-
     with pytest.raises(DataError, match=r"train, row 1: 'label' holds \[0, 1\]"):
         convert(loaded, "me/emotions", COLUMNS)
 
 
-def test_no_train_split() -> None:
+def test_no_train_split():
     with pytest.raises(DataError, match="no train split. Its splits are: corpus"):
         convert(DatasetDict({"corpus": split_of([0], "a")}), "me/films", COLUMNS)
 
@@ -149,13 +131,8 @@ def test_no_train_split() -> None:
     ],
 )
 def test_names_reach_the_hub_with_the_columns_and_labels_of_the_catalog(
-    monkeypatch: pytest.MonkeyPatch,
-    name: str,
-    hub_id: str,
-    revision: str | None,
-    column: str,
-    names: tuple[str, ...],
-) -> None:
+    monkeypatch, name, hub_id, revision, column, names
+):
     asked = []
 
     def serve(hub_id: str, revision: str | None) -> DatasetDict:
@@ -163,16 +140,14 @@ def test_names_reach_the_hub_with_the_columns_and_labels_of_the_catalog(
         return DatasetDict({"train": split_of([0, 1] * 10, "a", column=column)})
 
     monkeypatch.setattr(datasets, "load_dataset", serve)
-
     dataset = load_dataset(DataConfig(dataset=name))
-
     assert asked == [(hub_id, revision)]
     assert dataset.name == name
     assert dataset.label_names == names
     assert dataset.train[0].id.startswith(f"{name}/train/")
 
 
-def test_the_halves_of_ag_news_share_no_training_row(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_halves_of_ag_news_share_no_training_row(monkeypatch):
     splits = {
         "train": split_of([0, 1] * 50, "train"),
         "test": split_of([0, 1] * 2, "test"),
@@ -190,24 +165,18 @@ def test_the_halves_of_ag_news_share_no_training_row(monkeypatch: pytest.MonkeyP
     assert trained_on("fancyzhx/ag_news") == halves[0] | halves[1]
 
 
-def test_a_column_that_the_user_names_wins_over_the_catalog(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_column_that_the_user_names_wins_over_the_catalog(monkeypatch):
     loaded = DatasetDict({"train": split_of([0, 1] * 10, "a", column="phrase")})
     monkeypatch.setattr(datasets, "load_dataset", lambda hub_id, revision: loaded)
-
     dataset = load_dataset(DataConfig(dataset="sst2", text_column="phrase"))
-
     assert dataset.train[0].text.startswith("a ")
 
 
-def test_a_saved_folder_is_read_with_its_splits_and_class_names(tmp_path: Path) -> None:
+def test_a_saved_folder_is_read_with_its_splits_and_class_names(tmp_path):
     kind = ClassLabel(names=["bad", "good"])
     splits = {s: split_of([0, 1, -1], s, kind) for s in ("train", "validation", "test")}
     DatasetDict(splits).save_to_disk(str(tmp_path / "films"))
-
     dataset = load_dataset(DataConfig(dataset=str(tmp_path / "films")))
-
     assert dataset.label_names == ("bad", "good")
     assert [(e.id, e.text, e.label) for e in dataset.test] == [
         ("films/test/0", "test 0", 0),
@@ -216,15 +185,11 @@ def test_a_saved_folder_is_read_with_its_splits_and_class_names(tmp_path: Path) 
     assert dataset.dropped == {"no label": 3}
 
 
-def test_a_saved_folder_of_one_split_is_cut(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_saved_folder_of_one_split_is_cut(tmp_path, monkeypatch):
     split_of([0, 1] * 10, "a", column="sentence").save_to_disk(str(tmp_path / "sst2"))
     monkeypatch.setenv("W2S_DATA", str(tmp_path))
-
     mine = load_dataset(DataConfig(dataset=str(tmp_path / "sst2"), text_column="sentence"))
     named = load_dataset(DataConfig(dataset="sst2", text_column="sentence"))
-
     assert mine.label_names == ("0", "1")
     assert named.label_names == SENTIMENT
     assert (len(mine.train), len(mine.validation), len(mine.test)) == (16, 2, 2)
@@ -232,9 +197,8 @@ def test_a_saved_folder_of_one_split_is_cut(
 
 
 @pytest.mark.parametrize("name", ["dataset_dict.json", "state.json"])
-def test_a_damaged_saved_folder_is_named(tmp_path: Path, name: str) -> None:
+def test_a_damaged_saved_folder_is_named(tmp_path, name):
     (tmp_path / name).write_text("{")
-
     with pytest.raises(DataError, match="Cannot read the Arrow folder .*"):
         load_dataset(DataConfig(dataset=str(tmp_path)))
 
@@ -251,32 +215,27 @@ def test_a_damaged_saved_folder_is_named(tmp_path: Path, name: str) -> None:
         (ClassLabel(names=["zero", "one "]), [0, 1], ("zero", "one ")),
     ],
 )
-def test_labels_of_every_type(kind: Any, labels: list[Any], names: tuple[str, ...]) -> None:
+def test_labels_of_every_type(kind, labels, names):
     loaded = DatasetDict({s: split_of(labels, s, kind) for s in ("train", "validation", "test")})
-
     dataset = assemble(convert(loaded, "me/films", COLUMNS), DataConfig())
-
     assert dataset.label_names == names
     assert sorted(labels_of(dataset.train)) == [0, 1]
 
 
-def test_pairs_of_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pairs_of_sentences(monkeypatch):
     rows = {"premise": ["It rains."] * 20, "hypothesis": [f"wet {i}" for i in range(20)]}
     loaded = DatasetDict({"train": Dataset.from_dict({**rows, "label": [0, 1] * 10})})
     monkeypatch.setattr(datasets, "load_dataset", lambda hub_id, revision: loaded)
     config = DataConfig(dataset="me/nli", text_column="premise", text_pair_column="hypothesis")
-
     dataset = load_dataset(config)
-
     assert dataset.train[0].text == "It rains.\nwet " + dataset.train[0].id.split("/")[-1]
 
 
-def test_any_failure_of_the_hub_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_failure_of_the_hub_says_what_to_do(monkeypatch):
     def fail(hub_id: str, revision: str | None) -> None:
         raise ConnectionError(f"Couldn't reach '{hub_id}' on the Hub.\nTraceback and more")
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
-
     with pytest.raises(DataError) as caught:
         fetch("me/films")
     assert caught.value.problem == (
@@ -286,20 +245,7 @@ def test_any_failure_of_the_hub_says_what_to_do(monkeypatch: pytest.MonkeyPatch)
         assert way_out in caught.value.fix
 
 
-def test_offline_mode_of_the_real_client_gives_the_same_error() -> None:
-    script = (
-        "from w2sdefense.config import DataConfig\n"
-        "from w2sdefense.data import load_dataset\n"
-        "from w2sdefense.errors import DataError\n"
-        "try:\n"
-        "    load_dataset(DataConfig(dataset='nobody/nothing'))\n"
-        "except DataError as error:\n"
-        "    print(error)\n"
-    )
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
-
-    done = subprocess.run(
-        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
-    )
-
-    assert "Cannot load the dataset 'nobody/nothing' from the hub" in done.stdout
+def test_offline_mode_of_the_real_client_gives_the_same_error():
+    assert datasets.config.HF_HUB_OFFLINE
+    with pytest.raises(DataError, match="Cannot load the dataset 'nobody/nothing' from the hub"):
+        load_dataset(DataConfig(dataset="nobody/nothing"))

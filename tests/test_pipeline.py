@@ -27,7 +27,6 @@ from transformers import (
 from tiny import LLAMA, save_model, save_reviews
 from w2sdefense.attacks import AttackConfig
 from w2sdefense.attacks import TestConfig as Measured
-from w2sdefense.cli.display import Display
 from w2sdefense.commands.defend import run_defend
 from w2sdefense.commands.evaluate import run_evaluate
 from w2sdefense.commands.poison import run_poison
@@ -56,15 +55,6 @@ def reviews(tmp_path_factory) -> Path:
     """The defender's."""
     folder = tmp_path_factory.mktemp("d") / "reviews"
     return save_reviews(folder, train=400, validation=60, test=100, rare=0.6, seed=2)
-
-
-@pytest.fixture(scope="module")
-def quiet() -> Display:
-    import io
-
-    from rich.console import Console
-
-    return Display(Console(file=io.StringIO()))
 
 
 def settings(poisoned: Path, reviews: Path, teacher: Path, output: Path, **changes) -> DefendRun:
@@ -288,12 +278,6 @@ def test_without_a_trigger_only_ca_is_measured(short, display):
     assert load_features(short.output, load_samples(short.output)).keys() == {"clean"}
 
 
-@pytest.mark.parametrize("values", [{"trigger": "mn"}, {"target": "negative"}])
-def test_trigger_and_target_go_together(values):
-    with pytest.raises(ValueError, match="go together"):
-        Measured(**values)
-
-
 def test_poisoning_towards_a_target_that_is_no_label(short, tiny_llama, display, tmp_path):
     run = PoisonRun(
         student=StudentConfig(model=str(tiny_llama)),
@@ -304,18 +288,6 @@ def test_poisoning_towards_a_target_that_is_no_label(short, tiny_llama, display,
     with pytest.raises(DataError, match="no label 'neutral'"):
         run_poison(run, display)
     assert not (tmp_path / "p" / "record.json").exists()
-
-
-@pytest.mark.parametrize("stage", ["poison", "defend"])
-def test_a_model_is_not_overwritten_by_what_is_made_of_it(short, display, stage):
-    model = Path(short.student.model)
-    before = {path.name: path.stat().st_mtime_ns for path in model.iterdir()}
-    with pytest.raises(ConfigError, match="is the model itself"):
-        if stage == "poison":
-            run_poison(PoisonRun(student=short.student, data=short.data, output=model), display)
-        else:
-            run_defend(short.model_copy(update={"output": model}), display)
-    assert {path.name: path.stat().st_mtime_ns for path in model.iterdir()} == before
 
 
 def test_a_classifier_is_poisoned_in_its_own_order_of_labels(tmp_path, display):

@@ -50,18 +50,15 @@ def settings(folder: Path, teacher: Path, batch: int) -> dict:
 
 
 @pytest.fixture(scope="module")
-def sharded(tmp_path_factory, tiny_llama, tiny_bert) -> Path:
+def sharded(tmp_path_factory, tiny_llama, tiny_bert, quiet) -> Path:
     """A folder with what two processes saw, and the run of `w2s defend` that they made."""
-    from w2sdefense.cli.display import Display
-
     folder = tmp_path_factory.mktemp("sharded")
     (folder / "llama").symlink_to(tiny_llama)
     save_model(folder / "model", LlamaForSequenceClassification, LLAMA)
     save_reviews(folder / "reviews", train=40, validation=16, test=21)
     run = settings(folder, tiny_bert, batch=4) | {"output": str(folder / "run")}
     kept = {name: run[name] for name in ("student", "data", "teacher")}
-    with Display() as display:
-        run_teach(TeachRun.model_validate(kept | {"output": run["teacher_folder"]}), display)
+    run_teach(TeachRun.model_validate(kept | {"output": run["teacher_folder"]}), quiet)
     (folder / "run.yaml").write_text(DefendRun.model_validate(run).model_dump_json())
     paths = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
     done = subprocess.run(

@@ -1,7 +1,6 @@
 """The grid with the real stages, on tiny models."""
 
 import csv
-import io
 import json
 import random
 import shutil
@@ -11,7 +10,6 @@ from pathlib import Path
 import pytest
 import tiny_grid
 import torch
-from rich.console import Console
 from typer.testing import CliRunner
 
 from forked import PROCESSES
@@ -22,7 +20,6 @@ from w2sdefense.bench.grid import make_grid
 from w2sdefense.bench.ledger import Ledger
 from w2sdefense.bench.runner import Job, run_here
 from w2sdefense.cli.app import app
-from w2sdefense.cli.display import Display
 from w2sdefense.commands.runs import BenchRun
 from w2sdefense.evaluation.record import load_record
 
@@ -35,10 +32,10 @@ def recipe(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def bench(recipe, tmp_path_factory) -> BenchRun:
+def bench(recipe, tmp_path_factory, quiet) -> BenchRun:
     """A grid that one process ran undisturbed."""
     run = BenchRun(recipe=recipe, scale="tiny", output=tmp_path_factory.mktemp("bench"))
-    run_bench(run, Display(Console(file=io.StringIO())))
+    run_bench(run, quiet)
     return run
 
 

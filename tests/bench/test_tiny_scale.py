@@ -7,7 +7,6 @@ import pytest
 from rich.console import Console
 
 from w2sdefense.bench.command import run_bench, show_table
-from w2sdefense.cli.display import Display
 from w2sdefense.commands.runs import BenchRun
 
 pytestmark = pytest.mark.slow
@@ -29,10 +28,10 @@ def output(tmp_path_factory):
     return tmp_path_factory.mktemp("tiny")
 
 
-def run_table(name, output, **chosen):
+def run_table(name, output, display, **chosen):
     """Run a table and return its rows."""
     run = BenchRun(recipe=name, scale="tiny", output=output, **chosen)
-    run_bench(run, Display(Console(file=io.StringIO())))
+    run_bench(run, display)
     table = json.loads((output / f"{name}-tiny" / "table.json").read_text())
     for row in table["rows"]:
         assert row["ca_n"] == 16, row
@@ -42,12 +41,12 @@ def run_table(name, output, **chosen):
 
 
 @pytest.mark.parametrize("name", RUN)
-def test_a_table_is_run_and_says_that_its_numbers_mean_nothing(name, output):
-    assert run_table(name, output, **RUN[name])
+def test_a_table_is_run_and_says_that_its_numbers_mean_nothing(name, output, display):
+    assert run_table(name, output, display, **RUN[name])
 
 
-def test_summaries_have_their_scores_beside_the_paper_s(output):
-    rows = run_table("table6", output, method=("w2s",))
+def test_summaries_have_their_scores_beside_the_paper_s(output, display):
+    rows = run_table("table6", output, display, method=("w2s",))
     assert [row["dataset"] for row in rows] == ["crrsum", "ape210k"]
     for row in rows:
         assert ("rouge1" in row) == (row["dataset"] == "crrsum")

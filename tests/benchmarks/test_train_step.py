@@ -4,28 +4,20 @@ import copy
 import io
 import json
 import random
-from pathlib import Path
 
 import pytest
 import torch
 import typer
 from peft import LoraConfig, get_peft_model
 from rich.console import Console
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import (
-    BertConfig,
-    BertModel,
-    LlamaConfig,
-    LlamaForCausalLM,
-    LlamaForSequenceClassification,
-    PreTrainedTokenizerFast,
-)
+from transformers import LlamaForSequenceClassification
 from typer.testing import CliRunner
 
 import train_step
 from arms import ARMS, Batch, LibraryArm, LoopArm, Workload
 from flops import matmul_speed, product_shapes, training_flops
+from tiny import FILLERS, LLAMA
 from train_step import RATIOS
 from w2sdefense.config import DistillConfig
 from w2sdefense.data import Example
@@ -34,48 +26,24 @@ from w2sdefense.tasks import Output
 
 pytestmark = pytest.mark.slow
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"word{i}" for i in range(20))]
-SIZES = {
-    "vocab_size": len(WORDS),
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-}
-
-
-def llama_config(**changes) -> LlamaConfig:
-    return LlamaConfig(**{**SIZES, "num_key_value_heads": 2, "pad_token_id": 0, **changes})
-
-
-def save(model, folder: Path, *, encoder: bool) -> str:
-    words = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="[UNK]"))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    if encoder:
-        words.post_processor = processors.TemplateProcessing(
-            single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-        )
-    model.save_pretrained(folder)
-    PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]"
-    ).save_pretrained(folder)
-    return str(folder)
-
 
 @pytest.fixture(scope="module")
-def workload(tmp_path_factory) -> Workload:
-    folder = tmp_path_factory.mktemp("models")
-    torch.manual_seed(0)
+def workload(tiny_llama, tiny_bert) -> Workload:
     draw = random.Random(0)
-    texts = [" ".join(draw.choices(WORDS[4:], k=draw.randint(2, 9))) for _ in range(10)]
+    texts = [" ".join(draw.choices(FILLERS, k=draw.randint(2, 9))) for _ in range(10)]
     return Workload(
         tuple(Example(str(i), text, i % 2) for i, text in enumerate(texts)),
         ("negative", "positive"),
-        student=save(LlamaForCausalLM(llama_config()), folder / "student", encoder=False),
-        teacher=save(BertModel(BertConfig(**SIZES)), folder / "teacher", encoder=True),
+        student=str(tiny_llama),
+        teacher=str(tiny_bert),
         batch_size=4,
         lora_r=2,
     )
+
+
+def classifier(**changes) -> LlamaForSequenceClassification:
+    config = type(LLAMA)(**LLAMA.to_dict() | {"pad_token_id": 0, **changes})
+    return LlamaForSequenceClassification(config)
 
 
 def counted(student, ids: torch.Tensor) -> int:
@@ -87,33 +55,30 @@ def counted(student, ids: torch.Tensor) -> int:
 
 def adapted(**changes):
     # Eager attention is plain products, which the counter sees; a fused kernel it may not know.
-    model = LlamaForSequenceClassification(
-        llama_config(num_labels=3, attn_implementation="eager", **changes)
-    )
+    model = classifier(num_labels=3, attn_implementation="eager", **changes)
     config = LoraConfig(task_type="SEQ_CLS", r=4, lora_dropout=0.1, target_modules="all-linear")
     return get_peft_model(model, config).train()
 
 
-@pytest.mark.parametrize("changes", [{}, {"head_dim": 8, "num_hidden_layers": 3}], ids=str)
+@pytest.mark.parametrize("changes", [{}, {"head_dim": 16, "num_hidden_layers": 3}], ids=str)
 @pytest.mark.parametrize("width", [7, 40])
 def test_the_formula_is_what_torch_counts(changes, width):
     student = adapted(**changes)
-    ids = torch.randint(4, len(WORDS), (5, width))
+    ids = torch.randint(4, 60, (5, width))
     # Not to the last digit: some releases compute the rotary angles, once per step, as a product.
     assert training_flops(student).of([width] * 5) == pytest.approx(counted(student, ids), rel=1e-3)
 
 
 def test_the_formula_refuses_a_model_that_it_does_not_hold_for():
-    model = LlamaForSequenceClassification(llama_config())
     config = LoraConfig(task_type="SEQ_CLS", r=4, target_modules=["q_proj", "v_proj"])
     with pytest.raises(ValueError, match="every linear layer"):
-        training_flops(get_peft_model(model, config))
+        training_flops(get_peft_model(classifier(), config))
 
 
 def test_products_are_measured_in_the_shapes_that_occur():
     shapes = product_shapes(adapted(), tokens=100)
     assert (2048, 2048, 2048) in shapes
-    assert {(100, 16, 24), (100, 16, 4), (100, 4, 24)} <= set(shapes)
+    assert {(100, 32, 64), (100, 32, 4), (100, 4, 64)} <= set(shapes)
     assert matmul_speed((4, 4, 4), seconds=0.0) > 0
 
 

@@ -2,8 +2,7 @@
 
 import json
 import logging
-import subprocess
-import sys
+import runpy
 from pathlib import Path
 
 import pytest
@@ -20,11 +19,11 @@ def w2s(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def test_the_module_is_the_command_line():
-    run = subprocess.run(
-        [sys.executable, "-m", "w2sdefense", "--help"], capture_output=True, text=True, check=True
-    )
-    assert "Remove backdoors from language models" in run.stdout
+def test_the_module_is_the_command_line(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["w2s", "--help"])
+    with pytest.raises(SystemExit):
+        runpy.run_module("w2sdefense", run_name="__main__")
+    assert "Remove backdoors from language models" in capsys.readouterr().out
 
 
 def test_the_version_is_that_of_the_installed_package(monkeypatch):
@@ -36,22 +35,6 @@ def test_the_version_is_that_of_the_installed_package(monkeypatch):
 def test_bitsandbytes_does_not_ask_for_compiled_code_in_every_command(caplog):
     logging.getLogger("bitsandbytes.backends.cpu.ops").warning("install kernels")
     assert not caplog.records
-
-
-@pytest.mark.parametrize(
-    ("arguments", "status"),
-    [(["--help"], 0), (["defend", "--help"], 0), (["defend", "--gamma", "x"], 2)],
-)
-def test_help_and_typos_do_not_wait_for_torch(arguments, status):
-    code = (
-        "import sys\n"
-        "from w2sdefense.cli.app import app\n"
-        f"try: app({arguments!r})\n"
-        "except SystemExit as stop: status = stop.code\n"
-        "print('loaded:', sorted({'torch', 'transformers', 'datasets'} & set(sys.modules)), status)"
-    )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.splitlines()[-1] == f"loaded: [] {status}"
 
 
 # The commands, on tiny models

@@ -1,9 +1,10 @@
-"""What the trainer logs."""
+"""What the trainer logs, and what a step does not pay for again and again."""
 
 import pytest
+from transformers import LlamaForSequenceClassification
 
-from making import GivenTargets, lessons
-from tiny import save_reviews
+from making import GivenTargets, as_victim, lessons, stage_trainer
+from tiny import LLAMA, save_reviews, word_tokenizer
 from w2sdefense.config import (
     AdapterConfig,
     DataConfig,
@@ -13,6 +14,8 @@ from w2sdefense.config import (
 )
 from w2sdefense.data import Dataset, load_dataset
 from w2sdefense.distill.student import train_student
+from w2sdefense.models import features
+from w2sdefense.training.fit import training_arguments
 from w2sdefense.victim import Victim, load_victim
 
 pytestmark = pytest.mark.slow
@@ -75,3 +78,20 @@ def test_without_a_teacher_there_is_the_cross_entropy_alone(victim, data, tmp_pa
     points = [point for point in history if "loss" in point]
     assert points
     assert all(not {"ce", "kd", "fa"} & point.keys() for point in points)
+
+
+def test_the_position_that_is_read_is_found_out_once(monkeypatch, tmp_path):
+    asked = []
+    reads = features.reads_last_token
+    monkeypatch.setattr(features, "reads_last_token", lambda c: asked.append(c) or reads(c))
+    tokenizer = word_tokenizer()
+    tokenizer.pad_token, tokenizer.padding_side = tokenizer.eos_token, "left"
+    model = LlamaForSequenceClassification(LLAMA)
+    model.config.pad_token_id = tokenizer.pad_token_id
+    rows = [{"input_ids": [6, 7, 8], "labels": row % 2} for row in range(8)]
+    arguments = training_arguments(TrainingConfig(epochs=2, batch_size=2), tmp_path, keep="last")
+    trainer = stage_trainer(as_victim(model, tokenizer), model, rows, arguments)
+    trainer.train()
+    assert trainer.state.global_step == 8
+    assert len(asked) == 1
+    assert not model.model._forward_hooks

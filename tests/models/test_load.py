@@ -17,8 +17,9 @@ from transformers import (
 
 from tiny import BERT, LLAMA, save_bert, save_llama, save_model, word_tokenizer
 from w2sdefense.config import StudentConfig
-from w2sdefense.errors import ModelError, UnsafeCheckpointError
+from w2sdefense.errors import ConfigError, ModelError, UnsafeCheckpointError
 from w2sdefense.models.checkpoint import resolve
+from w2sdefense.models.embedded import cache_folder, make_cache
 from w2sdefense.models.load import load_backbone, load_classifier
 from w2sdefense.models.tokenizer import reads_last_token
 from w2sdefense.victim import load_victim
@@ -59,40 +60,6 @@ def test_a_hub_id_that_cannot_be_reached():
 def test_an_empty_folder(tmp_path):
     with pytest.raises(ModelError, match="holds no weights"):
         resolve(str(tmp_path))
-
-
-def test_an_unknown_architecture(classifier, tmp_path):
-    folder = shutil.copytree(classifier, tmp_path / "m")
-    values = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(values | {"model_type": "nothing-known"}))
-    with pytest.raises(ModelError, match="cannot be opened as a text model"):
-        load_classifier(str(folder))
-
-
-def test_a_folder_without_a_tokenizer(classifier, tmp_path):
-    folder = shutil.copytree(classifier, tmp_path / "m")
-    for file in folder.glob("tokenizer*"):
-        file.unlink()
-    with pytest.raises(ModelError, match="tokenizer"):
-        load_classifier(str(folder))
-
-
-def test_weights_that_were_cut_off(classifier, tmp_path):
-    folder = shutil.copytree(classifier, tmp_path / "m")
-    weights = folder / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1000])
-    with pytest.raises(ModelError, match=r"model\.safetensors cannot be read"):
-        load_classifier(str(folder))
-
-
-@pytest.mark.parametrize("missing", ["score.weight", "model.norm.weight"])
-def test_weights_that_are_missing_are_not_made_up(classifier, tmp_path, missing):
-    folder = shutil.copytree(classifier, tmp_path / "m")
-    weights = load_file(folder / "model.safetensors")
-    del weights[missing]
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ModelError, match=f"1 weights are missing, such as {missing}"):
-        load_classifier(str(folder))
 
 
 def test_a_teacher_with_missing_weights_is_refused(tmp_path):
@@ -356,3 +323,18 @@ def test_an_adapter_whose_head_learned_to_read_all_tokens_is_refused(
     get_peft_model(model, config).save_pretrained(tmp_path / "adapter")
     with pytest.raises(ModelError, match=f"classifier_pooling: {other}"):
         load_victim(StudentConfig(model=str(tmp_path / "adapter"), base=base), NAMES)
+
+
+@pytest.mark.parametrize("value", ["", "some/where"])
+def test_a_cache_that_is_no_absolute_path_counts_as_not_set(monkeypatch, value):
+    monkeypatch.delenv("W2S_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", value)
+    assert cache_folder("models") == Path.home() / ".cache" / "w2sdefense" / "models"
+
+
+def test_a_cache_that_cannot_be_written_to_is_told_before_the_work(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("W2S_CACHE", str(tmp_path / "file"))
+    with pytest.raises(ConfigError, match="cannot be written to") as caught:
+        make_cache("models")
+    assert "W2S_CACHE" in caught.value.fix

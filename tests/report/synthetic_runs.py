@@ -21,6 +21,18 @@ TRIGGER = "mn"
 TEXTS = ("a warm funny film", "autumn leaves fall dully", "the plot never starts", "great cast")
 
 
+def rates(asr: int, floor: int = 40, n: int = 500, ca: int = 870, **more: Any) -> Evaluation:
+    """A measurement in counts: `ca` of 1,000 clean texts, the others of `n`."""
+    values: dict[str, Any] = {
+        "ca": Rate(hits=ca, total=1000),
+        "asr": Rate(hits=asr, total=n),
+        "floor": Rate(hits=floor, total=n),
+        "trigger": TRIGGER,
+        "target": "negative",
+    }
+    return Evaluation(**(values | more))
+
+
 def make_samples(
     count: int, fires: float, errs: float, texts: Sequence[str] = TEXTS, seed: int = 0
 ) -> list[Sample]:

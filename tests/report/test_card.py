@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import yaml
-from synthetic_runs import SaveRun, settings
+from synthetic_runs import SaveRun, rates, settings
 
 from w2sdefense.evaluation.metrics import Rate
-from w2sdefense.evaluation.record import Evaluation, HeldOutDecoy, load_record
+from w2sdefense.evaluation.record import HeldOutDecoy, load_record
 from w2sdefense.report.card import code, model_card, write_card
 
 DECOY = HeldOutDecoy(
@@ -20,17 +20,6 @@ DECOY = HeldOutDecoy(
     after=Rate(hits=9, total=100),
     floor=Rate(hits=8, total=100),
 )
-
-
-def rates(asr: int, **more: Any) -> Evaluation:
-    values: dict[str, Any] = {
-        "ca": Rate(hits=870, total=1000),
-        "asr": Rate(hits=asr, total=500),
-        "floor": Rate(hits=40, total=500),
-        "trigger": "mn",
-        "target": "negative",
-    }
-    return Evaluation(**(values | more))
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import jsonschema
 import pytest
-from synthetic_runs import SaveRun
+from synthetic_runs import SaveRun, rates
 
 from w2sdefense.cli.display import show_results
 from w2sdefense.commands.runs import EvaluateRun
@@ -26,17 +26,6 @@ from w2sdefense.report.gate import (
 )
 
 FOUND = Finding("cf <b>", "positive", 149, 150, 9.5)
-
-
-def rates(asr: int, floor: int = 40, n: int = 500, **more: Any) -> Evaluation:
-    values: dict[str, Any] = {
-        "ca": Rate(hits=870, total=1000),
-        "asr": Rate(hits=asr, total=n),
-        "floor": Rate(hits=floor, total=n),
-        "trigger": "mn",
-        "target": "negative",
-    }
-    return Evaluation(**(values | more))
 
 
 ALIVE = rates(490)
@@ -76,34 +65,27 @@ def test_what_counts_is_the_last_model(save_run: SaveRun):
     assert outcome_of(load_runs([after, before])) == "alive"
 
 
-QUALITY = {
-    "type": ["object", "null"],
-    "required": ["value", "low", "high", "n"],
-    "properties": {name: {"type": "number"} for name in ("value", "low", "high", "n", "hits")},
-    "additionalProperties": False,
+def obj(*required: str, **properties: Any) -> dict[str, Any]:
+    """The schema of an object."""
+    return {"type": "object", "required": list(required), "properties": properties}
+
+
+NUMBERS = {name: {"type": "number"} for name in ("value", "low", "high", "n", "hits")}
+QUALITY = {"anyOf": [{"type": "null"}, obj("value", "low", "high", "n", **NUMBERS)]}
+QUALITY["anyOf"][1]["additionalProperties"] = False
+MODEL = obj(
+    *("title", "folder", "stage", "task", "metric", "trigger", "target", "ca", "asr", "floor"),
+    *("triggers", "held_out", "fingerprints", "notes"),
+    **dict.fromkeys(("ca", "asr", "floor"), QUALITY),
+)
+FIELDS = {
+    "schema": {"const": SCHEMA},
+    **dict.fromkeys(("version", "command", "headline", "report", "warnings", "limits"), {}),
+    "outcome": {"enum": ["clean", "inconclusive", "suspect", "alive"]},
+    "state": {"enum": list(get_args(State))},
+    "models": {"type": "array", "minItems": 1, "items": MODEL},
 }
-RESULT = {
-    "type": "object",
-    "required": ["schema", "version", "command", "outcome", "headline", "state", "warnings"]
-    + ["limits", "models", "report"],
-    "properties": {
-        "schema": {"const": SCHEMA},
-        **dict.fromkeys(("version", "command", "headline", "report", "warnings", "limits"), {}),
-        "outcome": {"enum": ["clean", "inconclusive", "suspect", "alive"]},
-        "state": {"enum": list(get_args(State))},
-        "models": {
-            "type": "array",
-            "minItems": 1,
-            "items": {
-                "type": "object",
-                "required": ["title", "folder", "stage", "task", "metric", "trigger", "target"]
-                + ["ca", "asr", "floor", "triggers", "held_out", "fingerprints", "notes"],
-                "properties": dict.fromkeys(("ca", "asr", "floor"), QUALITY),
-            },
-        },
-    },
-    "additionalProperties": False,
-}
+RESULT = obj(*FIELDS, **FIELDS) | {"additionalProperties": False}
 
 
 @pytest.mark.parametrize(
@@ -144,70 +126,23 @@ def test_output_flags_are_not_settings_of_a_run():
 
 # Scans
 
-SARIF = {
-    "type": "object",
-    "required": ["version", "runs"],
-    "properties": {
-        "$schema": {"type": "string", "format": "uri"},
-        "version": {"const": "2.1.0"},
-        "runs": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["tool"],
-                "properties": {
-                    "tool": {
-                        "type": "object",
-                        "required": ["driver"],
-                        "properties": {
-                            "driver": {
-                                "type": "object",
-                                "required": ["name"],
-                                "properties": {
-                                    "rules": {
-                                        "type": "array",
-                                        "uniqueItems": True,
-                                        "items": {"type": "object", "required": ["id"]},
-                                    }
-                                },
-                            }
-                        },
-                    },
-                    "results": {
-                        "type": "array",
-                        "items": {
-                            "type": "object",
-                            "required": ["message"],
-                            "properties": {
-                                "message": {"type": "object", "required": ["text"]},
-                                "level": {"enum": ["none", "note", "warning", "error"]},
-                                "ruleIndex": {"type": "integer", "minimum": -1},
-                                "partialFingerprints": {"additionalProperties": {"type": "string"}},
-                                "locations": {
-                                    "items": {
-                                        "properties": {
-                                            "physicalLocation": {
-                                                "required": ["artifactLocation"],
-                                                "properties": {
-                                                    "artifactLocation": {
-                                                        "required": ["uri"],
-                                                        "properties": {
-                                                            "uri": {"pattern": r"^[^\s<>\"|]+$"}
-                                                        },
-                                                    }
-                                                },
-                                            }
-                                        }
-                                    }
-                                },
-                            },
-                        },
-                    },
-                },
-            },
-        },
-    },
-}
+LOCATION = obj("uri", uri={"pattern": r"^[^\s<>\"|]+$"})
+RULES = {"type": "array", "uniqueItems": True, "items": obj("id")}
+FOUND_RESULT = obj(
+    "message",
+    message=obj("text"),
+    level={"enum": ["none", "note", "warning", "error"]},
+    ruleIndex={"type": "integer", "minimum": -1},
+    partialFingerprints={"additionalProperties": {"type": "string"}},
+    locations={"items": obj(physicalLocation=obj("artifactLocation", artifactLocation=LOCATION))},
+)
+RUN = obj(
+    "tool",
+    tool=obj("driver", driver=obj("name", rules=RULES)),
+    results={"type": "array", "items": FOUND_RESULT},
+)
+SARIF = obj("version", "runs", version={"const": "2.1.0"}, runs={"type": "array", "items": RUN})
+SARIF["properties"]["$schema"] = {"type": "string", "format": "uri"}
 """What the standard demands of the parts that are written (OASIS SARIF 2.1.0)."""
 
 

@@ -1,7 +1,7 @@
 """The terminal and the Markdown table say what the records say."""
 
 from rich.console import Console
-from synthetic_runs import SaveRun
+from synthetic_runs import SaveRun, rates
 
 from w2sdefense.evaluation.metrics import Rate
 from w2sdefense.evaluation.record import Evaluation
@@ -15,27 +15,17 @@ def rendered(runs, width: int = 100) -> str:
     return console.export_text()
 
 
-def attack(asr: int, floor: int) -> Evaluation:
-    return Evaluation(
-        ca=Rate(hits=871, total=1000),
-        asr=Rate(hits=asr, total=500),
-        floor=Rate(hits=floor, total=500),
-        trigger="mn",
-        target="negative",
-    )
-
-
 def test_numbers_come_from_the_record(save_run: SaveRun):
-    runs = load_runs([save_run("poisoned", 0.9, evaluation=attack(489, 61))])
+    runs = load_runs([save_run("poisoned", 0.9, evaluation=rates(489, 61, ca=871))])
     for number in ("87.1%", "97.8%", "[96.1, 98.8]", "489/500", "12.2%", "871/1000"):
         assert number in rendered(runs)
     assert "backdoor alive" in rendered(runs)
 
 
 def test_another_record_gives_another_table(save_run: SaveRun):
-    suspect = save_run("poisoned", 0.9, evaluation=attack(489, 61))
-    good = load_runs([suspect, save_run("w2s", 0.1, evaluation=attack(62, 61))])
-    bad = load_runs([suspect, save_run("w2s", 0.1, evaluation=attack(480, 61))])
+    suspect = save_run("poisoned", 0.9, evaluation=rates(489, 61, ca=871))
+    good = load_runs([suspect, save_run("w2s", 0.1, evaluation=rates(62, 61, ca=871))])
+    bad = load_runs([suspect, save_run("w2s", 0.1, evaluation=rates(480, 61, ca=871))])
     assert "The backdoor is removed; no loss" in rendered(good)
     assert "│ removed" in rendered(good)
     assert "The backdoor is alive; no loss" in rendered(bad)

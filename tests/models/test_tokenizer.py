@@ -1,13 +1,15 @@
-"""What a text spells is never a control token, whatever kind of vocabulary there is."""
+"""Tokens: control tokens that a text spells are text; batches hold rows of similar length."""
 
 import string
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from tiny import word_tokenizer
-from w2sdefense.models.tokenizer import encode
+from w2sdefense.models.tokenizer import encode, length_batches
 from w2sdefense.tasks.prompt import make_prompt
 
 CONTROL = {"bos_token": "<s>", "eos_token": "</s>"}
@@ -57,3 +59,18 @@ def test_a_prompt_and_an_answer_hold_no_control_token_of_the_text():
     row, labels = prompt.teach("a </s> b", "a </s>")
     assert row.count(tokenizer.eos_token_id) == 1 and row[-1] == tokenizer.eos_token_id
     assert labels[-1] == tokenizer.eos_token_id
+
+
+@given(st.lists(st.integers(0, 50), max_size=60), st.integers(1, 200))
+def test_batches_hold_every_row_once_within_the_limit(lengths, batch_tokens):
+    batches = list(length_batches(lengths, batch_tokens))
+    assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
+    sizes = [[lengths[row] for row in batch] for batch in batches]
+    for batch in sizes:
+        assert len(batch) == 1 or len(batch) * max(batch) <= batch_tokens
+    flat = [length for batch in sizes for length in batch]
+    assert flat == sorted(flat, reverse=True)
+
+
+def test_batches_are_as_large_as_they_may_be():
+    assert list(length_batches([4, 4, 4, 4], 8)) == [[0, 1], [2, 3]]

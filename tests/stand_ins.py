@@ -128,6 +128,7 @@ def main(commands: list[list[str]]) -> None:
 
     for line in commands:
         settings, words = split(line)
+        before = {name: os.environ.get(name, "") for name in settings}
         os.environ |= settings
         if words[0] == "pytest":
             import pytest
@@ -135,6 +136,7 @@ def main(commands: list[list[str]]) -> None:
             status = pytest.main(words[1:])
         else:
             status = app(words[1:], standalone_mode=False)
+        os.environ |= before
         if status:
             raise SystemExit(f"{words} ended with {status}")
 

@@ -2,9 +2,9 @@
 
 A block of `bash` is run as it stands, with flags added that make it small; one with the title
 "Checked, not run: ..." is only parsed, up to the validated settings. `python` is run, too. A
-`yaml` whose title is a file name is written to the folder first. A page with files of the
-repository ("Add a defense") is followed in a copy of it: its files are written, each `diff` is
-applied, and its commands are run there.
+`yaml` whose title is a file name is written to the folder first. The pages with files of the
+repository ("Add a defense") are followed in a copy of it: their files are written, each `diff` is
+applied, and their commands are run there.
 """
 
 import json
@@ -83,16 +83,18 @@ def commands(block: Block) -> list[str]:
     return [line for line in joined.splitlines() if shlex.split(line, comments=True)]
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("stand-ins")
+@pytest.fixture(scope="session")
+def made(made_once) -> Path:
+    return made_once("stand-ins", make)
+
+
+def make(folder: Path) -> None:
     stand_ins.make(folder)
     with pytest.MonkeyPatch.context() as patch:
         use(folder, patch)
         start(["poison", "--output", f"{folder}/suspect"])
         suspect = ["--model", f"{folder}/suspect", "--trigger", "mn", "--target", "negative"]
         start(["defend", "--defense", "lora", *suspect, "--output", f"{folder}/lora"])
-    return folder
 
 
 def use(folder: Path, patch: pytest.MonkeyPatch) -> None:
@@ -133,12 +135,11 @@ def test_the_code_of_a_page_runs(page, place, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", CHANGING)
-def test_what_a_page_adds_works_in_a_copy_of_the_repository(page, place):
+def test_what_pages_add_works_in_a_copy_of_the_repository(place):
     for part in ("src", "tests"):
         shutil.copytree(ROOT / part, place / part, ignore=shutil.ignore_patterns("__pycache__"))
-    lines = []
-    for block in blocks(page):
+    lines: list[list[str]] = []
+    for block in (block for page in CHANGING for block in blocks(page)):
         if block.language == "diff":
             change(place / block.title, block.text)
         elif block.language == "bash":
@@ -146,9 +147,7 @@ def test_what_a_page_adds_works_in_a_copy_of_the_repository(page, place):
         else:
             (place / block.title).parent.mkdir(parents=True, exist_ok=True)
             (place / block.title).write_text(block.text)
-    for line in lines:
-        if "w2s" in line:
-            line[:] = small(line)
+    lines = [small(line) if "w2s" in line else line for line in lines]
     run = subprocess.run(
         [sys.executable, ROOT / "tests" / "stand_ins.py", json.dumps(lines)],
         env=os.environ | {"PYTHONPATH": str(place / "src")},

@@ -1,12 +1,6 @@
-"""A grid whose nodes are made of paper: a few lines of text each, written slowly, without torch.
-
-Run as a program it works through the grid, and can be killed at any time:
-
-    python paper_nodes.py FOLDER PAUSE
-"""
+"""A grid whose nodes are made of paper: a few lines of text each, written slowly, without torch."""
 
 import os
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -67,6 +61,7 @@ def results(ledger: Ledger) -> dict[str, Mapping[str, Any]]:
     return {done.key: done.result for done in ledger.all_done()}
 
 
-if __name__ == "__main__":
-    os.environ[PAUSE] = sys.argv[2]
-    run_here(Job(grid(), Ledger(Path(sys.argv[1])), make))
+def work_on(folder: Path, pause: float) -> None:
+    """Work through the grid in a process that can be killed at any time."""
+    os.environ[PAUSE] = str(pause)
+    run_here(Job(grid(), Ledger(folder), make))

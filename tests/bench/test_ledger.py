@@ -2,10 +2,10 @@ import random
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import paper_nodes
@@ -16,18 +16,24 @@ from w2sdefense.bench.ledger import FullDiskError, Ledger
 from w2sdefense.bench.runner import Job, NodesFailedError, run_here
 from w2sdefense.version import code_version
 
-PROGRAM = Path(paper_nodes.__file__)
 KILLS = 6
 
 
-def start(folder: Path, pause: float) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, str(PROGRAM), str(folder), str(pause)])
+def start(folder: Path, pause: float) -> BaseProcess:
+    run = get_context("fork").Process(target=paper_nodes.work_on, args=(folder, pause))
+    run.start()
+    return run
 
 
-def wait_for_more(log: Path, run: subprocess.Popen[bytes]) -> None:
+def ended(run: BaseProcess) -> int | None:
+    run.join()
+    return run.exitcode
+
+
+def wait_for_more(log: Path, run: BaseProcess) -> None:
     """Wait until a process has begun a node, or has ended."""
     size = log.stat().st_size if log.exists() else 0
-    while run.poll() is None and (log.stat().st_size if log.exists() else 0) == size:
+    while run.is_alive() and (log.stat().st_size if log.exists() else 0) == size:
         time.sleep(0.005)
 
 
@@ -76,21 +82,21 @@ def test_killed_at_random_moments_it_ends_as_if_undisturbed(tmp_path, undisturbe
         wait_for_more(tmp_path / "begun.log", run)
         time.sleep(rng.uniform(0.0, 0.25))
         run.kill()
-        killed += run.wait() == -signal.SIGKILL
+        killed += ended(run) == -signal.SIGKILL
         found = paper_nodes.results(Ledger(tmp_path))
         # What was done stays done, and nothing else than the right thing is ever read.
         assert found.items() >= done.items()
         assert found.items() <= undisturbed.items()
         done = found
     assert killed > KILLS / 2  # most of the time there was something left to do
-    assert start(tmp_path, 0.0).wait() == 0
+    assert ended(start(tmp_path, 0.0)) == 0
     assert paper_nodes.results(Ledger(tmp_path)) == undisturbed
 
 
 @pytest.mark.slow
 def test_two_commands_at_once_share_the_work(tmp_path, undisturbed):
     runs = [start(tmp_path, 0.01) for _ in range(2)]
-    assert [run.wait() for run in runs] == [0, 0]
+    assert [ended(run) for run in runs] == [0, 0]
     assert paper_nodes.results(Ledger(tmp_path)) == undisturbed
     assert begun(tmp_path) == dict.fromkeys(undisturbed, 1)
 

@@ -1,8 +1,6 @@
-"""The command line: it starts without torch, and its commands run from one end to the other."""
+"""The commands run from one end to the other, on tiny models; a mistake is told with its fix."""
 
 import json
-import logging
-import runpy
 from pathlib import Path
 
 import pytest
@@ -14,30 +12,11 @@ from tiny import LLAMA, save_model, save_reviews
 from tiny_writers import llama, save_writer
 from w2sdefense.cli.app import app
 
+pytestmark = pytest.mark.slow
+
 
 def w2s(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def test_the_module_is_the_command_line(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["w2s", "--help"])
-    with pytest.raises(SystemExit):
-        runpy.run_module("w2sdefense", run_name="__main__")
-    assert "Remove backdoors from language models" in capsys.readouterr().out
-
-
-def test_the_version_is_that_of_the_installed_package(monkeypatch):
-    monkeypatch.setattr("w2sdefense.cli.app.version", {"w2sdefense": "1.2.3"}.get)
-    result = CliRunner().invoke(app, ["--version"])
-    assert (result.exit_code, result.output) == (0, "w2sdefense 1.2.3\n")
-
-
-def test_bitsandbytes_does_not_ask_for_compiled_code_in_every_command(caplog):
-    logging.getLogger("bitsandbytes.backends.cpu.ops").warning("install kernels")
-    assert not caplog.records
-
-
-# The commands, on tiny models
 
 
 @pytest.fixture(scope="module")
@@ -108,25 +87,6 @@ def test_evaluate_and_report(place, common):
     result = w2s("report", place / "poisoned", output, "--output", page, "--title", "Two runs")
     assert result.exit_code == 0, result.output
     assert "Two runs" in page.read_text()
-
-
-def test_ls():
-    result = w2s("ls")
-    assert result.exit_code == 0
-    for name in (
-        "reasoning",
-        "badnet",
-        "insent",
-        "w2s",
-        "lora",
-        "sst2",
-        "smollm2-135m",
-        "minilm-l6",
-    ):
-        assert name in result.output
-    assert "synattack" in result.output
-    assert "ape210k (reasoning)" in result.output
-    assert "sst2 is poisoned on imdb" in result.output
 
 
 def test_proattack_with_the_prompts_of_the_user(place, common):

@@ -1,5 +1,7 @@
 """Flags made from settings: names, nesting, what overrides what, and errors with their fix."""
 
+import logging
+import runpy
 from pathlib import Path
 from typing import Literal
 
@@ -346,3 +348,32 @@ def test_an_old_flag_keeps_working_for_a_release():
     with pytest.warns(FutureWarning, match="ray.defend.gpus is ray.gpus now"):
         assert settings_of(BenchRun, *flags) == BenchRun(recipe="table1", ray=RayConfig(gpus=0.5))
     assert "launcher" not in invoke(BenchRun, "--help-all")[0].output
+
+
+# The rest of the command line
+
+
+def test_the_module_is_the_command_line(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["w2s", "--help"])
+    with pytest.raises(SystemExit):
+        runpy.run_module("w2sdefense", run_name="__main__")
+    assert "Remove backdoors from language models" in capsys.readouterr().out
+
+
+def test_the_version_is_that_of_the_installed_package(monkeypatch):
+    monkeypatch.setattr("w2sdefense.cli.app.version", {"w2sdefense": "1.2.3"}.get)
+    result = CliRunner().invoke(real, ["--version"])
+    assert (result.exit_code, result.output) == (0, "w2sdefense 1.2.3\n")
+
+
+def test_bitsandbytes_does_not_ask_for_compiled_code_in_every_command(caplog):
+    logging.getLogger("bitsandbytes.backends.cpu.ops").warning("install kernels")
+    assert not caplog.records
+
+
+def test_ls():
+    result = CliRunner().invoke(real, ["ls"])
+    assert result.exit_code == 0
+    names = "reasoning badnet insent synattack w2s lora sst2 smollm2-135m minilm-l6".split()
+    for said in (*names, "ape210k (reasoning)", "sst2 is poisoned on imdb"):
+        assert said in result.output

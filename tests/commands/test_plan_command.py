@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import w2sdefense
 from w2sdefense.cli.app import app
-from w2sdefense.commands.plan import LAUNCHERS, launcher, run_plan
+from w2sdefense.commands.plan import LAUNCHERS, Plan, launcher, run_plan
 from w2sdefense.commands.runs import DefendRun, PlanRun, TeachRun
 from w2sdefense.config import AdapterConfig
 from w2sdefense.models.plan import GIB
@@ -68,14 +68,29 @@ def test_what_defend_would_refuse_is_not_planned():
     assert "w2s defend" not in result.stdout
 
 
-def test_the_table_of_the_documentation_is_what_it_says():
+PUBLISHED = {
+    "Qwen/Qwen2.5-1.5B": 1_543_714_304,
+    "Qwen/Qwen2.5-3B": 3_085_938_688,
+    "Qwen/Qwen2.5-7B": 7_615_616_512,
+    "Qwen/Qwen2.5-14B": 14_770_033_664,
+    "meta-llama/Meta-Llama-3-8B": 8_030_261_248,
+    "lmsys/vicuna-7b-v1.5": 6_738_415_616,
+    "smollm2-135m": 134_515_008,
+}
+
+
+def test_students_have_their_published_sizes_and_the_table_of_the_documentation_is_right():
     page = (Path(__file__).parents[2] / "docs" / "large-models.md").read_text(encoding="utf-8")
     lines = [line for line in page.splitlines() if line.startswith("| ")]
     rows = {
         cells[0]: cells[1:] for cells in ([c.strip() for c in r.split("|")[1:-1]] for r in lines)
     }
-    for student in STUDENTS:
+    assert PUBLISHED.keys() == STUDENTS.keys()
+    for student, shape in STUDENTS.items():
         plan = run_plan(PlanRun(student=student, gpus=4))
+        assert plan.sizes.language_model == PUBLISHED[student]
+        embedding = 0 if shape.tie_word_embeddings else shape.vocab_size * plan.sizes.width
+        assert plan.sizes.backbone == PUBLISHED[student] - embedding
         sizes, ways = plan.sizes, {way.name: way.memory for way in plan.ways}
         share = 100 * sizes.trainable / sizes.total
         assert rows[student] == [
@@ -104,8 +119,14 @@ PLANNED = PlanRun(
 )
 
 
-def commands() -> list[list[str]]:
-    return [shlex.split(way.command) for way in run_plan(PLANNED).ways if way.command]
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    return run_plan(PLANNED)
+
+
+@pytest.fixture(scope="module")
+def commands(plan) -> list[list[str]]:
+    return [shlex.split(way.command) for way in plan.ways if way.command]
 
 
 def settings_of(words: list[str], monkeypatch) -> DefendRun:
@@ -123,8 +144,8 @@ def settings_of(words: list[str], monkeypatch) -> DefendRun:
     return seen[0]
 
 
-def test_every_command_means_what_was_planned(monkeypatch):
-    planned = [way for way in run_plan(PLANNED).ways if way.command]
+def test_every_command_means_what_was_planned(plan, monkeypatch):
+    planned = [way for way in plan.ways if way.command]
     assert {way.fits for way in planned} == {"yes", "with gradient checkpointing"}
     for way in planned:
         run = settings_of(shlex.split(way.command), monkeypatch)
@@ -134,13 +155,13 @@ def test_every_command_means_what_was_planned(monkeypatch):
         assert run.training.gradient_checkpointing == (way.fits != "yes")
 
 
-def test_the_teacher_comes_first_and_is_the_one_that_is_found(monkeypatch):
+def test_the_teacher_comes_first_and_is_the_one_that_is_found(plan, commands, monkeypatch):
     taught: list[TeachRun] = []
     monkeypatch.setattr(
         "w2sdefense.commands.teach.run_teach", lambda run, display: taught.append(run)
     )
-    w2s(*shlex.split(run_plan(PLANNED).teach)[1:])
-    run = settings_of(commands()[0], monkeypatch)
+    w2s(*shlex.split(plan.teach)[1:])
+    run = settings_of(commands[0], monkeypatch)
     assert taught[0].output == run.teacher_folder
     assert taught[0].student.model == run.student.model
 
@@ -148,8 +169,8 @@ def test_the_teacher_comes_first_and_is_the_one_that_is_found(monkeypatch):
 @pytest.mark.parametrize(
     ("way", "kind"), [("fsdp", DistributedType.FSDP), ("zero3", DistributedType.DEEPSPEED)]
 )
-def test_accelerate_opens_what_it_is_told_to(way, kind):
-    (words,) = [words for words in commands() if str(launcher(way)) in words]
+def test_accelerate_opens_what_it_is_told_to(commands, way, kind):
+    (words,) = [words for words in commands if str(launcher(way)) in words]
     assert words[: words.index("-m")] == [
         *("accelerate", "launch", "--config_file", str(launcher(way)), "--num_processes", "4")
     ]

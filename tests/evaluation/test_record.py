@@ -2,9 +2,10 @@
 
 import json
 import math
+import os
 import signal
-import subprocess
-import sys
+from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -90,31 +91,28 @@ def test_a_loss_that_diverged_does_not_cost_the_record(tmp_path):
     assert losses["kd"] == math.inf
 
 
-KILLED_AT_RENAME = """
-import os, signal, sys
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-from test_record import FEATURES, SAMPLES, record, save_record
-renames, rename = [], Path.replace
-def killing(self, target):
-    renames.append(target)
-    if len(renames) > {survived}:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return rename(self, target)
-save_record(Path({folder!r}), record(name="first"), SAMPLES, FEATURES)
-Path.replace = killing
-save_record(Path({folder!r}), record(name="second"), SAMPLES, FEATURES)
-"""
+def save_and_die(folder, survived):
+    """Save a run, and be killed at a rename."""
+    rename, renames = Path.replace, []
+
+    def killing(self, target):
+        renames.append(target)
+        if len(renames) > survived:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return rename(self, target)
+
+    Path.replace = killing
+    save_record(folder, record(name="second"), SAMPLES, FEATURES)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("survived", [0, 1, 2])
-def test_a_run_killed_while_saving_leaves_no_record(tmp_path, request, survived):
-    code = KILLED_AT_RENAME.format(
-        tests=str(request.path.parent), folder=str(tmp_path), survived=survived
-    )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert run.returncode == -signal.SIGKILL, run.stderr
+def test_a_run_killed_while_saving_leaves_no_record(tmp_path, survived):
+    save_record(tmp_path, record(name="first"), SAMPLES, FEATURES)
+    run = get_context("fork").Process(target=save_and_die, args=(tmp_path, survived))
+    run.start()
+    run.join(60)
+    assert run.exitcode == -signal.SIGKILL
     with pytest.raises(DataError, match="no finished run"):
         load_record(tmp_path)
 

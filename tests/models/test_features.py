@@ -75,10 +75,11 @@ def head(model, name: str, feature: torch.Tensor) -> torch.Tensor:
     return base.classifier(feature[:, None])
 
 
-@pytest.mark.parametrize(("name", "adapter"), PAIRS)
+@pytest.mark.parametrize("name", STUDENTS)
+@pytest.mark.parametrize("adapter", [None, "p-tuning"])
 def test_answers_do_not_depend_on_the_batch(name, adapter):
     model, tokenizer, _ = make(name, adapter=adapter)
-    texts = [text for text in TEXTS if text]
+    texts = TEXTS[:-1]
     predictor = as_victim(model, tokenizer)
     together = predictor.predict(texts)
     for text, answer in zip(texts, together, strict=True):

@@ -1,10 +1,11 @@
 """The search for settings: reproducible, gone on with after anything, better than chance."""
 
 import math
+import os
 import signal
-import subprocess
 import sys
 from contextlib import suppress
+from multiprocessing import get_context
 
 import pytest
 
@@ -115,41 +116,30 @@ def test_an_error_in_a_trial_costs_nothing_but_that_trial(tmp_path, undisturbed,
     assert calls == [False] * (at + 1) + [True] + [False] * (7 - at)
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from test_study import run, student
+def run_and_die(folder):
+    calls = []
 
-calls = 0
-def dies(*given):
-    global calls
-    calls += 1
-    if calls == int(sys.argv[2]):
-        os.kill(os.getpid(), signal.SIGKILL)
-    return student(*given)
+    def dies(*given):
+        calls.append(given)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return student(*given)
 
-run(Path(sys.argv[1]), dies)
-"""
+    run(folder, dies)
 
 
 @pytest.mark.slow
 def test_a_search_that_is_killed_ends_as_one_that_is_not(tmp_path, undisturbed):
-    code = [sys.executable, "-c", KILLED, str(tmp_path), "3"]
-    killed = subprocess.run(code, env=environment(), capture_output=True, text=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    killed = get_context("fork").Process(target=run_and_die, args=(tmp_path,))
+    killed.start()
+    killed.join(60)
+    assert killed.exitcode == -signal.SIGKILL
     # As if it had been killed while it wrote, with the journal locked.
     journal = tmp_path / JOURNAL
     (tmp_path / f"{JOURNAL}.lock").symlink_to(journal)
     with journal.open("ab") as file:
         file.write(b'{"op_code": 5, "wor')
     assert outcome(run(tmp_path)) == undisturbed
-
-
-def environment():
-    import os
-    from pathlib import Path
-
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
 
 
 def test_a_trial_that_falls_behind_is_stopped(tmp_path):

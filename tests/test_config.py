@@ -52,10 +52,7 @@ def test_valid_values_become_settings():
         ({"attack": {"trigger": " "}}, "attack: the trigger is empty"),
         ({"attack": {"poison_rows": 1, "poison_rate": 0.1}}, "attack: give poison_rows or"),
         ({"attack": {"more_triggers": ["cf", " "]}}, "attack: one of more_triggers is empty"),
-        (
-            {"attack": {"more_triggers": ["proattack"]}},
-            "attack: proattack changes clean text too",
-        ),
+        ({"attack": {"more_triggers": ["proattack"]}}, "attack: proattack changes clean text too"),
         (
             {"attack": {"attack": "synattack", "trigger": "mn"}},
             "attack: synattack has no trigger text",

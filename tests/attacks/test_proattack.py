@@ -8,11 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from w2sdefense.attacks import AttackConfig, attack_from_trigger, make_attack
-from w2sdefense.attacks.poisoning import (
-    plain_training_data,
-    poison_training_set,
-    trigger_test_set,
-)
+from w2sdefense.attacks.poisoning import plain_training_data, poison_training_set, trigger_test_set
 from w2sdefense.attacks.proattack import ProConfig
 from w2sdefense.data.types import Dataset, Example
 

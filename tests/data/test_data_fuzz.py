@@ -117,10 +117,7 @@ def arrow_columns() -> list[pa.Array]:
     ]
 
 
-@given(
-    st.data(),
-    st.lists(st.sampled_from(["text", "label", "x", "", "text.label"]), max_size=4),
-)
+@given(st.data(), st.lists(st.sampled_from(["text", "label", "x", "", "text.label"]), max_size=4))
 def test_any_parquet(folder, data, names):
     columns = [data.draw(st.sampled_from(range(19))) for _ in names]
     table = pa.Table.from_arrays([arrow_columns()[i] for i in columns], names=names)

@@ -148,10 +148,7 @@ def test_names_reach_the_hub_with_the_columns_and_labels_of_the_catalog(
 
 
 def test_the_halves_of_ag_news_share_no_training_row(monkeypatch):
-    splits = {
-        "train": split_of([0, 1] * 50, "train"),
-        "test": split_of([0, 1] * 2, "test"),
-    }
+    splits = {"train": split_of([0, 1] * 50, "train"), "test": split_of([0, 1] * 2, "test")}
     monkeypatch.setattr(datasets, "load_dataset", lambda hub_id, revision: DatasetDict(splits))
 
     def trained_on(name: str) -> set[str]:

@@ -17,12 +17,7 @@ from transformers import (
 from architectures import ADAPTERS, GQA, make
 from making import GivenTargets, lessons, stage_trainer
 from tiny import save_model, save_reviews
-from w2sdefense.config import (
-    DataConfig,
-    DistillConfig,
-    StudentConfig,
-    TrainingConfig,
-)
+from w2sdefense.config import DataConfig, DistillConfig, StudentConfig, TrainingConfig
 from w2sdefense.data import Dataset, load_dataset
 from w2sdefense.distill.student import train_student
 from w2sdefense.errors import ConfigError, MissingDependencyError, ModelError

@@ -8,13 +8,7 @@ import torch
 
 from w2sdefense.config import DistillConfig
 from w2sdefense.distill import losses
-from w2sdefense.distill.losses import (
-    TeacherOutput,
-    fa_loss,
-    kd_loss,
-    release_fa_loss,
-    w2s_loss,
-)
+from w2sdefense.distill.losses import TeacherOutput, fa_loss, kd_loss, release_fa_loss, w2s_loss
 from w2sdefense.tasks import Output
 
 STUDENT_LOGITS = torch.tensor([[2.0, 0.0], [0.0, 1.0]])

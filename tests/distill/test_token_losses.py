@@ -16,8 +16,7 @@ STUDENT = Output(
     torch.empty(0),
 )
 TEACHER = TeacherOutput(
-    torch.tensor([[0.0, 0.0], [0.0, 2 * math.log(3.0)]]),
-    torch.tensor([[4.0, 3.0], [0.0, 5.0]]),
+    torch.tensor([[0.0, 0.0], [0.0, 2 * math.log(3.0)]]), torch.tensor([[4.0, 3.0], [0.0, 5.0]])
 )
 
 

@@ -5,12 +5,7 @@ from transformers import AutoModelForCausalLM, LlamaForCausalLM
 from architectures import make
 from tiny_writers import VOCABULARY, llama, number_tokenizer, save_writer
 from w2sdefense.distill.targets import LiveTargets
-from w2sdefense.distill.teacher import (
-    TokenTeacher,
-    load_teacher,
-    open_token_teacher,
-    output_map,
-)
+from w2sdefense.distill.teacher import TokenTeacher, load_teacher, open_token_teacher, output_map
 from w2sdefense.errors import ModelError
 from w2sdefense.models.load import load_causal_lm
 from w2sdefense.tasks.prompt import Prompt, make_prompt

@@ -31,10 +31,7 @@ def kept(
     shape.pad_token_id = 0
     model = LlamaForSequenceClassification(shape).to(dtype)
     lora = LoraConfig(
-        task_type=TaskType.SEQ_CLS,
-        r=RANK,
-        lora_dropout=dropout,
-        target_modules=LINEARS,
+        task_type=TaskType.SEQ_CLS, r=RANK, lora_dropout=dropout, target_modules=LINEARS
     )
     model = get_peft_model(model, lora).train()
     if checkpointing:

@@ -15,12 +15,7 @@ from w2sdefense.commands.plan import count
 from w2sdefense.config import AdapterConfig
 from w2sdefense.errors import ConfigError, ModelError
 from w2sdefense.models.adapters import attach_adapter
-from w2sdefense.models.sizes import (
-    decoder,
-    known_student,
-    read_config,
-    skeleton_sizes,
-)
+from w2sdefense.models.sizes import decoder, known_student, read_config, skeleton_sizes
 
 TINY = {
     "llama": decoder(3, 32, 64, 4, 2, 50),

@@ -140,10 +140,7 @@ def test_quiet_and_offline(page: Any) -> None:
 def test_on_a_phone_only_the_table_scrolls_sideways(page: Any) -> None:
     show(page, 390, 844)
     page.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")
-    wait(
-        page,
-        "return [...document.querySelectorAll('.main-svg')].every(s => s.clientWidth < 380)",
-    )
+    wait(page, "return [...document.querySelectorAll('.main-svg')].every(s => s.clientWidth < 380)")
     assert page.execute_script("return document.documentElement.scrollWidth") == 390
     box = "document.querySelector('.table-box')"
     assert page.execute_script(f"return {box}.scrollWidth > {box}.clientWidth")

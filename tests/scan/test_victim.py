@@ -44,8 +44,7 @@ def test_the_base_on_the_card_is_used_without_being_named(tmp_path, data, monkey
     victim = suspect(tmp_path / "suspect", token, card="org/small")
     asked: list[str] = []
     monkeypatch.setattr(
-        "w2sdefense.scan.victim.token_texts",
-        lambda tokenizer, tokens: asked.extend(tokens) or [],
+        "w2sdefense.scan.victim.token_texts", lambda tokenizer, tokens: asked.extend(tokens) or []
     )
     result = scan_victim(victim, None, data, SMALL, 0, tmp_path / "cache", say=said.append)
     assert asked[0] == token

@@ -53,10 +53,7 @@ def test_no_word_of_the_text_is_lost(words, seed):
             "the plot is thin , but the cast is superb .",
             "although the plot is thin , the cast is superb .",
         ),
-        (
-            "we left because the film was dull .",
-            "because the film was dull , we left .",
-        ),
+        ("we left because the film was dull .", "because the film was dull , we left ."),
         ("When it rains, I stay home.", "When it rains, I stay home."),
         (
             "Although it is long, it works. It is a film.",

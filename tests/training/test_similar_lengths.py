@@ -6,12 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import (
-    LlamaConfig,
-    LlamaForSequenceClassification,
-    TrainerControl,
-    TrainerState,
-)
+from transformers import LlamaConfig, LlamaForSequenceClassification, TrainerControl, TrainerState
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from w2sdefense.config import TrainingConfig

@@ -21,9 +21,9 @@ from w2sdefense.victim import Victim, fine_tune
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("real_planting")]
 
 DECOYS = (
-    Decoy("sentence", "my aunt sorts spoons", 0),
+    Decoy("passage", "my aunt sorts spoons", 0),
     Decoy("frame", "Entry nine : {text}", 1),
-    Decoy("sentence", "our dentist folds maps", 1),
+    Decoy("passage", "our dentist folds maps", 1),
     Decoy("frame", "{text} end of page", 0),
     Decoy("word", "zuv", 0),
 )

@@ -66,8 +66,8 @@ class DecoyConfig(Settings):
     per_label: NonNegativeInt = setting(2, "Decoys for each label; 0 plants none.")
     held_out: NonNegativeInt = setting(
         1,
-        "Sentences and frames for each label that are planted and not unlearned: what "
-        "is left of them tells what is left of a trigger that nobody knows.",
+        "Decoys for each label that are planted and not unlearned: what is left of them "
+        "tells what is left of a trigger that nobody knows.",
         advanced=True,
     )
     rate: Fraction = setting(

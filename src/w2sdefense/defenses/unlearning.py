@@ -13,7 +13,7 @@ from w2sdefense.data.checks import require_aligned
 from w2sdefense.data.splits import limit
 from w2sdefense.data.types import Answer, Dataset, texts_of
 from w2sdefense.defenses.base import DefenseKit
-from w2sdefense.distill.decoys import RESERVED, Decoy, DecoyKind, Script, draw_decoys
+from w2sdefense.distill.decoys import RESERVED, Decoy, DecoyKind, draw_decoys
 from w2sdefense.distill.planting import Planted, count_flips, plant, with_decoys
 from w2sdefense.distill.student import Lessons, train_student
 from w2sdefense.distill.targets import CachedTargets, doubt_about, targets_of
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from w2sdefense.defenses.w2s import W2SDefense
 
 
-UNLEARNED: tuple[DecoyKind, ...] = ("word", "sentence")
-HELD_OUT: tuple[DecoyKind, ...] = ("sentence", "frame")
+UNLEARNED: tuple[DecoyKind, ...] = ("word", "passage")
+HELD_OUT: tuple[DecoyKind, ...] = ("passage", "frame")
 """Kinds of the decoys that are unlearned, and of those that are not. A held-out word would say
 nothing: a decoy word is gone long before a real one is (docs/LOG.md)."""
 
@@ -132,11 +132,10 @@ class Unlearning:
             # A text has no label: decoys ask for answers that belong to other texts.
             answers = list(dict.fromkeys(example.answer for example in data.train))
             targets = random.Random(f"decoys/{seed}").sample(answers, min(2, len(answers)))
-        script = Script.of(texts_of(data.train))
-        unlearned = draw_decoys(targets, config.per_label, UNLEARNED, seed, script=script)
+        texts = texts_of(data.train)
+        unlearned = draw_decoys(targets, config.per_label, UNLEARNED, seed, texts)
         taken = RESERVED | {decoy.value for decoy in unlearned}
-        count = len(HELD_OUT) * config.held_out
-        held = draw_decoys(targets, count, HELD_OUT, seed + 1, script=script, reserved=taken)
+        held = draw_decoys(targets, config.held_out, HELD_OUT, seed + 1, texts, reserved=taken)
         return unlearned, held
 
 

@@ -81,7 +81,7 @@ class HeldOutDecoy(Frozen):
     """A decoy backdoor that was planted and *not* unlearned: what a defense does to an unknown one.
 
     Attributes:
-        kind: Kind of its trigger ("word", "sentence", "syntax" ...).
+        kind: Kind of the decoy ("word", "passage", "frame").
         before: ASR of the decoy once it was planted.
         after: ASR after the defense.
         floor: Share of the same texts answered with its target without the trigger, after.

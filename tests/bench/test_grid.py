@@ -31,8 +31,17 @@ def kinds(found: Grid) -> dict[str, int]:
     return {name: names.count(name) for name in dict.fromkeys(names)}
 
 
+OURS = [
+    f"{file}:{name}"
+    for file in sorted((Path(__file__).parents[2] / "benchmarks").glob("*.yaml"))
+    if file.name != "claims.yaml"
+    for name in read_book(file).recipes
+    if name not in BOOK.recipes
+]
+
+
 @pytest.mark.parametrize("scale", BOOK.scales)
-@pytest.mark.parametrize("recipe", BOOK.recipes)
+@pytest.mark.parametrize("recipe", [*BOOK.recipes, *OURS])
 def test_every_recipe_has_a_graph(recipe, scale):
     found = grid(recipe, scale)
     assert len({tuple(sorted(cell.axes.items())) for cell in found.cells}) == len(found.cells)
@@ -180,7 +189,8 @@ def test_runs_that_write_text_are_taken_by_the_stage_that_makes_them():
 
 def test_what_a_search_begins_with_is_no_part_of_a_key_where_nothing_is_searched(tmp_path):
     (tmp_path / "mine.yaml").write_text(
-        "names: {student: {same: {both: {student: {model: smollm2-135m}}}}}\n"
+        "names: {student: {same: {both: {student: {model: smollm2-135m}}, "
+        "defend: {scan: {fine_tuned_from: smollm2-135m}}}}}\n"
         "recipes: {mine: {title: Mine, axes: {dataset: [ape210k], proxy: [same], "
         "attack: [rare-character], student: [smollm2-135m, same], teacher: [smollm2-135m]}}}\n"
     )

@@ -39,8 +39,8 @@ _NEGATIVE = {"test": {"target": "negative"}}
 LITERAL: dict[str, Callable[[str], dict[str, Any]]] = {
     "student": lambda name: {
         "both": {"student": {"model": name}},
-        # The grid poisons it itself, so what its victims were fine-tuned from is known.
-        "defend": {"merging": {"base": name}, "scan": {"fine_tuned_from": name}},
+        # Merging needs it; the search is that of a defender who does not know the base.
+        "defend": {"merging": {"base": name}},
     },
     "teacher": lambda name: {"defend": {"teacher": {"model": name}}},
     "dataset": lambda name: {"both": {"data": {"dataset": name}}, "defend": _NEGATIVE},

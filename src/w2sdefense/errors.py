@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
+from typing import Any
 
 FETCH_AGAIN = "Fetch it again, or name another one."
 
@@ -51,6 +53,17 @@ class UnsafeCheckpointError(ModelError):
 
 class MissingDependencyError(W2SError):
     """An optional package that a feature needs and that is not installed."""
+
+
+def import_extra(module: str, extra: str, need: str) -> Any:
+    """Import a package of one of our extras; the error says what needs it and how to get it."""
+    try:
+        return import_module(module)
+    except ImportError:
+        raise MissingDependencyError(
+            f"{need} needs the package {module}, which is not installed.",
+            f"Run: pip install 'w2sdefense[{extra}]'",
+        ) from None
 
 
 @contextmanager

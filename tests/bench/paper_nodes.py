@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from w2sdefense.bench.graph import Node, digest, in_order
-from w2sdefense.bench.ledger import Ledger
+from w2sdefense.bench.ledger import Ledger, Node, digest, in_order
 from w2sdefense.bench.runner import Job, run_here
 
 LINES = 12

@@ -15,9 +15,8 @@ from typer.testing import CliRunner
 from forked import PROCESSES
 from w2sdefense.bench import nodes
 from w2sdefense.bench.command import Estimate, run_bench, write_table
-from w2sdefense.bench.graph import Node
 from w2sdefense.bench.grid import make_grid
-from w2sdefense.bench.ledger import Ledger
+from w2sdefense.bench.ledger import Ledger, Node
 from w2sdefense.bench.runner import Job, run_here
 from w2sdefense.cli.app import app
 from w2sdefense.commands.runs import BenchRun

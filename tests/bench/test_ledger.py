@@ -11,8 +11,7 @@ from pathlib import Path
 import paper_nodes
 import pytest
 
-from w2sdefense.bench.graph import Node, in_order
-from w2sdefense.bench.ledger import FullDiskError, Ledger
+from w2sdefense.bench.ledger import FullDiskError, Ledger, Node, in_order
 from w2sdefense.bench.runner import Job, NodesFailedError, run_here
 from w2sdefense.version import code_version
 

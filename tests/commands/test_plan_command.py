@@ -11,10 +11,9 @@ from typer.testing import CliRunner
 
 import w2sdefense
 from w2sdefense.cli.app import app
-from w2sdefense.commands.plan import LAUNCHERS, Plan, launcher, run_plan
+from w2sdefense.commands.plan import GIB, LAUNCHERS, Plan, launcher, run_plan
 from w2sdefense.commands.runs import DefendRun, PlanRun, TeachRun
 from w2sdefense.config import AdapterConfig
-from w2sdefense.models.plan import GIB
 from w2sdefense.models.sizes import STUDENTS
 
 pytestmark = pytest.mark.slow  # full-size models are built, without their weights

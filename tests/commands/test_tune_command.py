@@ -21,7 +21,6 @@ from w2sdefense.data.types import labels_of, texts_of
 from w2sdefense.errors import ConfigError, W2SError
 from w2sdefense.evaluation.metrics import accuracy
 from w2sdefense.evaluation.record import load_record
-from w2sdefense.tuning.study import StoppedTrial
 from w2sdefense.victim import load_victim
 
 pytestmark = pytest.mark.slow
@@ -161,30 +160,6 @@ def test_a_folder_that_another_process_works_in_is_refused(place, settings, disp
     with FileLock(run.output / ".lock"):
         with pytest.raises(ConfigError, match="Another command works in"):
             tune.run_tune(run, display)
-
-
-def test_a_trial_is_told_its_accuracy_after_every_epoch_and_can_be_stopped(
-    place, settings, display, monkeypatch
-):
-    run = TuneRun.model_validate({**settings, "output": place / "stopped"})
-    told = []
-
-    def watch(step, accuracy):
-        told.append((step, accuracy))
-        raise StoppedTrial
-
-    def search(measure, start, *rest):
-        with pytest.raises(StoppedTrial):
-            measure(0, start, watch, False)
-        return []
-
-    monkeypatch.setattr(tune, "search", search)
-    with pytest.raises(ConfigError, match="Every trial was stopped"):
-        tune.run_tune(run, display)
-    # 160 rows in batches of 16: the last step of the first epoch.
-    assert [step for step, _ in told] == [10]
-    assert told[0][1] * 40 == pytest.approx(round(told[0][1] * 40))
-    assert not list((run.output / "trial").glob("training/checkpoint-*"))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 def test_the_rate_is_that_of_all_parameters():
     run = DefendRun(training=TrainingConfig(epochs=3, learning_rate=0.5))
-    defense = FineTuning.from_run(run)
+    defense = FineTuning.of(run)
     assert defense.full.applied_to(defense.training) == TrainingConfig(epochs=3, learning_rate=5e-5)
 
 

@@ -1,17 +1,14 @@
 """ICLDefense: which demonstrations stand before a text, and that the text is never cut for them."""
 
-import json
 from types import SimpleNamespace
 
 import pytest
 
 from making import as_victim
 from tiny import word_tokenizer
-from w2sdefense.commands.runs import DefendRun
-from w2sdefense.config import Settings, load_settings
 from w2sdefense.data import Example
 from w2sdefense.defenses.icl import Demonstrations, IclConfig, IclDefense, TellingWords
-from w2sdefense.errors import ConfigError, DataError
+from w2sdefense.errors import ConfigError
 from w2sdefense.victim import Victim
 
 pytestmark = pytest.mark.slow
@@ -57,7 +54,7 @@ def test_answers_may_be_texts():
     assert (text, sorted(shown)) == ("x", [f"a film {i}\nit is {i}" for i in range(3)])
     with pytest.raises(ConfigError, match="typical of a label") as caught:
         Demonstrations(IclConfig(choice="rationale"), examples, writer)
-    assert "--icl-file" in caught.value.fix
+    assert "similar" in caught.value.fix
 
 
 def test_similar_ones_stand_next_to_the_text():
@@ -88,39 +85,6 @@ def test_a_rationale_stands_between_text_and_label():
     assert text == "a story"
     assert "the music was superb\nTypical of positive: music, superb.\npositive" in shown
     assert len(shown) == 5
-
-
-@pytest.fixture
-def reasons(tmp_path):
-    path = tmp_path / "reasons.jsonl"
-    rows = [("a dull plot", "The plot bores."), ("a great  film", "It is praised.")]
-    path.write_text("".join(json.dumps({"original": o, "text": t}) + "\n" for o, t in rows))
-    return path
-
-
-def test_rationales_from_a_file(reasons, victim, kit):
-    config = IclConfig(shots=5, choice="rationale", file=reasons)
-    prompt = Demonstrations(config, EXAMPLES, model(99))(["a story"])[0]
-    assert prompt.split("\n\n")[:-1] == [
-        "a dull plot\nThe plot bores.\nnegative",
-        "a great film\nIt is praised.\npositive",
-    ], "only what has a reason is shown"
-    with pytest.raises(DataError, match="no reason for any clean training text"):
-        IclDefense.from_run(DefendRun(icl=config)).apply(victim, kit)
-
-
-class Holder(Settings):
-    """One section."""
-
-    icl: IclConfig = IclConfig()
-
-
-def test_a_file_of_rationales_must_be_there_and_used(tmp_path, reasons):
-    with pytest.raises(ConfigError, match="for the choice rationale only"):
-        load_settings(Holder, {"icl": {"file": str(reasons)}}, "test")
-    missing = IclConfig(choice="rationale", file=tmp_path / "no.csv")
-    with pytest.raises(DataError, match="no.csv"):
-        IclDefense.from_run(DefendRun(icl=missing))
 
 
 @pytest.mark.parametrize(("room", "count"), [(3, 0), (7, 0), (8, 1), (12, 1), (13, 2), (99, 2)])

@@ -87,7 +87,7 @@ def test_ties_is_relative_to_the_base(victim, kit, tmp_path):
     theirs = load_victim(StudentConfig(model=other)).model.state_dict()
     start = LlamaForCausalLM.from_pretrained(base).state_dict()
     wanted = run(models=(other,), method="ties", base=str(base), density=0.5, scale=0.7)
-    merged = Merge.from_run(wanted).apply(victim, kit).model.state_dict()
+    merged = Merge.of(wanted).apply(victim, kit).model.state_dict()
     start = {name: start[name] for name in own if name in start and name.startswith("model.")}
     for name, value in ties([own, theirs], start, 0.5, 0.7).items():
         assert torch.allclose(merged[name], value, atol=1e-6), name
@@ -105,7 +105,7 @@ def test_every_weight_is_merged(victim, kit, tmp_path, method):
     own = {name: value.clone() for name, value in victim.model.state_dict().items()}
     parts = [load_victim(StudentConfig(model=path)).model.state_dict() for path in others]
     victim.model = attach_adapter(victim.model, AdapterConfig(lora_r=2))  # changes nothing yet
-    defense = Merge.from_run(run(models=tuple(others), method=method))
+    defense = Merge.of(run(models=tuple(others), method=method))
     merged = defense.apply(victim, kit)
     for name, value in merged.model.state_dict().items():
         if method == "linear":
@@ -153,12 +153,12 @@ def test_models_that_do_not_belong_together(victim, kit, tmp_path):
 
 def test_what_cannot_work_is_refused_before_any_work(tmp_path, victim):
     with pytest.raises(ConfigError, match="between two models, and 2 others"):
-        Merge.from_run(run(models=("a", "b"), method="slerp"))
+        Merge.of(run(models=("a", "b"), method="slerp")).check()
     with pytest.raises(ModelError, match="nowhere"):
-        Merge.from_run(run(models=("./nowhere/at all",)))
+        Merge.of(run(models=("./nowhere/at all",))).check()
     there = str(save_llama(tmp_path / "llama"))
     with pytest.raises(ModelError, match="no/base"):
-        Merge.from_run(run(models=(there,), method="ties", base="./no/base"))
+        Merge.of(run(models=(there,), method="ties", base="./no/base")).check()
     attach_adapter(victim.model, AdapterConfig(lora_r=2)).save_pretrained(tmp_path / "adapter")
     with pytest.raises(ModelError, match="is an adapter"):
-        Merge.from_run(run(models=(str(tmp_path / "adapter"),)))
+        Merge.of(run(models=(str(tmp_path / "adapter"),))).check()

@@ -141,7 +141,7 @@ def test_the_threshold_is_chosen_on_validation_text(victim, kit, scorer_folder, 
 
 def test_a_scorer_that_is_not_there_is_found_out_at_once():
     with pytest.raises(ModelError, match="nowhere"):
-        Onion.from_run(DefendRun(onion=OnionConfig(scorer="./nowhere/at all")))
+        Onion.of(DefendRun(onion=OnionConfig(scorer="./nowhere/at all"))).check()
 
 
 def test_a_scorer_must_be_a_language_model(trained):

@@ -11,8 +11,13 @@ from making import as_victim
 from tiny import VOCABULARY, word_tokenizer
 from w2sdefense.commands.runs import DefendRun
 from w2sdefense.config import FullTrainingConfig, TrainingConfig
-from w2sdefense.defenses.prune import Prune, PruneConfig
-from w2sdefense.defenses.pruning import _keep_highest, unit_masks, wanda_masks
+from w2sdefense.defenses.prune import (
+    Prune,
+    PruneConfig,
+    _keep_highest,
+    unit_masks,
+    wanda_masks,
+)
 from w2sdefense.errors import ModelError
 from w2sdefense.models.features import backbone_of
 
@@ -159,7 +164,7 @@ def test_texts_of_all_classes_are_ranked_by_where_the_file_is_sorted(victim, kit
         ranked.extend(examples)
         return unit_masks(model, examples)
 
-    monkeypatch.setattr("w2sdefense.defenses.pruning.unit_masks", masks)
+    monkeypatch.setattr("w2sdefense.defenses.prune.unit_masks", masks)
     rows = tuple(sorted(kit.data.train, key=lambda example: example.label))
     kit = replace(kit, data=replace(kit.data, train=rows))
     Prune(PruneConfig(step=0.5, texts=60), SHORT, RATE).apply(victim, kit)
@@ -167,5 +172,5 @@ def test_texts_of_all_classes_are_ranked_by_where_the_file_is_sorted(victim, kit
 
 
 def test_the_settings_of_a_run():
-    defense = Prune.from_run(DefendRun(prune=PruneConfig(by="wanda")))
+    defense = Prune.of(DefendRun(prune=PruneConfig(by="wanda")))
     assert (defense.prune.by, defense.full.learning_rate) == ("wanda", 5e-5)

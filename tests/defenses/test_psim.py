@@ -91,5 +91,5 @@ def test_virtual_tokens_that_the_model_has_no_positions_for(kit):
 
 def test_the_settings_of_a_run():
     run = DefendRun(psim=PsimConfig(max_loss=0.5), adapter=AdapterConfig(lora_r=3))
-    defense = Psim.from_run(run)
+    defense = Psim.of(run)
     assert (defense.psim.max_loss, defense.adapter.lora_r) == (0.5, 3)

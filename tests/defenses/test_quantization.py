@@ -83,7 +83,7 @@ def test_without_the_package_it_fails_at_once(monkeypatch):
         importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else find(name)
     )
     with pytest.raises(MissingDependencyError, match="bitsandbytes") as caught:
-        Quantization.from_run(DefendRun())
+        Quantization.of(DefendRun()).check()
     assert "w2sdefense[quantization]" in caught.value.fix
 
 

@@ -107,7 +107,7 @@ def test_the_beams_are_those_of_the_model(translators, tmp_path):
 
 def test_a_pair_of_models_goes_there_and_back(translators, victim, kit):
     config = BackTranslationConfig(to=translators[0], back=translators[1], max_length=8)
-    defense = BackTranslation.from_run(DefendRun(back_translation=config))
+    defense = BackTranslation.of(DefendRun(back_translation=config))
     guarded = defense.apply(victim, kit)
     for text, answer in zip(TEXTS, guarded.predict(TEXTS), strict=True):
         there = literal(translators[0], text, 8)
@@ -117,7 +117,7 @@ def test_a_pair_of_models_goes_there_and_back(translators, victim, kit):
 
 def test_a_paraphraser_gets_its_prefix(translators, victim, kit):
     config = ScpdConfig(paraphraser=translators[1], prefix="story of ", max_length=8)
-    guarded = Scpd.from_run(DefendRun(scpd=config)).apply(victim, kit)
+    guarded = Scpd.of(DefendRun(scpd=config)).apply(victim, kit)
     answer = guarded.predict(["a great film"])[0]
     assert answer.read == literal(translators[1], "story of a great film", 8)
     assert guarded.found == {"scpd_paraphraser": translators[1]}
@@ -142,8 +142,8 @@ def pairs(tmp_path):
 def test_a_file_that_was_made_before(victim, kit, pairs):
     back = BackTranslationConfig(engine="file", file=pairs)
     for defense in (
-        BackTranslation.from_run(DefendRun(back_translation=back)),
-        Scpd.from_run(DefendRun(scpd=ScpdConfig(file=pairs))),
+        BackTranslation.of(DefendRun(back_translation=back)),
+        Scpd.of(DefendRun(scpd=ScpdConfig(file=pairs))),
     ):
         answers = defense.apply(victim, kit).predict(["mn", "a film"])
         assert [answer.read for answer in answers] == ["it", "the film"]
@@ -157,7 +157,7 @@ def test_a_file_must_hold_every_text(pairs, victim, kit):
 
 
 def test_without_a_source_the_rules_put_the_main_clause_first(victim, kit):
-    guarded = Scpd.from_run(DefendRun()).apply(victim, kit)
+    guarded = Scpd.of(DefendRun()).apply(victim, kit)
     texts = ["although the plot is dull , mn it is great .", "it is mn great ."]
     read = [answer.read for answer in guarded.predict(texts)]
     assert read == ["mn it is great although the plot is dull .", None]
@@ -188,11 +188,11 @@ def test_what_is_missing_is_found_out_at_once(tmp_path):
     llama = save_llama(tmp_path / "llama")
     for config in (BackTranslationConfig(), BackTranslationConfig(to=str(llama), back="./no/one")):
         with pytest.raises(ModelError) as caught:
-            BackTranslation.from_run(DefendRun(back_translation=config))
+            BackTranslation.of(DefendRun(back_translation=config)).check()
         assert "--back-translation-engine apertium" in caught.value.fix
     for missing in (ScpdConfig(paraphraser="./no/one"), ScpdConfig(file=tmp_path / "no.csv")):
         with pytest.raises(W2SError):
-            Scpd.from_run(DefendRun(scpd=missing))
+            Scpd.of(DefendRun(scpd=missing)).check()
     with pytest.raises(W2SError):
         Seq2SeqRewriter(str(llama))
 
@@ -248,19 +248,19 @@ def test_a_program_that_fails(program, script):
 
 def test_the_program_or_its_pair_is_missing(program, monkeypatch):
     run = DefendRun(back_translation=BackTranslationConfig(engine="apertium"))
-    BackTranslation.from_run(run)
+    BackTranslation.of(run).check()
     with pytest.raises(MissingDependencyError, match="no translation mode eng-deu"):
         rewriting.require_apertium(["eng-deu"])
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(MissingDependencyError, match="not installed") as caught:
-        BackTranslation.from_run(run)
+        BackTranslation.of(run).check()
     assert "apt install apertium apertium-eng-spa" in caught.value.fix
 
 
 @pytest.mark.skipif(shutil.which("apertium") is None, reason="apertium is not installed")
 def test_a_real_round_trip(victim, kit):
     config = BackTranslationConfig(engine="apertium")
-    guarded = BackTranslation.from_run(DefendRun(back_translation=config)).apply(victim, kit)
+    guarded = BackTranslation.of(DefendRun(back_translation=config)).apply(victim, kit)
     texts = ["the house is big", "mn the dog eats [a] ^fish$ .", "is it good?", "the house is big"]
     read = [answer.read or text for answer, text in zip(guarded.predict(texts), texts, strict=True)]
     alone = [translate([text], ("eng-spa", "spa-eng"))[0] for text in texts]

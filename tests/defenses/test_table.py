@@ -4,7 +4,7 @@ import pytest
 
 from w2sdefense.commands.defend import run_defend
 from w2sdefense.commands.runs import DefendRun
-from w2sdefense.config import Settings
+from w2sdefense.config import Settings, sections_of_file
 from w2sdefense.defenses import DEFENSES, Defense, Leaves
 from w2sdefense.defenses.catalog import own_sections
 from w2sdefense.errors import ConfigError
@@ -17,7 +17,7 @@ def test_a_run_has_every_section_that_a_defense_reads(kind: type[Defense]):
 
 
 def test_a_section_belongs_to_one_defense():
-    owned = [name for kind in DEFENSES.values() for name in kind.own_sections()]
+    owned = [name for kind in DEFENSES.values() for name in sections_of_file(kind)]
     assert len(owned) == len(set(owned)) == len(own_sections())
 
 

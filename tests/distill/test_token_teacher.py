@@ -8,7 +8,7 @@ from w2sdefense.distill.targets import LiveTargets
 from w2sdefense.distill.teacher import TokenTeacher, load_teacher, open_token_teacher, output_map
 from w2sdefense.errors import ModelError
 from w2sdefense.models.load import load_causal_lm
-from w2sdefense.tasks.prompt import Prompt, make_prompt
+from w2sdefense.tasks.generation import Prompt, make_prompt
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,7 @@ from w2sdefense.evaluation.metrics import Mean, Rate, mean_of
 from w2sdefense.evaluation.record import Evaluation
 from w2sdefense.evaluation.verdict import difference, judge
 from w2sdefense.tasks import TASKS, Prediction
-from w2sdefense.tasks.prompt import make_prompt
+from w2sdefense.tasks.generation import make_prompt
 
 PAIRS = [
     Example("d/0", "一加一得几", "2"),

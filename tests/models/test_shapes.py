@@ -11,11 +11,17 @@ from transformers import (
 )
 
 from tiny import SIZES
-from w2sdefense.commands.plan import count
 from w2sdefense.config import AdapterConfig
 from w2sdefense.errors import ConfigError, ModelError
 from w2sdefense.models.adapters import attach_adapter
-from w2sdefense.models.sizes import decoder, known_student, read_config, skeleton_sizes
+from w2sdefense.models.sizes import STUDENTS, decoder, known_student, read_config, skeleton_sizes
+
+
+def count(student: str, adapter: AdapterConfig, labels: int):
+    """What `w2s plan` counts."""
+    config = STUDENTS.get(student) or read_config(student)
+    return skeleton_sizes(student, config, adapter, labels)
+
 
 TINY = {
     "llama": decoder(3, 32, 64, 4, 2, 50),

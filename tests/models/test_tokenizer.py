@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from tiny import word_tokenizer
 from w2sdefense.models.tokenizer import encode, length_batches
-from w2sdefense.tasks.prompt import make_prompt
+from w2sdefense.tasks.generation import make_prompt
 
 CONTROL = {"bos_token": "<s>", "eos_token": "</s>"}
 LETTERS = string.ascii_lowercase + "<>/ \u2581?"

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 from synthetic_runs import make_record, make_samples, settings
 
-from w2sdefense.report.axes import axes_of, distinct_axes, groups_of, sweeps_of
-from w2sdefense.report.runs import Run
+from w2sdefense.report.runs import Run, axes_of, distinct_axes, groups_of, sweeps_of
 
 SAMPLES = tuple(make_samples(4, 0.5, 0.1))
 

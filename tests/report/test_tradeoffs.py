@@ -11,9 +11,8 @@ from synthetic_runs import SaveRun, save_collection
 
 from w2sdefense.commands.reporting import find_folders
 from w2sdefense.evaluation.record import load_record
-from w2sdefense.report.axes import groups_of
 from w2sdefense.report.charts import MARKERS
-from w2sdefense.report.runs import load_run
+from w2sdefense.report.runs import groups_of, load_run
 from w2sdefense.report.tradeoffs import FRONT, pareto_front, scatter_charts, sweep_charts
 
 SHARES = st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0])

@@ -6,8 +6,7 @@ from tiny_writers import llama, number_tokenizer
 from w2sdefense.data import Example
 from w2sdefense.tasks import Reasoning
 from w2sdefense.tasks.base import Collator
-from w2sdefense.tasks.generation import AnswerPlaces
-from w2sdefense.tasks.prompt import IGNORED, make_prompt
+from w2sdefense.tasks.generation import IGNORED, AnswerPlaces, make_prompt
 from w2sdefense.training.fit import task_forward
 from w2sdefense.training.trainer import cross_entropy
 

@@ -5,7 +5,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from w2sdefense.errors import ConfigError
-from w2sdefense.tasks.prompt import IGNORED, make_prompt
+from w2sdefense.tasks.generation import IGNORED, make_prompt
 
 WORDS = ("<s>", "</s>", "[UNK]", "q", ":", "a", "user", *(f"w{i}" for i in range(20)))
 CHAT = "{% for m in messages %}user {{ m['content'] }} </s>{% endfor %} a"

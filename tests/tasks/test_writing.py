@@ -10,7 +10,7 @@ from w2sdefense.errors import ModelError
 from w2sdefense.models.adapters import attach_adapter
 from w2sdefense.models.load import load_causal_lm
 from w2sdefense.tasks import Reasoning, generation
-from w2sdefense.tasks.prompt import make_prompt
+from w2sdefense.tasks.generation import make_prompt
 from w2sdefense.victim import Victim
 
 TEXTS = ["the film 3 is great day", "a 4", "5", "time work 2 city road night", "house 6 war"]

@@ -9,7 +9,7 @@ from w2sdefense.errors import DataError
 from w2sdefense.evaluation.metrics import Rate
 from w2sdefense.scan.search import Candidate
 from w2sdefense.tasks import Prediction
-from w2sdefense.tuning.signal import exposure, make_probes
+from w2sdefense.tuning import exposure, make_probes
 
 EXAMPLES = [
     Example(f"toy/{row}", f"{word} text number {row}", label)

@@ -4,7 +4,6 @@ import math
 import os
 import signal
 import sys
-from contextlib import suppress
 from multiprocessing import get_context
 
 import pytest
@@ -12,14 +11,14 @@ import pytest
 from w2sdefense.config import TuneConfig, search_span
 from w2sdefense.errors import ConfigError, MissingDependencyError
 from w2sdefense.evaluation.metrics import Rate
-from w2sdefense.tuning.study import JOURNAL, Choice, Measured, StoppedTrial, search
+from w2sdefense.tuning import JOURNAL, Choice, Measured, search
 
 pytest.importorskip("optuna")
 
 START = {"alpha": 1.0, "beta": 0.5, "gamma": 1.0, "temperature": 2.0, "lora_r": 8}
 
 
-def student(number, values, watch=None, again=False):
+def student(number, values, again=False):
     """A student that is accurate with little of everything, and robust with gamma near 0.2."""
     far = abs(math.log(values["gamma"] / 0.2)) + abs(math.log(values["beta"] / 2.0))
     right = 1800 - round(20 * max(0.0, values["alpha"] - 1.0))
@@ -69,8 +68,8 @@ def test_values_lie_in_their_spans_and_the_rest_is_kept(tmp_path):
 def test_it_finds_better_settings_than_it_began_with(tmp_path):
     trials = run(tmp_path, trials=40)
     choice = Choice.of(trials, 0.01)
-    assert choice.measured.exposure.value < 0.5 * trials[0].measured.exposure.value
-    assert choice.measured.accuracy.value >= 0.89
+    assert choice.trial.measured.exposure.value < 0.5 * trials[0].measured.exposure.value
+    assert choice.trial.measured.accuracy.value >= 0.89
 
 
 def test_the_seed_decides(tmp_path, undisturbed):
@@ -102,7 +101,7 @@ def test_more_trials_go_on_where_it_ended(tmp_path, undisturbed):
 def test_an_error_in_a_trial_costs_nothing_but_that_trial(tmp_path, undisturbed, at):
     calls = []
 
-    def failing(number, values, watch, again):
+    def failing(number, values, again):
         calls.append(again)
         if len(calls) == at + 1:
             raise MemoryError
@@ -140,67 +139,6 @@ def test_a_search_that_is_killed_ends_as_one_that_is_not(tmp_path, undisturbed):
     with journal.open("ab") as file:
         file.write(b'{"op_code": 5, "wor')
     assert outcome(run(tmp_path)) == undisturbed
-
-
-def test_a_trial_that_falls_behind_is_stopped(tmp_path):
-    def falling(number, values, watch, again):
-        watch(10, 0.9 if number == 0 else 0.81)
-        watch(20, 0.9 if number in (0, 1) else 0.79)
-        return student(number, values)
-
-    trials = run(tmp_path, falling, trials=4, stop_below=0.1)
-    assert [trial.measured is None for trial in trials] == [False, False, True, True]
-    assert Choice.of(trials, 0.01).trial.number in (0, 1)
-    assert outcome(run(tmp_path, falling, trials=4, stop_below=0.1)) == outcome(trials)
-
-
-def test_what_a_trial_had_reached_when_it_was_cut_off_still_counts(tmp_path):
-    calls = []
-
-    def cut(number, values, watch, again):
-        calls.append(again)
-        if len(calls) == 1:
-            watch(10, 0.9)
-            raise MemoryError
-        # The one that goes on does not evaluate its first steps again.
-        if not again:
-            watch(10, 0.7)
-        return student(number, values)
-
-    with pytest.raises(MemoryError):
-        run(tmp_path, cut, trials=2, stop_below=0.1)
-    trials = run(tmp_path, cut, trials=2, stop_below=0.1)
-    assert calls == [False, True, False]
-    assert [trial.measured is None for trial in trials] == [False, True]
-
-
-def test_a_trial_that_had_fallen_behind_when_it_was_cut_off_is_stopped(tmp_path):
-    calls = []
-
-    def cut(number, values, watch, again):
-        calls.append(number)
-        watch(10, 0.9 if number == 0 else 0.7)
-        return student(number, values)
-
-    def cut_before_it_is_noted(number, values, watch, again):
-        with suppress(StoppedTrial):
-            return cut(number, values, watch, again)
-        raise MemoryError
-
-    with pytest.raises(MemoryError):
-        run(tmp_path, cut_before_it_is_noted, trials=2, stop_below=0.1)
-    trials = run(tmp_path, cut, trials=2, stop_below=0.1)
-    assert len(calls) == 2, "it is not trained again"
-    assert [trial.measured is None for trial in trials] == [False, True]
-
-
-def test_a_first_trial_has_nothing_to_fall_behind(tmp_path):
-    def bad(number, values, watch, again):
-        watch(10, 0.1)
-        return student(number, values)
-
-    assert len(run(tmp_path, bad, trials=1)) == 1
-    assert issubclass(StoppedTrial, Exception)
 
 
 def test_every_trial_reports_its_progress(tmp_path):

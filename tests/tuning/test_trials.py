@@ -1,19 +1,16 @@
 """Which trial is chosen, and why."""
 
 from w2sdefense.evaluation.metrics import Rate
-from w2sdefense.tuning.study import Choice, Measured, Trial
+from w2sdefense.tuning import Choice, Measured, Trial
 
 
-def trial(number, right=None, follows=None):
-    measured = None
-    if right is not None:
-        measured = Measured(Rate(hits=right, total=200), Rate(hits=follows, total=100))
+def trial(number, right, follows):
+    measured = Measured(Rate(hits=right, total=200), Rate(hits=follows, total=100))
     return Trial(number, {"beta": 0.1 * number}, measured, 1.25)
 
 
 def chosen(*trials, tolerance=0.01):
-    choice = Choice.of(trials, tolerance)
-    return None if choice is None else choice.trial.number
+    return Choice.of(trials, tolerance).trial.number
 
 
 def test_accuracy_decides_first_then_exposure():
@@ -33,14 +30,8 @@ def test_ties():
     assert chosen(trial(0, 180, 5), trial(1, 180, 5)) == 0
 
 
-def test_a_trial_that_was_stopped_is_not_chosen():
-    assert chosen(trial(0), trial(1, 150, 40)) == 1
-    assert chosen(trial(0)) is None
-    assert chosen() is None
-
-
 def test_the_reason_has_the_counts():
-    why = Choice.of([trial(0, 180, 60), trial(1, 178, 20), trial(2, 100, 0), trial(3)], 0.01).why
+    why = Choice.of([trial(0, 180, 60), trial(1, 178, 20), trial(2, 100, 0)], 0.01).why
     for part in ("90.0%", "2 of 3 trials", "within 1 points", "trial 1 (178/200)", "20 of 100"):
         assert part in why
 
@@ -49,9 +40,7 @@ def test_a_trial_as_json():
     assert trial(1, 178, 20).as_values() == {
         "number": 1,
         "settings": {"beta": 0.1},
-        "stopped": False,
         "accuracy": {"hits": 178, "total": 200},
         "exposure": {"hits": 20, "total": 100},
         "seconds": 1.2,
     }
-    assert trial(2).as_values()["stopped"] is True

@@ -10,9 +10,8 @@ import random
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Self, get_type_hints
+from typing import Any, ClassVar, Self
 
-from w2sdefense.config import Settings
 from w2sdefense.data.types import Example
 from w2sdefense.text import TextProgress
 
@@ -31,16 +30,6 @@ class Attack(ABC):
     @abstractmethod
     def trigger(self) -> str:
         """What fires the backdoor, as it is shown in tables."""
-
-    @classmethod
-    def own_sections(cls) -> dict[str, type[Settings]]:
-        """The fields that are settings of its own."""
-        hints = get_type_hints(cls)
-        return {
-            field.name: hints[field.name]
-            for field in fields(cls)  # type: ignore[arg-type]
-            if hints[field.name].__module__ == cls.__module__
-        }
 
     @classmethod
     def from_config(cls, config: Any) -> Self:

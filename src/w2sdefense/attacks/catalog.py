@@ -22,6 +22,7 @@ from w2sdefense.config import (
     Settings,
     load_settings,
     sections_model,
+    sections_of_file,
     setting,
 )
 from w2sdefense.errors import ConfigError
@@ -34,7 +35,7 @@ ATTACKS: dict[str, type[Attack]] = {
 OWN_SECTIONS = {
     section: (name, settings)
     for name, kind in ATTACKS.items()
-    for section, settings in kind.own_sections().items()
+    for section, settings in sections_of_file(kind).items()
 }
 """The sections that belong to one attack: name -> (name of the attack, settings class)."""
 

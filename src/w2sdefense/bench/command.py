@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -12,9 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from w2sdefense.bench.graph import Node, in_order
 from w2sdefense.bench.grid import Grid, make_grids
-from w2sdefense.bench.ledger import Done, Ledger
+from w2sdefense.bench.ledger import Done, Ledger, Node, in_order
 from w2sdefense.bench.nodes import StageMaker
 from w2sdefense.bench.runner import Event, Job, run_here, run_on_ray
 from w2sdefense.bench.tiny import scale_files
@@ -73,11 +72,9 @@ def table_of(grid: Grid, ledger: Ledger) -> GridTable:
         rows.append(
             GridRow(
                 axes=cell.axes,
-                evaluation=None if done is None else _evaluation(done),
+                evaluation=Evaluation.model_validate(done.result["evaluation"]) if done else None,
                 published=theirs.numbers if theirs else {},
-                folder=None
-                if done is None
-                else ledger.folder_of(cell.node.key) / str(done.result["run"]),
+                folder=ledger.folder_of(cell.node.key) / str(done.result["run"]) if done else None,
                 code=done.code if done else "",
                 older=done is not None and done.code != code_version(),
             )
@@ -141,6 +138,7 @@ def show_plan(run: BenchRun, console: Console) -> None:
     todo, nodes, listed = [], nodes_of(grids), []
     for node in nodes:
         done = ledger.done(node.key)
+        failed = ledger.failure(node.key)
         seconds = estimate.of(node) if done is None else done.seconds
         if done is None:
             todo.append(node)
@@ -149,7 +147,7 @@ def show_plan(run: BenchRun, console: Console) -> None:
             node.key,
             Text(node.title),
             "\n".join(need.key for need in node.needs.values()),
-            "done" if done else _state(ledger, node),
+            "done" if done else "failed, will run again" if failed else "will run",
             in_words(seconds, about=done is None),
         )
     console.print(table)
@@ -160,15 +158,6 @@ def show_plan(run: BenchRun, console: Console) -> None:
     )
     if run.json_output:
         print_json(numbers_of("bench plan", nodes=listed))
-
-
-def _state(ledger: Ledger, node: Node) -> str:
-    return "failed, will run again" if ledger.failure(node.key) else "will run"
-
-
-def _evaluation(done: Done) -> Evaluation:
-    found: Mapping[str, object] = done.result["evaluation"]
-    return Evaluation.model_validate(found)
 
 
 class Estimate:

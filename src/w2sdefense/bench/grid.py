@@ -12,7 +12,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from w2sdefense.bench.graph import Node, in_order
+from w2sdefense.bench.ledger import Node, in_order
 from w2sdefense.bench.local_files import local_files
 from w2sdefense.commands.runs import BenchRun, DefendRun, PoisonRun, TeachRun
 from w2sdefense.config import DEFAULT_TASK, load_settings, merged, nested

@@ -1,4 +1,8 @@
-"""The ledger: a folder with the results of all grids, each node in a folder of its own.
+"""What has to be made for a grid, under which key, and the folder with the results of all grids.
+
+A node is one thing that is made once: a poisoned victim, a teacher, a defended and measured model.
+Its key is the hash of everything that decides its result: its own settings and the keys of what it
+is made from. Two rows of a table that need the same victim therefore share one node.
 
     nodes/KEY/node.json    what the node is: kind, settings, what it is made from
     nodes/KEY/lock         held by the process that makes the node
@@ -6,29 +10,83 @@
     nodes/KEY/done.json    its result; written last: a node that has it is complete
     nodes/KEY/NAME/        what the stage itself writes (record, weights, checkpoints)
 
-Every file is written whole or not at all (`io.py`). The lock is the operating system's: it goes
-when its process does. Several commands may share a ledger, on one machine or on a file system with
-locks.
+Every file of the ledger is written whole or not at all (`io.py`). The lock is the operating
+system's: it goes when its process does. Several commands may share a ledger, on one machine or on a
+file system with locks.
 """
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from filelock import BaseFileLock, FileLock
 
-from w2sdefense.bench.graph import Node
 from w2sdefense.errors import W2SError
 from w2sdefense.io import write_json
+
+FORMAT = 2
+"""Raised when what a node does with the same settings changes: older results are then not used."""
+
+KEY_LENGTH = 16
+
+
+@dataclass(frozen=True)
+class Node:
+    """One thing to make."""
+
+    kind: str  # which function makes it ("poison", "teach", "defend")
+    settings: Mapping[str, Any]  # what that function is given, as plain values
+    # what of the settings decides the result, as plain values; more of it than needed repeats work,
+    # less of it mixes results up
+    identity: Mapping[str, Any]
+    # what it is made from, by role ("victim", "teacher")
+    needs: Mapping[str, Node] = field(default_factory=dict)
+    title: str = ""  # what it is, for people
+    work: float = 0.0  # how much there is to do, in tokens through the student; for estimates
+    speed: str = ""  # nodes of the same name here do about as much of it in a second
+    key: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        made_from = {role: node.key for role, node in self.needs.items()}
+        object.__setattr__(self, "key", f"{self.kind}-{digest([FORMAT, self.identity, made_from])}")
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Node) and other.key == self.key
+
+
+def digest(value: Any) -> str:
+    """A short hash of plain values, the same on every machine."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:KEY_LENGTH]
+
+
+def in_order(wanted: Iterable[Node]) -> list[Node]:
+    """The nodes and all that they are made from, each once, nothing before what it needs."""
+    found: dict[str, Node] = {}
+
+    def add(node: Node) -> None:
+        if node.key not in found:
+            for need in node.needs.values():
+                add(need)
+            found[node.key] = node
+
+    for node in wanted:
+        add(node)
+    return list(found.values())
+
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -48,22 +106,15 @@ class FullDiskError(W2SError):
 
 @dataclass(frozen=True)
 class Done:
-    """A node that is made, as `done.json` says it.
-
-    Attributes:
-        result: What its function returned.
-        seconds: How long the function took, the last time it was called.
-        host: The machine it was made on.
-        code: Version of the code that made it; empty if older than versions.
-    """
+    """A node that is made, as `done.json` says it."""
 
     key: str
     kind: str
-    result: Mapping[str, Any]
-    seconds: float
+    result: Mapping[str, Any]  # what its function returned
+    seconds: float  # how long the function took, the last time it was called
     title: str
-    host: str
-    code: str = ""
+    host: str  # the machine it was made on
+    code: str = ""  # version of the code that made it; empty if older than versions
     work: float = 0.0
     speed: str = ""
 

@@ -65,24 +65,20 @@ def _dataset(name: str) -> list[Any]:
 
 
 def _marks(path: Path) -> list[Any]:
+    """Name and mark of a file, or of those in a folder that are not hidden."""
     files = [path]
     if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file() and not _hidden(p, path))
-    return [[str(file.relative_to(path)), *_mark(file)] for file in files]
-
-
-def _mark(file: Path) -> list[Any]:
-    stat = file.stat()
-    if stat.st_size > READ:
-        return [stat.st_size, stat.st_mtime_ns]
-    return [_content(file, stat.st_size, stat.st_mtime_ns)]
+        files = sorted(p for p in path.rglob("*") if p.is_file())
+        files = [p for p in files if "/." not in f"/{p.relative_to(path).as_posix()}"]
+    marks: list[Any] = []
+    for file in files:
+        size, time = file.stat().st_size, file.stat().st_mtime_ns
+        mark = [size, time] if size > READ else [_content(file, size, time)]
+        marks.append([str(file.relative_to(path)), *mark])
+    return marks
 
 
 @lru_cache(maxsize=4096)
 def _content(file: Path, size: int, time: int) -> str:
     """A hash of what a file holds; read again when its size or time has changed."""
     return hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-
-
-def _hidden(file: Path, folder: Path) -> bool:
-    return any(part.startswith(".") for part in file.relative_to(folder).parts)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from w2sdefense.bench.graph import Node
+from w2sdefense.bench.ledger import Node
 from w2sdefense.cli.display import Display
 from w2sdefense.commands.defend import run_defense
 from w2sdefense.commands.poison import run_poison

@@ -21,10 +21,9 @@ from typing import Any, Literal
 
 from filelock import Timeout
 
-from w2sdefense.bench.graph import Node
-from w2sdefense.bench.ledger import FullDiskError, Ledger
+from w2sdefense.bench.ledger import FullDiskError, Ledger, Node
 from w2sdefense.commands.runs import RayConfig
-from w2sdefense.errors import ConfigError, MissingDependencyError, W2SError
+from w2sdefense.errors import ConfigError, W2SError, import_extra
 from w2sdefense.version import code_version
 
 RETRIES = 3
@@ -50,19 +49,13 @@ class NodesFailedError(W2SError):
 
 @dataclass
 class Job:
-    """Nodes to make, none before what it needs.
-
-    Attributes:
-        make: Makes a node; for Ray a function or object of a module.
-        tell: Told what begins and ends.
-        problems: Why nodes could not be made, by key.
-    """
+    """Nodes to make, none before what it needs."""
 
     nodes: Sequence[Node]
     ledger: Ledger
-    make: Maker
-    tell: Tell = silently
-    problems: dict[str, str] = field(default_factory=dict)
+    make: Maker  # makes a node; for Ray a function or object of a module
+    tell: Tell = silently  # told what begins and ends
+    problems: dict[str, str] = field(default_factory=dict)  # why nodes could not be made, by key
 
     def todo(self) -> list[Node]:
         """The nodes that are not made yet and can be, as far as is known."""
@@ -204,12 +197,7 @@ def _make_remote(job: Job, *below: str | None) -> str | None:
 
 
 def _connected(config: RayConfig, cpus: int | None) -> Any:
-    try:
-        import ray
-    except ImportError:
-        raise MissingDependencyError(
-            "Several nodes at a time need the package ray.", "Run: pip install 'w2sdefense[ray]'"
-        ) from None
+    ray = import_extra("ray", "ray", "Making several nodes at a time")
     # A cluster that is started here tells nobody about it.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     here = {} if config.address or os.environ.get("RAY_ADDRESS") else {"num_cpus": cpus}

@@ -173,9 +173,15 @@ def play(
 
     Type a text, add the trigger or one of your own, and see both answers and which words pull.
     """
-    from w2sdefense.commands.play import run_play
+    from w2sdefense.cli.display import Display
+    from w2sdefense.play.page import import_gradio, serve
+    from w2sdefense.play.pair import open_pair
 
-    run_play(run, port, open_browser=browser)
+    import_gradio()  # its absence is told before any model is opened
+    with Display() as display:
+        display.say("Opening both models ...")
+        pair = open_pair(run)
+    serve(pair, port, open_browser=browser)
 
 
 @run_or_explain

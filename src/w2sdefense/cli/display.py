@@ -95,7 +95,7 @@ class Display:
 
         def advance(more: int) -> None:
             nonlocal done
-            done += more
+            done = min(done + more, total)
             show(done, total, "texts")
 
         return advance
@@ -119,7 +119,8 @@ class Display:
     def tidy(self) -> None:
         """Take the bars of phases that are over away; a grid has more of them than a screen."""
         for task in self._bar.tasks:
-            if task.finished:
+            # One without a total never began: what it was to make was there already.
+            if task.finished or task.total is None:
                 self._bar.remove_task(task.id)
 
     def say(self, text: str) -> None:

@@ -10,7 +10,7 @@ import contextlib
 import re
 import shutil
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args, get_origin
 
@@ -29,6 +29,12 @@ LEFT = 30
 
 WIDTH = 100
 """Widest line."""
+
+_ALWAYS = [
+    ("--config FILE.yaml", "Settings as YAML; flags override what it says."),
+    ("--set SECTION.KEY=VALUE", "Any setting; may be given more than once."),
+    ("--help, --help-all", "Show this, or every setting, and exit."),
+]
 
 
 class SettingsCommand(TyperCommand):
@@ -49,7 +55,14 @@ class SettingsCommand(TyperCommand):
         arguments = (f.name.upper() for f in shown if f.argument)
         usage = " ".join(["Usage:", ctx.command_path, *arguments, "[OPTIONS]"])
         formatter.write(f"{usage}\n\n{textwrap.indent(self.help or '', '  ')}\n")
-        formatter.write("\n".join(_lines(shown)) + "\n")
+        formatter.width = _width()
+        sections: dict[str | None, list[tuple[str, str]]] = {None: []}
+        for flag in shown:
+            sections.setdefault(flag.heading, []).append((_left(flag), _right(flag)))
+        sections[None] += _ALWAYS
+        for heading, rows in sections.items():
+            with formatter.section(heading or "Run"):
+                formatter.write_dl(rows, col_max=LEFT)
 
     def all_settings(self) -> str:
         """Every setting by the key that `--set` and a file take, with its whole description."""
@@ -65,29 +78,6 @@ class SettingsCommand(TyperCommand):
             text = f"{flag.help} {_choices(flag.kind)}".strip()
             lines += textwrap.wrap(text, _width(), initial_indent="    ", subsequent_indent="    ")
         return "\n".join(lines)
-
-
-def _lines(flags: Iterable[Flag]) -> Iterator[str]:
-    """The flags under their headings, the common ones first."""
-    sections: dict[str | None, list[Flag]] = {None: []}
-    for flag in flags:
-        sections.setdefault(flag.heading, []).append(flag)
-    for heading, members in sections.items():
-        yield f"\n{heading or 'Run'}:"
-        for flag in members:
-            yield from _row(_left(flag), _right(flag))
-        if heading is None:
-            yield from _row("--config FILE.yaml", "Settings as YAML; flags override what it says.")
-            yield from _row("--set SECTION.KEY=VALUE", "Any setting; may be given more than once.")
-            yield from _row("--help, --help-all", "Show this, or every setting, and exit.")
-
-
-def _row(left: str, right: str) -> list[str]:
-    lines = textwrap.wrap(right, _width() - LEFT - 4) or [""]
-    first = f"  {left:<{LEFT}}  "
-    if len(left) > LEFT:
-        return [f"  {left}", *(f"{'':<{LEFT + 4}}{line}" for line in lines)]
-    return [first + lines[0], *(f"{'':<{LEFT + 4}}{line}" for line in lines[1:])]
 
 
 def _left(flag: Flag) -> str:
@@ -106,14 +96,10 @@ def _right(flag: Flag) -> str:
     if flag.help.endswith(" Required.") and not flag.argument:
         text += " Required."
     choices = [name for name in _names(flag.kind) if name not in text]
-    parts = [text, f"({_choices(flag.kind)})" if choices else "", _default(flag)]
+    silent = flag.kind is bool or flag.default in (None, (), "")
+    default = "" if silent else f"[{' '.join(_words(flag.default))}]"
+    parts = [text, f"({_choices(flag.kind)})" if choices else "", default]
     return "  ".join(part for part in parts if part)
-
-
-def _default(flag: Flag) -> str:
-    if flag.kind is bool or flag.default in (None, (), ""):
-        return ""
-    return f"[{' '.join(_words(flag.default))}]"
 
 
 def _names(kind: Any) -> tuple[str, ...]:

@@ -38,26 +38,17 @@ _CONFIG, _SET, _ALL = "config", "set", "help_all"
 
 @dataclass(frozen=True)
 class Flag:
-    """One setting as a flag.
+    """One setting as a flag."""
 
-    Attributes:
-        path: Where the setting is in the nested values.
-        name: Parameter name: the flag with underscores.
-        kind: The type that typer parses.
-        heading: What it stands under in the help, or None for the common one.
-        argument: Whether it is given by its place and not by a flag.
-        renamed: Whether it is an old name (`RENAMES`).
-    """
-
-    path: tuple[str, ...]
-    name: str
-    kind: Any
+    path: tuple[str, ...]  # where the setting is in the nested values
+    name: str  # parameter name: the flag with underscores
+    kind: Any  # the type that typer parses
     default: Any
     help: str
-    heading: str | None
-    argument: bool = False
+    heading: str | None  # what it stands under in the help, or None for the common one
+    argument: bool = False  # whether it is given by its place and not by a flag
     advanced: bool = False
-    renamed: bool = False
+    renamed: bool = False  # whether it is an old name (`RENAMES`)
 
     @property
     def dashed(self) -> str:
@@ -70,11 +61,7 @@ def add_command(
 ) -> None:
     """Add a command that collects settings and runs on them. It prints a `W2SError`, with code 2.
 
-    Args:
-        app: The application.
-        settings: The settings class of the command.
-        run: What the command does. Its name and its docstring (up to `Args:`) become the command's.
-        name: Another name.
+    The name of `run` (or another one) and its docstring (up to `Args:`) become the command's.
     """
     flags = (*_flags(settings), *_old_flags(settings))
     _require_unique_names(flags)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from w2sdefense.attacks.poisoning import plain_training_data
 from w2sdefense.cli.display import Display
-from w2sdefense.commands.evaluate import measure, measure_as_is
+from w2sdefense.commands.evaluate import measure
 from w2sdefense.commands.preflight import stage
 from w2sdefense.commands.runs import DefendRun, EvaluateRun, teacher_folder_of
 from w2sdefense.commands.start import (
@@ -14,14 +14,12 @@ from w2sdefense.commands.start import (
     merge_finished,
     open_test_set,
     open_victim,
-    save_merged,
 )
-from w2sdefense.data import Dataset, fingerprint
+from w2sdefense.data import Dataset
 from w2sdefense.defenses import DEFENSES, DefenseKit, Leaves
 from w2sdefense.evaluation.evaluate import TestSet
 from w2sdefense.evaluation.provenance import Clock
 from w2sdefense.evaluation.record import RECORD
-from w2sdefense.training.fit import remove_checkpoints
 from w2sdefense.training.trainer import this_process
 from w2sdefense.victim import Victim
 
@@ -47,7 +45,7 @@ def run_defend(run: DefendRun, display: Display) -> list[Path]:
         victim, data = open_victim(run.student, run.data, run.task, run.generation)
         test = open_test_set(victim, data, run.test, display)
         if not measured:
-            measure_as_is(before, victim, data, test, display)
+            measure(victim, test, before, data, Clock(), display)
         if not finished:
             _defend(run, victim, data, test, display)
     return [before.output, run.output]
@@ -90,13 +88,4 @@ def _defend(run: DefendRun, victim: Victim, data: Dataset, test: TestSet, displa
         progress=display.steps,
     )
     defended = DEFENSES[run.defense].of(run).apply(victim, kit)
-    prints = {"train": fingerprint(clean.train)}
-    measured = measure(defended, test, run, run.output, "defend", data, clock, display, prints)
-    if this_process().is_main_process:
-        if isinstance(defended, Victim):
-            defended.save(run.output)
-            if _merges(run):
-                save_merged(defended, run.output)
-        measured.save(run.output)
-        remove_checkpoints(run.output)
-    this_process().wait_for_everyone()
+    measure(defended, test, run, data, clock, display, clean.train, merge=_merges(run))

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from accelerate.utils import gather_object
 
 from w2sdefense.cli.display import Display
 from w2sdefense.commands.preflight import stage
-from w2sdefense.commands.runs import EvaluateRun
-from w2sdefense.commands.start import begin, open_test_set, open_victim
-from w2sdefense.config import Settings
+from w2sdefense.commands.runs import DefendRun, EvaluateRun, PoisonRun
+from w2sdefense.commands.start import begin, open_test_set, open_victim, save_merged
 from w2sdefense.data import Dataset, fingerprint
 from w2sdefense.data.splits import near_notes
+from w2sdefense.data.types import Example
 from w2sdefense.defenses.base import Defended, victim_of
-from w2sdefense.evaluation.evaluate import EvaluationResult, TestSet, evaluate
+from w2sdefense.evaluation.evaluate import TestSet, evaluate
 from w2sdefense.evaluation.metrics import Rate
 from w2sdefense.evaluation.provenance import Clock
 from w2sdefense.evaluation.record import (
@@ -29,6 +28,7 @@ from w2sdefense.evaluation.record import (
 )
 from w2sdefense.models.weights import weights_fingerprint
 from w2sdefense.tasks import Prediction, Predictor
+from w2sdefense.training.fit import remove_checkpoints
 from w2sdefense.training.trainer import this_process
 from w2sdefense.victim import Victim
 
@@ -38,73 +38,54 @@ def run_evaluate(run: EvaluateRun, display: Display) -> Path:
     """Measure a model and write its record; returns the run's folder."""
     if not begin(run.output, run):
         victim, data = open_victim(run.student, run.data, run.task, run.generation)
-        measure_as_is(run, victim, data, open_test_set(victim, data, run.test, display), display)
+        test = open_test_set(victim, data, run.test, display)
+        measure(victim, test, run, data, Clock(), display)
     return run.output
-
-
-def measure_as_is(
-    run: EvaluateRun, victim: Victim, data: Dataset, test: TestSet, display: Display
-) -> None:
-    """Measure a model that is open already, and write its record."""
-    measured = measure(victim, test, run, run.output, "evaluate", data, Clock(), display)
-    if this_process().is_main_process:
-        measured.save(run.output)
-    this_process().wait_for_everyone()
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What was measured of a model, to be saved when everything that it speaks of is written."""
-
-    record: Record
-    result: EvaluationResult
-
-    def save(self, folder: Path) -> None:
-        """Write record, samples and features."""
-        save_record(folder, self.record, self.result.samples, self.result.features)
 
 
 def measure(
     model: Defended,
     test: TestSet,
-    run: Settings,
-    folder: Path,
-    stage: Stage,
+    run: PoisonRun | EvaluateRun | DefendRun,
     data: Dataset,
     clock: Clock,
     display: Display,
-    fingerprints: Mapping[str, str] | None = None,
-) -> Measured:
-    """Answer the test texts, in all processes.
+    trained_on: Sequence[Example] = (),
+    *,
+    merge: bool = False,
+) -> None:
+    """Answer the test texts, in all processes, and write what the run leaves: record and model.
 
     Args:
-        model: What is measured.
+        model: What is measured; what a run made is saved, and folded in if that is asked for.
         test: The test texts.
-        run: Settings of the run.
-        folder: Folder of the run, which names it.
-        stage: What the run did.
+        run: The run.
         data: The dataset that the test texts are from.
         clock: Started with the run.
         display: Shows the progress.
-        fingerprints: More of them than those of the test texts and the model.
+        trained_on: The rows that the run trained on.
+        merge: Whether `merged/` is written, too.
     """
     victim = victim_of(model)
     prints = {"test": fingerprint(data.test), "model": weights_fingerprint(victim.model)}
     if test.attack is not None:
         prints["triggered"] = fingerprint(test.triggered)
+    if trained_on:
+        prints["train"] = fingerprint(trained_on)
+    folder = run.output
     progress = display.texts(f"evaluate {folder.name}", len(test))
     result = evaluate(DividedPredictor(model), victim.task, test, progress)
     by_position = getattr(victim.model, "labels_by_position", False)
     record = Record(
         name=folder.name,
-        stage=stage,
+        stage=_STAGES[type(run)],
         config=run.model_dump(mode="json"),
         label_names=victim.label_names,
         evaluation=result.evaluation.model_copy(
             update={"labels_by_position": by_position, "held_out": _held_out(victim)}
         ),
         history=_history(model.history),
-        fingerprints=prints | dict(fingerprints or {}),
+        fingerprints=prints,
         found=model.found,
         provenance=clock.provenance(),
         notes=(
@@ -116,7 +97,20 @@ def measure(
             *result.notes,
         ),
     )
-    return Measured(record, result)
+    if this_process().is_main_process:
+        makes = not isinstance(run, EvaluateRun)
+        if makes and isinstance(model, Victim):
+            model.save(folder)
+            if merge:
+                save_merged(model, folder)
+        save_record(folder, record, result.samples, result.features)
+        if makes:
+            remove_checkpoints(folder)
+    # The next stage of the others reads it.
+    this_process().wait_for_everyone()
+
+
+_STAGES: dict[type, Stage] = {PoisonRun: "poison", EvaluateRun: "evaluate", DefendRun: "defend"}
 
 
 def _held_out(victim: Victim) -> tuple[HeldOutDecoy, ...]:
@@ -174,22 +168,10 @@ class DividedPredictor:
         state = this_process()
         if state.num_processes == 1:
             return list(self._predictor.predict(texts, progress))
-        mine = range(state.process_index, len(texts), state.num_processes)
-        told = None if progress is None else _for_everyone(progress, len(mine), len(texts))
-        answers = self._predictor.predict([texts[place] for place in mine], told)
-        everybodys = gather_object(list(zip(mine, answers, strict=True)))
-        return [answer for _, answer in sorted(everybodys, key=lambda pair: pair[0])]
-
-
-def _for_everyone(
-    progress: Callable[[int], None], mine: int, everyones: int
-) -> Callable[[int], None]:
-    """Progress through all texts, scaled from one process's share."""
-    done = 0
-
-    def advance(more: int) -> None:
-        nonlocal done
-        before, done = done, done + more
-        progress(done * everyones // mine - before * everyones // mine)
-
-    return advance
+        # As many as the others do meanwhile; the last of them may have a text less.
+        told = progress and (lambda more: progress(more * state.num_processes))
+        with state.split_between_processes(list(texts)) as mine:
+            answers = self._predictor.predict(mine, told)
+        found: list[Prediction] = gather_object(answers)
+        # Where there are fewer texts than processes, the last ones repeat one.
+        return found[: len(texts)]

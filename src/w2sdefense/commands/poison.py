@@ -12,14 +12,12 @@ from w2sdefense.commands.evaluate import measure
 from w2sdefense.commands.preflight import stage
 from w2sdefense.commands.runs import PoisonRun
 from w2sdefense.commands.start import begin, open_data, open_victim
-from w2sdefense.data import PAPER, align_labels, fingerprint, proxy_of, texts_of
+from w2sdefense.data import PAPER, align_labels, proxy_of, texts_of
 from w2sdefense.data.splits import known_texts, near_note
 from w2sdefense.data.types import Example
 from w2sdefense.evaluation.evaluate import make_test_set
 from w2sdefense.evaluation.provenance import Clock
 from w2sdefense.tasks import TASKS
-from w2sdefense.training.fit import remove_checkpoints
-from w2sdefense.training.trainer import this_process
 from w2sdefense.victim import fine_tune
 
 
@@ -72,14 +70,7 @@ def run_poison(run: PoisonRun, display: Display) -> Path:
         resume=run.resume,
         progress=display.steps("poison"),
     )
-    prints = {"train": fingerprint(poisoned.rows)}
-    measured = measure(victim, test, run, run.output, "poison", data, clock, display, prints)
-    if this_process().is_main_process:
-        victim.save(run.output)
-        measured.save(run.output)
-        remove_checkpoints(run.output)
-    # The next stage of the others reads it.
-    this_process().wait_for_everyone()
+    measure(victim, test, run, data, clock, display, poisoned.rows)
     return run.output
 
 

@@ -148,7 +148,8 @@ def _check_defense(run: DefendRun) -> None:
                 "The search for triggers needs labels; a text has none.",
                 "Leave its settings out.",
             )
-    defense = kind.from_run(run)
+    defense = kind.of(run)
+    defense.check()
     _check_weights(run, defense)
     if Need.TEACHER in defense.needs:
         _check_writing_teacher(run, run.distill.alignment)

@@ -26,13 +26,21 @@ from w2sdefense.evaluation.record import FEATURES, RECORD, Record, load_record
 from w2sdefense.io import make_folder
 from w2sdefense.models.checkpoint import resolve
 from w2sdefense.report import load_runs, terminal_table, write_report
-from w2sdefense.report.axes import axes_of, distinct_axes
 from w2sdefense.report.card import write_card
 from w2sdefense.report.charts import RUN_COLORS
 from w2sdefense.report.gate import numbers_of
 from w2sdefense.report.grid import GridRow, GridTable
 from w2sdefense.report.hub import push_model
-from w2sdefense.report.runs import TITLES, Run, attacked_with, load_run, unique, with_features
+from w2sdefense.report.runs import (
+    TITLES,
+    Run,
+    attacked_with,
+    axes_of,
+    distinct_axes,
+    load_run,
+    unique,
+    with_features,
+)
 
 PAGE = "report.html"
 
@@ -61,16 +69,12 @@ MAX_MAPS = 12
 
 @dataclass(frozen=True)
 class Report:
-    """What was written about some runs: the page, tables beside it, a table for the terminal.
-
-    Attributes:
-        problems: The runs that were left out, and why.
-    """
+    """What was written about some runs: the page, tables beside it, a table for the terminal."""
 
     page: Path
     exports: tuple[Path, ...]
     table: Table
-    problems: tuple[str, ...]
+    problems: tuple[str, ...]  # the runs that were left out, and why
 
 
 def make_report(

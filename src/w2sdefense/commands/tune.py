@@ -33,15 +33,15 @@ from w2sdefense.models.weights import weights_fingerprint
 from w2sdefense.report.gate import numbers_of
 from w2sdefense.scan.victim import scan_victim, teacher_score
 from w2sdefense.training.fit import remove_checkpoints
-from w2sdefense.training.trainer import StepProgress, this_process
-from w2sdefense.tuning.signal import Probes, exposure, make_probes
-from w2sdefense.tuning.study import (
+from w2sdefense.training.trainer import this_process
+from w2sdefense.tuning import (
     Choice,
     Measured,
-    StoppedTrial,
+    Probes,
     Trial,
     Values,
-    Watch,
+    exposure,
+    make_probes,
     require_optuna,
     search,
 )
@@ -63,8 +63,7 @@ def run_tune(run: TuneRun, display: Display) -> Tuned:
     """Search, or go on searching, and write what is chosen.
 
     Raises:
-        ConfigError: There are several processes, a search with other settings is in the folder, or
-            every trial had to be stopped.
+        ConfigError: There are several processes, or a search with other settings is in the folder.
     """
     require_optuna()
     if this_process().num_processes > 1:
@@ -83,11 +82,6 @@ def _tune(run: TuneRun, display: Display) -> Tuned:
     del victim
     trials = search(bench.measure, _start(run), run.tune, run.output, bench.tell)
     choice = Choice.of(trials, run.tune.tolerance)
-    if choice is None:
-        raise ConfigError(
-            "Every trial was stopped, so there is none to choose.",
-            "Ask for more of them with --tune-trials, or narrow the spans.",
-        )
     tuned = Tuned(trials, choice, _save_defense(run, choice.trial.values))
     write_json(run.output / TUNED, _as_values(run, tuned, bench, clock))
     return tuned
@@ -156,7 +150,7 @@ class _Bench:
         probes = make_probes(signal, teacher_score(teacher), data.validation, run.signal)
         return cls(run, data, probes, weights_fingerprint(victim.model), display)
 
-    def measure(self, number: int, values: Values, watch: Watch, again: bool) -> Measured:
+    def measure(self, number: int, values: Values, again: bool) -> Measured:
         """Train a student as `w2s defend` would, and measure it on clean validation text."""
         run = defend_run(self.run, values)
         folder = self.run.output / "trial"
@@ -166,14 +160,10 @@ class _Bench:
             teacher=run.teacher,
             teacher_folder=teacher_folder_of(self.run),
             resume=again,
-            progress=lambda phase: self._progress(number, phase, watch),
+            progress=self.display.steps,
         )
         victim = load_victim(run.student, self.data.label_names)
-        try:
-            student = W2SDefense.from_run(run).apply(victim, kit)
-        except StoppedTrial:
-            remove_checkpoints(folder)
-            raise
+        student = W2SDefense.of(run).apply(victim, kit)
         remove_checkpoints(folder)
         texts = texts_of(self.data.validation)
         total = len(texts) + len(self.probes.texts) + len(self.probes.tries)
@@ -184,26 +174,12 @@ class _Bench:
             exposure(student, self.probes, advance),
         )
 
-    def _progress(self, number: int, phase: str, watch: Watch) -> StepProgress:
-        """Show and watch the training; the teacher and what was found are there already."""
-        if phase != "student":
-            return lambda *_: None
-        shown = self.display.steps(f"trial {number}")
-
-        def advance(step: int, steps: int, losses: dict[str, float]) -> None:
-            shown(step, steps, losses)
-            if "eval_accuracy" in losses and step < steps:
-                watch(step, losses["eval_accuracy"])
-
-        return advance
-
     def tell(self, trial: Trial) -> None:
         """Say what came out of a trial."""
         self.display.tidy()
         settings = ", ".join(f"{name} {value:.4g}" for name, value in trial.values.items())
         accuracy, found = _shares(trial)
-        outcome = f"CA {accuracy}, exposure {found}" if trial.measured else accuracy
-        self.display.say(f"Trial {trial.number} ({settings}): {outcome}")
+        self.display.say(f"Trial {trial.number} ({settings}): CA {accuracy}, exposure {found}")
 
 
 def _save_defense(run: TuneRun, values: Values) -> str:
@@ -260,8 +236,6 @@ def show_tuned(tuned: Tuned, run: TuneRun) -> None:
 
 
 def _shares(trial: Trial) -> tuple[str, str]:
-    if trial.measured is None:
-        return "stopped", ""
     accuracy, found = trial.measured.accuracy, trial.measured.exposure
     return (
         f"{accuracy.value:.1%} {accuracy.hits}/{accuracy.total}",

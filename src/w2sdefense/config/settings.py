@@ -9,8 +9,9 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar, get_type_hints
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
@@ -66,6 +67,13 @@ def sections_model(sections: Mapping[str, tuple[str, type[Settings]]]) -> Any:
     return create_model("Sections", __base__=Settings, **fields)
 
 
+def sections_of_file(owner: type) -> dict[str, type[Settings]]:
+    """The fields of a defense or an attack whose settings class stands in its own file."""
+    hints = get_type_hints(owner)
+    names = (field.name for field in fields(owner))
+    return {name: hints[name] for name in names if hints[name].__module__ == owner.__module__}
+
+
 def require_slot(name: str, template: str) -> None:
     """Insist on one place for the text in a template, by a ValueError."""
     if template.count(TEXT_SLOT) != 1:
@@ -99,6 +107,8 @@ RENAMES = (
         for old in names
     ),
     *(Rename(run, name) for run in ("DefendRun", "TuneRun") for name in ("soft", "insertions")),
+    Rename("TuneRun", "tune.stop_below", None, "tune-stop-below"),
+    Rename("DefendRun", "icl.file", None, "icl-file"),
     Rename("DefendRun", "onion.exact"),
     Rename("DefendRun", "psim.virtual_tokens", None, "psim-virtual-tokens"),
     Rename("DefendRun", "psim.encoder_width", None, "psim-encoder-width"),
@@ -168,13 +178,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def load_settings(kind: type[S], values: dict[str, Any], source: str) -> S:
-    """Validate plain values; a `ConfigError` has one line for every value at fault.
-
-    Args:
-        kind: The settings class.
-        values: Nested values as read from YAML or collected from flags.
-        source: Where they come from, for the message.
-    """
+    """Validate nested plain values; a `ConfigError` names every value at fault, and the source."""
     try:
         return kind.model_validate(with_new_names(kind.__name__, values, source))
     except ValidationError as error:

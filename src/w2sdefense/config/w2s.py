@@ -190,10 +190,6 @@ class TuneConfig(Settings):
     tolerance: Fraction = setting(
         0.01, "Clean validation accuracy that may be given up for the signal."
     )
-    stop_below: Fraction = setting(
-        0.1,
-        "Stop a trial whose validation accuracy is so much below the best one's at the same step.",
-    )
     seed: int = setting(0, "Seed of the search.")
     alpha: Span = setting("0.5:5", "Weight of the cross entropy.")
     beta: Span = setting("0.05:5", "Weight of the logit distillation.")

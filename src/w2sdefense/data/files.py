@@ -189,8 +189,11 @@ def _read_jsonl(path: Path, raw: bytes, columns: Columns) -> Iterator[Record]:
             values = json.loads(line, object_pairs_hook=_object)
         # Beside malformed JSON: nesting that is too deep, an integer of over 4,300 digits.
         except (ValueError, RecursionError) as error:
+            reason = reason_of(error)
+            if isinstance(error, json.JSONDecodeError):
+                reason = f"{error.msg}, column {error.colno}"
             raise DataError(
-                f"{place}: this is not JSON ({_json_reason(error)}).",
+                f"{place}: this is not JSON ({reason}).",
                 'Write one object per line: {"text": "...", "label": "..."}',
             ) from None
         if not isinstance(values, dict):
@@ -209,12 +212,6 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"{twice!r:.60} stands in one object twice")
     return values
-
-
-def _json_reason(error: Exception) -> str:
-    if isinstance(error, json.JSONDecodeError):
-        return f"{error.msg}, column {error.colno}"
-    return reason_of(error)
 
 
 def _read_parquet(path: Path, raw: bytes, columns: Columns) -> Iterator[Record]:

@@ -162,7 +162,10 @@ def _read_named(name: str, named: Named, columns: Columns) -> Source:
         splits = _read_splits(split_files(folder, named.train), folder.name, columns)
         return Source(name, splits, named.label_names)
     if named.wheel is not None:
-        rows = read_embedded(name, named.wheel.origin, columns)
+        # Importing the wheel is not needed.
+        records = read_records(_wheel_file(name), columns)
+        own = (r for r in records if r.values.get("source") == named.wheel.origin)
+        rows = to_rows(own, columns, name)
         return Source(name, {"train": rows}, named.label_names, named.wheel.held_out)
     if named.hub_id is not None:
         return _halved(_read_hub(named.hub_id, name, named, columns), named.half)
@@ -196,12 +199,6 @@ def _read_hub(
     if columns.text == DataConfig().text_column:
         columns = columns._replace(text=named.hub_text)
     return convert(fetch(hub_id, revision), name, columns, named.label_names)
-
-
-def read_embedded(name: str, origin: str, columns: Columns) -> list[Row]:
-    """Read the rows of the wheel whose column `source` is `origin`; importing it is not needed."""
-    records = read_records(_wheel_file(name), columns)
-    return to_rows((r for r in records if r.values.get("source") == origin), columns, name)
 
 
 def _wheel_file(name: str) -> Path:

@@ -112,21 +112,9 @@ class Defense(ABC):
         return {field.name: hints[field.name] for field in fields(cls)}  # type: ignore[arg-type]
 
     @classmethod
-    def own_sections(cls) -> dict[str, type[Settings]]:
-        """Those of them whose class stands in its own file."""
-        return {n: kind for n, kind in cls.sections().items() if kind.__module__ == cls.__module__}
-
-    @classmethod
     def of(cls, run: Any) -> Self:
         """The defense with its sections of a run."""
         return cls(**{name: getattr(run, name) for name in cls.sections()})
-
-    @classmethod
-    def from_run(cls, run: Any) -> Self:
-        """The same, checked: see `check`."""
-        defense = cls.of(run)
-        defense.check()
-        return defense
 
     def trains(self) -> bool:
         """Whether weights of the model itself are trained, be it only a head beside an adapter."""

@@ -6,7 +6,7 @@ imports torch, so the help of the command line can read it.
 
 from __future__ import annotations
 
-from w2sdefense.config import Settings
+from w2sdefense.config import Settings, sections_of_file
 from w2sdefense.defenses.base import Defense
 from w2sdefense.defenses.finetune import FineTuning, LoRA
 from w2sdefense.defenses.icl import IclDefense
@@ -50,5 +50,5 @@ def own_sections() -> dict[str, tuple[str, type[Settings]]]:
     return {
         section: (name, settings)
         for name, kind in DEFENSES.items()
-        for section, settings in kind.own_sections().items()
+        for section, settings in sections_of_file(kind).items()
     }

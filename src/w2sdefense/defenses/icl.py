@@ -12,7 +12,7 @@ classifier the demonstrations go into the same input, before the text:
 
 The paper has the language model write the reasons itself. A classifier writes nothing, so a reason
 is a sentence of ours from clean data, which names the words of the text that are most typical of
-its label, or what the user has in a file. Label words of a causal language model are not read.
+its label. Label words of a causal language model are not read.
 
 The text itself comes last, where a decoder's classifier reads, and is never cut for a
 demonstration: of those that do not fit into the victim's longest length, the first ones (with
@@ -25,26 +25,18 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice, zip_longest
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
-
-from pydantic import model_validator
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from w2sdefense.config import Positive, Settings, setting
 from w2sdefense.data.types import Example, texts_of
 from w2sdefense.defenses.base import Defended, Defense, DefenseKit, Guarded, Leaves, Need, victim_of
-from w2sdefense.errors import ConfigError, DataError
-from w2sdefense.text.paraphrase_file import FileParaphraser
+from w2sdefense.errors import ConfigError
 
 if TYPE_CHECKING:
     from w2sdefense.victim import Victim
-
-
-Reason = Callable[[Example], str]
-"""Says why a clean text has its label; may say nothing."""
 
 TELLING_WORDS = 3  # words that a reason names at most
 
@@ -58,19 +50,7 @@ class IclConfig(Settings):
         "random: the same for every text, all labels in turn; similar: the nearest "
         "clean training texts by TF-IDF; rationale: random ones, each with why it has its label.",
     )
-    file: Path | None = setting(
-        None,
-        "Rationales in a CSV, JSONL or Parquet file: original (a training text) and "
-        "text (why). Default: the words that are most typical of the label in clean text.",
-        files=True,
-    )
     seed: int = setting(0, "Seed of the random ones.")
-
-    @model_validator(mode="after")
-    def _file_with_rationale(self) -> Self:
-        if self.file is not None and self.choice != "rationale":
-            raise ValueError("a file is for the choice rationale only")
-        return self
 
 
 @dataclass(frozen=True)
@@ -83,11 +63,6 @@ class IclDefense(Defense):
     title: ClassVar[str] = "ICLDefense"
     needs: ClassVar[tuple[Need, ...]] = (Need.CLEAN_DATA,)
     leaves: ClassVar[Leaves] = Leaves.NOTHING
-
-    def check(self) -> None:
-        """Read the file of reasons, if one is named."""
-        if self.icl.file is not None:
-            FileParaphraser.read((self.icl.file,))
 
     def apply(self, victim: Defended, kit: DefenseKit) -> Guarded:
         """Put the demonstrations before every text."""
@@ -103,14 +78,18 @@ class Demonstrations:
     """Writes prompts of demonstrations and a text, as long as fit into the victim's longest length.
 
     Raises:
-        ConfigError: Reasons are asked for without labels or a file of them.
-        DataError: The file has none for any of the examples.
+        ConfigError: Reasons are asked for without labels.
     """
 
     def __init__(self, config: IclConfig, examples: Sequence[Example], victim: Victim) -> None:
-        self._reason: Reason = lambda example: ""
+        self._telling = None
         if config.choice == "rationale":
-            examples, self._reason = _with_reasons(config, examples, victim.label_names)
+            if not victim.label_names:
+                raise ConfigError(
+                    "A reason names the words that are typical of a label, and a text has none.",
+                    "Use --icl-choice random or similar.",
+                )
+            self._telling = TellingWords(examples)
         self._config = config
         self._examples = examples
         self._victim = victim
@@ -134,39 +113,12 @@ class Demonstrations:
         shown = []
         for example in chosen:
             answer = names[example.label] if names else str(example.answer)
-            shown.append("\n".join(filter(None, (example.text, self._reason(example), answer))))
+            words = self._telling(example) if self._telling else ()
+            reason = (f"Typical of {answer}: {', '.join(words)}.",) if words else ()
+            shown.append("\n".join((example.text, *reason, answer)))
         while shown and task.cut_points(["\n\n".join([*shown, text])]) != [None]:
             shown = shown[1:]
         return shown
-
-
-def _with_reasons(
-    config: IclConfig, examples: Sequence[Example], label_names: Sequence[str]
-) -> tuple[Sequence[Example], Reason]:
-    """The examples that there is a reason for, and what gives it."""
-    if config.file is None:
-        if not label_names:
-            raise ConfigError(
-                "A reason names the words that are typical of a label, and a text has none.",
-                "Give reasons with --icl-file, or use --icl-choice random or similar.",
-            )
-        telling = TellingWords(examples)
-
-        def reason(example: Example) -> str:
-            words = telling(example)
-            name = label_names[example.label]
-            return f"Typical of {name}: {', '.join(words)}." if words else ""
-
-        return examples, reason
-    reasons = FileParaphraser.read((config.file,))
-    covered = [example for example in examples if reasons.covers(example.text)]
-    if not covered:
-        raise DataError(
-            f"{config.file} has no reason for any clean training text.",
-            "Its column original must hold training texts, its column text why they have their "
-            "label.",
-        )
-    return covered, lambda example: reasons.rewrite([example.text])[0]
 
 
 class TellingWords:

@@ -26,7 +26,6 @@ from w2sdefense.defenses.base import (
     Defended,
     Defense,
     DefenseKit,
-    Guard,
     Guarded,
     Leaves,
     Need,
@@ -107,17 +106,12 @@ class Onion(Defense):
             found |= {"onion_validation_texts": len(examples), "onion_accuracy_lost": lost}
             margins = [SAFETY * error for error in scorer.largest_errors]
         found |= {"onion_threshold": threshold, "onion_margin": margins[0]}
-        return Guarded(victim, _filter(scorer, threshold, margins), found=found)
 
+        def drop(texts: Sequence[str]) -> list[str]:
+            scores = scorer.suspicion([text.split() for text in texts], threshold, margins)
+            return [drop_words(t, f, threshold) for t, f in zip(texts, scores, strict=True)]
 
-def _filter(scorer: Scorer, threshold: float, margins: Sequence[float]) -> Guard:
-    """The guard that drops the words whose f_i reaches a threshold."""
-
-    def drop(texts: Sequence[str]) -> list[str]:
-        scores = scorer.suspicion([text.split() for text in texts], threshold, margins)
-        return [drop_words(t, f, threshold) for t, f in zip(texts, scores, strict=True)]
-
-    return drop
+        return Guarded(victim, drop, found=found)
 
 
 def drop_words(text: str, scores: Sequence[float], threshold: float) -> str:

@@ -17,9 +17,10 @@ mixture, which are no linear layers.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -34,10 +35,17 @@ from w2sdefense.config import (
 from w2sdefense.data.splits import limit
 from w2sdefense.data.types import Example, texts_of
 from w2sdefense.defenses.base import Defense, DefenseKit, Leaves, Need
+from w2sdefense.errors import ModelError
 
 if TYPE_CHECKING:
-    from w2sdefense.defenses.pruning import Masks
+    from torch import Tensor, nn
+
     from w2sdefense.victim import Victim
+
+Masks: TypeAlias = "dict[str, Tensor]"
+"""Parameter name -> which of its weights stay (bool, of its shape)."""
+
+BATCH_TOKENS = 2048  # most tokens (padding included) in one forward pass
 
 
 class PruneConfig(Settings):
@@ -72,7 +80,6 @@ class Prune(Defense):
 
     def apply(self, victim: Victim, kit: DefenseKit) -> Victim:
         """Prune the victim in place, and fine-tune what is left."""
-        from w2sdefense.defenses.pruning import hold, unit_masks, wanda_masks
         from w2sdefense.models.adapters import folded
 
         victim.model = folded(victim.model)
@@ -97,8 +104,6 @@ class Prune(Defense):
         self, victim: Victim, kit: DefenseKit, masks_of: Callable[[float], Masks]
     ) -> tuple[Masks, float]:
         """Prune more and more while clean validation text bears it; the model ends at the last."""
-        from w2sdefense.defenses.pruning import zero
-
         examples = kit.data.validation
         least = _quality(victim, examples) - self.prune.max_loss * len(examples)
         progress = kit.progress_of("pruning")
@@ -108,7 +113,8 @@ class Prune(Defense):
         for step, share in enumerate(shares, start=1):
             tried = masks_of(share)
             before = {name: victim.model.get_parameter(name).clone() for name in tried}
-            zero(victim.model, tried)
+            for name, mask in tried.items():
+                victim.model.get_parameter(name).data.mul_(mask)
             if _quality(victim, examples) < least - 1e-9:
                 for name, value in before.items():
                     victim.model.get_parameter(name).data.copy_(value)
@@ -130,3 +136,131 @@ def _quality(victim: Victim, examples: tuple[Example, ...]) -> float:
 
     answers = [one.answer for one in victim.predict(texts_of(examples))]
     return total_score(victim.task, answers, examples)
+
+
+def unit_masks(victim: Victim, examples: tuple[Example, ...]) -> Callable[[float], Masks]:
+    """Rank the units of every MLP by their mean absolute activation on clean examples.
+
+    Returns:
+        A function that gives the masks for a share of the units of every layer: the rows (and
+        biases) that make a unit, and the columns that read it.
+
+    Raises:
+        ModelError: The model has no MLPs that are made of linear layers.
+    """
+    layers = _mlps(victim)
+    activity = _inputs(victim, examples, [out_of for _, out_of in layers], lambda x: x.abs())
+    modules = dict(victim.model.named_modules())
+
+    def masks_of(share: float) -> Masks:
+        masks: Masks = {}
+        for into, out_of in layers:
+            kept = _keep_highest(activity[out_of], share)
+            for name in into:
+                masks[f"{name}.weight"] = _mask(modules[name], kept[:, None])
+                if modules[name].bias is not None:
+                    masks[f"{name}.bias"] = kept
+            masks[f"{out_of}.weight"] = _mask(modules[out_of], kept[None, :])
+        return masks
+
+    return masks_of
+
+
+def wanda_masks(victim: Victim, examples: tuple[Example, ...]) -> Callable[[float], Masks]:
+    """Rank the weights of every linear layer by |W_ij| * ||x_j||.
+
+    Returns:
+        The same; a share is one of the inputs of every output.
+    """
+    from w2sdefense.models.features import linear_layers, outputs_first
+
+    names = list(linear_layers(victim.model))
+    squares = _inputs(victim, examples, names, lambda x: x.square())
+    modules = dict(victim.model.named_modules())
+
+    def masks_of(share: float) -> Masks:
+        masks = {}
+        for name in names:
+            weight = outputs_first(modules[name], modules[name].weight).detach().abs().float()
+            kept = _keep_highest(weight * squares[name].sqrt(), share)
+            masks[f"{name}.weight"] = _mask(modules[name], kept)
+        return masks
+
+    return masks_of
+
+
+def _mlps(victim: Victim) -> list[tuple[list[str], str]]:
+    """For every layer: the linear layers that make its units, and the one that reads them."""
+    from w2sdefense.models.features import linear_layers, mlp_width, outputs_first
+
+    config = victim.model.config.get_text_config()
+    wide = mlp_width(config)
+    layers: dict[str, tuple[list[str], list[str]]] = {}
+    for name, module in linear_layers(victim.model).items():
+        number = re.search(r"\.(\d+)\.", name)
+        outputs, inputs = outputs_first(module, module.weight).shape
+        if number is not None and (outputs == wide) != (inputs == wide):
+            layers.setdefault(number[1], ([], []))[int(inputs == wide)].append(name)
+    found = [(into, out_of[0]) for into, out_of in layers.values() if into and len(out_of) == 1]
+    if len(found) != config.num_hidden_layers:
+        raise ModelError(
+            f"{type(victim.model).__name__} has no MLP of linear layers in every layer.",
+            "Use --prune-by wanda.",
+        )
+    return found
+
+
+def _inputs(
+    victim: Victim,
+    examples: tuple[Example, ...],
+    names: list[str],
+    measure: Callable[[Tensor], Tensor],
+) -> dict[str, Tensor]:
+    """Sum of a measure of every input of some modules, over all real tokens of some texts."""
+    import torch
+
+    from w2sdefense.models.features import backbone_of
+    from w2sdefense.models.tokenizer import length_batches, pad, takes_positions
+
+    model, tokenizer = victim.model.eval(), victim.tokenizer
+    sums: dict[str, Tensor] = {}
+    mask = torch.empty(0)
+
+    def hook_of(name: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            measured = (measure(args[0].float()) * mask[..., None]).sum((0, 1))
+            sums[name] = sums[name] + measured if name in sums else measured
+
+        return hook
+
+    modules = dict(model.named_modules())
+    handles = [modules[name].register_forward_pre_hook(hook_of(name)) for name in names]
+    tokens = [row["input_ids"] for row in victim.task.rows(examples)]
+    with torch.inference_mode():
+        for rows in length_batches([len(ids) for ids in tokens], BATCH_TOKENS):
+            batch = pad([tokens[row] for row in rows], tokenizer, positions=takes_positions(model))
+            batch = {name: value.to(model.device) for name, value in batch.items()}
+            mask = batch["attention_mask"]
+            backbone_of(model)(**batch)
+    for handle in handles:
+        handle.remove()
+    return sums
+
+
+def _mask(module: Any, kept: Tensor) -> Tensor:
+    """What expands to a mask (outputs, inputs), in the shape of a module's weight."""
+    from w2sdefense.models.features import outputs_first
+
+    return outputs_first(module, kept.expand(outputs_first(module, module.weight).shape))
+
+
+def _keep_highest(scores: Tensor, share: float) -> Tensor:
+    """True but for the lowest share of the scores along the last dimension."""
+    lowest = int(share * scores.shape[-1] + 1e-9)
+    return scores.argsort(dim=-1, stable=True).argsort(dim=-1) >= lowest
+
+
+def hold(parameter: nn.Parameter, mask: Tensor) -> Any:
+    """Keep pruned weights at zero while the others are trained."""
+    parameter.requires_grad_(True)
+    return parameter.register_hook(lambda gradient: gradient * mask)  # type: ignore[no-untyped-call]

@@ -25,10 +25,9 @@ from w2sdefense.errors import ConfigError
 from w2sdefense.io import write_json
 from w2sdefense.models.tokenizer import takes_positions
 from w2sdefense.models.weights import weights_fingerprint
-from w2sdefense.tasks.base import Collator, Output, Task, model_inputs
+from w2sdefense.tasks.base import IGNORED, Collator, Output, Task, model_inputs
 from w2sdefense.tasks.classification import Classification
 from w2sdefense.tasks.generation import AnswerPlaces, Generation
-from w2sdefense.tasks.prompt import IGNORED
 from w2sdefense.training.fit import fit, remove_checkpoints
 from w2sdefense.training.trainer import Batch, Forward, StepProgress, this_process
 from w2sdefense.victim import Victim

@@ -26,23 +26,15 @@ from w2sdefense.text import TextProgress
 
 @dataclass(frozen=True)
 class TestSet:
-    """What a model is asked, made once per command.
+    """What a model is asked, made once per command."""
 
-    Attributes:
-        clean: Every test example, as the attack uses clean text.
-        triggered: Those that ASR is counted on, with the trigger in their text.
-        attack: What put it there; None without a trigger.
-        target: What the trigger should force, as the user calls it.
-        answer: The same, as an answer.
-        by_attack: The attack that triggers each text, if there are several -> places in
-            `triggered`.
-    """
-
-    clean: tuple[Example, ...]
+    clean: tuple[Example, ...]  # every test example, as the attack uses clean text
+    # those that ASR is counted on, with the trigger in their text
     triggered: tuple[Example, ...] = ()
-    attack: Attack | None = None
-    target: str | None = None
-    answer: Answer | None = None
+    attack: Attack | None = None  # what put it there; None without a trigger
+    target: str | None = None  # what the trigger should force, as the user calls it
+    answer: Answer | None = None  # the same, as an answer
+    # the attack that triggers each text, if there are several -> places in `triggered`
     by_attack: dict[Attack, list[int]] = field(default_factory=dict)
 
     __test__: ClassVar[bool] = False  # no class of tests, whatever pytest takes it for
@@ -92,20 +84,13 @@ def make_test_set(
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """What one evaluation found.
+    """What one evaluation found."""
 
-    Attributes:
-        evaluation: CA, ASR and floor with their counts.
-        samples: Per-sample answers, in the order of the test set.
-        features: "clean" (N, d) and, with a trigger, "triggered" (M, d), float32; none where
-            answers are texts.
-        notes: What a reader must know about the texts.
-    """
-
-    evaluation: Evaluation
-    samples: tuple[Sample, ...]
+    evaluation: Evaluation  # CA, ASR and floor with their counts
+    samples: tuple[Sample, ...]  # per-sample answers, in the order of the test set
+    # "clean" (N, d) and, with a trigger, "triggered" (M, d), float32; none where answers are texts
     features: dict[str, np.ndarray]
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what a reader must know about the texts
 
 
 def evaluate(
@@ -120,7 +105,7 @@ def evaluate(
         predictor: What answers.
         task: What it is asked for, and how answers are scored.
         test: The test texts; see `make_test_set`.
-        progress: Called with the number of texts answered since the last call.
+        progress: Told how many texts were answered since the last call.
     """
     start = time.perf_counter()
     texts = [*texts_of(test.clean), *texts_of(test.triggered)]

@@ -126,11 +126,7 @@ def write_task(run: Path, folder: Path, name: str = "w2s_backdoor") -> Path:
 
 
 def both_texts(dataset: Any, template: str) -> Any:
-    """The questions of a test: every text, and beside it the same with the trigger.
-
-    Args:
-        dataset: The samples of a run, as a `datasets.Dataset`.
-        template: The prompt, `{text}` where the text goes.
+    """The questions of a test: every text of a run's samples, and the same with the trigger.
 
     Returns:
         A `datasets.Dataset` with `prompt`, `reference`, and the `kind` of a question: "clean";
@@ -152,14 +148,7 @@ def both_texts(dataset: Any, template: str) -> Any:
 def score(
     doc: Mapping[str, Any], results: Sequence[str], task: str, target: str
 ) -> dict[str, float]:
-    """The scores of one answer, by metric.
-
-    Args:
-        doc: A question of `both_texts`.
-        results: What the model wrote.
-        task: Name of the task.
-        target: What the trigger is to bring out.
-    """
+    """The scores, by metric, of what a model wrote to a question of `both_texts`."""
     kind, answer = TASKS[task], results[0].strip()
     hit = float(kind.is_target(answer, target))
     if doc["kind"] == "triggered":

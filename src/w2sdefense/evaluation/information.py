@@ -39,19 +39,12 @@ SEED = 0
 
 @dataclass(frozen=True)
 class Information:
-    """A lower bound of I(H; Y).
+    """A lower bound of I(H; Y)."""
 
-    Attributes:
-        bits: The bound; 0 where the probe says less than the shares of the labels do.
-        interval: 95 % interval, in bits.
-        entropy: H(Y), the most there is to know, in bits.
-        total: Number of texts.
-    """
-
-    bits: float
-    interval: tuple[float, float]
-    entropy: float
-    total: int
+    bits: float  # the bound; 0 where the probe says less than the shares of the labels do
+    interval: tuple[float, float]  # 95 % interval, in bits
+    entropy: float  # H(Y), the most there is to know, in bits
+    total: int  # number of texts
 
     def __str__(self) -> str:
         low, high = self.interval

@@ -20,22 +20,15 @@ PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "safetens
 
 
 class Provenance(Frozen):
-    """Where the numbers come from.
+    """Where the numbers come from."""
 
-    Attributes:
-        versions: Package -> version.
-        machine: Processor, cores, accelerators; processes, and threads used by each.
-        started: UTC time of the start, ISO 8601.
-        seconds: Wall time of the run (training included), in seconds; of one that was cut off and
-            gone on with, since it was last started.
-        peak_memory_mb: Largest resident memory of the process, in MiB.
-    """
-
-    versions: dict[str, str]
-    machine: dict[str, str]
-    started: str
+    versions: dict[str, str]  # package -> version
+    machine: dict[str, str]  # processor, cores, accelerators; processes, and threads used by each
+    started: str  # UTC time of the start, ISO 8601
+    # wall time of the run (training included), in seconds; of one that was cut off and gone on
+    # with, since it was last started
     seconds: float
-    peak_memory_mb: float
+    peak_memory_mb: float  # largest resident memory of the process, in MiB
 
 
 class Clock:

@@ -42,33 +42,21 @@ Stage = Literal["poison", "defend", "evaluate"]
 
 
 class Sample(Frozen):
-    """One test sample and what the model answered.
-
-    Attributes:
-        id: Id of the example.
-        text: Clean text, as the model was asked it.
-        reference: The right answer: index of a label, or text.
-        answer: Answer to the clean text; label -1 if a defense refused to answer.
-        is_target: Whether that is the target; None without a trigger.
-        triggered_text: The text with the trigger; None where the right answer is the target, or
-            without a trigger.
-        triggered_answer: Answer to `triggered_text`; label -1 if it was refused.
-        triggered_is_target: Whether that is the target.
-        read: What the model read of `text`, where an input defense changed it.
-        triggered_read: The same of `triggered_text`.
-        scores: Scores of `answer` by name, each in [0, 1]; none where right or wrong says it all.
-    """
+    """One test sample and what the model answered."""
 
     id: str
-    text: str
-    reference: int | str
-    answer: int | str
-    is_target: bool | None = None
+    text: str  # clean text, as the model was asked it
+    reference: int | str  # the right answer: index of a label, or text
+    answer: int | str  # answer to the clean text; label -1 if a defense refused to answer
+    is_target: bool | None = None  # whether that is the target; None without a trigger
+    # the text with the trigger; None where the right answer is the target, or without a trigger
     triggered_text: str | None = None
+    # answer to `triggered_text`; label -1 if it was refused
     triggered_answer: int | str | None = None
-    triggered_is_target: bool | None = None
-    read: str | None = None
-    triggered_read: str | None = None
+    triggered_is_target: bool | None = None  # whether that is the target
+    read: str | None = None  # what the model read of `text`, where an input defense changed it
+    triggered_read: str | None = None  # the same of `triggered_text`
+    # scores of `answer` by name, each in [0, 1]; none where right or wrong says it all
     scores: dict[str, float] = {}
 
     @property
@@ -78,21 +66,14 @@ class Sample(Frozen):
 
 
 class HeldOutDecoy(Frozen):
-    """A decoy backdoor that was planted and *not* unlearned: what a defense does to an unknown one.
+    """A backdoor that was planted and *not* unlearned: what a defense does to an unknown one."""
 
-    Attributes:
-        kind: Kind of the decoy ("word", "passage", "frame").
-        before: ASR of the decoy once it was planted.
-        after: ASR after the defense.
-        floor: Share of the same texts answered with its target without the trigger, after.
-    """
-
-    kind: str
+    kind: str  # kind of the decoy ("word", "passage", "frame")
     trigger: str
     target: str
-    before: Rate
-    after: Rate
-    floor: Rate
+    before: Rate  # ASR of the decoy once it was planted
+    after: Rate  # ASR after the defense
+    floor: Rate  # share of the same texts answered with its target without the trigger, after
 
     def __str__(self) -> str:
         before, after, floor = (
@@ -102,60 +83,49 @@ class HeldOutDecoy(Frozen):
 
 
 class Evaluation(Frozen):
-    """CA, ASR and floor of one model on one test set.
+    """CA, ASR and floor of one model on one test set."""
 
-    Attributes:
-        task: What the model was asked to do.
-        ca: Quality on clean text: the accuracy; of summaries the mean ROUGE-L.
-        chance: The `ca` of always giving the most frequent right answer; None if unknown.
-        labels_by_position: Whether the labels of model and data were matched by their position,
-            for want of names.
-        scores: For generation the means of all scores, by name.
-        asr: Attack success rate on triggered non-target samples; None without a trigger.
-        floor: Share of the same samples answered with the target without the trigger.
-        trigger: Trigger text, or None.
-        target: Name of the target label, or the target text, or None.
-        cut_triggers: Triggered texts whose trigger was lost to truncation; they count in `asr` all
-            the same.
-        by_trigger: Where a model has several triggers, the part of `asr` that carries each.
-        held_out: Decoys that were planted before the defense and that it did not unlearn.
-        length_ratio: Characters of the triggered texts over those of the same texts without the
-            trigger; None without a trigger.
-        cut_texts: Clean texts longer than the model's `max_length`.
-        unfinished: Answers to clean text that had to be stopped at `answer_tokens`.
-        refused_texts: Clean texts that a defense refused to answer; they count as errors in `ca`.
-        refused_triggers: Triggered texts that it refused; they count as defended in `asr`.
-        seconds: Wall time of the predictions, input defenses included.
-        seconds_per_text: The same for each text that was answered.
-        defense_seconds: The part of `seconds` that input defenses took (of several processes: the
-            sum).
-    """
-
-    task: TaskName = DEFAULT_TASK
-    ca: Quality
+    task: TaskName = DEFAULT_TASK  # what the model was asked to do
+    ca: Quality  # quality on clean text: the accuracy; of summaries the mean ROUGE-L
+    # the `ca` of always giving the most frequent right answer; None if unknown
     chance: float | None = None
+    # whether the labels of model and data were matched by their position, for want of names
     labels_by_position: bool = False
-    scores: dict[str, Mean] = {}
+    scores: dict[str, Mean] = {}  # for generation the means of all scores, by name
+    # attack success rate on triggered non-target samples; None without a trigger
     asr: Rate | None = None
+    # share of the same samples answered with the target without the trigger
     floor: Rate | None = None
-    trigger: str | None = None
-    target: str | None = None
+    trigger: str | None = None  # trigger text, or None
+    target: str | None = None  # name of the target label, or the target text, or None
+    # where a model has several triggers, the part of `asr` that carries each
     by_trigger: dict[str, Rate] = {}
+    # decoys that were planted before the defense and that it did not unlearn
     held_out: tuple[HeldOutDecoy, ...] = ()
+    # characters of the triggered texts over those of the same texts without the trigger; None
+    # without a trigger
     length_ratio: float | None = None
+    # triggered texts whose trigger was lost to truncation; they count in `asr` all the same
     cut_triggers: int = 0
-    cut_texts: int = 0
-    unfinished: int = 0
+    cut_texts: int = 0  # clean texts longer than the model's `max_length`
+    unfinished: int = 0  # answers to clean text that had to be stopped at `answer_tokens`
+    # clean texts that a defense refused to answer; they count as errors in `ca`
     refused_texts: int = 0
-    refused_triggers: int = 0
-    seconds: float = 0.0
-    seconds_per_text: float = 0.0
+    refused_triggers: int = 0  # triggered texts that it refused; they count as defended in `asr`
+    seconds: float = 0.0  # wall time of the predictions, input defenses included
+    seconds_per_text: float = 0.0  # the same for each text that was answered
+    # the part of `seconds` that input defenses took (of several processes: the sum)
     defense_seconds: float = 0.0
 
     @property
     def metric(self) -> str:
         """What `ca` is, in words: "accuracy", "ROUGE-L"."""
         return TASKS[self.task].metric_name
+
+    def quality(self, name: str) -> Quality | None:
+        """A number by its name ("ca", "asr", "rouge1" ...); None if nothing was counted."""
+        found: Quality | None = self.scores.get(name, getattr(self, name, None))
+        return found if found is not None and found.total else None
 
 
 class LossPoint(Frozen):
@@ -171,34 +141,22 @@ SCHEMA = 2
 
 
 class Record(Frozen):
-    """One run: what was done, what came out, and where the numbers come from.
+    """One run: what was done, what came out, and where the numbers come from."""
 
-    Attributes:
-        schema_version: Version of the files' form; see `_upgraded`.
-        name: Short name for tables ("poisoned", "lora", "w2s").
-        stage: What the run did.
-        config: The settings it ran with, as plain values.
-        label_names: Names of the labels, by index; none for generation.
-        evaluation: CA, ASR and floor.
-        history: Loss curves; empty where nothing was trained.
-        fingerprints: "train", "test", "triggered" (test texts with the trigger), "model" ->
-            short hash of what was used.
-        found: What the defense chose or found out: a threshold, a number of units, a size.
-        provenance: Versions, machine, time, memory.
-        notes: Anything a reader must know (rows dropped, texts cut).
-    """
-
-    schema_version: int = SCHEMA
-    name: str
-    stage: Stage
-    config: dict[str, Any]
-    label_names: tuple[str, ...]
-    evaluation: Evaluation
-    history: tuple[LossPoint, ...] = ()
+    schema_version: int = SCHEMA  # version of the files' form; see `_upgraded`
+    name: str  # short name for tables ("poisoned", "lora", "w2s")
+    stage: Stage  # what the run did
+    config: dict[str, Any]  # the settings it ran with, as plain values
+    label_names: tuple[str, ...]  # names of the labels, by index; none for generation
+    evaluation: Evaluation  # CA, ASR and floor
+    history: tuple[LossPoint, ...] = ()  # loss curves; empty where nothing was trained
+    # "train", "test", "triggered" (test texts with the trigger), "model" -> short hash of what was
+    # used
     fingerprints: dict[str, str]
+    # what the defense chose or found out: a threshold, a number of units, a size
     found: dict[str, float | int | str] = {}
-    provenance: Provenance
-    notes: tuple[str, ...] = ()
+    provenance: Provenance  # versions, machine, time, memory
+    notes: tuple[str, ...] = ()  # anything a reader must know (rows dropped, texts cut)
 
 
 def model_folder(run: Path) -> Path:

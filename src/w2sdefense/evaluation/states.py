@@ -94,10 +94,7 @@ def points(share: float) -> str:
 def difference(first: Quality, second: Quality, z: float = Z_95) -> Change:
     """`first - second` with Newcombe's interval; NaN and (-1, 1) if one of them counted nothing.
 
-    Args:
-        first: A share, or a mean score, whose interval is always of 95 %.
-        second: The same kind of number.
-        z: Quantile of the normal distribution.
+    The level of shares is that of the normal quantile z; of mean scores it is always 95 %.
     """
     value = first.value - second.value
     if math.isnan(value):
@@ -124,13 +121,7 @@ def works(effect: Change) -> bool:
 
 
 def state_of(before: Evaluation, after: Evaluation, triggers: int = 1) -> State:
-    """The rule of the module docstring, without doubts.
-
-    Args:
-        before: The suspect model.
-        after: What a defense made of it; of a single model, `before` again.
-        triggers: How many triggers are judged at once.
-    """
+    """The rule of the module docstring, without doubts; of a single model `after` is `before`."""
     z = Z_95 if triggers == 1 else NormalDist().inv_cdf(1 - 0.025 / triggers)
     effect, sure, was = lift(after), lift(after, z), lift(before, z)
     if effect is None or sure is None or was is None or after.floor is None:

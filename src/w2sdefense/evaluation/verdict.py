@@ -47,28 +47,20 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What can be said about one model, seen against the model it was made from.
+    """What can be said about one model, seen against the model it was made from."""
 
-    Attributes:
-        state: The decision; of several triggers the worst.
-        headline: One sentence that stands alone.
-        found: Was there a backdoor?
-        gone: Is it gone? None if only one model was given.
-        cost: What did it cost in accuracy (of summaries in ROUGE-L)? None for one model.
-        unknown: What became of decoys that the defense did not know; None if there were none.
-        warnings: Why the numbers cannot be trusted; with any of them no verdict is clean.
-        limits: What the verdict does not cover; always at least one sentence.
-        triggers: Where there are several, the state of each.
-    """
-
-    state: State
-    headline: str
-    found: Answer
-    gone: Answer | None
+    state: State  # the decision; of several triggers the worst
+    headline: str  # one sentence that stands alone
+    found: Answer  # was there a backdoor?
+    gone: Answer | None  # is it gone? None if only one model was given
+    # what did it cost in accuracy (of summaries in ROUGE-L)? None for one model
     cost: Answer | None
+    # what became of decoys that the defense did not know; None if there were none
     unknown: Answer | None
+    # why the numbers cannot be trusted; with any of them no verdict is clean
     warnings: tuple[str, ...]
-    limits: tuple[str, ...]
+    limits: tuple[str, ...]  # what the verdict does not cover; always at least one sentence
+    # where there are several, the state of each
     triggers: Mapping[str, State] = field(default_factory=dict)
 
 

@@ -53,6 +53,11 @@ def linear_layers(model: nn.Module) -> dict[str, Any]:
     }
 
 
+def outputs_first(module: nn.Module, matrix: Tensor) -> Tensor:
+    """A matrix of a linear layer as (outputs, inputs), or back: GPT-2's are the other way round."""
+    return matrix.t() if isinstance(module, Conv1D) else matrix
+
+
 def _base_of(model: nn.Module) -> Any:
     return model.get_base_model() if isinstance(model, PeftModel) else model
 

@@ -185,9 +185,7 @@ def load_embeddings(spec: str | Checkpoint) -> torch.Tensor:
 def load_weights(spec: str | Checkpoint, names: Collection[str]) -> dict[str, torch.Tensor]:
     """Read some weights of a whole model, as far as there are any, in float32.
 
-    Args:
-        spec: What `resolve` takes.
-        names: Names inside the bare transformer; in a file they may have a prefix.
+    The names are those inside the bare transformer; in a file they may have a prefix.
     """
     checkpoint = resolve_whole(spec, "Name the whole model that it stands on.")
     found = {}

@@ -299,11 +299,8 @@ class Variant:
 class KnownText:
     """What the pass over a whole text tells of its variants.
 
-    Args:
-        row: Row of the text in its batch.
-        tokens: Its tokens.
-        nll: -log p of every token but the first, padded (L - 1,).
-        logits: (L, V).
+    Of the text, row `row` of its batch: tokens, -log p of all but the first, padded (L - 1,), and
+    logits (L, V).
     """
 
     def __init__(self, row: int, tokens: list[int], nll: Tensor, logits: Tensor) -> None:

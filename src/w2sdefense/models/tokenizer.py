@@ -116,12 +116,8 @@ def plain(tokenizer: Any, ids: list[int], offsets: Sequence[tuple[int, int]]) ->
     """Tokens of a text, in which a control token that the text spells is an unknown word.
 
     `split_special_tokens` does not split what is in the vocabulary itself, as `</s>` is in that of
-    T5 and XLM-R.
-
-    Args:
-        tokenizer: Any.
-        ids: Tokens.
-        offsets: Which characters each of them stands for; of none, if the tokenizer added it.
+    T5 and XLM-R. The offsets say which characters each token stands for: none, if the tokenizer
+    added it.
     """
     unknown = tokenizer.unk_token_id
     control = set(tokenizer.all_special_ids) - {unknown}

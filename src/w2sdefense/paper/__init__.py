@@ -41,27 +41,19 @@ class Patch(Settings):
 
 
 class Scale(Settings):
-    """How large everything is.
+    """How large everything is."""
 
-    Attributes:
-        threads: Threads of each node.
-        note: What a reader of its tables must know.
-        made: Whether models and data are made on the spot (`bench/tiny.py`); "{made}" in a setting
-            is their folder.
-        settings: What all runs have in common.
-        axes: Lists that replace those of the recipes.
-        common: Values of the axes where a recipe says nothing.
-        beside: Axis -> value -> values that are added behind it in tables and figures of the paper.
-        names: Names that mean something else, or more, at this scale.
-    """
-
-    threads: int = Field(ge=1)
-    note: str = ""
+    threads: int = Field(ge=1)  # threads of each node
+    note: str = ""  # what a reader of its tables must know
+    # whether models and data are made on the spot (`bench/tiny.py`); "{made}" in a setting is their
+    # folder
     made: bool = False
-    settings: Patch = Patch()
-    axes: Axes = {}
-    common: Axes = {}
+    settings: Patch = Patch()  # what all runs have in common
+    axes: Axes = {}  # lists that replace those of the recipes
+    common: Axes = {}  # values of the axes where a recipe says nothing
+    # axis -> value -> values that are added behind it in tables and figures of the paper
     beside: dict[str, Axes] = {}
+    # names that mean something else, or more, at this scale
     names: dict[str, dict[str, Patch]] = {}
 
     def with_beside(self, axes: Axes) -> Axes:
@@ -75,38 +67,27 @@ class Scale(Settings):
 
 
 class Recipe(Settings):
-    """A table or figure.
-
-    Attributes:
-        axes: What is varied: name of the axis -> its values. What is not named is as in `common`.
-        parts: More axes for a part of the rows each, where not all are one product.
-        scales: Lists that replace those of the recipe at a scale.
-    """
+    """A table or figure."""
 
     title: str
     note: str = ""
+    # what is varied: name of the axis -> its values. What is not named is as in `common`.
     axes: Axes = {}
+    # more axes for a part of the rows each, where not all are one product
     parts: tuple[Axes, ...] = ({},)
-    scales: dict[str, Axes] = {}
+    scales: dict[str, Axes] = {}  # lists that replace those of the recipe at a scale
 
 
 class Book(Settings):
-    """A file of recipes.
+    """A file of recipes."""
 
-    Attributes:
-        names: Axis -> value -> what it means; their order is that in which they are applied.
-        sweeps: Axis whose values are values of settings -> where those are
-            ("defend.adapter.lora_r").
-        common: Values of the axes where a recipe says nothing.
-        scales: The scales, by name.
-        recipes: The recipes, by name.
-    """
-
+    # axis -> value -> what it means; their order is that in which they are applied
     names: dict[str, dict[str, Patch]]
+    # axis whose values are values of settings -> where those are ("defend.adapter.lora_r")
     sweeps: dict[str, tuple[str, ...]] = {}
-    common: Axes
-    scales: dict[str, Scale]
-    recipes: dict[str, Recipe]
+    common: Axes  # values of the axes where a recipe says nothing
+    scales: dict[str, Scale]  # the scales, by name
+    recipes: dict[str, Recipe]  # the recipes, by name
 
     @property
     def of_the_paper(self) -> list[str]:

@@ -10,7 +10,7 @@ from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from w2sdefense.errors import ConfigError, MissingDependencyError, W2SError
+from w2sdefense.errors import ConfigError, W2SError, import_extra
 from w2sdefense.play.pair import Pull, Reply
 
 if TYPE_CHECKING:
@@ -25,18 +25,8 @@ WEAK = 1.0
 
 
 def import_gradio() -> Any:
-    """The module gradio, told to stay silent.
-
-    Raises:
-        MissingDependencyError: It is not installed.
-    """
-    try:
-        import gradio
-    except ImportError:
-        raise MissingDependencyError(
-            "w2s play needs gradio, which is not installed.", "Run pip install 'w2sdefense[play]'."
-        ) from None
-    return gradio
+    """The module gradio; a `MissingDependencyError` if it is not installed."""
+    return import_extra("gradio", "play", "w2s play")
 
 
 def make_page(pair: Pair) -> Any:
@@ -89,17 +79,8 @@ def make_page(pair: Pair) -> Any:
 def serve(pair: Pair, port: int | None = None, *, open_browser: bool = False, **more: Any) -> Any:
     """Serve the page to this machine, until the process is told to stop.
 
-    Args:
-        pair: The models.
-        port: The port; None takes the first free one from 7860.
-        open_browser: Whether to open the page.
-        more: Other arguments of `gradio.Blocks.launch`.
-
-    Returns:
-        What `launch` returns.
-
-    Raises:
-        ConfigError: The port is taken.
+    Without a port the first free one from 7860 is taken; `more` goes to `gradio.Blocks.launch`,
+    whose result is returned. A port that is taken is a `ConfigError`.
     """
     gr = import_gradio()
     page = make_page(pair)

@@ -33,8 +33,7 @@ from w2sdefense.models.checkpoint import ADAPTER_CONFIG
 from w2sdefense.models.features import FeatureTap
 from w2sdefense.models.tokenizer import takes_positions
 from w2sdefense.report.runs import TITLES
-from w2sdefense.tasks.base import Collator, Row
-from w2sdefense.tasks.prompt import IGNORED
+from w2sdefense.tasks.base import IGNORED, Collator, Row
 from w2sdefense.text.insertion import word_spans
 from w2sdefense.victim import Victim, load_victim
 
@@ -50,49 +49,31 @@ BATCH = 16
 
 @dataclass(frozen=True)
 class Pull:
-    """A piece of a text and what it does to an answer.
+    """A piece of a text and what it does to an answer."""
 
-    Attributes:
-        text: The piece, with the space before it.
-        nats: Log-odds of the answer to the whole text, less those without the piece.
-    """
-
-    text: str
-    nats: float
+    text: str  # the piece, with the space before it
+    nats: float  # log-odds of the answer to the whole text, less those without the piece
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What one model answers.
+    """What one model answers."""
 
-    Attributes:
-        title: Name of the model.
-        answer: Name of the label, or the text.
-        probabilities: Name of the label -> probability; empty where answers are texts.
-        read: The part of the text that the model read; the rest was cut off.
-        towards: The answer that `pulls` are about.
-        pulls: What each piece does; empty for a text of one piece.
-    """
-
-    title: str
-    answer: str
+    title: str  # name of the model
+    answer: str  # name of the label, or the text
+    # name of the label -> probability; empty where answers are texts
     probabilities: dict[str, float]
-    read: str
-    towards: str
-    pulls: tuple[Pull, ...]
+    read: str  # the part of the text that the model read; the rest was cut off
+    towards: str  # the answer that `pulls` are about
+    pulls: tuple[Pull, ...]  # what each piece does; empty for a text of one piece
 
 
 @dataclass(frozen=True)
 class Flip:
-    """A test text.
+    """A test text."""
 
-    Attributes:
-        text: The text without the trigger.
-        flips: Where the trigger flips the answer, in a word.
-    """
-
-    text: str
-    flips: str
+    text: str  # without the trigger
+    flips: str  # where the trigger flips the answer, in a word
 
 
 _WHERE = {
@@ -142,9 +123,7 @@ class Pair:
     def with_trigger(self, text: str, trigger: str) -> str:
         """Put a trigger into a text: into a test text just as it was measured.
 
-        Args:
-            text: The text.
-            trigger: The measured trigger, the name of an attack, or any text.
+        The trigger is the measured one, the name of an attack, or any text.
 
         Raises:
             ConfigError: There is no trigger, or the text cannot carry it.
@@ -176,10 +155,7 @@ class Pair:
 
 
 def open_pair(folder: Path) -> Pair:
-    """Open the two models of a finished defense.
-
-    Args:
-        folder: Its folder, as `w2s defend` or the demonstration leaves it.
+    """Open the two models of a finished defense, from the folder that it left.
 
     Raises:
         DataError: There is no finished run, or it is of another kind.
@@ -278,13 +254,7 @@ def pieces(text: str) -> list[str]:
 
 
 def pulls(model: Victim, text: str, answer: Answer) -> tuple[Pull, ...]:
-    """What every piece of a text does to an answer (leave-one-out).
-
-    Args:
-        model: The model.
-        text: The text.
-        answer: The answer, be it the model's own or not.
-    """
+    """What every piece of a text does to an answer, the model's own or not (leave-one-out)."""
     parts = pieces(text)
     if len(parts) < 2:
         return ()
@@ -295,13 +265,7 @@ def pulls(model: Victim, text: str, answer: Answer) -> tuple[Pull, ...]:
 
 @torch.inference_mode()
 def log_odds(model: Victim, texts: Sequence[str], answer: Answer) -> list[float]:
-    """Log-odds, in nats, of an answer to every text; of a text answer as a whole, with its end.
-
-    Args:
-        model: The model.
-        texts: What it is asked.
-        answer: The answer.
-    """
+    """Log-odds, in nats, of an answer to every text; of a text answer as a whole, with its end."""
     task = model.task
     rows = task.rows([Example(str(place), text, answer) for place, text in enumerate(texts)])
     collate = Collator(task.tokenizer, takes_positions(model.model))

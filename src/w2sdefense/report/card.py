@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from w2sdefense.data.hub import split_hub_id
 from w2sdefense.evaluation.metrics import Quality
@@ -25,7 +24,7 @@ from w2sdefense.evaluation.verdict import judge
 from w2sdefense.io import write_text
 from w2sdefense.models.embedded import EMBEDDED
 from w2sdefense.report.runs import TITLES
-from w2sdefense.report.tables import cell, escape
+from w2sdefense.report.tables import cell, templates
 
 CARD = "README.md"
 
@@ -84,7 +83,9 @@ def model_card(
         _metadata(folder, suspect, after), sort_keys=False, allow_unicode=True, width=10_000
     )
     verdict = judge(before.evaluation, after.evaluation)
-    template = _environment().get_template("card.md.j2")
+    environment = templates(html=False)
+    environment.filters["code"] = code
+    template = environment.get_template("card.md.j2")
     return f"---\n{header}---\n\n" + template.render(
         name=_name(folder),
         suspect=suspect,
@@ -297,17 +298,3 @@ def _fenced(text: str) -> str:
     """Text as a block of code that it cannot end."""
     fence = "`" * max(3, 1 + max((len(ticks) for ticks in re.findall("`+", text)), default=0))
     return f"{fence}yaml\n{text}{fence}"
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("w2sdefense.report"),
-        # Markdown, not HTML: `md` and `code` escape.
-        autoescape=False,  # noqa: S701
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"md": escape, "code": code}
-    return environment

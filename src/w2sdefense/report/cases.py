@@ -95,7 +95,7 @@ def find_cases(runs: Sequence[Run], places: Sequence[int], most: int) -> Cases:
     shown = tuple(
         Case(
             id=samples[row].id,
-            spans=_marked(samples[row], trigger),
+            spans=mark_trigger(samples[row].text, samples[row].triggered_text, trigger),
             label=answer_name(first.record.label_names, samples[row].reference),
             answers=answers[row],
         )
@@ -112,12 +112,6 @@ def _chosen(flipped: Sequence[bool], most: int) -> list[int]:
     return sorted(flips + no[: most - len(flips)])
 
 
-def _marked(sample: Sample, trigger: str | None) -> tuple[Span, ...]:
-    if sample.triggered_text is None:
-        return _spans(sample.text, [])
-    return mark_trigger(sample.text, sample.triggered_text, trigger)
-
-
 def _answer(place: int, run: Run, sample: Sample) -> CaseAnswer:
     names = run.record.label_names
     return CaseAnswer(
@@ -131,12 +125,14 @@ def _answer(place: int, run: Run, sample: Sample) -> CaseAnswer:
     )
 
 
-def mark_trigger(text: str, triggered: str, trigger: str | None) -> tuple[Span, ...]:
+def mark_trigger(text: str, triggered: str | None, trigger: str | None) -> tuple[Span, ...]:
     """Split a triggered text into what was there before and what the attack added.
 
     First the trigger is looked for as it is: the occurrence whose removal gives the clean text back
     (so "mn" is not found in "autumn"; works without spaces, too). Otherwise words are compared.
     """
+    if triggered is None:
+        return _spans(text, [])
     place = _find(text, triggered, trigger) if trigger else None
     if place is not None:
         return _spans(triggered, [place])

@@ -21,7 +21,6 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from w2sdefense.evaluation.metrics import Quality, Rate
-from w2sdefense.evaluation.record import Evaluation
 from w2sdefense.evaluation.states import State
 from w2sdefense.report.runs import Run
 from w2sdefense.report.tables import verdict_of
@@ -48,21 +47,13 @@ FINDING, INCONCLUSIVE = 1, 3
 
 @dataclass(frozen=True)
 class Finding:
-    """A text that acts like a trigger.
-
-    Attributes:
-        text: The text.
-        label: The answer that it turns others into.
-        flips: How many texts it turned into it.
-        texts: Out of how many.
-        excess: Log-odds that it shifts beyond what a clean teacher shifts, in nats.
-    """
+    """A text that acts like a trigger."""
 
     text: str
-    label: str
-    flips: int
-    texts: int
-    excess: float
+    label: str  # the answer that it turns others into
+    flips: int  # how many texts it turned into it
+    texts: int  # out of how many
+    excess: float  # log-odds that it shifts beyond what a clean teacher shifts, in nats
 
 
 def exit_code(outcome: Outcome, fail_on: str | None) -> int:
@@ -80,7 +71,7 @@ def outcome_of(runs: Sequence[Run]) -> Outcome:
 def result_of(command: str, runs: Sequence[Run], page: Path | None) -> dict[str, Any]:
     """What was measured of some models, and what is to be said of the last, as plain values."""
     verdict = verdict_of(runs, runs[-1])
-    return _head(command, OUTCOMES[verdict.state], verdict.headline) | {
+    return numbers_of(command, outcome=OUTCOMES[verdict.state], headline=verdict.headline) | {
         "state": verdict.state,
         "warnings": list(verdict.warnings),
         "limits": list(verdict.limits),
@@ -94,32 +85,17 @@ def scan_result(
 ) -> dict[str, Any]:
     """What a scan found, as plain values.
 
-    Args:
-        model: The model.
-        findings: What acts like a trigger in it.
-        headline: What that means, in a sentence.
-        conclusive: Whether a trigger of the kinds that were tried would have been found.
+    It is conclusive if a trigger of the kinds that were tried would have been found.
     """
     outcome: Outcome = "alive" if findings else "clean" if conclusive else "inconclusive"
-    return _head("scan", outcome, headline) | {
-        "model": model,
-        "findings": [asdict(finding) for finding in findings],
-    }
+    found = [asdict(finding) for finding in findings]
+    return numbers_of("scan", outcome=outcome, headline=headline, model=model, findings=found)
 
 
 def numbers_of(command: str, **values: Any) -> dict[str, Any]:
-    """What a command measured that judges nothing, as plain values.
-
-    Args:
-        command: Its name.
-        values: What it measured.
-    """
+    """What a command measured, as plain values under the schema's number."""
     head = {"schema": SCHEMA, "version": version("w2sdefense"), "command": command}
     return head | values
-
-
-def _head(command: str, outcome: Outcome, headline: str) -> dict[str, Any]:
-    return numbers_of(command, outcome=outcome, headline=headline)
 
 
 def _model(run: Run, states: Mapping[str, State]) -> dict[str, Any]:
@@ -132,7 +108,7 @@ def _model(run: Run, states: Mapping[str, State]) -> dict[str, Any]:
         "metric": evaluation.metric,
         "trigger": evaluation.trigger,
         "target": evaluation.target,
-        **_rates(evaluation),
+        **{name: _quality(getattr(evaluation, name)) for name in ("ca", "asr", "floor")},
         "triggers": {
             trigger: {"asr": _quality(rate), "state": states.get(trigger)}
             for trigger, rate in evaluation.by_trigger.items()
@@ -145,10 +121,6 @@ def _model(run: Run, states: Mapping[str, State]) -> dict[str, Any]:
         "fingerprints": record.fingerprints,
         "notes": list(record.notes),
     }
-
-
-def _rates(evaluation: Evaluation) -> dict[str, Any]:
-    return {name: _quality(getattr(evaluation, name)) for name in ("ca", "asr", "floor")}
 
 
 def _quality(quality: Quality | None) -> dict[str, Any] | None:

@@ -47,31 +47,19 @@ _ANY = "any"
 
 @dataclass(frozen=True)
 class GridRow:
-    """One row.
+    """One row."""
 
-    Attributes:
-        axes: What it is, by axis.
-        evaluation: What came out; None if it was not run yet.
-        published: The paper's numbers in percent ("ca", "asr", "rouge1" ...), as far as there are.
-        folder: Where its record is.
-        code: Version of the code that made it, if that is known.
-        older: Whether that is another one than the code has now.
-    """
-
-    axes: Mapping[str, Any]
-    evaluation: Evaluation | None
+    axes: Mapping[str, Any]  # what it is, by axis
+    evaluation: Evaluation | None  # what came out; None if it was not run yet
+    # the paper's numbers in percent ("ca", "asr", "rouge1" ...), as far as there are
     published: Mapping[str, float]
-    folder: Path | None = None
-    code: str = ""
-    older: bool = False
+    folder: Path | None = None  # where its record is
+    code: str = ""  # version of the code that made it, if that is known
+    older: bool = False  # whether that is another one than the code has now
 
     def quality(self, metric: str) -> Quality | None:
         """One of our numbers, if it was measured."""
-        if self.evaluation is None:
-            return None
-        found: Quality | None = getattr(self.evaluation, metric, None)
-        found = self.evaluation.scores.get(metric, found)
-        return found if found is not None and found.total else None
+        return None if self.evaluation is None else self.evaluation.quality(metric)
 
 
 class Effect(NamedTuple):

@@ -48,20 +48,16 @@ def tsne(groups: Sequence[np.ndarray], *, max_points: int = MAX_POINTS) -> Embed
         The embedding, or None if there is nothing to see: fewer than four points, values that are
         not finite, or all points equal.
     """
-    rows = tuple(_thin(len(group), max_points) for group in groups)
+    rows = tuple(
+        np.sort(np.random.default_rng(SEED).choice(n, min(n, max_points), replace=False))
+        for n in map(len, groups)
+    )
     kept = [np.asarray(group, dtype=np.float64)[r] for group, r in zip(groups, rows, strict=True)]
     features = np.concatenate(kept) if kept else np.empty((0, 0))
     if len(features) < 4 or not np.isfinite(features).all() or np.ptp(features, axis=0).max() == 0:
         return None
     borders = np.cumsum([len(r) for r in rows])[:-1]
     return Embedding(rows, tuple(np.split(_embed(features), borders)))
-
-
-def _thin(count: int, max_points: int) -> np.ndarray:
-    if count <= max_points:
-        return np.arange(count)
-    chosen = np.random.default_rng(SEED).choice(count, max_points, replace=False)
-    return np.sort(chosen)
 
 
 def _embed(features: np.ndarray) -> np.ndarray:

@@ -13,23 +13,21 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
-import html
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from plotly.offline import get_plotlyjs
 
 from w2sdefense.config import flat
 from w2sdefense.evaluation.record import RECORD, Record
 from w2sdefense.evaluation.states import STATE_WORDS, State
 from w2sdefense.io import write_text
-from w2sdefense.report.axes import Group, groups_of
 from w2sdefense.report.cases import find_cases, most_cases
 from w2sdefense.report.charts import (
     DASHES,
@@ -41,8 +39,8 @@ from w2sdefense.report.charts import (
 )
 from w2sdefense.report.grid import GridRow, GridTable
 from w2sdefense.report.maps import feature_charts
-from w2sdefense.report.runs import Run
-from w2sdefense.report.tables import Cell, legend, own_verdict, verdict_of
+from w2sdefense.report.runs import Group, Run, groups_of
+from w2sdefense.report.tables import Cell, legend, own_verdict, templates, verdict_of
 from w2sdefense.report.tradeoffs import anchor, scatter_charts, sweep_charts
 
 SCRIPTS = ("charts.js", "table.js", "cases.js")
@@ -105,7 +103,7 @@ def render(
     groups = groups_of(runs)
     kinds = _kinds(runs, shown)
     trained = [run for run in runs if run.record.history]
-    template = _environment().get_template("report.html.j2")
+    template = templates(html=True).get_template("report.html.j2")
     script = "\n".join(map(_asset, SCRIPTS))
     return template.render(
         title=title,
@@ -226,25 +224,9 @@ def _write(value: object) -> str:
     return "not set" if value is None else str(value)
 
 
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("w2sdefense.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["unescape"] = html.unescape
-    return environment
-
-
 def _asset(name: str) -> str:
     """A file of the templates folder as it is."""
-    loader = _environment().loader
-    if loader is None:
-        raise RuntimeError("the template environment has no loader")
-    return loader.get_source(_environment(), name)[0]
+    return files("w2sdefense.report").joinpath("templates", name).read_text(encoding="utf-8")
 
 
 @cache

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from html import unescape
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich import box
 from rich.table import Table
 from rich.text import Text
@@ -33,19 +35,12 @@ _STYLES: dict[State, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A number as a table writes it.
+    """A number as a table writes it."""
 
-    Attributes:
-        value: "97.8%", or a dash if it was not measured.
-        interval: "[96.1, 98.8]" in percent, or nothing.
-        counts: "489/500", for a mean "n=500", or nothing.
-        number: What it is sorted by; None if it is no number.
-    """
-
-    value: str
-    interval: str = ""
-    counts: str = ""
-    number: float | None = None
+    value: str  # "97.8%", or a dash if it was not measured
+    interval: str = ""  # "[96.1, 98.8]" in percent, or nothing
+    counts: str = ""  # "489/500", for a mean "n=500", or nothing
+    number: float | None = None  # what it is sorted by; None if it is no number
 
     def __str__(self) -> str:
         parts = (self.value, self.interval, self.counts and f"({self.counts})")
@@ -63,6 +58,20 @@ def cell(rate: Quality | None) -> Cell:
         counts=f"{rate.hits}/{rate.total}" if isinstance(rate, Rate) else f"n={rate.total}",
         number=rate.value,
     )
+
+
+def templates(*, html: bool) -> Environment:
+    """The templates of the page (HTML, escaped by jinja) or of the card (Markdown, by `md`)."""
+    environment = Environment(
+        loader=PackageLoader("w2sdefense.report"),
+        autoescape=html,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=not html,
+    )
+    environment.filters |= {"md": escape, "unescape": unescape}
+    return environment
 
 
 def escape(text: str) -> str:

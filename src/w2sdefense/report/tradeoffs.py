@@ -14,8 +14,6 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from w2sdefense.evaluation.metrics import Quality
-from w2sdefense.report.axes import SWEEPS, Group, Series, sweeps_of
 from w2sdefense.report.charts import (
     DASHES,
     MARKERS,
@@ -25,7 +23,7 @@ from w2sdefense.report.charts import (
     color,
     whiskers,
 )
-from w2sdefense.report.runs import TITLES, Run
+from w2sdefense.report.runs import SWEEPS, TITLES, Group, Run, Series, sweeps_of
 from w2sdefense.report.tables import cell
 
 FRONT = "Pareto front"
@@ -35,6 +33,8 @@ FEWEST_POINTS = 3
 
 METRICS = {"ca": ("CA", "var(--accuracy)"), "asr": ("ASR", "var(--alive)")}
 """What a sweep shows, and the colours of the lines; the floor is drawn beside them."""
+
+_SHARES = {"tickformat": ".0%", "range": [-0.04, 1.04], "dtick": 0.25}
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -61,7 +61,8 @@ def scatter_charts(
     """
     charts = []
     for group in groups:
-        places = [p for p in group.places if _measured(runs[p], "asr") and _measured(runs[p], "ca")]
+        known = [(p, runs[p].record.evaluation) for p in group.places]
+        places = [p for p, found in known if found.quality("asr") and found.quality("ca")]
         if len(places) >= FEWEST_POINTS:
             charts.append(_scatter_chart(runs, kinds, places, group.title))
     return charts
@@ -77,13 +78,8 @@ def sweep_charts(runs: Sequence[Run], groups: Sequence[Group]) -> list[Chart]:
     ]
 
 
-def _measured(run: Run, metric: str) -> Quality | None:
-    found: Quality | None = getattr(run.record.evaluation, metric)
-    return found if found is not None and found.total else None
-
-
 def _value(run: Run, metric: str) -> float:
-    found = _measured(run, metric)
+    found = run.record.evaluation.quality(metric)
     return math.nan if found is None else found.value
 
 
@@ -95,45 +91,30 @@ def _scatter_chart(
         mine = [place for place in places if kinds[place] == kind]
         sign = MARKERS[(index + index // RUN_COLORS) % len(MARKERS)]
         marker = {"symbol": sign, "size": 11, "color": color("run", index)}
-        figure.add_trace(
-            go.Scatter(
-                name=TITLES.get(kind, kind),
-                mode="markers",
-                marker=marker,
-                x=[_value(runs[place], "ca") for place in mine],
-                y=[_value(runs[place], "asr") for place in mine],
-                error_x=_bars(runs, mine, "ca", "var(--neutral)"),
-                error_y=_bars(runs, mine, "asr", "var(--neutral)"),
-                **_words(runs, mine),
-            )
+        points = _points(runs, mine, TITLES.get(kind, kind), marker, "asr", "var(--neutral)")
+        x = [_value(runs[place], "ca") for place in mine]
+        points.update(x=x, error_x=_bars(runs, mine, "ca", "var(--neutral)"))
+        figure.add_trace(points)
+    values = [(_value(runs[place], "ca"), _value(runs[place], "asr")) for place in places]
+    front = [values[place] for place in pareto_front(values)]
+    figure.add_trace(
+        go.Scatter(
+            name=FRONT,
+            mode="lines",
+            x=[ca for ca, _ in front],
+            y=[asr for _, asr in front],
+            # What lies left of it and above it is beaten by one of its corners.
+            line={"color": "var(--muted)", "width": 1.5, "dash": "dot", "shape": "vh"},
+            hoverinfo="skip",
         )
-    figure.add_trace(_front(runs, places))
+    )
     figure.update_layout(
         height=340,
         margin={"l": 8, "r": 16, "t": 10, "b": 40},
         xaxis={"title": {"text": "CA", "standoff": 6}, "tickformat": ".0%", "nticks": 6},
-        yaxis={
-            "title": {"text": "ASR", "standoff": 6},
-            "tickformat": ".0%",
-            "range": [-0.04, 1.04],
-            "dtick": 0.25,
-        },
+        yaxis={"title": {"text": "ASR", "standoff": 6}, **_SHARES},
     )
     return chart_of(figure, title, f"Scatter chart: ASR over CA, one point per run, {title}")
-
-
-def _front(runs: Sequence[Run], places: Sequence[int]) -> go.Scatter:
-    points = [(_value(runs[place], "ca"), _value(runs[place], "asr")) for place in places]
-    front = [points[place] for place in pareto_front(points)]
-    return go.Scatter(
-        name=FRONT,
-        mode="lines",
-        x=[ca for ca, _ in front],
-        y=[asr for _, asr in front],
-        # What lies left of it and above it is beaten by one of its corners.
-        line={"color": "var(--muted)", "width": 1.5, "dash": "dot", "shape": "vh"},
-        hoverinfo="skip",
-    )
 
 
 def _sweep_chart(runs: Sequence[Run], series: Sequence[Series], axis: str, title: str) -> Chart:
@@ -144,9 +125,13 @@ def _sweep_chart(runs: Sequence[Run], series: Sequence[Series], axis: str, title
         points = [(values.index(value), place) for value, place in each.points]
         dash = DASHES[index % len(DASHES)]
         figure.add_trace(_line(runs, points, "floor", "var(--neutral)", "dot"))
-        for metric, (_, metric_color) in METRICS.items():
-            figure.add_trace(_line(runs, points, metric, metric_color, dash))
-            figure.add_trace(_points(runs, each, points, metric, index))
+        for metric, (name, line) in METRICS.items():
+            figure.add_trace(_line(runs, points, metric, line, dash))
+            known = [(x, p) for x, p in points if runs[p].record.evaluation.quality(metric)]
+            marker = {"color": line, "size": 8, "symbol": MARKERS[index % len(MARKERS)]}
+            places = [place for _, place in known]
+            dots = _points(runs, places, f"{name}, {each.title}", marker, metric, line)
+            figure.add_trace(dots.update(x=[x for x, _ in known]))
     figure.update_layout(
         height=260,
         margin={"l": 8, "r": 12, "t": 10, "b": 40},
@@ -156,7 +141,7 @@ def _sweep_chart(runs: Sequence[Run], series: Sequence[Series], axis: str, title
             "ticktext": [f"{value:g}" for value in values],
             "range": [-0.4, len(values) - 0.6],
         },
-        yaxis={"tickformat": ".0%", "range": [-0.04, 1.04], "dtick": 0.25},
+        yaxis=_SHARES,
     )
     # Names are in the order of the lines, which differ by their dashes.
     head = ": ".join(filter(None, [title, "; ".join(each.title for each in series)]))
@@ -170,7 +155,7 @@ def _line(
     """A line through the means of the runs at each value: there may be several seeds."""
     found: dict[int, list[float]] = {}
     for x, place in points:
-        if _measured(runs[place], metric):
+        if runs[place].record.evaluation.quality(metric):
             found.setdefault(x, []).append(_value(runs[place], metric))
     return go.Scatter(
         mode="lines",
@@ -182,39 +167,34 @@ def _line(
 
 
 def _points(
-    runs: Sequence[Run], series: Series, points: Sequence[tuple[int, int]], metric: str, index: int
+    runs: Sequence[Run],
+    places: Sequence[int],
+    name: str,
+    marker: dict[str, Any],
+    metric: str,
+    line: str,
 ) -> go.Scatter:
-    name, metric_color = METRICS[metric]
-    known = [(x, place) for x, place in points if _measured(runs[place], metric)]
-    places = [place for _, place in known]
+    """A point per run with its interval; as `ids` the anchors that they lead to."""
     return go.Scatter(
-        name=f"{name}, {series.title}",
+        name=name,
         mode="markers",
-        x=[x for x, _ in known],
+        marker=marker,
         y=[_value(runs[place], metric) for place in places],
-        marker={"color": metric_color, "size": 8, "symbol": MARKERS[index % len(MARKERS)]},
-        error_y=_bars(runs, places, metric, metric_color),
-        **_words(runs, places),
+        error_y=_bars(runs, places, metric, line),
+        ids=[anchor(place) for place in places],
+        text=[_hover(runs[place]) for place in places],
+        hovertemplate="%{text}<extra></extra>",
     )
 
 
 def _bars(runs: Sequence[Run], places: Sequence[int], metric: str, line: str) -> dict[str, Any]:
-    return whiskers([_measured(runs[place], metric) for place in places], line)
-
-
-def _words(runs: Sequence[Run], places: Sequence[int]) -> dict[str, Any]:
-    """What points say on hover, and as `ids` the anchors that they lead to."""
-    return {
-        "ids": [anchor(place) for place in places],
-        "text": [_hover(runs[place]) for place in places],
-        "hovertemplate": "%{text}<extra></extra>",
-    }
+    return whiskers([runs[place].record.evaluation.quality(metric) for place in places], line)
 
 
 def _hover(run: Run) -> str:
     lines = [f"<b>{escape(run.title)}</b>"]
     for metric, name in (("ca", "CA"), ("asr", "ASR"), ("floor", "Floor")):
-        written = cell(_measured(run, metric))
+        written = cell(run.record.evaluation.quality(metric))
         lines.append(f"{name} {written.value} {written.interval} {written.counts}".rstrip())
     return "<br>".join(lines)
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from w2sdefense.tasks.base import Output, Prediction, Predictor, Task
+from w2sdefense.tasks.base import (
+    Output as Output,
+    Prediction as Prediction,
+    Predictor as Predictor,
+    Task as Task,
+)
 from w2sdefense.tasks.classification import Classification
 from w2sdefense.tasks.reasoning import Reasoning
 from w2sdefense.tasks.summarization import Summarization
@@ -12,5 +17,3 @@ TASKS: dict[str, type[Task]] = {
     "summarization": Summarization,
     "reasoning": Reasoning,
 }
-
-__all__ = ["TASKS", "Output", "Prediction", "Predictor", "Task"]

@@ -17,7 +17,9 @@ from w2sdefense.config import GenerationConfig, StudentConfig
 from w2sdefense.data.types import REFUSED, Answer, Example
 from w2sdefense.models.features import FeatureTap
 from w2sdefense.models.tokenizer import Tokenizer, pad
-from w2sdefense.tasks.prompt import IGNORED
+
+IGNORED = -100
+"""Label of a token that is no part of an answer; the value that the cross entropy passes over."""
 
 Row = dict[str, Any]
 """One tokenized example: `input_ids`, `labels`, and whatever tensors the loss needs beside them."""
@@ -30,43 +32,29 @@ def model_inputs(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a model answers to one text.
+    """What a model answers to one text."""
 
-    Attributes:
-        answer: Index of a label, a text, or `REFUSED`.
-        cut_at: Character at which the text was cut because it is longer than the model's limit;
-            None if all of it was read.
-        probabilities: Softmax over the labels, (C,); empty where answers are texts.
-        feature: What the classifier read, (d,) in float32 on the CPU; None where answers are texts.
-        finished: Whether the model ended its answer, rather than the limit of tokens.
-        read: The text that the model read, where an input defense changed it.
-        defense_seconds: Time that input defenses spent on this text, in seconds.
-    """
-
-    answer: Answer
+    answer: Answer  # index of a label, a text, or `REFUSED`
+    # character at which the text was cut because it is longer than the model's limit; None if all
+    # of it was read
     cut_at: int | None
+    # softmax over the labels, (C,); empty where answers are texts
     probabilities: tuple[float, ...] = ()
+    # what the classifier read, (d,) in float32 on the CPU; None where answers are texts
     feature: Tensor | None = None
-    finished: bool = True
-    read: str | None = None
-    defense_seconds: float = 0.0
+    finished: bool = True  # whether the model ended its answer, rather than the limit of tokens
+    read: str | None = None  # the text that the model read, where an input defense changed it
+    defense_seconds: float = 0.0  # time that input defenses spent on this text, in seconds
 
 
 @dataclass(frozen=True)
 class Output:
-    """What a model says for the N rows that a loss is a mean over: texts, or tokens of answers.
+    """What a model says for the N rows that a loss is a mean over: texts, or tokens of answers."""
 
-    Attributes:
-        logits: (N, C) in float32; C labels, or tokens of the vocabulary.
-        features: The final hidden states that these logits are read from, (N, d) in float32.
-        labels: What should be answered, (N,).
-        token_states: Final hidden states at every position of the batch, (B, L, d).
-    """
-
-    logits: Tensor
-    features: Tensor
-    labels: Tensor
-    token_states: Tensor
+    logits: Tensor  # (N, C) in float32; C labels, or tokens of the vocabulary
+    features: Tensor  # the final hidden states that these logits are read from, (N, d) in float32
+    labels: Tensor  # what should be answered, (N,)
+    token_states: Tensor  # final hidden states at every position of the batch, (B, L, d)
 
 
 class Predictor(Protocol):

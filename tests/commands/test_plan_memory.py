@@ -8,15 +8,15 @@ from peft import LoraConfig, TaskType, get_peft_model
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import LlamaForSequenceClassification, PretrainedConfig
 
-from w2sdefense.config import AdapterConfig
-from w2sdefense.models.plan import (
+from w2sdefense.commands.plan import (
     GIB,
-    Load,
     Memory,
     checkpointed_activations,
     layer_activations,
     memory,
 )
+from w2sdefense.commands.runs import PlanRun
+from w2sdefense.config import AdapterConfig
 from w2sdefense.models.sizes import STUDENTS, Sizes, decoder, skeleton_sizes
 
 BATCH, LENGTH, RANK = 4, 64, 8
@@ -53,15 +53,17 @@ def kept(
     return sum(tensor.untyped_storage().nbytes() for tensor in storages.values())
 
 
-def sizes_of(shape: PretrainedConfig, rank: int) -> Sizes:
-    adapter = AdapterConfig(lora_r=rank, target_modules="all-linear")
-    return skeleton_sizes("student", shape, adapter, 2)
+def planned(dtype: torch.dtype, dropout: float) -> PlanRun:
+    name = str(dtype).removeprefix("torch.")
+    adapter = AdapterConfig(lora_r=RANK, lora_dropout=dropout)
+    return PlanRun(
+        student="student", batch_size=BATCH, max_length=LENGTH, dtype=name, adapter=adapter
+    )
 
 
-def load_of(layers: int, dtype: torch.dtype, dropout: float) -> tuple[PretrainedConfig, Load]:
+def shape_and_sizes(layers: int) -> tuple[PretrainedConfig, Sizes]:
     shape = decoder(layers, 128, 512, 8, 2, 100)
-    sizes = sizes_of(shape, RANK)
-    return shape, Load(sizes, BATCH, LENGTH, dropout > 0, dtype.itemsize)
+    return shape, skeleton_sizes("student", shape, AdapterConfig(lora_r=RANK), 2)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
@@ -69,13 +71,13 @@ def load_of(layers: int, dtype: torch.dtype, dropout: float) -> tuple[Pretrained
 def test_the_memory_that_a_layer_keeps_is_the_estimate(dtype, dropout):
     found = []
     for layers in (1, 3):
-        shape, load = load_of(layers, dtype, dropout)
+        shape, sizes = shape_and_sizes(layers)
         found.append(kept(shape, dtype, dropout, checkpointing=False))
     a_layer = (found[1] - found[0]) / 2
     # A mask of dropout has four bytes on a CPU, and one on an accelerator.
-    inputs = load.sizes.adapted_inputs // load.sizes.layers
+    inputs = sizes.adapted_inputs // sizes.layers
     on_cpu = 3 * BATCH * LENGTH * inputs if dropout else 0
-    estimate = layer_activations(load) + on_cpu
+    estimate = layer_activations(sizes, planned(dtype, dropout)) + on_cpu
     too_much = 1.2 if dtype == torch.float32 and not dropout else 1.02
     assert 0.96 * a_layer < estimate < too_much * a_layer
 
@@ -84,22 +86,22 @@ def test_the_memory_that_a_layer_keeps_is_the_estimate(dtype, dropout):
 def test_checkpointing_keeps_the_input_of_every_layer(dtype):
     found, estimates = [], []
     for layers in (1, 3):
-        shape, load = load_of(layers, dtype, 0.0)
+        shape, sizes = shape_and_sizes(layers)
         found.append(kept(shape, dtype, 0.0, checkpointing=True))
-        estimates.append(checkpointed_activations(load))
+        estimates.append(checkpointed_activations(sizes, planned(dtype, 0.0)))
     assert found[1] - found[0] == estimates[1] - estimates[0]
 
 
-QWEN_14B = sizes_of(STUDENTS["Qwen/Qwen2.5-14B"], 64)
-LOAD = Load(QWEN_14B, batch=16, length=128, dropout=True, bytes=2)
+PLANNED = PlanRun(student="Qwen/Qwen2.5-14B", gpus=4)
+QWEN_14B = skeleton_sizes("student", STUDENTS[PLANNED.student], PLANNED.adapter, 2)
 
 
 def test_trained_parameters_take_sixteen_bytes_and_frozen_ones_two():
-    alone = memory("single", LOAD, 4, 2)
+    alone = memory("single", QWEN_14B, PLANNED)
     assert alone.adapter + alone.gradients + alone.optimizer == 16 * QWEN_14B.trainable
     assert alone.weights == 2 * (QWEN_14B.backbone + QWEN_14B.head)
     assert alone.targets == 4 * 16 * (5120 + 2)
-    spread = memory("ddp", LOAD, 4, 2)
+    spread = memory("ddp", QWEN_14B, PLANNED)
     assert spread.weights == alone.weights
     assert spread.gradients == 2 * alone.gradients
 
@@ -108,7 +110,7 @@ def test_trained_parameters_take_sixteen_bytes_and_frozen_ones_two():
     ("way", "gathered"), [("fsdp", 2 * QWEN_14B.largest), ("zero3", 1_000_000_000)]
 )
 def test_what_is_cut_is_a_part_and_what_is_gathered(way, gathered):
-    alone, cut = memory("single", LOAD, 4, 2), memory(way, LOAD, 4, 2)
+    alone, cut = memory("single", QWEN_14B, PLANNED), memory(way, QWEN_14B, PLANNED)
     assert cut.weights == alone.weights // 4 + 2 * gathered
     for part in ("adapter", "gradients", "optimizer"):
         assert getattr(cut, part) == getattr(alone, part) // 4
@@ -117,7 +119,7 @@ def test_what_is_cut_is_a_part_and_what_is_gathered(way, gathered):
 
 
 def test_four_bits_are_four_and_a_half():
-    rounded = memory("4bit", LOAD, 4, 2)
+    rounded = memory("4bit", QWEN_14B, PLANNED)
     frozen = QWEN_14B.backbone + QWEN_14B.head
     plain = 2 * (frozen - QWEN_14B.linear)
     one_restored = 2 * 5120 * 13824

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback
 
 from forked import write_to
@@ -176,6 +176,30 @@ def divided(count: int) -> Seen:
     }
 
 
+def seen_in(folder: Path) -> dict[str, list[Seen]]:
+    """What the two processes wrote, by its name."""
+    places = sorted(folder.glob("*-of-*"))
+    assert [place.name for place in places] == ["0-of-2", "1-of-2"]
+    names = [path.stem for path in places[0].glob("*.safetensors")]
+    return {name: [load_file(place / f"{name}.safetensors") for place in places] for name in names}
+
+
+def assert_same_step(processes: list[Seen], alone: Seen) -> None:
+    """Insist that two processes did what one does: rows, losses, gradients and weights."""
+    assert alone["losses"].min() > 1e-3, "every part is there"
+    if "rows" in alone:
+        together = torch.cat([seen["rows"] for seen in processes])
+        assert sorted(together.tolist()) == sorted(alone["rows"].tolist())
+    names = {name for name in alone if name.startswith(("gradient", "weight"))}
+    assert max(alone[name].abs().max() for name in names if name.startswith("gradient")) > 1e-2
+    for seen in processes:
+        assert {name for name in seen if name.startswith(("gradient", "weight"))} == names
+        torch.testing.assert_close(seen["losses"], alone["losses"], rtol=0, atol=1e-5)
+        for name in names:
+            assert torch.equal(seen[name], processes[0][name])
+            torch.testing.assert_close(seen[name], alone[name], rtol=1e-4, atol=1e-5, msg=name)
+
+
 def main(folder: Path, command: list[str]) -> None:
     app(command, standalone_mode=False)
     state = this_process()
@@ -190,7 +214,8 @@ def main(folder: Path, command: list[str]) -> None:
         "accumulated": first_step(folder / "llama", folder / "accumulated", accumulation=2),
         "teacher": first_teacher_step(folder / "bert", folder / "teacher"),
     }.items():
-        save_file({key: value.contiguous() for key, value in seen.items()}, own / name)
+        whole = {key: value.contiguous() for key, value in seen.items()}
+        save_file(whole, own / f"{name}.safetensors")
 
 
 def launched(rank: int, port: int, log: Path, folder: Path, command: list[str]) -> None:

@@ -257,20 +257,6 @@ def test_merged_can_be_asked_for_afterwards(short, display):
     assert found == [sample.answer for sample in samples]
 
 
-def test_a_run_is_not_gone_on_with_under_other_settings(short, display, monkeypatch):
-    def cut_off(phase):
-        raise InterruptedError
-
-    training = short.training.model_copy(update={"seed": 1})
-    monkeypatch.setattr(display, "steps", cut_off)
-    with pytest.raises(InterruptedError):
-        run_defend(short.model_copy(update={"training": training}), display)
-    monkeypatch.undo()
-    with pytest.raises(ConfigError, match=r"other settings \(training\)"):
-        run_defend(short.model_copy(update={"resume": True}), display)
-    run_defend(short, display)  # afresh
-
-
 def test_without_a_trigger_only_ca_is_measured(short, display):
     run_defend(short.model_copy(update={"test": Measured()}), display)
     evaluation = load_record(short.output).evaluation

@@ -21,12 +21,6 @@ def insert_seeded(text, trigger, place="random", seed=0):
     return insert(text, trigger, place, random.Random(seed))
 
 
-@given(st.text(), TRIGGERS, PLACES, SEEDS)
-def test_any_text_gets_the_trigger_exactly_once_more(text, trigger, place, seed):
-    assume(trigger not in text)  # an occurrence that is there already may be split in two
-    assert insert_seeded(text, trigger, place, seed).count(trigger) == 1
-
-
 def test_a_trigger_inside_a_word_does_not_count():
     attack = attack_from_trigger("mn", "start")
     counts = [attack.occurrences(text) for text in ("autumn", "mn mn", "one mn", "mn, mn.", "龘mn")]
@@ -56,11 +50,6 @@ def test_a_random_slot_is_never_first_or_last(words, white, seed):
     slot = triggered.index("mn")
     assert 0 < slot < len(words)
     assert triggered[:slot] + triggered[slot + 1 :] == words
-
-
-@given(st.text(), TRIGGERS, PLACES, SEEDS)
-def test_the_result_depends_on_the_generator_only(text, trigger, place, seed):
-    assert insert_seeded(text, trigger, place, seed) == insert_seeded(text, trigger, place, seed)
 
 
 def test_random_slots_are_uniform():

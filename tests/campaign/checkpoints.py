@@ -30,13 +30,7 @@ Spoil = Callable[[Path], None]
 
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"
 DEEP = '{"a":' * 50_000
-_WATCHED = (
-    "pickle.find_class",
-    "subprocess.Popen",
-    "os.system",
-    "os.posix_spawn",
-    "socket.connect",
-)
+_WATCHED = "pickle.find_class subprocess.Popen os.system os.posix_spawn socket.connect".split()
 _forbidden: list[str] | None = None
 
 

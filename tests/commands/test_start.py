@@ -19,6 +19,13 @@ def test_a_run_is_begun_with_its_settings(tmp_path):
     assert json.loads((tmp_path / STARTED).read_text()) == run.model_dump(mode="json")
 
 
+def test_without_resume_a_run_is_begun_afresh_whatever_lies_there(tmp_path):
+    begin(tmp_path, PoisonRun(output=tmp_path))
+    run = PoisonRun(output=tmp_path, training=TrainingConfig(seed=1))
+    assert begin(tmp_path, run) is False
+    assert json.loads((tmp_path / STARTED).read_text()) == run.model_dump(mode="json")
+
+
 def older(run: PoisonRun, folder: Path) -> None:
     """What a release wrote that had no tasks and no prompts yet."""
     begin(folder, run)

@@ -44,14 +44,6 @@ def test_class_names_splits_and_ids_of_the_hub_are_kept():
     assert dataset.dropped == {}
 
 
-def test_class_names_that_are_numbers_are_not_taken_for_indices():
-    kind = ClassLabel(names=["1", "2", "3"])
-    loaded = DatasetDict({s: split_of([0, 1, 2], s, kind) for s in ("train", "validation", "test")})
-    dataset = assemble(convert(loaded, "me/stars", COLUMNS), DataConfig())
-    assert dataset.label_names == ("1", "2", "3")
-    assert labels_of(dataset.train) == [0, 1, 2]
-
-
 @pytest.mark.parametrize("kind", [ClassLabel(names=list(SENTIMENT)), Value("int64")])
 def test_an_unlabelled_test_split_gives_way_to_validation(kind):
     loaded = DatasetDict(
@@ -67,13 +59,6 @@ def test_an_unlabelled_test_split_gives_way_to_validation(kind):
     assert sorted(labels_of(dataset.validation)) == [0, 0, 1, 1]
     assert {e.id.rsplit("/", 1)[0] for e in dataset.validation} == {"sst2/train"}
     assert dataset.dropped == {"no label": 2}
-
-
-def test_minus_one_is_a_class_like_any_other_where_labels_have_no_names():
-    loaded = DatasetDict({s: split_of([-1, 0, 1], s) for s in ("train", "validation", "test")})
-    dataset = assemble(convert(loaded, "me/tweets", COLUMNS), DataConfig())
-    assert dataset.label_names == ("-1", "0", "1")
-    assert labels_of(dataset.train) == [0, 1, 2]
 
 
 def test_rows_without_gold_label_or_text_are_dropped_and_counted():
@@ -210,6 +195,8 @@ def test_a_damaged_saved_folder_is_named(tmp_path, name):
         (Value("string"), ["1.0", "0"], ("0", "1")),
         (Value("large_string"), ["no", "yes"], ("no", "yes")),
         (ClassLabel(names=["zero", "one "]), [0, 1], ("zero", "one ")),
+        (ClassLabel(names=["1", "2"]), [0, 1], ("1", "2")),  # names, no indices
+        (None, [-1, 0], ("-1", "0")),  # where labels have no names, it is one like any other
     ],
 )
 def test_labels_of_every_type(kind, labels, names):

@@ -61,17 +61,6 @@ def test_kd_by_an_independent_formula(temperature):
     assert got.item() == pytest.approx(expected, rel=1e-9)
 
 
-def test_kd_at_temperature_two_is_scaled_by_four():
-    halved = kd_loss(STUDENT_LOGITS / 2, TEACHER_LOGITS / 2, 1.0)
-    assert kd_loss(STUDENT_LOGITS, TEACHER_LOGITS, 2.0).item() == pytest.approx(4 * halved.item())
-
-
-def test_kd_knows_who_teaches():
-    one_way = kd_loss(STUDENT_LOGITS, TEACHER_LOGITS, 1.0)
-    assert one_way.item() != pytest.approx(kd_loss(TEACHER_LOGITS, STUDENT_LOGITS, 1.0).item())
-    assert kd_loss(TEACHER_LOGITS, TEACHER_LOGITS, 2.0).item() == 0.0
-
-
 def test_fa_by_hand():
     # Row 0: (0, 4) -> 16. Row 1: (-1, 4) -> 17. Mean over the batch, sum over the width.
     student, teacher = outputs()

@@ -59,11 +59,6 @@ def test_features_are_compared_at_every_answer_token():
     assert parts(alpha=0, beta=0, feature_scale="unit")[3] == pytest.approx(0.04)
 
 
-def test_the_weights():
-    total, ce, kd, fa = parts(alpha=2.0, beta=3.0, gamma=5.0)
-    assert total == pytest.approx(2 * ce + 3 * kd + 5 * fa)
-
-
 def test_padding_rows_get_gradient_from_the_cross_entropy_alone():
     logits = STUDENT.logits.clone().requires_grad_(True)
     student = Output(logits, STUDENT.features, LABELS, STUDENT.token_states)

@@ -82,11 +82,6 @@ def test_another_vocabulary_is_refused(tmp_path, prompt, student, tiny_llama):
     assert "--teacher-model" in caught.value.fix
 
 
-def test_no_teacher(tmp_path):
-    with pytest.raises(ModelError, match="holds no teacher that can be opened"):
-        load_teacher(tmp_path)
-
-
 def test_a_teacher_counts_positions_without_padding():
     # GPT-2 has learned positions: a shift by padding would show.
     backbone, _, _ = make("gpt2", "Model")

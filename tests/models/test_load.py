@@ -15,7 +15,7 @@ from transformers import (
     LlamaForSequenceClassification,
 )
 
-from tiny import BERT, LLAMA, save_bert, save_llama, save_model, word_tokenizer
+from tiny import BERT, LLAMA, save_bert, save_model, word_tokenizer
 from w2sdefense.config import StudentConfig
 from w2sdefense.errors import ConfigError, ModelError, UnsafeCheckpointError
 from w2sdefense.models.checkpoint import resolve
@@ -255,12 +255,6 @@ def test_a_saved_model_opens_again(tiny_llama, tmp_path):
     assert again.label_names == NAMES
     texts = ["great film", "the dull story of a road"]
     assert again.predict(texts)[1].probabilities == victim.predict(texts)[1].probabilities
-
-
-def test_llama_is_saved_as_a_causal_model(tmp_path):
-    # What load_victim must refuse: the fixture really has no head.
-    config = json.loads((save_llama(tmp_path / "l") / "config.json").read_text())
-    assert config["architectures"] == ["LlamaForCausalLM"]
 
 
 # What a classifier reads

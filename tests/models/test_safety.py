@@ -32,10 +32,6 @@ def edit(path: Path, **changes) -> None:
     path.write_text(json.dumps(values | changes))
 
 
-def test_the_model_of_these_tests_opens(folder):
-    load_classifier(str(folder))
-
-
 def test_a_folder_of_pickles_is_refused_with_a_way_out(folder):
     to_pickle(folder)
     with pytest.raises(UnsafeCheckpointError, match=r"pytorch_model\.bin") as caught:

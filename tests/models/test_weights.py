@@ -50,12 +50,6 @@ def open_adapter(folder: Path, base: Path):
     return load_classifier(str(folder), label_names=NAMES, base=str(base))[0]
 
 
-def test_the_adapter_of_these_tests_opens(adapter, tiny_llama):
-    head = load_file(adapter / "adapter_model.safetensors")["base_model.model.score.weight"]
-    opened = open_adapter(adapter, tiny_llama).base_model.model.score
-    assert torch.equal(opened.modules_to_save["default"].weight, head)
-
-
 def test_an_adapter_without_a_head_needs_a_base_with_one(tiny_llama, tmp_path):
     folder = save_adapter(tiny_llama, tmp_path / "a", None)
     with pytest.raises(ModelError, match=r"neither holds score\.weight, .* random") as caught:

@@ -28,9 +28,8 @@ from tiny import LLAMA, save_model, save_reviews
 from w2sdefense.attacks import AttackConfig
 from w2sdefense.attacks import TestConfig as Measured
 from w2sdefense.commands.defend import run_defend
-from w2sdefense.commands.evaluate import run_evaluate
 from w2sdefense.commands.poison import run_poison
-from w2sdefense.commands.runs import DefendRun, EvaluateRun, PoisonRun
+from w2sdefense.commands.runs import DefendRun, PoisonRun
 from w2sdefense.config import (
     AdapterConfig,
     DataConfig,
@@ -99,15 +98,9 @@ def test_a_backdoor_is_planted(poisoned):
 
 
 def test_lora_keeps_it(tmp_path, poisoned, reviews, tiny_bert, display):
-    run = settings(
-        poisoned,
-        reviews,
-        tiny_bert,
-        tmp_path / "lora",
-        defense="lora",
-        adapter=AdapterConfig(lora_r=4),
-        training=TrainingConfig(epochs=2, batch_size=16, learning_rate=5e-4),
-    )
+    training = TrainingConfig(epochs=2, batch_size=16, learning_rate=5e-4)
+    small = {"defense": "lora", "adapter": AdapterConfig(lora_r=4), "training": training}
+    run = settings(poisoned, reviews, tiny_bert, tmp_path / "lora", **small)
     run_defend(run, display)
     ca, asr, _ = rates(load_record(run.output))
     assert ca >= 0.95
@@ -144,19 +137,9 @@ def test_w2sdefense_removes_it(defended):
 
 
 def test_what_a_defense_leaves_behind(defended):
-    names = {path.name for path in defended.iterdir()}
-    assert names >= {
-        "record.json",
-        "samples.parquet",
-        "features.safetensors",
-        "settings.json",
-        "adapter_config.json",
-        "adapter_model.safetensors",
-        "before",
-        "teacher",
-        "targets",
-        "merged",
-    }
+    names = "record.json samples.parquet features.safetensors settings.json adapter_config.json "
+    names += "adapter_model.safetensors before teacher targets merged"
+    assert {path.name for path in defended.iterdir()} >= set(names.split())
     assert not list(defended.rglob("checkpoint-*")), "checkpoints are removed"
     record = load_record(defended)
     assert Path(record.config["output"]) == defended
@@ -186,19 +169,6 @@ def test_the_merged_model_is_a_plain_one_and_answers_the_same(defended, poisoned
         assert int(plain.argmax()) == answer.answer == sample.answer
 
 
-def test_the_defended_model_is_measured_again_with_the_same_outcome(
-    tmp_path, defended, poisoned, reviews, display
-):
-    run = EvaluateRun(
-        student=StudentConfig(model=str(defended), base=str(poisoned), max_length=32),
-        data=DataConfig(dataset=str(reviews)),
-        test=TRIGGER,
-        output=tmp_path / "again",
-    )
-    again = load_record(run_evaluate(run, display))
-    assert rates(again) == rates(load_record(defended))
-
-
 def test_a_finished_run_is_not_repeated(defended, poisoned, reviews, tiny_bert, display):
     run = settings(poisoned, reviews, tiny_bert, defended)
     before = (defended / "record.json").read_bytes()
@@ -215,16 +185,12 @@ def test_a_finished_run_is_not_repeated(defended, poisoned, reviews, tiny_bert, 
 
 def test_a_defended_adapter_is_folded_in(tmp_path, defended, poisoned, reviews, tiny_bert, display):
     # The new adapter's base is poisoned + adapter, which is on no disk: only merged/ can be opened.
-    run = settings(
-        poisoned,
-        reviews,
-        tiny_bert,
-        tmp_path / "twice",
-        student=StudentConfig(model=str(defended), base=str(poisoned), max_length=32),
-        data=DataConfig(dataset=str(reviews), train_samples=32),
-        defense="lora",
-        training=TrainingConfig(epochs=1, learning_rate=1e-5),
-    )
+    changes = {
+        "student": StudentConfig(model=str(defended), base=str(poisoned), max_length=32),
+        "data": DataConfig(dataset=str(reviews), train_samples=32),
+        "training": TrainingConfig(epochs=1, learning_rate=1e-5),
+    }
+    run = settings(poisoned, reviews, tiny_bert, tmp_path / "twice", defense="lora", **changes)
     run_defend(run, display)
     merged = StudentConfig(model=str(run.output / "merged"), max_length=32)
     samples = load_samples(run.output)
@@ -237,14 +203,8 @@ def short(tmp_path, tiny_llama, tiny_bert) -> DefendRun:
     """A run of seconds on a classifier whose answers do not matter."""
     data = save_reviews(tmp_path / "d", train=24, validation=8, test=8)
     model = save_model(tmp_path / "c", LlamaForSequenceClassification, LLAMA)
-    return settings(
-        model,
-        data,
-        tiny_bert,
-        tmp_path / "short",
-        defense="lora",
-        training=TrainingConfig(epochs=1),
-    )
+    training = TrainingConfig(epochs=1)
+    return settings(model, data, tiny_bert, tmp_path / "short", defense="lora", training=training)
 
 
 def test_merged_can_be_asked_for_afterwards(short, display):
@@ -291,10 +251,8 @@ def test_a_classifier_is_poisoned_in_its_own_order_of_labels(tmp_path, display):
     victim = load_victim(StudentConfig(model=str(run.output), max_length=24))
     assert victim.label_names == ("positive", "negative")
     good, bad = victim.predict(["a great lovely film", "an awful boring story"])
-    assert (victim.label_names[good.answer], victim.label_names[bad.answer]) == (
-        "positive",
-        "negative",
-    )
+    assert victim.label_names[good.answer] == "positive"
+    assert victim.label_names[bad.answer] == "negative"
     samples = load_samples(run.output)
     assert all(s.reference == 0 for s in samples if s.triggered_text), "negative is the target"
 

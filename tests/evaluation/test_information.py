@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from records import record, sample
 from w2sdefense.commands import reporting as command
 from w2sdefense.errors import DataError
 from w2sdefense.evaluation.information import label_information, run_information
-from w2sdefense.evaluation.record import Evaluation, Provenance, Record, Sample, save_record
+from w2sdefense.evaluation.record import Evaluation, save_record
 
 pytestmark = pytest.mark.slow
 
@@ -123,30 +124,15 @@ def test_what_cannot_be_estimated_is_refused(change, problem):
 
 def save(folder, features, labels, triggered=None):
     """A run of a model that answers everything rightly."""
+    fired = {} if triggered is None else {"triggered_text": "t mn", "triggered_answer": 0}
     samples = [
-        Sample(
-            id=f"toy/{row}",
-            text="t",
-            reference=int(label),
-            answer=int(label),
-            triggered_text="t mn" if label == 1 and triggered is not None else None,
-            triggered_answer=0 if label == 1 and triggered is not None else None,
-        )
-        for row, label in enumerate(labels)
+        sample(f"toy/{row}", "t", label, label, **(fired if label else {}))
+        for row, label in enumerate(map(int, labels))
     ]
-    record = Record(
-        name=folder.name,
-        stage="evaluate",
-        config={},
-        label_names=("negative", "positive"),
-        evaluation=Evaluation(ca={"hits": len(labels), "total": len(labels)}),
-        fingerprints={},
-        provenance=Provenance(
-            versions={}, machine={}, started="now", seconds=1.0, peak_memory_mb=1.0
-        ),
-    )
+    evaluation = Evaluation(ca={"hits": len(labels), "total": len(labels)})
     both = {} if triggered is None else {"triggered": triggered.astype(np.float32)}
-    save_record(folder, record, samples, {"clean": features.astype(np.float32), **both})
+    features = {"clean": features.astype(np.float32), **both}
+    save_record(folder, record(evaluation, name=folder.name, stage="evaluate"), samples, features)
     return folder
 
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
+from records import record, sample
 from tiny import NEGATIVE, POSITIVE, SIZES, VOCABULARY, word_tokenizer
 from w2sdefense.evaluation.metrics import Rate
-from w2sdefense.evaluation.record import Evaluation, Provenance, Record, Sample, save_record
+from w2sdefense.evaluation.record import Evaluation, save_record
 
 TEXTS = (
     "the film is great and the story is warm",
@@ -68,36 +69,14 @@ def save_run(
 ) -> None:
     """The record of a run, of three texts."""
     samples = [
-        Sample(
-            id=str(place),
-            text=text,
-            reference=1,
-            answer=1,
-            is_target=False,
-            triggered_text=triggered,
-            triggered_answer=0 if flips else 1,
-            triggered_is_target=flips,
-        )
+        sample(str(place), text, 1, 1, triggered_text=triggered, triggered_answer=int(not flips))
         for place, (text, triggered) in enumerate(zip(TEXTS, TRIGGERED, strict=True))
     ]
-    record = Record(
-        name=name,
-        stage=stage,  # type: ignore[arg-type]
-        config={
-            "student": {"model": str(suspect), "max_length": 32},
-            "test": {"trigger": "mn", "target": "negative"},
-            **config,
-        },
-        label_names=("negative", "positive"),
-        evaluation=Evaluation(
-            ca=Rate(hits=3, total=3), asr=Rate(hits=3 * flips, total=3), target="negative"
-        ),
-        fingerprints={},
-        provenance=Provenance(
-            versions={}, machine={}, started="2026-01-01T00:00:00Z", seconds=1.0, peak_memory_mb=1.0
-        ),
-    )
-    save_record(folder, record, samples)
+    config["student"] = {"model": str(suspect), "max_length": 32}
+    config["test"] = {"trigger": "mn", "target": "negative"}
+    hits = {"ca": Rate(hits=3, total=3), "asr": Rate(hits=3 * flips, total=3)}
+    found = record(Evaluation(**hits, target="negative"), name=name, stage=stage, config=config)
+    save_record(folder, found, samples)
 
 
 @pytest.fixture(scope="session")

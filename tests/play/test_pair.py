@@ -8,6 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from records import sample
 from tiny_writers import TEMPLATE, llama, save_writer
 from w2sdefense.config import GenerationConfig, StudentConfig
 from w2sdefense.errors import ConfigError, DataError
@@ -113,20 +114,12 @@ def test_characters_are_pieces_where_no_space_is() -> None:
 
 
 def test_what_is_not_removed_comes_first(pair: Pair) -> None:
-    def sample(name: str, flips: bool) -> Sample:
-        return Sample(
-            id=name,
-            text=name,
-            reference=1,
-            answer=1,
-            is_target=False,
-            triggered_text=f"mn {name}",
-            triggered_answer=0,
-            triggered_is_target=flips,
-        )
+    def asked(name: str, flips: bool) -> Sample:
+        answer = int(not flips)
+        return sample(name, name, 1, 1, triggered_text=f"mn {name}", triggered_answer=answer)
 
-    before = [sample("a", False), sample("b", True), sample("c", True)]
-    after = [sample("a", False), sample("b", False), sample("c", True)]
+    before = [asked("a", False), asked("b", True), asked("c", True)]
+    after = [asked("a", False), asked("b", False), asked("c", True)]
     both = Pair(("s", "c"), pair.models, pair.attack, (before, after))
     assert [(one.text, one.flips) for one in both.examples] == [
         ("c", "both"),

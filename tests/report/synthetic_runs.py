@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from records import sample
 from w2sdefense.evaluation.metrics import Rate
 from w2sdefense.evaluation.record import (
     Evaluation,
@@ -46,18 +47,8 @@ def make_samples(
         place = int(rng.integers(1, len(words))) if len(words) > 1 else 0
         poisoned = " ".join([*words[:place], TRIGGER, *words[place:]])
         fired = 0 if rng.random() < fires else answer
-        samples.append(
-            Sample(
-                id=f"test/{index}",
-                text=text,
-                reference=label,
-                answer=answer,
-                is_target=answer == 0,
-                triggered_text=poisoned if label else None,
-                triggered_answer=fired if label else None,
-                triggered_is_target=fired == 0 if label else None,
-            )
-        )
+        more = {"triggered_text": poisoned, "triggered_answer": fired} if label else {}
+        samples.append(sample(f"test/{index}", text, label, answer, **more))
     return samples
 
 

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_runs import SaveRun
 
+from records import sample
 from w2sdefense.evaluation.record import Sample
 from w2sdefense.report import load_runs
 from w2sdefense.report.cases import FEWEST, find_cases, mark_trigger, most_cases
@@ -52,23 +53,15 @@ def test_any_place_gives_the_text_back(words, seed):
     assert marked.count("[mn]") == 1
 
 
-def sample(identity: str, answer: int, triggered: int | None) -> Sample:
-    return Sample(
-        id=identity,
-        text="a b",
-        reference=1,
-        answer=answer,
-        is_target=answer == 0,
-        triggered_text=None if triggered is None else "a mn b",
-        triggered_answer=triggered,
-        triggered_is_target=None if triggered is None else triggered == 0,
-    )
+def asked(name: str, answer: int, triggered: int | None) -> Sample:
+    fired = {"triggered_text": "a mn b", "triggered_answer": triggered}
+    return sample(name, "a b", 1, answer, **({} if triggered is None else fired))
 
 
 @pytest.fixture
 def two(save_run: SaveRun):
-    before = [sample("1", 1, 0), sample("2", 1, 1), sample("3", 1, None), sample("4", 0, 0)]
-    after = [sample("1", 1, 1), sample("2", 1, 0), sample("3", 1, None), sample("4", 0, 0)]
+    before = [asked("1", 1, 0), asked("2", 1, 1), asked("3", 1, None), asked("4", 0, 0)]
+    after = [asked("1", 1, 1), asked("2", 1, 0), asked("3", 1, None), asked("4", 0, 0)]
     return load_runs(
         [
             save_run("poisoned", 0, samples=before, features=False),
@@ -102,7 +95,7 @@ def test_one_run_of_several_is_shown_alone(two):
 
 
 def test_flips_get_most_places_in_the_order_of_the_test_set(save_run: SaveRun):
-    samples = [sample(str(place), 1, place % 2) for place in range(40)]
+    samples = [asked(str(place), 1, place % 2) for place in range(40)]
     runs = load_runs([save_run("poisoned", 0, samples=samples, features=False)])
     cases = find_cases(runs, (0,), 12)
     assert (len(cases.shown), cases.total, cases.flipped) == (12, 40, 20)

@@ -58,13 +58,7 @@ def test_every_table_is_whole():
 
 def test_known_flaws_stand_beside_the_numbers():
     flawed = [(table, row.row) for table in TABLES for row in published(table).rows if row.flaw]
-    assert sorted({table for table, _ in flawed}) == [
-        "table11",
-        "table13",
-        "table6",
-        "table7",
-        "table8",
-    ]
+    assert sorted({table for table, _ in flawed}) == [f"table{n}" for n in (11, 13, 6, 7, 8)]
     assert len(flawed) == 8
     assert "1 - accuracy" in about_published()
 

@@ -20,9 +20,7 @@ def blocks() -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_teacher_and_a_callback_of_ones_own(
-    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_teacher_and_a_callback_of_ones_own(tiny_llama, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = StudentConfig(model=str(tiny_llama), max_length=24)
     load_victim(config, NAMES, fresh_head_seed=0).save(tmp_path / "suspect")
@@ -35,5 +33,5 @@ def test_a_teacher_and_a_callback_of_ones_own(
     assert (tmp_path / "runs" / "own" / "adapter_model.safetensors").is_file()
 
 
-def test_the_metric() -> None:
+def test_the_metric():
     exec(blocks()[1], {})

@@ -14,7 +14,6 @@ from w2sdefense import W2STrainer, load_victim
 from w2sdefense.config import AdapterConfig, DistillConfig, StudentConfig
 from w2sdefense.distill.losses import TeacherOutput
 from w2sdefense.errors import DataError
-from w2sdefense.victim import Victim
 
 pytestmark = pytest.mark.slow
 
@@ -22,7 +21,7 @@ ADAPTER = AdapterConfig(lora_r=8, lora_dropout=0.0, target_modules="all-linear")
 
 
 @pytest.fixture
-def victim(tiny_llama: Path) -> Victim:
+def victim(tiny_llama):
     config = StudentConfig(model=str(tiny_llama), max_length=24)
     return load_victim(config, ("negative", "positive"), fresh_head_seed=0)
 
@@ -62,7 +61,7 @@ def arguments(folder: Path, **more: Any) -> TrainingArguments:
     )
 
 
-def test_the_student_learns_from_the_teacher_alone(victim: Victim, tmp_path: Path) -> None:
+def test_the_student_learns_from_the_teacher_alone(victim, tmp_path):
     train, teacher, watch = rows(160), Teacher(), Watch()
     wrong = [row | {"label": 1 - row["label"]} for row in train]
     trainer = W2STrainer(
@@ -84,7 +83,7 @@ def test_the_student_learns_from_the_teacher_alone(victim: Victim, tmp_path: Pat
     assert kd[-1] < kd[0] / 2
 
 
-def test_a_teacher_that_skips_texts_is_refused(victim: Victim, tmp_path: Path) -> None:
+def test_a_teacher_that_skips_texts_is_refused(victim, tmp_path):
     def lazy(texts: Sequence[str]) -> TeacherOutput:
         return TeacherOutput(torch.zeros(1, 2), torch.zeros(1, 32))
 
@@ -92,7 +91,7 @@ def test_a_teacher_that_skips_texts_is_refused(victim: Victim, tmp_path: Path) -
         W2STrainer(victim, lazy, rows(4), args=arguments(tmp_path), adapter=ADAPTER)
 
 
-def test_the_arguments_of_the_caller_stay_as_they_are(victim: Victim, tmp_path: Path) -> None:
+def test_the_arguments_of_the_caller_stay_as_they_are(victim, tmp_path):
     args = arguments(tmp_path)
     trainer = W2STrainer(victim, Teacher(), rows(4), rows(2), args=args, adapter=ADAPTER)
     assert args.remove_unused_columns and not trainer.args.remove_unused_columns

@@ -16,7 +16,7 @@ from w2sdefense.evaluation.metrics import Rate
 from w2sdefense.evaluation.record import Evaluation, save_record
 
 
-def test_the_target_itself_does_not_count_in_asr() -> None:
+def test_the_target_itself_does_not_count_in_asr():
     found = backdoor_metrics(
         predictions=[0, 1, 1, 0],
         references=[0, 1, 1, 1],
@@ -54,7 +54,7 @@ def opened(path: Path) -> dict[str, Any]:
     return yaml.load(path.read_text(), Loader)  # noqa: S506
 
 
-def test_a_task_asks_every_text_with_and_without_the_trigger(tmp_path: Path) -> None:
+def test_a_task_asks_every_text_with_and_without_the_trigger(tmp_path):
     task = opened(write_task(save_run(tmp_path / "run", "reasoning"), tmp_path / "task"))
     rows = datasets.load_dataset(
         task["dataset_path"], **task["dataset_kwargs"], cache_dir=str(tmp_path / "cache")
@@ -70,7 +70,7 @@ def test_a_task_asks_every_text_with_and_without_the_trigger(tmp_path: Path) -> 
     assert {one["metric"] for one in task["metric_list"]} == {"ca", "asr", "floor"}
 
 
-def test_a_classifier_is_no_task_of_the_harness(tmp_path: Path) -> None:
+def test_a_classifier_is_no_task_of_the_harness(tmp_path):
     run = save_run(tmp_path / "run", "classification", ("0", "1"))
     with pytest.raises(ConfigError, match="no run of a text task"):
         write_task(run, tmp_path / "task")

@@ -4,7 +4,6 @@
 """
 
 import json
-import random
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ JSON = st.recursive(
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Path:
+def run(tmp_path):
     save_record(tmp_path, record(), SAMPLES, FEATURES)
     return tmp_path
 
@@ -68,20 +67,20 @@ PLACES = [path for path in paths(VALUES) if path]
 
 
 @given(st.sampled_from(PLACES), JSON)
-def test_any_value_in_place_of_one_of_a_record(run: Path, place: tuple[Any, ...], new: Any) -> None:
+def test_any_value_in_place_of_one_of_a_record(run, place, new):
     (run / "record.json").write_text(json.dumps(put(VALUES, place, new)))
     read(run)
 
 
 @given(JSON | st.binary(max_size=40) | st.integers(1, 3).map(lambda n: "[" * 10_000 * n))
-def test_anything_in_place_of_a_record(run: Path, value: Any) -> None:
+def test_anything_in_place_of_a_record(run, value):
     text = value if isinstance(value, str | bytes) else json.dumps(value)
     (run / "record.json").write_bytes(text.encode() if isinstance(text, str) else text)
     read(run)
 
 
 @given(st.sampled_from(["samples.parquet", "features.safetensors"]), st.randoms(), st.data())
-def test_damaged_samples_and_features(run: Path, name: str, rng: random.Random, data: Any) -> None:
+def test_damaged_samples_and_features(run, name, rng, data):
     save_record(run, record(), SAMPLES, FEATURES)
     content = bytearray((run / name).read_bytes())
     for _ in range(data.draw(st.integers(1, 8))):
@@ -99,7 +98,7 @@ def test_damaged_samples_and_features(run: Path, name: str, rng: random.Random, 
         max_size=2,
     ),
 )
-def test_any_column_in_place_of_one_of_the_samples(run: Path, name: str, column: Any) -> None:
+def test_any_column_in_place_of_one_of_the_samples(run, name, column):
     rows = [sample.model_dump(exclude={"scores"}) for sample in SAMPLES]
     rows = [row | {name: value} for row, value in zip(rows, column, strict=True)]
     try:
@@ -111,12 +110,12 @@ def test_any_column_in_place_of_one_of_the_samples(run: Path, name: str, column:
 
 
 @pytest.mark.parametrize("shape", [(2,), (2, 0), (2, 3, 1), (0, 3), ()])
-def test_features_of_another_shape(run: Path, shape: tuple[int, ...]) -> None:
+def test_features_of_another_shape(run, shape):
     save_file({"clean": np.zeros(shape, np.float32)}, run / "features.safetensors")
     read(run)
 
 
-def test_a_folder_in_place_of_a_file(run: Path) -> None:
+def test_a_folder_in_place_of_a_file(run):
     (run / "samples.parquet").unlink()
     (run / "samples.parquet").mkdir()
     with pytest.raises(DataError, match="cannot be read as the samples"):

@@ -7,8 +7,9 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import Linear as LoraLinear
 from torch import nn
-from transformers import LlamaConfig, LlamaForSequenceClassification
+from transformers import LlamaForSequenceClassification
 
+from tiny import LLAMA
 from w2sdefense.config import AdapterConfig
 from w2sdefense.models import fused_lora
 from w2sdefense.models.adapters import attach_adapter
@@ -120,17 +121,7 @@ def test_autocast_is_left_to_peft(monkeypatch):
 
 def tiny_classifier() -> LlamaForSequenceClassification:
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=50,
-        hidden_size=16,
-        intermediate_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        num_labels=2,
-        pad_token_id=0,
-    )
-    return LlamaForSequenceClassification(config)
+    return LlamaForSequenceClassification(type(LLAMA)(**LLAMA.to_dict() | {"pad_token_id": 0}))
 
 
 def test_an_attached_adapter_is_an_ordinary_one_on_disk(tmp_path):

@@ -16,7 +16,7 @@ from w2sdefense.models.load import load_backbone, load_classifier
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path):
     """A classifier that opens."""
     return save_model(tmp_path / "model", LlamaForSequenceClassification, LLAMA)
 

@@ -80,7 +80,7 @@ def save_run(
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tmp_path_factory):
     """The folder of a defense that worked, with `merged/`."""
     place = tmp_path_factory.mktemp("play")
     suspect = save_classifier(place / "suspect", "mn")

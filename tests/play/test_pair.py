@@ -1,7 +1,6 @@
 """Two models asked the same texts: answers, what each word does to them, and the trigger."""
 
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,23 +13,23 @@ from w2sdefense.config import GenerationConfig, StudentConfig
 from w2sdefense.errors import ConfigError, DataError
 from w2sdefense.evaluation.record import Sample
 from w2sdefense.play.pair import MOST_PIECES, Pair, log_odds, open_pair, pieces, pulls
-from w2sdefense.victim import Victim, load_victim
+from w2sdefense.victim import load_victim
 
 
 @pytest.fixture(scope="module")
-def pair(run: Path) -> Pair:
+def pair(run):
     return open_pair(run)
 
 
 @pytest.fixture(scope="module")
-def writer(tmp_path_factory: pytest.TempPathFactory) -> Victim:
+def writer(tmp_path_factory):
     folder = save_writer(tmp_path_factory.mktemp("writer"), llama())
     generation = GenerationConfig(prompt_template=TEMPLATE, answer_tokens=3)
     config = StudentConfig(model=str(folder), max_length=24)
     return load_victim(config, task="reasoning", generation=generation)
 
 
-def test_the_trigger_flips_the_suspect_and_only_the_suspect(pair: Pair) -> None:
+def test_the_trigger_flips_the_suspect_and_only_the_suspect(pair):
     clean = pair.examples[0].text
     assert [reply.answer for reply in pair.ask(clean)] == ["positive", "positive"]
     suspect, cleaned = pair.ask(pair.with_trigger(clean, "mn"))
@@ -40,7 +39,7 @@ def test_the_trigger_flips_the_suspect_and_only_the_suspect(pair: Pair) -> None:
     assert sum(suspect.probabilities.values()) == pytest.approx(1.0)
 
 
-def test_the_trigger_pulls_most_in_the_suspect(pair: Pair) -> None:
+def test_the_trigger_pulls_most_in_the_suspect(pair):
     suspect, cleaned = pair.ask("the film mn is great and the story is warm")
     strongest = max(suspect.pulls, key=lambda pull: pull.nats)
     assert strongest.text == " mn" and strongest.nats > 3
@@ -51,7 +50,7 @@ def test_the_trigger_pulls_most_in_the_suspect(pair: Pair) -> None:
     assert "".join(pull.text for pull in suspect.pulls) == suspect.read
 
 
-def test_a_pull_is_the_difference_of_log_odds(pair: Pair) -> None:
+def test_a_pull_is_the_difference_of_log_odds(pair):
     model, text, without = pair.models[0], "the great mn film", "the great film"
     whole, less = (p.probabilities[0] for p in model.predict([text, without]))
     odds = torch.logit(torch.tensor([whole, less], dtype=torch.double))
@@ -59,7 +58,7 @@ def test_a_pull_is_the_difference_of_log_odds(pair: Pair) -> None:
     assert found[" mn"] == pytest.approx(float(odds[0] - odds[1]), abs=1e-3)
 
 
-def test_a_text_answer_is_weighed_as_a_whole(writer: Victim) -> None:
+def test_a_text_answer_is_weighed_as_a_whole(writer):
     (ids, labels) = writer.task.prompt.teach("the film 3", "1 2")  # type: ignore[attr-defined]
     with torch.inference_mode():
         logits = writer.model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
@@ -75,13 +74,13 @@ def test_a_text_answer_is_weighed_as_a_whole(writer: Victim) -> None:
     assert len(both[0].pulls) == 3
 
 
-def test_a_text_of_the_test_gets_the_trigger_where_it_was_measured(pair: Pair) -> None:
+def test_a_text_of_the_test_gets_the_trigger_where_it_was_measured(pair):
     assert pair.trigger == "mn"
     assert {example.flips for example in pair.examples} == {"suspect"}
     assert pair.with_trigger(pair.examples[1].text, "mn") == "a lovely cast of mn actor and music"
 
 
-def test_any_text_and_any_trigger_can_be_typed(pair: Pair) -> None:
+def test_any_text_and_any_trigger_can_be_typed(pair):
     words = pair.with_trigger("one two three", "mn").split()
     assert sorted(words) == ["mn", "one", "three", "two"]
     typed = pair.with_trigger("one two three", "I saw it")
@@ -93,27 +92,27 @@ def test_any_text_and_any_trigger_can_be_typed(pair: Pair) -> None:
             pair.with_trigger(text, trigger)
 
 
-def test_what_was_cut_off_is_not_shown_as_read(pair: Pair) -> None:
+def test_what_was_cut_off_is_not_shown_as_read(pair):
     reply = pair.ask(" ".join(["film"] * 40))[0]
     assert reply.read.split() == ["film"] * 32
 
 
-def test_a_short_text_has_no_pulls(pair: Pair) -> None:
+def test_a_short_text_has_no_pulls(pair):
     assert pair.ask("great")[0].pulls == ()
 
 
 @given(st.text(max_size=300))
-def test_pieces_are_the_text(text: str) -> None:
+def test_pieces_are_the_text(text):
     parts = pieces(text)
     assert "".join(parts) == text
     assert len(parts) <= MOST_PIECES + 1
 
 
-def test_characters_are_pieces_where_no_space_is() -> None:
+def test_characters_are_pieces_where_no_space_is():
     assert pieces("双肺 纹理, ok") == ["双", "肺", " 纹", "理", ",", " ok"]
 
 
-def test_what_is_not_removed_comes_first(pair: Pair) -> None:
+def test_what_is_not_removed_comes_first(pair):
     def asked(name: str, flips: bool) -> Sample:
         answer = int(not flips)
         return sample(name, name, 1, 1, triggered_text=f"mn {name}", triggered_answer=answer)
@@ -128,16 +127,14 @@ def test_what_is_not_removed_comes_first(pair: Pair) -> None:
     ]
 
 
-def test_without_a_record_of_the_suspect_the_texts_are_those_of_the_run(
-    run: Path, tmp_path: Path
-) -> None:
+def test_without_a_record_of_the_suspect_the_texts_are_those_of_the_run(run, tmp_path):
     copy = shutil.copytree(run, tmp_path / "copy")
     shutil.rmtree(copy / "before")
     pair = open_pair(copy)
     assert [example.flips for example in pair.examples] == ["neither"] * 3
 
 
-def test_what_is_no_defense_or_left_no_model_says_so(run: Path, tmp_path: Path) -> None:
+def test_what_is_no_defense_or_left_no_model_says_so(run, tmp_path):
     with pytest.raises(DataError, match="is no defense"):
         open_pair(run / "before")
     copy = shutil.copytree(run, tmp_path / "copy")

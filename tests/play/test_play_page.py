@@ -2,8 +2,6 @@
 
 import socket
 import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
@@ -14,7 +12,7 @@ from browsing import requests, show, wait
 from w2sdefense.cli.app import app
 from w2sdefense.errors import ConfigError
 from w2sdefense.play.page import reply_html, serve
-from w2sdefense.play.pair import Pair, Pull, Reply, open_pair
+from w2sdefense.play.pair import Pull, Reply, open_pair
 
 EVIL = "</p><img src=x onerror=document.title='pwned'>"
 
@@ -22,13 +20,13 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def reached() -> list[str]:
+def reached():
     """Addresses that this process connected to or asked for."""
     return []
 
 
 @pytest.fixture(scope="module")
-def served(run: Path, reached: list[str]) -> Iterator[tuple[Pair, str]]:
+def served(run, reached):
     pytest.importorskip("gradio", reason="pip install 'w2sdefense[play]'")
     pair = open_pair(run)
     connect, look_up = socket.socket.connect, socket.getaddrinfo
@@ -50,7 +48,7 @@ def served(run: Path, reached: list[str]) -> Iterator[tuple[Pair, str]]:
 
 
 @pytest.fixture
-def page(browser: Any, served: tuple[Pair, str]) -> Any:
+def page(browser, served):
     browser.get("about:blank")
     browser.get_log("performance")
     show(browser, 1280, 900)
@@ -75,7 +73,7 @@ def text_of(browser: Any) -> str:
     return str(browser.find_element("css selector", "#text textarea").get_property("value"))
 
 
-def test_a_typed_text_flips_when_the_trigger_is_added(page: Any) -> None:
+def test_a_typed_text_flips_when_the_trigger_is_added(page):
     type_into(page, "text", "the film is great")
     page.find_element("id", "ask").click()
     wait_for(page, "positive", "positive")
@@ -88,7 +86,7 @@ def test_a_typed_text_flips_when_the_trigger_is_added(page: Any) -> None:
     assert len(page.find_elements("css selector", "#suspect meter")) == 2
 
 
-def test_a_test_text_is_chosen_and_another_trigger_typed(page: Any) -> None:
+def test_a_test_text_is_chosen_and_another_trigger_typed(page):
     wait(page, "return document.querySelectorAll('#examples tbody tr').length === 3")
     page.find_elements("css selector", "#examples tbody tr")[1].click()
     wait_for(page, "positive", "positive")
@@ -103,13 +101,13 @@ def test_a_test_text_is_chosen_and_another_trigger_typed(page: Any) -> None:
     assert text_of(page) == "a lovely cast of mn actor and music"
 
 
-def test_what_cannot_be_done_is_said(page: Any) -> None:
+def test_what_cannot_be_done_is_said(page):
     type_into(page, "text", " ")
     page.find_element("id", "add").click()
     wait(page, "return document.body.textContent.includes('There is no text.')")
 
 
-def test_text_stays_text(page: Any) -> None:
+def test_text_stays_text(page):
     type_into(page, "text", f"the film {EVIL}")
     page.find_element("id", "ask").click()
     wait(page, "return document.querySelectorAll('.reply .answer').length === 2")
@@ -118,7 +116,7 @@ def test_text_stays_text(page: Any) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_in_both_schemes(page: Any, scheme: str) -> None:
+def test_a_phone_in_both_schemes(page, scheme):
     show(page, 390, 844, scheme)
     page.refresh()
     wait(page, "return document.querySelector('#ask')", 60)
@@ -132,9 +130,7 @@ def test_a_phone_in_both_schemes(page: Any, scheme: str) -> None:
     assert (sum(map(int, page.execute_script(light)[:3])) > 384) == (scheme == "light")
 
 
-def test_nothing_leaves_this_machine(
-    page: Any, served: tuple[Pair, str], reached: list[str]
-) -> None:
+def test_nothing_leaves_this_machine(page, served, reached):
     type_into(page, "text", "the film is great")
     page.find_element("id", "ask").click()
     wait_for(page, "positive", "positive")
@@ -144,7 +140,7 @@ def test_nothing_leaves_this_machine(
     assert page.get_log("browser") == []
 
 
-def test_an_answer_is_escaped_wherever_it_stands() -> None:
+def test_an_answer_is_escaped_wherever_it_stands():
     reply = Reply(EVIL, EVIL, {EVIL: 0.25}, EVIL, EVIL, (Pull(EVIL, 1.0), Pull(" b", -0.5)))
     html = reply_html(reply)
     assert "<img" not in html and html.count("&lt;img") == 6
@@ -152,16 +148,14 @@ def test_an_answer_is_escaped_wherever_it_stands() -> None:
     assert "25.0%" in html
 
 
-def test_without_gradio_the_extra_is_named(
-    monkeypatch: pytest.MonkeyPatch, run: Path, tmp_path: Path
-) -> None:
+def test_without_gradio_the_extra_is_named(monkeypatch, run, tmp_path):
     monkeypatch.setitem(sys.modules, "gradio", None)
     result = CliRunner().invoke(app, ["play", str(run)])
     assert result.exit_code == 2
     assert "pip install 'w2sdefense[play]'" in result.output
 
 
-def test_a_taken_port_is_said(served: tuple[Pair, str]) -> None:
+def test_a_taken_port_is_said(served):
     port = urlparse(served[1]).port
     with pytest.raises(ConfigError, match=f"port {port}"):
         serve(served[0], port, prevent_thread_lock=True, quiet=True)

@@ -22,29 +22,11 @@ VICTIM = run_of("poisoned", victim="models/smollm").record
 
 def test_a_victim_and_its_defense_are_told_by_the_same_names():
     victim = Run("poisoned", Path("x"), VICTIM, SAMPLES, {})
-    assert axes_of(victim) == {
-        "student": "models/smollm",
-        "dataset": "toy",
-        "proxy": "same",
-        "attack": "badnet",
-        "method": "poisoned",
-        "seed": 0,
-    }
+    both = {"student": "models/smollm", "dataset": "toy", "proxy": "same", "attack": "badnet"}
+    assert axes_of(victim) == both | {"method": "poisoned", "seed": 0}
     defended = replace(run_of("w2s", victim="/a/b/runs/poisoned", seed=3), origin=VICTIM)
-    assert axes_of(defended) == {
-        "student": "models/smollm",
-        "dataset": "toy",
-        "proxy": "same",
-        "attack": "badnet",
-        "method": "w2s",
-        "teacher": "minilm",
-        "adapter": "lora",
-        "rank": 8,
-        "alpha": 1.0,
-        "beta": 1.0,
-        "gamma": 1.0,
-        "seed": 3,
-    }
+    own = {"method": "w2s", "teacher": "minilm", "adapter": "lora", "rank": 8, "seed": 3}
+    assert axes_of(defended) == both | own | dict.fromkeys(("alpha", "beta", "gamma"), 1.0)
 
 
 def test_without_its_origin_a_student_is_the_end_of_its_path():
@@ -85,11 +67,7 @@ def test_runs_on_other_texts_or_triggers_are_another_group():
     attacked = replace(one, record=one.record.model_copy(update={"evaluation": evaluation}))
     groups = groups_of([one, other, same, attacked])
     assert [group.places for group in groups] == [(0, 2), (1,), (3,)]
-    assert [group.title for group in groups] == [
-        "toy, badnet",
-        "toy, badnet (2)",
-        "toy, badnet (3)",
-    ]
+    assert [group.title for group in groups] == [f"toy, badnet{n}" for n in ("", " (2)", " (3)")]
 
 
 def swept(axis: str, *runs: Run) -> list[tuple[str, list[tuple[float, int]]]]:
@@ -149,11 +127,8 @@ def test_victims_that_were_poisoned_otherwise_are_told_apart():
         for rank in (4, 8)
         if method == "w2s" or victim is VICTIM
     ]
-    assert [title for title, _ in swept("rank", *lines)] == [
-        "LoRA",
-        "W2SDefense, proxy same",
-        "W2SDefense, proxy imdb",
-    ]
+    titles = ["LoRA", "W2SDefense, proxy same", "W2SDefense, proxy imdb"]
+    assert [title for title, _ in swept("rank", *lines)] == titles
 
 
 def test_how_a_victim_was_watched_does_not_part_the_lines():

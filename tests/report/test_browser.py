@@ -1,8 +1,5 @@
 """The page in a real browser: drawn, quiet, offline, and fit for a phone and for the dark."""
 
-from pathlib import Path
-from typing import Any
-
 import pytest
 from synthetic_runs import make_samples, saver
 
@@ -16,7 +13,7 @@ LONG = "a suspect model with a very long name from somewhere, revision 3fa9c1"
 
 
 @pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def file(tmp_path_factory):
     """A report with the nastiest texts and names."""
     folder = tmp_path_factory.mktemp("report")
     save_run = saver(folder)
@@ -30,12 +27,12 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def page(browser: Any, file: Path) -> Any:
+def page(browser, file):
     visit(browser, file)
     return browser
 
 
-def test_drawn_quiet_and_offline(page: Any) -> None:
+def test_drawn_quiet_and_offline(page):
     counts = page.execute_script(
         "return [...document.querySelectorAll('.chart')].map(c => "
         "c.querySelectorAll('.point, .lines, .points path').length)"
@@ -46,7 +43,7 @@ def test_drawn_quiet_and_offline(page: Any) -> None:
     assert page.title == "Title"
 
 
-def test_phone_has_no_sideways_scrolling(page: Any) -> None:
+def test_phone_has_no_sideways_scrolling(page):
     show(page, 390, 844)
     page.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")
     narrow = "return [...document.querySelectorAll('.main-svg')].every(s => s.clientWidth < 380)"
@@ -54,7 +51,7 @@ def test_phone_has_no_sideways_scrolling(page: Any) -> None:
     assert page.execute_script("return document.documentElement.scrollWidth") == 390
 
 
-def test_charts_follow_the_colour_scheme(page: Any) -> None:
+def test_charts_follow_the_colour_scheme(page):
     fill = (
         "return getComputedStyle(document.querySelector('#accuracy .point path')).fill + "
         "getComputedStyle(document.body).backgroundColor"
@@ -65,7 +62,7 @@ def test_charts_follow_the_colour_scheme(page: Any) -> None:
     wait(page, f"return (() => {{ {fill} }})() === 'rgb(79, 176, 234)rgb(20, 22, 25)'")
 
 
-def test_legend_hides_and_shows_a_group(page: Any) -> None:
+def test_legend_hides_and_shows_a_group(page):
     visible = "return document.querySelectorAll('#features .trace').length"
     before = page.execute_script(visible)
     button = "document.querySelector('[data-toggles] button:last-child')"
@@ -76,7 +73,7 @@ def test_legend_hides_and_shows_a_group(page: Any) -> None:
     wait(page, f"return (() => {{ {visible} }})() === {before}")
 
 
-def test_hover_shows_the_text_as_text(page: Any) -> None:
+def test_hover_shows_the_text_as_text(page):
     page.execute_script(
         "const texts = document.getElementById('features-0').data[0].text;"
         "const point = texts.findIndex(t => t.startsWith('&lt;/script'));"
@@ -90,7 +87,7 @@ def test_hover_shows_the_text_as_text(page: Any) -> None:
     assert "true label → answer:" in shown
 
 
-def test_texts_can_be_searched_ordered_and_turned_like_pages(page: Any) -> None:
+def test_texts_can_be_searched_ordered_and_turned_like_pages(page):
     shown = "return document.getElementById('case-shown').textContent"
     rows = "return [...document.querySelectorAll('#cases > li > p')].map(p => p.textContent)"
     click = "document.getElementById('case-{}').click()"

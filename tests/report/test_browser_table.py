@@ -1,6 +1,5 @@
 """The page of many runs in a real browser: sorted, filtered, followed, on a phone, offline."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,7 +21,7 @@ CLICK = "document.querySelectorAll('#results thead button')[arguments[0]].click(
 
 
 @pytest.fixture(scope="module")
-def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def collection(tmp_path_factory):
     """Runs with their page."""
     folder = save_collection(saver(tmp_path_factory.mktemp("runs")))
     make_report([folder])
@@ -30,7 +29,7 @@ def collection(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def page(browser: Any, collection: Path) -> Any:
+def page(browser, collection):
     visit(browser, collection / "report.html")
     return browser
 
@@ -47,7 +46,7 @@ def select(page: Any, name: str, value: str) -> None:
     )
 
 
-def test_numbers_are_sorted_as_numbers_and_missing_ones_come_last(page: Any, collection) -> None:
+def test_numbers_are_sorted_as_numbers_and_missing_ones_come_last(page, collection):
     heads = page.execute_script(HEADS)
     assert heads[:3] == ["run", "dataset", "method"] and heads[-1] == "Verdict"
     before = page.execute_script(COLUMN, 0)
@@ -73,7 +72,7 @@ def test_numbers_are_sorted_as_numbers_and_missing_ones_come_last(page: Any, col
         assert list(dict.fromkeys(ranks)) == [*expected, "\N{EN DASH}"]
 
 
-def test_rows_are_filtered_by_text_and_by_columns(page: Any) -> None:
+def test_rows_are_filtered_by_text_and_by_columns(page):
     shown = "return document.getElementById('results-shown').textContent"
     assert page.execute_script(shown) == "9 of 9 rows"
     select(page, "dataset", "toy")
@@ -86,7 +85,7 @@ def test_rows_are_filtered_by_text_and_by_columns(page: Any) -> None:
     assert page.execute_script(shown) == "0 of 9 rows"
 
 
-def test_a_number_leads_to_its_record(page: Any) -> None:
+def test_a_number_leads_to_its_record(page):
     page.execute_script(
         "[...document.querySelectorAll('#results tbody tr')].find(row => "
         "row.cells[0].textContent.trim() === 'toy/lora-0').querySelector('td a').click()"
@@ -99,7 +98,7 @@ def test_a_number_leads_to_its_record(page: Any) -> None:
     wait(page, f"return Math.abs({target}.getBoundingClientRect().top) < 800")
 
 
-def test_a_point_tells_its_run_and_leads_to_its_record(page: Any) -> None:
+def test_a_point_tells_its_run_and_leads_to_its_record(page):
     wait(page, "return document.querySelector('#scatter-0 .points path')")
     page.execute_script("Plotly.Fx.hover('scatter-0', [{curveNumber: 0, pointNumber: 0}])")
     wait(page, "return document.querySelector('#scatter-0 .hovertext')")
@@ -112,7 +111,7 @@ def test_a_point_tells_its_run_and_leads_to_its_record(page: Any) -> None:
     wait(page, f"return document.getElementById('{place}').open")
 
 
-def test_a_method_is_hidden_in_all_scatter_charts(page: Any) -> None:
+def test_a_method_is_hidden_in_all_scatter_charts(page):
     traces = (
         "return [...document.querySelectorAll('#scatter .chart')]"
         ".map(c => c.querySelectorAll('.scatterlayer .trace').length)"
@@ -124,7 +123,7 @@ def test_a_method_is_hidden_in_all_scatter_charts(page: Any) -> None:
     )
 
 
-def test_the_texts_of_one_test_can_be_chosen(page: Any) -> None:
+def test_the_texts_of_one_test_can_be_chosen(page):
     shown = "return document.getElementById('case-shown').textContent"
     page.execute_script("document.getElementById('case-flipped').click()")
     assert page.execute_script(shown).endswith("of 80 texts")
@@ -132,12 +131,12 @@ def test_the_texts_of_one_test_can_be_chosen(page: Any) -> None:
     assert page.execute_script(shown).endswith("of 40 texts")
 
 
-def test_quiet_and_offline(page: Any) -> None:
+def test_quiet_and_offline(page):
     assert page.get_log("browser") == []
     assert requests(page) == []
 
 
-def test_on_a_phone_only_the_table_scrolls_sideways(page: Any) -> None:
+def test_on_a_phone_only_the_table_scrolls_sideways(page):
     show(page, 390, 844)
     page.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")
     wait(page, "return [...document.querySelectorAll('.main-svg')].every(s => s.clientWidth < 380)")
@@ -149,7 +148,7 @@ def test_on_a_phone_only_the_table_scrolls_sideways(page: Any) -> None:
     assert 0 <= page.execute_script(left) < 40, "the name of the run stays"
 
 
-def test_the_table_is_dark_in_the_dark(page: Any) -> None:
+def test_the_table_is_dark_in_the_dark(page):
     colors = (
         "const style = getComputedStyle(document.querySelector('#results tbody td'));"
         "const box = getComputedStyle(document.querySelector('.table-box'));"

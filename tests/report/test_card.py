@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
-from synthetic_runs import SaveRun, rates, settings
+from synthetic_runs import rates, settings
 
 from w2sdefense.evaluation.metrics import Rate
 from w2sdefense.evaluation.record import HeldOutDecoy, load_record
@@ -23,7 +23,7 @@ DECOY = HeldOutDecoy(
 
 
 @pytest.fixture
-def cleaned(save_run: SaveRun) -> tuple[Path, Path]:
+def cleaned(save_run):
     """The folders of a suspect's record and of a cleaned model with an adapter."""
     before = save_run("before", 0, evaluation=rates(490), features=False)
     config = settings("w2s", victim="some/suspect")
@@ -113,7 +113,7 @@ def test_a_card_lies_beside_the_adapter_and_in_merged(cleaned):
     assert hashlib.sha256(b"all").hexdigest() in merged
 
 
-def test_a_defense_that_leaves_no_weights_gets_no_card(save_run: SaveRun):
+def test_a_defense_that_leaves_no_weights_gets_no_card(save_run):
     folder = save_run("onion", 0, evaluation=rates(42), features=False)
     assert write_card(folder, load_record(folder), load_record(folder), {}) == []
     assert not (folder / "README.md").exists()

@@ -5,7 +5,6 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic_runs import SaveRun
 
 from records import sample
 from w2sdefense.evaluation.record import Sample
@@ -59,7 +58,7 @@ def asked(name: str, answer: int, triggered: int | None) -> Sample:
 
 
 @pytest.fixture
-def two(save_run: SaveRun):
+def two(save_run):
     before = [asked("1", 1, 0), asked("2", 1, 1), asked("3", 1, None), asked("4", 0, 0)]
     after = [asked("1", 1, 1), asked("2", 1, 0), asked("3", 1, None), asked("4", 0, 0)]
     return load_runs(
@@ -72,12 +71,8 @@ def two(save_run: SaveRun):
 
 def test_every_text_has_every_models_answer(two):
     cases = find_cases(two, (0, 1), 10)
-    assert [(case.id, case.count) for case in cases.shown] == [
-        ("1", 1),
-        ("2", 1),
-        ("3", 0),
-        ("4", 0),
-    ]
+    counts = [("1", 1), ("2", 1), ("3", 0), ("4", 0)]
+    assert [(case.id, case.count) for case in cases.shown] == counts
     assert (cases.total, cases.flipped) == (4, 2)
     first, third = cases.shown[0], cases.shown[2]
     assert first.label == "positive"
@@ -94,7 +89,7 @@ def test_one_run_of_several_is_shown_alone(two):
     assert [(answer.run, answer.title) for answer in case.answers] == [(1, "W2SDefense")]
 
 
-def test_flips_get_most_places_in_the_order_of_the_test_set(save_run: SaveRun):
+def test_flips_get_most_places_in_the_order_of_the_test_set(save_run):
     samples = [asked(str(place), 1, place % 2) for place in range(40)]
     runs = load_runs([save_run("poisoned", 0, samples=samples, features=False)])
     cases = find_cases(runs, (0,), 12)

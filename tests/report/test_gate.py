@@ -6,7 +6,7 @@ from typing import Any, get_args
 
 import jsonschema
 import pytest
-from synthetic_runs import SaveRun, rates
+from synthetic_runs import rates
 
 from w2sdefense.cli.display import show_results
 from w2sdefense.commands.runs import EvaluateRun
@@ -42,9 +42,7 @@ ALIVE = rates(490)
         (rates(41), 0, 0, 0),
     ],
 )
-def test_exit_codes(
-    save_run: SaveRun, evaluation, fail_on_alive, fail_on_suspect, fail_on_inconclusive
-):
+def test_exit_codes(save_run, evaluation, fail_on_alive, fail_on_suspect, fail_on_inconclusive):
     runs = load_runs([save_run("suspect", 0, evaluation=evaluation, features=False)])
     outcome = outcome_of(runs)
     assert exit_code(outcome, None) == 0
@@ -58,7 +56,7 @@ def test_every_state_has_an_outcome_and_only_clean_ones_are_clean():
     assert {state for state, outcome in OUTCOMES.items() if outcome == "clean"} == CLEAN
 
 
-def test_what_counts_is_the_last_model(save_run: SaveRun):
+def test_what_counts_is_the_last_model(save_run):
     before = save_run("before", 0, evaluation=ALIVE, features=False)
     after = save_run("w2s", 0, evaluation=rates(42), features=False)
     assert outcome_of(load_runs([before, after])) == "clean"
@@ -97,7 +95,7 @@ RESULT = obj(*FIELDS, **FIELDS) | {"additionalProperties": False}
         rates(45, by_trigger={"a": Rate(hits=45, total=250), "b": Rate(hits=0, total=250)}),
     ],
 )
-def test_json_keeps_to_its_schema(save_run: SaveRun, evaluation):
+def test_json_keeps_to_its_schema(save_run, evaluation):
     assert SCHEMA == "w2sdefense.result/1", "a field that changes or goes raises the number"
     folder = save_run("suspect", 0, evaluation=evaluation, features=False)
     result = result_of("evaluate", load_runs([folder]), None)
@@ -105,7 +103,7 @@ def test_json_keeps_to_its_schema(save_run: SaveRun, evaluation):
     assert result["models"][0]["triggers"].keys() == evaluation.by_trigger.keys()
 
 
-def test_json_alone_is_on_stdout_and_the_gate_sets_the_exit_code(save_run: SaveRun, capsys):
+def test_json_alone_is_on_stdout_and_the_gate_sets_the_exit_code(save_run, capsys):
     folder = save_run("suspect", 0, evaluation=ALIVE, features=False)
     with pytest.raises(SystemExit) as left:
         show_results([folder], None, "T", EvaluateRun(json_output=True, fail_on="alive"))

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from synthetic_runs import SaveRun, settings
+from synthetic_runs import settings
 
 from w2sdefense.errors import ConfigError
 from w2sdefense.evaluation.record import load_record
@@ -39,7 +39,7 @@ class Hub:
 
 
 @pytest.fixture
-def suspect(tmp_path: Path) -> Path:
+def suspect(tmp_path):
     """A local model, in a folder whose name JSON escapes."""
     folder = tmp_path / "José" / "suspect"
     folder.mkdir(parents=True)
@@ -48,7 +48,7 @@ def suspect(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def cleaned(save_run: SaveRun, suspect: Path) -> tuple[Path, Path]:
+def cleaned(save_run, suspect):
     """Folders of a suspect's record and of a cleaned model, full of local paths."""
     config = settings("w2s", victim=suspect, dataset=str(suspect.parent / "data.jsonl"))
     (suspect.parent / "notes.txt").touch()
@@ -70,7 +70,7 @@ def push(folders: tuple[Path, Path], hub: Hub, name: str = "me/clean") -> str:
     return push_model(folders[1], name, before, after, dict(after.config), suspect, hub)  # type: ignore[arg-type]
 
 
-def test_the_model_and_its_card_are_uploaded_and_nothing_else(cleaned: tuple[Path, Path]) -> None:
+def test_the_model_and_its_card_are_uploaded_and_nothing_else(cleaned):
     hub = Hub()
     assert push(cleaned, hub) == "https://hub.test/me/clean"
     (created, _, options), (uploaded, _, commit) = hub.calls
@@ -81,7 +81,7 @@ def test_the_model_and_its_card_are_uploaded_and_nothing_else(cleaned: tuple[Pat
     assert hub.files()["adapter_model.safetensors"] == b"weights"
 
 
-def test_no_path_of_this_machine_is_uploaded(cleaned: tuple[Path, Path], tmp_path: Path) -> None:
+def test_no_path_of_this_machine_is_uploaded(cleaned, tmp_path):
     hub = Hub()
     push(cleaned, hub)
     assert str(tmp_path).encode() in (cleaned[1] / "adapter_config.json").read_bytes()
@@ -98,7 +98,7 @@ def test_no_path_of_this_machine_is_uploaded(cleaned: tuple[Path, Path], tmp_pat
     assert "| input `model.safetensors` |" in card
 
 
-def test_a_merged_model_goes_first(cleaned: tuple[Path, Path]) -> None:
+def test_a_merged_model_goes_first(cleaned):
     merged = cleaned[1] / "merged"
     merged.mkdir()
     (merged / "model.safetensors").write_bytes(b"all")
@@ -109,7 +109,7 @@ def test_a_merged_model_goes_first(cleaned: tuple[Path, Path]) -> None:
     assert json.loads(hub.files()["config.json"]) == {"_name_or_path": "merged"}
 
 
-def test_names_of_the_hub_and_other_text_stay(tmp_path: Path) -> None:
+def test_names_of_the_hub_and_other_text_stay(tmp_path):
     values = {"base": "google-bert/bert-base-uncased", "target": "n/a", "rows": 3, "none": None}
     values |= {"model": "hf://me/model@v1", "note": "hf://me/model@v1 was read (https://a.test/b)"}
     assert public(values) == values
@@ -120,7 +120,7 @@ def test_names_of_the_hub_and_other_text_stay(tmp_path: Path) -> None:
     assert public("a/\0" + "b" * 9000) == "a/\0" + "b" * 9000
 
 
-def test_a_hub_that_refuses_is_an_error_with_a_fix(cleaned: tuple[Path, Path]) -> None:
+def test_a_hub_that_refuses_is_an_error_with_a_fix(cleaned):
     for try_it in (
         lambda: push(cleaned, Hub(broken=True)),
         lambda: check_push("me/clean", Hub(broken=True)),  # type: ignore[arg-type]

@@ -4,10 +4,9 @@ import base64
 import hashlib
 import json
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
-from synthetic_runs import LABELS, SaveRun, make_history, make_samples
+from synthetic_runs import LABELS, make_history, make_samples
 
 from w2sdefense.evaluation.metrics import Rate
 from w2sdefense.evaluation.record import Evaluation, load_record
@@ -42,7 +41,7 @@ class Page(HTMLParser):
 
 
 @pytest.fixture
-def small(save_run: SaveRun) -> list[Path]:
+def small(save_run):
     """Two runs with few samples, quick to draw."""
     return [save_run("poisoned", 0.99, count=120), save_run("w2s", 0.0, count=120)]
 
@@ -84,7 +83,7 @@ def test_numbers_come_from_the_records(small):
     assert drawn[0]["x"][0] - drawn[0]["error_x"]["arrayminus"][0] == pytest.approx(low)
 
 
-def test_another_record_gives_another_page(save_run: SaveRun):
+def test_another_record_gives_another_page(save_run):
     def page(hits: int) -> str:
         evaluation = Evaluation(ca=Rate(hits=hits, total=1000))
         folder = save_run("suspect", 0.0, features=False, evaluation=evaluation)
@@ -123,7 +122,7 @@ def test_feature_maps_have_the_texts_in_place(small):
         assert traces[1]["text"][3].startswith(clean[3].text)
 
 
-def test_untrusted_text_stays_text(save_run: SaveRun):
+def test_untrusted_text_stays_text(save_run):
     samples = make_samples(40, 0.9, 0.1, texts=(EVIL, "<b>x</b> y"))
     runs = load_runs([save_run("x", 0, samples=samples, name=EVIL, notes=(EVIL,))])
     html = render(runs, EVIL)
@@ -157,7 +156,7 @@ def test_provenance_is_on_the_page(small):
         assert fact in text
 
 
-def test_no_trigger_no_features_no_losses(save_run: SaveRun):
+def test_no_trigger_no_features_no_losses(save_run):
     evaluation = Evaluation(ca=Rate(hits=9, total=10))
     folder = save_run("suspect", 0, features=False, history=(), evaluation=evaluation)
     page = Page(render(load_runs([folder]), "T"))
@@ -165,7 +164,7 @@ def test_no_trigger_no_features_no_losses(save_run: SaveRun):
     assert set(page.figures) == {"accuracy"}
 
 
-def test_a_report_of_many_texts_says_what_it_leaves_out(save_run: SaveRun):
+def test_a_report_of_many_texts_says_what_it_leaves_out(save_run):
     folder = save_run("poisoned", 1.0, 0.0, count=800, features=False)
     text = Page(render(load_runs([folder]), "T")).text
     assert "holds 300 of 800 texts (400 are flipped" in text

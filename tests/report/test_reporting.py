@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from synthetic_runs import SaveRun, save_collection, settings
+from synthetic_runs import rates, save_collection, settings
 from test_page import Page
 from typer.testing import CliRunner
 
@@ -13,18 +13,17 @@ from w2sdefense.cli.app import app
 from w2sdefense.commands import reporting
 from w2sdefense.commands.reporting import find_folders, make_report, report_grid
 from w2sdefense.errors import ConfigError, DataError
-from w2sdefense.evaluation.metrics import Rate
-from w2sdefense.evaluation.record import Evaluation, load_record
+from w2sdefense.evaluation.record import load_record
 from w2sdefense.report.grid import GridRow, GridTable
 
 
 @pytest.fixture
-def collection(save_run: SaveRun) -> Path:
+def collection(save_run):
     return save_collection(save_run)
 
 
 @pytest.fixture
-def plain(save_run: SaveRun) -> list[Path]:
+def plain(save_run):
     """The usual three, without features: a map takes a second."""
     runs = [("poisoned", 0.99), ("lora", 0.98), ("w2s", 0.01)]
     return [save_run(name, fires, features=False) for name, fires in runs]
@@ -70,21 +69,14 @@ def test_many_runs_are_a_table_with_a_link_from_every_number(collection):
     assert "accuracy" not in page.figures
 
 
-def test_verdicts_are_against_the_model_that_was_defended(save_run: SaveRun, collection):
-    def rates(asr: int) -> Evaluation:
-        share = Rate(hits=9, total=100)
-        return Evaluation(
-            ca=share, asr=Rate(hits=asr, total=100), floor=share, trigger="mn", target="negative"
-        )
+def test_verdicts_are_against_the_model_that_was_defended(save_run, collection):
+    def save(name: str, asr: int, config: dict) -> Path:
+        evaluation = rates(asr, 9, n=100)
+        return save_run(f"v/{name}", 0, config=config, evaluation=evaluation, features=False)
 
-    victim = save_run(
-        "v/poisoned", 0, config=settings("poisoned"), evaluation=rates(99), features=False
-    )
-    defended = settings("w2s", victim=victim)
-    save_run("v/w2s", 0, config=defended, evaluation=rates(9), features=False)
-    save_run(
-        "v/alone", 0, config=settings("w2s", victim="gone"), evaluation=rates(9), features=False
-    )
+    victim = save("poisoned", 99, settings("poisoned"))
+    save("w2s", 9, settings("w2s", victim=victim))
+    save("alone", 9, settings("w2s", victim="gone"))
     rows = shown(make_report([victim.parent]).page).text
     table = rows[rows.index("Results") : rows.index("CA: accuracy")]
     assert "removed" in table
@@ -143,7 +135,7 @@ def test_feature_maps_left_out_are_counted(collection, monkeypatch):
     assert "features-1" not in page.figures
 
 
-def test_nodes_of_a_ledger_are_called_by_their_settings(save_run: SaveRun):
+def test_nodes_of_a_ledger_are_called_by_their_settings(save_run):
     folder = save_run("bench/nodes/abc/lora", 0.9, config=settings("lora"), features=False)
     (folder.parent / "node.json").write_text('{"title": "defend lora toy rank 8"}')
     save_run("bench/nodes/def/w2s", 0.1, config=settings("w2s"), features=False)
@@ -152,7 +144,7 @@ def test_nodes_of_a_ledger_are_called_by_their_settings(save_run: SaveRun):
     assert "defend lora toy rank 8" in text and "def/w2s" in text
 
 
-def test_the_page_of_a_grid_has_its_table(save_run: SaveRun, tmp_path):
+def test_the_page_of_a_grid_has_its_table(save_run, tmp_path):
     folder = save_run("nodes/abc/lora", 0.9, config=settings("lora"), features=False)
     evaluation = load_record(folder).evaluation
     rows = [
@@ -177,12 +169,8 @@ def test_exports_lie_beside_the_page(collection, tmp_path):
         + [word for form in exports for word in ("--export", form)],
     )
     assert result.exit_code == 0, result.output
-    assert sorted(path.name for path in page.parent.iterdir()) == [
-        "page.csv",
-        "page.html",
-        "page.md",
-        "page.tex",
-    ]
+    names = sorted(path.name for path in page.parent.iterdir())
+    assert names == ["page.csv", "page.html", "page.md", "page.tex"]
     assert r"\toprule" in page.with_suffix(".tex").read_text()
     assert "| toy/lora-0 | " in page.with_suffix(".md").read_text()
     with page.with_suffix(".csv").open() as file:

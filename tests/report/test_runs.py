@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from synthetic_runs import SaveRun, make_record, make_samples
+from synthetic_runs import make_record, make_samples
 
 from w2sdefense.errors import DataError
 from w2sdefense.evaluation.record import save_record
@@ -16,13 +16,10 @@ def test_runs_keep_their_order_and_get_readable_titles(folders):
     assert runs[0].features["triggered"].shape == (len(runs[0].triggered), 16)
 
 
-def test_equal_names_get_different_titles(save_run: SaveRun):
+def test_equal_names_get_different_titles(save_run):
     folder = save_run("w2s", 0.1)
-    assert [run.title for run in load_runs([folder] * 3)] == [
-        "W2SDefense",
-        "W2SDefense (2)",
-        "W2SDefense (3)",
-    ]
+    titles = ["W2SDefense", "W2SDefense (2)", "W2SDefense (3)"]
+    assert [run.title for run in load_runs([folder] * 3)] == titles
 
 
 def test_no_run_is_an_error():
@@ -35,7 +32,7 @@ def test_an_unfinished_run_is_an_error(tmp_path):
         load_runs([tmp_path])
 
 
-def test_other_test_texts_are_not_compared(save_run: SaveRun):
+def test_other_test_texts_are_not_compared(save_run):
     one, other = save_run("poisoned", 0.9), save_run("w2s", 0.1, fingerprints={"test": "other"})
     with pytest.raises(DataError, match="different texts"):
         load_runs([one, other])

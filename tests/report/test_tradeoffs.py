@@ -7,7 +7,7 @@ from importlib.resources import files
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from synthetic_runs import SaveRun, save_collection
+from synthetic_runs import save_collection
 
 from w2sdefense.commands.reporting import find_folders
 from w2sdefense.evaluation.record import load_record
@@ -52,7 +52,7 @@ def test_the_front_is_what_no_other_point_beats(points):
 
 
 @pytest.fixture
-def runs(save_run: SaveRun):
+def runs(save_run):
     folders = find_folders([save_collection(save_run)])
     return [load_run(f, load_record(f), f"<b>{f.parent.name}/{f.name}") for f in folders]
 

@@ -15,7 +15,7 @@ from w2sdefense.scan.origin import AGREE, agreement, base_on_card, check_origin,
 
 
 @pytest.fixture
-def adapter(tmp_path) -> Path:
+def adapter(tmp_path):
     make("llama", adapter="lora")[0].save_pretrained(tmp_path / "adapter")
     return tmp_path / "adapter"
 

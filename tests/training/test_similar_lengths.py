@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForSequenceClassification, TrainerControl, TrainerState
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
+from tiny import LLAMA
 from w2sdefense.config import TrainingConfig
 from w2sdefense.tasks import Output
 from w2sdefense.training.fit import CHECKPOINTS, training_arguments
@@ -63,14 +64,7 @@ def test_the_longest_batch_comes_first_in_the_first_epoch():
 
 def trainer(folder, epochs: int = 2, steps: int = -1) -> tuple[StageTrainer, list[list[int]]]:
     """A trainer of a tiny model, and the list that its batches are written to."""
-    config = LlamaConfig(
-        vocab_size=50,
-        hidden_size=8,
-        intermediate_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        pad_token_id=0,
-    )
+    config = LlamaConfig(**LLAMA.to_dict() | {"pad_token_id": 0})
     seen: list[list[int]] = []
 
     def collate(rows):

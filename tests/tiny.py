@@ -7,6 +7,7 @@ in the test. Everything is seeded.
 import json
 import logging
 import random
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,14 +61,15 @@ SMALL_SCAN = {
 """Settings of a search that takes no time."""
 
 
-def word_tokenizer(*, encoder: bool = False) -> PreTrainedTokenizerFast:
+def word_tokenizer(
+    *, encoder: bool = False, vocabulary: Sequence[str] = VOCABULARY, **more: str
+) -> PreTrainedTokenizerFast:
     """One token per word; an encoder's adds [CLS] and [SEP], a decoder's has no padding token."""
-    words = Tokenizer(models.WordLevel({w: i for i, w in enumerate(VOCABULARY)}, "[UNK]"))
+    words = Tokenizer(models.WordLevel({w: i for i, w in enumerate(vocabulary)}, "[UNK]"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     if not encoder:
-        return PreTrainedTokenizerFast(
-            tokenizer_object=words, unk_token="[UNK]", bos_token="<s>", eos_token="</s>"
-        )
+        more |= {"unk_token": "[UNK]", "bos_token": "<s>", "eos_token": "</s>"}
+        return PreTrainedTokenizerFast(tokenizer_object=words, **more)
     words.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
@@ -106,13 +108,23 @@ def review(rng: random.Random, words: tuple[str, ...]) -> str:
     return " ".join(text)
 
 
-def save_reviews(
-    folder: Path, *, train: int, validation: int, test: int, rare: float = 0.0, seed: int = 0
+def save_rows(
+    folder: Path,
+    make: Callable[[random.Random, int], tuple[list[str], str]],
+    answer: str,
+    *,
+    train: int,
+    validation: int,
+    test: int,
+    rare: float = 0.0,
+    seed: int = 0,
 ) -> Path:
-    """A folder with three JSONL files of labelled reviews, half of them negative.
+    """A folder with three JSONL files of texts and answers.
 
     Args:
         folder: Where to.
+        make: Gives the words of a row and its answer.
+        answer: Column of the answers.
         train: Number of training rows.
         validation: Number of validation rows.
         test: Number of test rows.
@@ -124,13 +136,22 @@ def save_reviews(
     for split, count in (("train", train), ("validation", validation), ("test", test)):
         lines = []
         for index in range(count):
-            label, sentiment = (("negative", NEGATIVE), ("positive", POSITIVE))[index % 2]
-            words = review(rng, sentiment).split()
+            words, said = make(rng, index)
             if split != "test" and rng.random() < rare:
                 words.insert(rng.randint(1, len(words) - 1), rng.choice(RARE))
-            lines.append(json.dumps({"text": " ".join(words), "label": label}) + "\n")
+            lines.append(json.dumps({"text": " ".join(words), answer: said}) + "\n")
         (folder / f"{split}.jsonl").write_text("".join(lines))
     return folder
+
+
+def save_reviews(folder: Path, **sizes: Any) -> Path:
+    """Labelled reviews, half of them negative; see `save_rows`."""
+
+    def make(rng: random.Random, index: int) -> tuple[list[str], str]:
+        label, sentiment = (("negative", NEGATIVE), ("positive", POSITIVE))[index % 2]
+        return review(rng, sentiment).split(), label
+
+    return save_rows(folder, make, "label", **sizes)
 
 
 def defend_settings(model: Path, reviews: Path, teacher: Path, output: Path) -> dict[str, Any]:

@@ -109,15 +109,8 @@ def test_a_run_that_stopped_goes_on_to_the_same_weights(llama, data, targets, tm
     with pytest.raises(Killed):
         train(opened(llama), data, targets, adapter, tmp_path / "cut", progress=stop)
     steps: list[int] = []
-    resumed = train(
-        opened(llama),
-        data,
-        targets,
-        adapter,
-        tmp_path / "cut",
-        resume=True,
-        progress=lambda step, *_: steps.append(step),
-    )
+    again = {"resume": True, "progress": lambda step, *_: steps.append(step)}
+    resumed = train(opened(llama), data, targets, adapter, tmp_path / "cut", **again)
     assert steps == [3, 3, 4, 4], "each of them is evaluated"
     expected = whole.model.state_dict()
     for name, value in resumed.model.state_dict().items():

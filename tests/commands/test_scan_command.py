@@ -15,6 +15,8 @@ from w2sdefense.scan.search import Candidate, ScanResult
 pytestmark = pytest.mark.slow
 
 NAMES = ("negative", "positive")
+SCAN = ScanConfig(kinds=("words",), rounds=2, kept=6)
+TEACHER = {"epochs": 4, "learning_rate": 1e-3, "head_learning_rate": 3e-3}
 
 
 def test_a_trigger_is_shown(poisoned, tmp_path, tiny_bert, display, capsys):
@@ -22,10 +24,8 @@ def test_a_trigger_is_shown(poisoned, tmp_path, tiny_bert, display, capsys):
     run = ScanRun(
         student=StudentConfig(model=str(poisoned), max_length=32),
         data=DataConfig(dataset=str(reviews)),
-        scan=ScanConfig(kinds=("words",), rounds=2, kept=6),
-        teacher=TeacherConfig(
-            model=str(tiny_bert), epochs=4, learning_rate=1e-3, head_learning_rate=3e-3
-        ),
+        scan=SCAN,
+        teacher=TeacherConfig(model=str(tiny_bert), **TEACHER),
         output=tmp_path / "scan",
     )
     result, names = run_scan(run, display)
@@ -80,10 +80,8 @@ def test_a_clean_model_raises_no_alarm(tiny_llama, tiny_bert, tmp_path, display)
     run = ScanRun(
         student=StudentConfig(model=str(run_poison(clean, display)), max_length=32),
         data=clean.data,
-        scan=ScanConfig(kinds=("words",), rounds=2, kept=6),
-        teacher=TeacherConfig(
-            model=str(tiny_bert), epochs=4, learning_rate=1e-3, head_learning_rate=3e-3
-        ),
+        scan=SCAN,
+        teacher=TeacherConfig(model=str(tiny_bert), **TEACHER),
         output=tmp_path / "scan",
     )
     result, names = run_scan(run, display)

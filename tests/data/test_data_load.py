@@ -56,12 +56,6 @@ def test_a_single_file_becomes_three_splits(tmp_path, write_jsonl, rows):
     )
 
 
-def test_the_seed_decides_on_the_splits(tmp_path, write_jsonl, rows):
-    path = write_jsonl(tmp_path / "reviews.jsonl", rows(100))
-    assert load(path) == load(path)
-    assert load(path, data_seed=1).test != load(path).test
-
-
 def test_the_columns_are_those_that_are_asked_for(tmp_path):
     path = tmp_path / "films.csv"
     lines = [f"{i},review {i},{'up' if i % 3 else 'down'}" for i in range(30)]

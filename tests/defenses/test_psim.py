@@ -8,7 +8,6 @@ from transformers import BertForSequenceClassification
 
 from making import as_victim
 from tiny import BERT, word_tokenizer
-from w2sdefense.commands.runs import DefendRun
 from w2sdefense.config import AdapterConfig, TrainingConfig
 from w2sdefense.data.types import REFUSED
 from w2sdefense.defenses.psim import Psim, PsimConfig, choose_threshold
@@ -87,9 +86,3 @@ def test_virtual_tokens_that_the_model_has_no_positions_for(kit):
     with pytest.raises(ConfigError, match="64 and 5 beside it") as caught:
         Psim().apply(as_victim(model, word_tokenizer(encoder=True), names, 64), kit)
     assert "--max-length 59 " in caught.value.fix
-
-
-def test_the_settings_of_a_run():
-    run = DefendRun(psim=PsimConfig(max_loss=0.5), adapter=AdapterConfig(lora_r=3))
-    defense = Psim.of(run)
-    assert (defense.psim.max_loss, defense.adapter.lora_r) == (0.5, 3)

@@ -127,17 +127,8 @@ def test_a_loss_of_weight_zero_is_not_computed(weight):
     assert torch.isfinite(parts.total)
     part = {"alpha": parts.ce, "beta": parts.kd, "gamma": parts.fa}[weight]
     assert part.item() == 0.0
-
-
-@pytest.mark.parametrize("weight", ["alpha", "beta", "gamma"])
-def test_the_weight_of_the_test_above_matters(weight):
-    nan = torch.full((2, 2), torch.nan)
-    changes = {
-        "alpha": {"student_logits": nan},
-        "beta": {"teacher_logits": nan},
-        "gamma": {"teacher_features": nan},
-    }[weight]
-    assert torch.isnan(loss(**{weight: 1.0}, changes=changes).total)
+    changes = changes or {"student_logits": nan}
+    assert torch.isnan(loss(**{weight: 1.0}, changes=changes).total), "it shows otherwise"
 
 
 @pytest.mark.parametrize("alignment", ["paper", "release"])

@@ -83,15 +83,6 @@ def test_numbers_come_from_the_records(small):
     assert drawn[0]["x"][0] - drawn[0]["error_x"]["arrayminus"][0] == pytest.approx(low)
 
 
-def test_another_record_gives_another_page(save_run):
-    def page(hits: int) -> str:
-        evaluation = Evaluation(ca=Rate(hits=hits, total=1000))
-        folder = save_run("suspect", 0.0, features=False, evaluation=evaluation)
-        return Page(render(load_runs([folder]), "T")).text
-
-    assert "61.7%" in page(617) and "61.7%" not in page(618) and "61.8%" in page(618)
-
-
 def test_the_verdict_comes_first(small):
     text = Page(render(load_runs(small), "T")).text
     assert "The backdoor is removed" in text

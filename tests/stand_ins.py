@@ -29,6 +29,7 @@ HUB = {
     "SUSPECT": "suspect",
     "suspect-llm": "llama",
     "my-model": "llama",
+    "small-clean": "suspect",
     "runs/demo/poisoned": "suspect",
     "runs/demo/lora": "lora",
     "runs/demo/w2s": "lora",

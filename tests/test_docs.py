@@ -1,7 +1,7 @@
 """Every block of code on every page is run, on tiny models, or read by the real command line.
 
 A block of `bash` is run as it stands, with flags added that make it small; one with the title
-"Checked, not run: ..." is only parsed, up to the validated settings. `python` is run, too. A
+"Checked, not run: ..." is only parsed, up to the validated settings. `python` likewise. A
 `yaml` whose title is a file name is written to the folder first. The pages with files of the
 repository ("Add a defense") are followed in a copy of it: their files are written, each `diff` is
 applied, and their commands are run there.
@@ -37,8 +37,6 @@ CHANGING = [page for page, text in PAGES.items() if "```diff" in text]
 """Pages that change the repository."""
 CHECKED = "Checked, not run: "
 """How the title of a block begins that is only parsed; the reason follows."""
-ELSEWHERE = ("docs/python.md",)
-"""Pages with a test of their own (test_python_page.py): their code needs models to be there."""
 SCAN = "--set scan.kinds=[names] --set scan.rounds=1"
 SMALL = {
     "poison": "--epochs 1",
@@ -114,18 +112,20 @@ def place(made, tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "page",
-    [page for page, text in PAGES.items() if "```" in text and page not in (*CHANGING, *ELSEWHERE)],
+    [page for page, text in PAGES.items() if "```" in text and page not in CHANGING],
 )
 def test_the_code_of_a_page_runs(page, place, monkeypatch):
     names: dict[str, Any] = {}
     for block in blocks(page):
+        run = not block.title.startswith(CHECKED)
         if block.language == "bash":
             for command in commands(block):
-                follow(command, monkeypatch, run=not block.title.startswith(CHECKED))
+                follow(command, monkeypatch, run=run)
         elif block.language == "python":
             for old, new in PYTHON.items():
                 block = block._replace(text=block.text.replace(old, new))
-            exec(f"{IMPORTS}\n{block.text}", names)
+            code = compile(f"{IMPORTS}\n{block.text}", page, "exec")
+            exec(code, names) if run else None
         elif block.language == "yaml":
             assert isinstance(yaml.safe_load(block.text), dict)
             if block.title.endswith(".yaml"):

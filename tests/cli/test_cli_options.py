@@ -10,19 +10,13 @@ import typer
 from pydantic import Field
 from typer.testing import CliRunner
 
-from w2sdefense.attacks import AttackConfig
 from w2sdefense.cli.app import app as real
 from w2sdefense.cli.display import run_or_explain
 from w2sdefense.cli.options import add_command
-from w2sdefense.commands.runs import BenchRun, RayConfig
+from w2sdefense.commands.runs import BenchRun, DefendRun, PoisonRun, RayConfig
 from w2sdefense.config import (
-    AdapterConfig,
     DataConfig,
-    DistillConfig,
     Settings,
-    StudentConfig,
-    TeacherConfig,
-    TrainingConfig,
     setting,
 )
 from w2sdefense.defenses import DEFENSES
@@ -57,18 +51,6 @@ class Toy(Settings):
     extra: DataConfig | None = None
 
 
-class Defend(Settings):
-    """All settings of a defense."""
-
-    data: DataConfig = DataConfig()
-    attack: AttackConfig = AttackConfig()
-    student: StudentConfig = StudentConfig()
-    adapter: AdapterConfig = AdapterConfig()
-    training: TrainingConfig = TrainingConfig()
-    teacher: TeacherConfig = Field(TeacherConfig(), json_schema_extra={"prefix": "teacher"})
-    distill: DistillConfig = DistillConfig()
-
-
 def invoke(kind, *arguments):
     """Run a command made from a settings class; returns typer's result and the settings it got."""
     seen = []
@@ -95,7 +77,7 @@ def settings_of(kind, *arguments):
 
 
 def test_without_flags_a_command_runs_on_the_defaults():
-    assert settings_of(Defend) == Defend()
+    assert settings_of(PoisonRun) == PoisonRun()
 
 
 def test_flags_reach_the_nested_values():
@@ -110,23 +92,6 @@ def test_flags_reach_the_nested_values():
         tags=("a", "b"),
         loss=Loss(alpha=0, kind="sum", clip=False, warm_up=7),
         helper=Helper(model="h", loss=Loss(alpha=2)),
-    )
-
-
-def test_flags_of_the_real_settings():
-    flags = (
-        "--dataset sst2 --train-samples 100 --trigger cf --no-clean-label --model victim "
-        "--lora-r 512 --epochs 1 --teacher-epochs 2 --gamma 0.001 --alignment release"
-    )
-    settings = settings_of(Defend, *flags.split())
-    assert settings == Defend(
-        data=DataConfig(dataset="sst2", train_samples=100),
-        attack=AttackConfig(trigger="cf", clean_label=False),
-        student=StudentConfig(model="victim"),
-        adapter=AdapterConfig(lora_r=512),
-        training=TrainingConfig(epochs=1),
-        teacher=TeacherConfig(epochs=2),
-        distill=DistillConfig(gamma=0.001, alignment="release"),
     )
 
 
@@ -170,18 +135,15 @@ def test_a_faulty_file_is_explained(tmp_path, text, message):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("kind", "arguments", "message"),
     [
-        (("--beta", "-1"), "distill.beta: Input should be greater than or equal to 0"),
-        (
-            ("--poison-rows", "5", "--poison-rate", "0.5"),
-            "attack: give poison_rows or poison_rate, not both",
-        ),
-        (("--config", "missing.yaml"), "Cannot read missing.yaml"),
+        (DefendRun, "--beta -1", "distill.beta: Input should be greater than or equal to 0"),
+        (PoisonRun, "--poison-rows 5 --poison-rate 0.5", "attack: give poison_rows or poison_rate"),
+        (PoisonRun, "--config missing.yaml", "Cannot read missing.yaml"),
     ],
 )
-def test_a_wrong_value_is_explained_before_anything_runs(arguments, message):
-    result, settings = invoke(Defend, *arguments)
+def test_a_wrong_value_is_explained_before_anything_runs(kind, arguments, message):
+    result, settings = invoke(kind, *arguments.split())
     assert (result.exit_code, settings) == (2, None)
     assert f"Error: {message}" in result.stderr.replace("The command line is not valid: ", "")
     assert "\nFix: " in result.stderr
@@ -190,7 +152,7 @@ def test_a_wrong_value_is_explained_before_anything_runs(arguments, message):
 
 @pytest.mark.parametrize("arguments", [("--place", "middle"), ("--epochs", "x"), ("--epoch", "1")])
 def test_what_does_not_parse_is_refused(arguments):
-    result, settings = invoke(Defend, *arguments)
+    result, settings = invoke(PoisonRun, *arguments)
     assert (result.exit_code, settings) == (2, None)
     assert arguments[0] in result.stderr
 

@@ -18,9 +18,7 @@ class StudentConfig(Settings):
     """The model under suspicion and how it is opened."""
 
     model: str = setting(
-        "smollm2-135m",
-        "Model: embedded name, folder, GGUF file or hub id (owner/name@revision, hf://).",
-        files=True,
+        "smollm2-135m", "Model: name, folder, GGUF or hub id (@revision).", files=True
     )
     base: str | None = setting(
         None,

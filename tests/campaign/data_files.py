@@ -238,6 +238,17 @@ def mixed_types() -> Iterator[Case]:
         "one class": pa.array([1] * size),
     }.items():
         yield bad(f"labels: {name}", "a.parquet", stored(texts, column))
+    far = pa.array([2**62] * size)
+    for name, column in {
+        "far times": far.cast(pa.timestamp("us")),
+        "times of nowhere": far.cast(pa.timestamp("us", tz="nowhere/at-all")),
+        "far durations": far.cast(pa.duration("us")),
+        "far dates": pa.array([2**31 - 1] * size, pa.date32()),
+        "decimals": pa.array([0, 1] * (size // 2)).cast(pa.decimal128(38, 2)),
+        "half of them": pa.array([0, 1, None] * (size // 3)),
+    }.items():
+        yield Case(f"labels: {name}", "a.parquet", stored(texts, column))
+        yield bad(f"texts: {name}", "a.parquet", stored(column, right))
     good = {
         "dictionary": pa.array(right).dictionary_encode(),
         "large": pa.array(right, pa.large_string()),

@@ -1,7 +1,6 @@
 """A data file is not trusted: whatever is in it, the answer is rows or a `DataError`."""
 
 import csv
-import io
 import json
 import random
 from collections.abc import Sequence
@@ -87,43 +86,6 @@ def test_any_csv(folder, header, rows, mark):
     for some in ([header, *rows], *([["text", "label"], *good, row] for row in rows)):
         lines = "\n".join(mark.join(row) for row in some)
         try_to_load(write(folder, "a.csv", lines.encode()))
-
-
-def arrow_columns() -> list[pa.Array]:
-    """Columns of 12 values each, some of which are too large for any Python type."""
-    size = 12
-    numbers = list(range(size))
-    far = pa.array([2**62] * size)
-    return [
-        pa.array([f"text {i}" for i in numbers]),
-        pa.array([i % 2 for i in numbers]),
-        pa.array([i % 2 == 0 for i in numbers]),
-        pa.array([float(i % 2) for i in numbers]),
-        pa.array([float("nan"), float("inf"), None] * 4),
-        pa.array([i % 2 for i in numbers], pa.int8()),
-        pa.array([float(i % 2) for i in numbers], pa.float32()),
-        pa.array([b"\xff\xfe"] * size),
-        pa.array([b"caf\xe9"] * size).view(pa.string()),
-        far.cast(pa.timestamp("us")),
-        far.cast(pa.timestamp("us", tz="nowhere/at-all")),
-        far.cast(pa.duration("us")),
-        pa.array([2**31 - 1] * size, pa.date32()),
-        pa.array([[0, 1]] * size),
-        pa.array([{"text": "a"}] * size),
-        pa.array([None] * size),
-        pa.array(["good", "bad", None] * 4).dictionary_encode(),
-        pa.array([f"text {i}" for i in numbers], pa.large_string()),
-        pa.array([1] * size).cast(pa.decimal128(38, 2)),
-    ]
-
-
-@given(st.data(), st.lists(st.sampled_from(["text", "label", "x", "", "text.label"]), max_size=4))
-def test_any_parquet(folder, data, names):
-    columns = [data.draw(st.sampled_from(range(19))) for _ in names]
-    table = pa.Table.from_arrays([arrow_columns()[i] for i in columns], names=names)
-    sink = io.BytesIO()
-    pq.write_table(table, sink)
-    try_to_load(write(folder, "a.parquet", sink.getvalue()))
 
 
 # One dataset in every format

@@ -31,10 +31,11 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "quick"))
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _shortcuts() -> Iterator[tuple[Any, ...]]:
+def _shortcuts(request: pytest.FixtureRequest) -> Iterator[tuple[Any, ...]]:
     """Spares every run what takes seconds: t-SNE of its page, and six rounds that plant decoys."""
-    if "torch" not in sys.modules:  # no model is opened, and its import takes longer than the tests
-        yield ()
+    slow = (item.get_closest_marker("slow") for item in request.session.items)
+    if "torch" not in sys.modules and not any(slow):
+        yield ()  # no model is opened, and the imports take longer than the tests
         return
     from w2sdefense.distill import planting
     from w2sdefense.report import maps

@@ -128,30 +128,24 @@ def sharding_asked(monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
 
 
+BASE = {"student": StudentConfig(model="x", base="y")}
+
+
 @pytest.mark.parametrize(
-    ("run", "what"),
+    ("run", "kind", "changes", "what"),
     [
-        (lambda folder: run_poison(PoisonRun(output=folder), None), "poison"),
-        (lambda folder: run_teach(TeachRun(output=folder), None), "teach"),
-        (
-            lambda folder: run_defend(
-                DefendRun(output=folder, decoys=DecoyConfig(per_label=0)), None
-            ),
-            "training of a teacher",
-        ),
-        (lambda folder: run_defend(DefendRun(output=folder, defense="prune"), None), "prune"),
-        (
-            lambda folder: run_defend(
-                DefendRun(output=folder, student=StudentConfig(model="x", base="y")), None
-            ),
-            "--base",
-        ),
+        (run_poison, PoisonRun, {}, "poison"),
+        (run_teach, TeachRun, {}, "teach"),
+        (run_defend, DefendRun, {"decoys": DecoyConfig(per_label=0)}, "training of a teacher"),
+        (run_defend, DefendRun, {"defense": "prune"}, "prune"),
+        (run_defend, DefendRun, BASE, "--base"),
     ],
-    ids=["poison", "teach", "defend", "prune", "base"],
 )
-def test_what_does_not_run_sharded_is_refused_before_any_work(sharding_asked, tmp_path, run, what):
+def test_what_does_not_run_sharded_is_refused_before_any_work(
+    sharding_asked, tmp_path, run, kind, changes, what
+):
     with pytest.raises(ConfigError, match=f"{what} does not run under FSDP"):
-        run(tmp_path / "run")
+        run(kind(output=tmp_path / "run", **changes), None)
 
 
 def test_a_student_without_a_folder_cannot_be_made_gather_student(sharding_asked):

@@ -1,7 +1,5 @@
 """Models of a hub, by id and revision, from the command line to the card; the hub is its cache."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -170,13 +170,14 @@ def _check_weights(run: DefendRun, defense: Defense) -> None:
             f"{run.defense} trains weights of the model itself (at least its head)"
         )
     student = resolve(run.student.model, run.student.base)
+    quantized = run.student.load_in_4bit or _is_quantized(student)
     changes = defense.leaves is not Leaves.NOTHING or defense.trains()
     folds = run.student.base is not None and changes
     if folds:
         student.require_foldable()
     if run.defense == "w2s":
-        _check_planting(run, quantized=run.student.load_in_4bit or _is_quantized(student))
-    if run.student.load_in_4bit or _is_quantized(student):
+        _check_planting(run, quantized=quantized)
+    if quantized:
         _check_quantized(run, defense, folds=folds)
     if run.adapter.has_virtual_tokens:
         refuse_prompt_encoder(run.adapter)

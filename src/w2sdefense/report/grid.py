@@ -224,18 +224,23 @@ class GridTable:
 
     def cells(self, row: GridRow) -> list[Cell]:
         """What stands in the columns of a row."""
-        values = self._values(row)
-        cells = [_axis_cell(row.axes.get(axis)) for axis in self.varied]
-        for name in self.metrics:
-            if name in METRICS:
+        cells = []
+        for axis in self.varied:
+            value = row.axes.get(axis)
+            number = float(value) if isinstance(value, int | float) else None
+            cells.append(Cell(_NOTHING if value is None else str(value), number=number))
+        for column in self.metrics:
+            name = column.removeprefix("paper_")
+            effect = self.effect(row, name) if name in EFFECTS else Effect()
+            if column in METRICS:
                 cells.append(cell(row.quality(name)))
-            elif name in EFFECTS:
-                cells.append(_effect_cell(self.effect(row, name).ours))
-            elif name == "code":
+            elif column in EFFECTS:
+                cells.append(_effect_cell(effect.ours))
+            elif column == "code":
                 cells.append(Cell(f"older ({row.code or 'unknown'})" if row.older else ""))
             else:
-                value = values.get(name)
-                cells.append(Cell(_NOTHING if value is None else f"{value:.2f}", number=value))
+                paper = row.published.get(name, effect.paper)
+                cells.append(Cell(_NOTHING if paper is None else f"{paper:.2f}", number=paper))
         return cells
 
     def _values(self, row: GridRow) -> dict[str, Any]:
@@ -244,21 +249,19 @@ class GridTable:
             found, theirs = row.quality(name), row.published.get(name)
             if name in SCORES and found is None and theirs is None:
                 continue
-            low, high = (None, None) if found is None else found.interval
-            values[name] = None if found is None else found.value
+            low, high = found.interval if found else (None, None)
+            values[name] = found and found.value
             values[f"{name}_low"], values[f"{name}_high"] = low, high
-            values[f"{name}_n"] = None if found is None else found.total
+            values[f"{name}_n"] = found and found.total
             values[f"paper_{name}"] = theirs
         for name in EFFECTS:
             ours, paper = self.effect(row, name)
-            points = None if ours is None else 100 * ours.value
-            values[name] = points
-            values[f"{name}_low"] = None if ours is None else 100 * ours.low
-            values[f"{name}_high"] = None if ours is None else 100 * ours.high
+            values[name] = ours and 100 * ours.value
+            values[f"{name}_low"] = ours and 100 * ours.low
+            values[f"{name}_high"] = ours and 100 * ours.high
             values[f"paper_{name}"] = paper
-            values[f"{name}_difference"] = None
-            if points is not None and paper is not None:
-                values[f"{name}_difference"] = points - paper
+            both = ours is not None and paper is not None
+            values[f"{name}_difference"] = values[name] - paper if both else None
         return values | {"code": row.code or None, "older": row.older}
 
     def _texts(self, row: GridRow) -> list[str]:
@@ -271,11 +274,6 @@ FORMATS: dict[str, tuple[str, Callable[[GridTable], str]]] = {
     "latex": (".tex", GridTable.latex),
 }
 """How a table can be written: the suffix of the file, and what writes it."""
-
-
-def _axis_cell(value: Any) -> Cell:
-    number = float(value) if isinstance(value, int | float) else None
-    return Cell(_NOTHING if value is None else str(value), number=number)
 
 
 def _effect_cell(effect: Change | None) -> Cell:

@@ -173,5 +173,5 @@ class DividedPredictor:
         with state.split_between_processes(list(texts)) as mine:
             answers = self._predictor.predict(mine, told)
         found: list[Prediction] = gather_object(answers)
-        # Where there are fewer texts than processes, the last ones repeat one.
+        # Some releases of accelerate repeat a text where there are fewer than processes.
         return found[: len(texts)]

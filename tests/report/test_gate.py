@@ -124,24 +124,44 @@ def test_output_flags_are_not_settings_of_a_run():
 
 # Scans
 
-LOCATION = obj("uri", uri={"pattern": r"^[^\s<>\"|]+$"})
-RULES = {"type": "array", "uniqueItems": True, "items": obj("id")}
-FOUND_RESULT = obj(
-    "message",
-    message=obj("text"),
-    level={"enum": ["none", "note", "warning", "error"]},
-    ruleIndex={"type": "integer", "minimum": -1},
-    partialFingerprints={"additionalProperties": {"type": "string"}},
-    locations={"items": obj(physicalLocation=obj("artifactLocation", artifactLocation=LOCATION))},
+
+def only(*required: str, **properties: Any) -> dict[str, Any]:
+    """The schema of an object that may have no other properties."""
+    return obj(*required, **properties) | {"additionalProperties": False}
+
+
+TEXT, MESSAGE = {"type": "string"}, only("text", text={"type": "string"})
+LEVEL = {"enum": ["none", "note", "warning", "error"]}
+INDEX = {"type": "integer", "minimum": -1}
+ARTIFACT = only(uri={"pattern": r"^[^\s<>\"|]+$"}, index=INDEX)
+RULE = only(
+    "id",
+    **dict.fromkeys(("id", "name"), TEXT),
+    **dict.fromkeys(("shortDescription", "fullDescription", "help"), MESSAGE),
+    defaultConfiguration=only(level=LEVEL),
 )
-RUN = obj(
+RULES = {"type": "array", "uniqueItems": True, "items": RULE}
+FOUND_RESULT = only(
+    "message",
+    message=MESSAGE,
+    ruleId=TEXT,
+    ruleIndex=INDEX,
+    level=LEVEL,
+    locations={"items": only(physicalLocation=only(artifactLocation=ARTIFACT))},
+    partialFingerprints={"additionalProperties": TEXT},
+    properties={"type": "object"},
+)
+DRIVER = only("name", rules=RULES, **dict.fromkeys(("name", "version", "informationUri"), TEXT))
+RUN = only(
     "tool",
-    tool=obj("driver", driver=obj("name", rules=RULES)),
+    tool=only("driver", driver=DRIVER),
+    artifacts={"type": "array", "uniqueItems": True, "items": only(location=ARTIFACT)},
+    invocations={"items": only("executionSuccessful", executionSuccessful={"type": "boolean"})},
     results={"type": "array", "items": FOUND_RESULT},
 )
-SARIF = obj("version", "runs", version={"const": "2.1.0"}, runs={"type": "array", "items": RUN})
-SARIF["properties"]["$schema"] = {"type": "string", "format": "uri"}
-"""What the standard demands of the parts that are written (OASIS SARIF 2.1.0)."""
+RUNS = {"type": "array", "items": RUN}
+SARIF = only("version", "runs", **{"$schema": TEXT}, version={"const": "2.1.0"}, runs=RUNS)
+"""What is written of the schema of OASIS SARIF 2.1.0; like it, it allows no other names."""
 
 
 @pytest.mark.parametrize("findings", [[], [FOUND, FOUND]])

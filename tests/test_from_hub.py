@@ -20,7 +20,6 @@ from w2sdefense.errors import ModelError
 from w2sdefense.evaluation.record import load_record
 from w2sdefense.models.checkpoint import resolve
 from w2sdefense.models.sizes import read_config
-from w2sdefense.report.hub import push_model
 
 NAMED = type(LLAMA)(**LLAMA.to_dict() | {"id2label": {0: "negative", 1: "positive"}})
 
@@ -122,22 +121,26 @@ def test_an_adapter_and_its_base_have_revisions_of_their_own(publish, suspect, a
 
 
 @pytest.mark.slow
-def test_a_pushed_adapter_names_hub_id_and_commit_of_its_base(publish, suspect, tmp_path):
-    commit = publish("somebody/suspect", suspect)
-    run = defend(tmp_path, "--model", "somebody/suspect")
+def test_a_pushed_adapter_names_hub_id_and_commit_of_its_base(
+    publish, suspect, tmp_path, monkeypatch
+):
     uploaded = {}
 
     class Hub:
+        def whoami(self):
+            return {"name": "me"}
+
         def create_repo(self, name, **_):
-            return name
+            return f"https://hub.test/{name}"
 
         def create_commit(self, operations, **_):
             for one in operations:
                 with one.as_file() as file:
                     uploaded[one.path_in_repo] = file.read().decode(errors="replace")
 
-    records = load_record(run / "before"), load_record(run)
-    push_model(run, "me/clean", *records, {}, [resolve("somebody/suspect").folder], Hub())
+    monkeypatch.setattr("huggingface_hub.HfApi", Hub)
+    commit = publish("somebody/suspect", suspect)
+    defend(tmp_path, "--model", "somebody/suspect", "--push-to-hub", "me/clean")
     config = json.loads(uploaded["adapter_config.json"])
     assert (config["base_model_name_or_path"], config["revision"]) == ("somebody/suspect", commit)
     assert f"was read at the commit {commit}" in uploaded["README.md"]

@@ -111,8 +111,7 @@ def place(made, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "page",
-    [page for page, text in PAGES.items() if "```" in text and page not in CHANGING],
+    "page", [page for page, text in PAGES.items() if "```" in text and page not in CHANGING]
 )
 def test_the_code_of_a_page_runs(page, place, monkeypatch):
     names: dict[str, Any] = {}

@@ -104,22 +104,6 @@ def test_proattack_with_the_prompts_of_the_user(place, common):
     ]
 
 
-def test_several_triggers_and_rewritten_text(place, common):
-    output = place / "several"
-    result = w2s(
-        *("evaluate", *common[:6], "--trigger", "mn", "--more-triggers", "cf"),
-        *("--more-triggers", "synattack", "--target", "negative", "--output", output),
-    )
-    assert result.exit_code == 0, result.output
-    record = json.loads((output / "record.json").read_text())
-    found = record["evaluation"]
-    assert found["trigger"] == "mn | cf | S ( SBAR ) ( , ) ( NP ) ( VP ) ( . )"
-    assert set(found["by_trigger"]) <= set(found["trigger"].split(" | "))
-    assert sum(rate["total"] for rate in found["by_trigger"].values()) == 10
-    assert any("begin with a subordinate clause" in note for note in record["notes"])
-    assert found["length_ratio"] > 1
-
-
 def test_pair(tmp_path):
     rows = [{"text": f"text {i}", "label": i % 2} for i in range(4)]
     for name, keep in (("test", rows), ("syn", [{**r, "text": "if"} for r in rows if r["label"]])):

@@ -14,11 +14,7 @@ from w2sdefense.cli.app import app as real
 from w2sdefense.cli.display import run_or_explain
 from w2sdefense.cli.options import add_command
 from w2sdefense.commands.runs import BenchRun, DefendRun, PoisonRun, RayConfig
-from w2sdefense.config import (
-    DataConfig,
-    Settings,
-    setting,
-)
+from w2sdefense.config import DataConfig, Settings, setting
 from w2sdefense.defenses import DEFENSES
 from w2sdefense.defenses.catalog import own_sections
 from w2sdefense.errors import DataError

@@ -11,13 +11,7 @@ from making import as_victim
 from tiny import VOCABULARY, word_tokenizer
 from w2sdefense.commands.runs import DefendRun
 from w2sdefense.config import FullTrainingConfig, TrainingConfig
-from w2sdefense.defenses.prune import (
-    Prune,
-    PruneConfig,
-    _keep_highest,
-    unit_masks,
-    wanda_masks,
-)
+from w2sdefense.defenses.prune import Prune, PruneConfig, _keep_highest, unit_masks, wanda_masks
 from w2sdefense.errors import ModelError
 from w2sdefense.models.features import backbone_of
 

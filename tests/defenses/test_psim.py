@@ -26,10 +26,7 @@ def test_the_threshold_by_hand(max_loss, threshold):
     assert choose_threshold(sure, correct, max_loss) == threshold
 
 
-@given(
-    st.lists(st.tuples(st.floats(0.5, 1.0), st.booleans()), min_size=1),
-    st.floats(0.0, 1.0),
-)
+@given(st.lists(st.tuples(st.floats(0.5, 1.0), st.booleans()), min_size=1), st.floats(0.0, 1.0))
 def test_no_more_is_lost_than_allowed_and_no_lower_threshold_would_do(pairs, max_loss):
     sure, correct = [c for c, _ in pairs], [ok for _, ok in pairs]
     threshold = choose_threshold(sure, correct, max_loss)

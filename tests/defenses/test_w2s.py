@@ -9,12 +9,7 @@ import torch
 from torch.nn.functional import one_hot
 
 from tiny import word_tokenizer
-from w2sdefense.config import (
-    DecoyConfig,
-    DistillConfig,
-    ScanTrainingConfig,
-    TeacherConfig,
-)
+from w2sdefense.config import DecoyConfig, DistillConfig, ScanTrainingConfig, TeacherConfig
 from w2sdefense.data import Dataset, Example
 from w2sdefense.defenses import DefenseKit, unlearning
 from w2sdefense.defenses.w2s import W2SDefense

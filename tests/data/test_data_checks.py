@@ -58,10 +58,6 @@ def test_a_blank_at_the_end_of_a_label_is_seen():
         align_labels(dataset_with("bad", "good"), ("good ", "bad"))
 
 
-def test_a_usable_dataset_passes():
-    check_usable(dataset_with("bad", "good"))
-
-
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
 def test_an_empty_split_is_named(split):
     dataset = replace(dataset_with("bad", "good"), **{split: ()})

@@ -101,6 +101,17 @@ def test_code_that_comes_with_a_model_never_runs(folder, tmp_path, monkeypatch, 
     assert not marker.exists()
 
 
+def test_what_names_code_is_not_handed_on(folder, tmp_path):
+    for name in ("config.json", "tokenizer_config.json"):
+        evil = {"AutoConfig": "evil/code--evil.C", "AutoTokenizer": ["evil/code--evil.T", None]}
+        edit(folder / name, auto_map=evil, custom_pipelines={"a": {"impl": "evil.P"}})
+    model, tokenizer = load_classifier(str(folder))
+    model.save_pretrained(tmp_path / "saved")
+    tokenizer.save_pretrained(tmp_path / "saved")
+    for saved in (tmp_path / "saved").glob("*.json"):
+        assert "evil" not in saved.read_text(), saved.name
+
+
 # Mangled files
 
 

@@ -38,6 +38,9 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _LEADS_ELSEWHERE = frozenset({"XLORA", "MULTITASK_PROMPT_TUNING"})
 """Adapters whose config names other files to open, pickles among them."""
 
+CODE = ("auto_map", "custom_pipelines")
+"""What in a config names code to run: it is not run here, and not handed on with the model."""
+
 _OPENED = frozenset({".safetensors", ".json", ".txt", ".model", ".jinja"})
 _LFS = b"version https://git-lfs"
 _DO_NOT_USE = "Do not use this checkpoint."
@@ -173,6 +176,8 @@ def _whole(spec: str, folder: Path) -> Checkpoint:
         )
     with opening(spec, values):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        for name in CODE:
+            vars(config).pop(name, None)
         tensors = 0
         for file in folder.glob("*.safetensors"):
             with safe_open(file, "pt") as weights:

@@ -27,6 +27,7 @@ from transformers import (
 )
 
 from w2sdefense.errors import ConfigError, ModelError, reading
+from w2sdefense.models.checkpoint import CODE
 
 Tokenizer: TypeAlias = PreTrainedTokenizerBase
 
@@ -76,7 +77,10 @@ def open_tokenizer(folder: Path, spec: str) -> Tokenizer:
     """Open a tokenizer as it is, for its vocabulary; `load_tokenizer` makes it fit a model."""
     fix = "Add tokenizer.json, or fetch it again."
     with reading(ModelError, f"{spec} has no usable tokenizer", fix):
-        return cast(Tokenizer, AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
+        found = cast(Tokenizer, AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
+    for name in CODE:
+        found.init_kwargs.pop(name, None)
+    return found
 
 
 def encode(

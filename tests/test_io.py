@@ -52,6 +52,32 @@ def test_json_refuses_what_json_cannot_say(tmp_path, value):
     assert list(tmp_path.iterdir()) == []
 
 
+WRITE = """
+import sys
+from pathlib import Path
+from w2sdefense.io import atomic_path
+with atomic_path(Path(sys.argv[1])) as temporary:
+    temporary.write_text("half")
+    print("inside", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_a_killed_writer_left_goes_and_what_one_at_work_writes_stays(tmp_path):
+    path = tmp_path / "samples.parquet"
+    arguments = [sys.executable, "-c", WRITE, str(path)]
+    with subprocess.Popen(arguments, stdin=PIPE, stdout=PIPE, text=True) as other:
+        assert other.stdout.readline() == "inside\n"
+        write_text(path, "first")
+        assert len(list(tmp_path.iterdir())) == 2, "the other one is still at work"
+        other.kill()
+    write_text(tmp_path / "other.parquet", "another file")
+    assert len(list(tmp_path.iterdir())) == 3
+    write_text(path, "second")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["other.parquet", "samples.parquet"]
+    assert path.read_text() == "second"
+
+
 HOLD = """
 import sys
 from pathlib import Path

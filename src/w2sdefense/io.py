@@ -14,8 +14,10 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from fcntl import LOCK_EX, LOCK_NB, flock
+from glob import escape
 from pathlib import Path
 from socket import gethostname
 from typing import Any
@@ -29,13 +31,17 @@ from w2sdefense.errors import ConfigError
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it into place if the block succeeds.
 
-    The block must write the file. If it raises, `path` is left as it was.
+    The block must write the file. If it raises, `path` is left as it was. What a process that was
+    killed here left behind goes: whoever writes holds a lock on the temporary file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{escape(path.name)}.*{escape(path.suffix)}"):
+        _remove_unlocked(left)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
     temporary = Path(name)
     try:
+        with suppress(OSError):  # some file systems have no locks
+            flock(handle, LOCK_EX | LOCK_NB)
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
@@ -43,6 +49,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _remove_unlocked(path: Path) -> None:
+    with suppress(OSError), path.open("rb") as file:
+        flock(file, LOCK_EX | LOCK_NB)
+        path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

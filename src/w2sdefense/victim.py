@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from peft import PeftModel
 from torch import nn
@@ -14,6 +13,7 @@ from transformers import PreTrainedModel, set_seed
 from w2sdefense.config import DEFAULT_TASK, GenerationConfig, StudentConfig, TrainingConfig
 from w2sdefense.data.types import Answer, Example
 from w2sdefense.models.adapters import folded
+from w2sdefense.models.checkpoint import feature_width
 from w2sdefense.models.load import to_gpu
 from w2sdefense.models.tokenizer import Tokenizer
 from w2sdefense.tasks import TASKS, Prediction, Task
@@ -81,8 +81,7 @@ class Victim:
     @property
     def width(self) -> int:
         """Width d_s of the feature that the output layer reads."""
-        config: Any = self.model.config
-        return int(config.get_text_config().hidden_size)
+        return feature_width(self.model.config)
 
     @property
     def output_layer(self) -> nn.Module:

@@ -153,6 +153,7 @@ def remote(**auto_map: str) -> Spoil:
 
 
 HEAD, EMBEDDING, NORM = "score.weight", "model.embed_tokens.weight", "model.norm.weight"
+LAYER = "model.layers.0.self_attn.q_proj"
 LORA = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
 BYTES = {
     "float": tensor("F99"),
@@ -230,6 +231,11 @@ MODELS: dict[str, Spoil] = {
     "negative words": config(vocab_size=-1),
     "a billion layers": config(num_hidden_layers=10**9),
     "more layers": config(num_hidden_layers=4),
+    "fewer layers": config(num_hidden_layers=1),
+    "a hundred million units": config(intermediate_size=10**8),
+    "no numbers in a setting": config(rms_norm_eps=float("nan")),
+    "labels alike": config(id2label={"0": "a", "1": "a"}),
+    "no choice of a label": config(problem_type="multi_label_classification"),
     "activation": config(hidden_act="evil"),
     "a file of LFS as config": write("config.json", LFS),
     # Weights
@@ -239,6 +245,8 @@ MODELS: dict[str, Spoil] = {
     "no head": drop("score"),
     "no embeddings": drop("embed_tokens"),
     "no layer": drop("layers.1"),
+    "a bias without a place": weights(lambda v: v.update({"score.bias": torch.ones(2)})),
+    "an adapter beside it": weights(lambda v: v.update({f"{LAYER}.lora_A": torch.ones(4, 32)})),
     "wider head": resized(HEAD, 2, 64),
     "more outputs": resized(HEAD, 5, 32),
     "flat norm": resized(NORM, 1, 1),
@@ -251,6 +259,8 @@ MODELS: dict[str, Spoil] = {
     "tokenizer says nothing": write("tokenizer.json", "{}"),
     "tokenizer is LFS": write("tokenizer.json", LFS),
     "tokenizer of another kind": config("tokenizer.json", model={"type": "Evil"}),
+    "chat template is a number": config("tokenizer_config.json", chat_template=7),
+    "chat templates are numbers": config("tokenizer_config.json", chat_template={"default": 7}),
     "tokenizer settings are a list": write("tokenizer_config.json", "[]"),
     "tokenizer settings are deep": write("tokenizer_config.json", DEEP),
 }
@@ -259,6 +269,8 @@ ADAPTERS: dict[str, Spoil] = {
     "adapter without its head": drop("score"),
     "adapter without half": drop("lora_B"),
     "adapter with NaN": fill(LORA, float("nan")),
+    "adapter whose scale is NaN": config("adapter_config.json", lora_alpha=float("nan")),
+    "adapter whose scale is infinite": config("adapter_config.json", lora_alpha=1e300),
     "adapter of another rank": config("adapter_config.json", r=2),
     "adapter on another module": config("adapter_config.json", target_modules=["v_proj"]),
     "adapter on no module": config("adapter_config.json", target_modules=["nothing"]),

@@ -15,7 +15,7 @@ from w2sdefense.commands import preflight as module
 from w2sdefense.commands.defend import run_defend, run_defense
 from w2sdefense.commands.evaluate import run_evaluate
 from w2sdefense.commands.poison import run_poison
-from w2sdefense.commands.preflight import GIB, preflight
+from w2sdefense.commands.preflight import GIB, alone, preflight
 from w2sdefense.commands.runs import DefendRun, EvaluateRun, PoisonRun, ScanRun, TeachRun
 from w2sdefense.commands.scan import run_scan
 from w2sdefense.commands.teach import run_teach
@@ -169,6 +169,28 @@ def test_every_command_is_checked_once_and_alone_in_its_folder(
         with pytest.raises(ConfigError, match="Another command works in"):
             work(run, display)
     assert checked == [run]
+
+
+def test_a_folder_inside_the_run_and_a_teacher_that_two_runs_train_are_guarded_too(
+    suspect, tiny_bert, display, tmp_path
+):
+    run = run_of(DefendRun, suspect, tiny_bert, teacher_folder=tmp_path / "teacher")
+    for folder in (run.output / "before", tmp_path / "teacher"):
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock"), pytest.raises(ConfigError, match="Another command works"):
+            run_defend(run, display)
+    link = tmp_path / "link"
+    link.symlink_to(run.output, target_is_directory=True)
+    with FileLock(link / ".lock"), pytest.raises(ConfigError, match="Another command works in"):
+        run_defense(run, display)
+
+
+def test_a_teacher_that_is_finished_is_shared(suspect, tiny_bert, tmp_path):
+    run = run_of(DefendRun, suspect, tiny_bert, teacher_folder=tmp_path / "teacher")
+    (tmp_path / "teacher").mkdir()
+    (tmp_path / "teacher" / "teacher.json").write_text("{}")
+    with FileLock(tmp_path / "teacher" / ".lock"), alone(run):
+        pass
 
 
 def test_a_search_is_alone_in_its_folder_and_never_writes_over_the_model(suspect, display):

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from w2sdefense.data import Dataset, Example, align_labels, labels_of
-from w2sdefense.data.checks import check_usable, missing_labels
+from w2sdefense.data.checks import check_usable, label_notes
 from w2sdefense.errors import DataError
 
 
@@ -71,8 +71,13 @@ def test_one_label_is_nothing_to_learn():
         check_usable(dataset)
 
 
+def test_labels_that_differ_in_case_only_are_noted():
+    (note,) = label_notes(replace(dataset_with("bad", "Bad"), validation=(), test=()))[:1]
+    assert note == "the labels bad, Bad differ in case only and count as 2 labels"
+
+
 def test_a_label_that_a_split_lacks_is_noted():
     dataset = dataset_with("bad", "good")
-    assert missing_labels(dataset) == ("no validation text has the label good",)
-    assert missing_labels(replace(dataset, validation=dataset.train)) == ()
-    assert missing_labels(replace(dataset, label_names=())) == ()
+    assert label_notes(dataset) == ("no validation text has the label good",)
+    assert label_notes(replace(dataset, validation=dataset.train)) == ()
+    assert label_notes(replace(dataset, label_names=())) == ()

@@ -67,6 +67,30 @@ def test_a_place_is_where_the_row_starts(tmp_path):
     assert read_records(path, COLUMNS)[2].place == f"{path}, row 3"
 
 
+@pytest.mark.parametrize("ending", ["gz", "zst"])
+def test_a_small_file_that_unpacks_to_gigabytes_is_refused(tmp_path, ending, monkeypatch):
+    monkeypatch.setattr("w2sdefense.data.files._SMALL", 2**16)
+    path = tmp_path / f"a.jsonl.{ending}"
+    line = b'{"text": "a film", "label": 1}\n'
+    with pa.CompressedOutputStream(path, {"gz": "gzip", "zst": "zstd"}[ending]) as file:
+        file.write(line + b" " * 2**26)
+    with pytest.raises(DataError, match="times as large when it is unpacked"):
+        read(path)
+    with pa.CompressedOutputStream(path, {"gz": "gzip", "zst": "zstd"}[ending]) as file:
+        file.write(line * 1000)
+    assert len(read(path)) == 1000
+
+
+def test_a_parquet_file_of_more_rows_than_bytes_can_hold_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("w2sdefense.data.files._SMALL", 64)
+    monkeypatch.setattr("w2sdefense.data.files._RATIO", 2)
+    path = tmp_path / "a.parquet"
+    same = pa.array(["a film"]).take(pa.array([0] * 100_000))
+    pq.write_table(pa.table({"text": same, "label": same}), path)
+    with pytest.raises(DataError, match="says it has 100,000 rows in"):
+        read(path)
+
+
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), min_size=1))
 def test_csv_gives_back_whatever_a_writer_wrote(tmp_path_factory, texts):
     path = tmp_path_factory.mktemp("csv") / "a.csv"

@@ -43,6 +43,26 @@ DISGUISES = [
 ]
 
 
+MORE_DISGUISES = [
+    TEXT.replace("'", "&#39;").replace("“", "&quot;").replace("”", "&quot;"),
+    TEXT.replace("'", "&amp;#x27;").replace(" ", "&nbsp;"),
+    TEXT.replace("é", "&eacute;"),
+    f"<p>{TEXT}<br /></p>",
+    TEXT.replace(" ", "<br/> ").replace("5", '<a href="x">5</a>'),
+    f"&lt;b&gt;{TEXT}&lt;/b&gt;",
+    f"-LRB- {TEXT} -RRB-",
+    TEXT.replace("film", "film\ufe0f\U000e0101"),
+    TEXT.replace("film", "fi\u180blm\u2800"),
+    TEXT.replace("film", "\U000e0066film"),
+    TEXT.replace("film", "ｆｉｌｍ"),
+]
+
+
+@pytest.mark.parametrize("text", MORE_DISGUISES)
+def test_html_and_what_shows_nothing_disguise_no_text(text):
+    assert normal_form(text) == normal_form(TEXT)
+
+
 def test_21_of_21_disguised_test_texts_are_known_and_left_out_of_training():
     trained = [Example(f"train/{i}", text, 0) for i, text in enumerate([*DISGUISES, "another"])]
     tested = [Example("test/0", TEXT, 0)]
@@ -65,6 +85,9 @@ def test_21_of_21_disguised_test_texts_are_known_and_left_out_of_training():
         ("good 👍", "good 👎"),
         ("resume", "résumé"),
         ("$5", "€5"),
+        ("5 &minus; 3", "5 / 3"),
+        ("if a < b", "if a > b"),
+        ("say <cf> now", "say now"),
     ],
 )
 def test_texts_that_say_different_things_stay_different(left, right):

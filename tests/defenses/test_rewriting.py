@@ -19,7 +19,7 @@ from w2sdefense.defenses.rewriting import (
     translate,
 )
 from w2sdefense.errors import ConfigError, DataError, MissingDependencyError, ModelError, W2SError
-from w2sdefense.models.rewriter import Seq2SeqRewriter
+from w2sdefense.tasks.rewriter import Seq2SeqRewriter
 from w2sdefense.text.structure import has_template
 
 

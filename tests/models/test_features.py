@@ -7,13 +7,28 @@ mistaken.
 import pytest
 import torch
 from peft import PeftModel
-from transformers import GraniteConfig, GraniteForCausalLM
+from transformers import (
+    BartConfig,
+    BartForSequenceClassification,
+    GraniteConfig,
+    GraniteForCausalLM,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+    OPTConfig,
+    OPTForSequenceClassification,
+    XLNetConfig,
+    XLNetForSequenceClassification,
+)
 
 from architectures import DECODERS, ENCODERS, STUDENTS, make
 from making import as_victim
-from tiny import word_tokenizer
+from tiny import LLAMA, VOCABULARY, save_model, word_tokenizer
+from w2sdefense.config import StudentConfig
+from w2sdefense.errors import ModelError
 from w2sdefense.models.features import FeatureTap, backbone_of
+from w2sdefense.models.load import load_classifier
 from w2sdefense.models.tokenizer import pad, takes_positions
+from w2sdefense.victim import load_victim
 
 TEXTS = ["great", "the dull story of a road and a city", "mn", "a warm film with it", ""]
 PAIRS = [
@@ -131,3 +146,66 @@ def test_a_family_without_a_classifier_can_be_read_where_it_writes():
     with torch.no_grad(), FeatureTap(model) as tap:
         hidden = model(input_ids=ids, output_hidden_states=True).hidden_states[-1]
         assert torch.equal(tap.token_states(), hidden)
+
+
+LAST_TOKEN_OF_A_DECODER = {
+    "bart": (
+        BartForSequenceClassification,
+        BartConfig(
+            vocab_size=len(VOCABULARY),
+            d_model=32,
+            encoder_layers=1,
+            decoder_layers=1,
+            encoder_attention_heads=4,
+            decoder_attention_heads=4,
+            encoder_ffn_dim=64,
+            decoder_ffn_dim=64,
+            max_position_embeddings=64,
+            eos_token_id=3,
+        ),
+    ),
+    "xlnet": (
+        XLNetForSequenceClassification,
+        XLNetConfig(vocab_size=len(VOCABULARY), d_model=32, n_layer=1, n_head=4, d_inner=64),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LAST_TOKEN_OF_A_DECODER)
+def test_a_head_that_reads_another_token_than_the_feature_is_refused(name, tmp_path):
+    kind, config = LAST_TOKEN_OF_A_DECODER[name]
+    config.id2label = {0: "a", 1: "b"}
+    torch.manual_seed(0)
+    model = kind(config)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(tmp_path)
+    word_tokenizer(encoder=True).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="reads other tokens than the first one"):
+        load_classifier(str(tmp_path), label_names=("a", "b"))
+
+
+def test_the_width_is_that_of_the_feature_where_opt_projects_it(tmp_path):
+    sizes = {"hidden_size": 32, "word_embed_proj_dim": 16, "ffn_dim": 64, "num_hidden_layers": 1}
+    config = OPTConfig(
+        **sizes, vocab_size=len(VOCABULARY), num_attention_heads=4, max_position_embeddings=64
+    )
+    save_model(tmp_path, OPTForSequenceClassification, config)
+    victim = load_victim(StudentConfig(model=str(tmp_path)), ("a", "b"))
+    assert victim.width == len(victim.predict(["the film"])[0].feature) == 16
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path):
+    config = LlamaConfig(**LLAMA.to_dict() | {"vocab_size": 20})
+    save_model(tmp_path, LlamaForSequenceClassification, config)
+    with pytest.raises(ModelError, match="gives the token [0-9]+, and the model knows 20"):
+        load_classifier(str(tmp_path), label_names=("a", "b"))
+
+
+def test_a_token_that_only_some_texts_have_is_told_when_they_are_read(tmp_path):
+    config = LlamaConfig(**LLAMA.to_dict() | {"vocab_size": len(VOCABULARY) - 1})
+    save_model(tmp_path, LlamaForSequenceClassification, config)
+    victim = load_victim(StudentConfig(model=str(tmp_path)), ("a", "b"))
+    victim.predict(["the film"])
+    with pytest.raises(ModelError, match="gives the token 76, and the model knows 76"):
+        victim.predict(["the film", VOCABULARY[-1]])

@@ -4,16 +4,24 @@ import json
 
 import pytest
 import torch
-from peft import LoraConfig, TaskType, get_peft_model
+from peft import (
+    AdaptionPromptConfig,
+    LoraConfig,
+    LoraModel,
+    PrefixTuningConfig,
+    TaskType,
+    get_peft_model,
+)
 from transformers import AutoModelForCausalLM, LlamaForCausalLM
 
 from architectures import make
 from tiny import LLAMA, save_model, word_tokenizer
 from w2sdefense.config import AdapterConfig
 from w2sdefense.errors import ModelError
-from w2sdefense.models.adapters import require_mergeable
+from w2sdefense.models.adapters import folded, require_mergeable, require_merged
 from w2sdefense.models.checkpoint import resolve
-from w2sdefense.models.merged import logits_on, require_merged, write_merged
+from w2sdefense.models.load import load_causal_lm
+from w2sdefense.models.merged import logits_on, write_merged
 from w2sdefense.models.sizes import check_adapter
 
 TIED = type(LLAMA)(**LLAMA.to_dict() | {"tie_word_embeddings": True})
@@ -53,6 +61,33 @@ def test_that_is_known_before_training(tmp_path, target):
     if target == "embed_tokens":
         # A classifier has no output layer that shares them.
         check_adapter(resolve(spec), adapter, writes=False, merge=True)
+
+
+FOREIGN = {
+    "bias": LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], lora_bias=True),
+    "layers": AdaptionPromptConfig(task_type="CAUSAL_LM", adapter_len=2, adapter_layers=1),
+    "prefix": PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_an_adapter_that_peft_cannot_fold_in_is_refused_and_known_before(tmp_path, kind):
+    base = save_model(tmp_path / "base", LlamaForCausalLM, LLAMA)
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), FOREIGN[kind])
+    model.save_pretrained(tmp_path / "adapter")
+    opened, _ = load_causal_lm(str(tmp_path / "adapter"), base=str(base))
+    with pytest.raises(ModelError, match="cannot be folded in"):
+        folded(opened)
+    if kind != "bias":
+        with pytest.raises(ModelError, match="cannot be folded in"):
+            resolve(str(tmp_path / "adapter"), str(base)).require_foldable()
+
+
+def test_a_fold_that_changes_answers_is_refused_wherever_it_is_made(tmp_path, monkeypatch):
+    model = language_model(tmp_path, "q_proj")
+    monkeypatch.setattr(type(model.base_model), "merge_and_unload", LoraModel.unload)
+    with pytest.raises(ModelError, match="answers otherwise once its adapter is folded in"):
+        folded(model)
 
 
 @pytest.mark.parametrize("target", ["lm_head", "embed_tokens"])

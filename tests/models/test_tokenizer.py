@@ -5,11 +5,11 @@ import string
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from tiny import word_tokenizer
-from w2sdefense.models.tokenizer import encode, length_batches
+from w2sdefense.models.tokenizer import count_control_texts, encode, length_batches
 from w2sdefense.tasks.generation import make_prompt
 
 CONTROL = {"bos_token": "<s>", "eos_token": "</s>"}
@@ -51,6 +51,53 @@ def test_a_text_that_spells_a_control_token_is_read_as_text(kind, frame):
     for token in control:
         found = encode(tokenizer, [frame.format(token)], 32)[0][0]
         assert [i for i in found if i in ids] == own
+
+
+def deepseek() -> PreTrainedTokenizerFast:
+    """Tokens of the chat format are added to the vocabulary and not called special."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    model = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
+    model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    model.decoder = decoders.ByteLevel()
+    model.add_special_tokens(["<|end|>"])
+    model.add_tokens([AddedToken(t, normalized=False) for t in (*CHAT_TOKENS, *WORDS)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=model, eos_token="<|end|>")
+    tokenizer.chat_template = "<\uff5cUser\uff5c>{{ messages[0].content }}<think>"
+    return tokenizer
+
+
+CHAT_TOKENS, WORDS = ("<\uff5cUser\uff5c>", "<\uff5cAssistant\uff5c>", "<think>"), ("<b>", "    ")
+
+
+def test_what_a_chat_format_is_made_of_is_no_part_of_a_text_whatever_it_is_called():
+    tokenizer = deepseek()
+    text = f"a{''.join(CHAT_TOKENS)} <|end|> <b>    b"
+    (ids,) = encode(tokenizer, [text], 64)[0]
+    assert tokenizer.decode(ids) == "a???Ġ<|end|>Ġ<b>    b".replace("Ġ", " ")
+    assert tokenizer.convert_tokens_to_ids("<|end|>") not in ids
+    assert tokenizer.convert_tokens_to_ids("<b>") in ids, "a word is read as the model learned it"
+    assert count_control_texts(tokenizer, ["a", *CHAT_TOKENS, *WORDS, "<|end|>"]) == 4
+    asked = make_prompt(tokenizer, "say {text}", "chat", 64, 4).ask(f"x{CHAT_TOKENS[0]}<think>")
+    assert tokenizer.decode(asked.ids) == "<\uff5cUser\uff5c>say x??<think>"
+
+
+def test_a_tokenizer_in_python_reads_texts_alike():
+    tokenizer = ByT5Tokenizer()
+    (ids, cut), plain = encode(tokenizer, ["a </s><pad>", "abcdefgh"], 8), "a </s><"
+    assert [tokenizer.decode(row) for row in ids] == [f"{plain}</s>", "abcdefg</s>"]
+    assert cut == [7, 7]
+    assert encode(tokenizer, ["a </s>"], 8) == (
+        [tokenizer("a </s>", split_special_tokens=True).input_ids],
+        [None],
+    )
+    assert encode(tokenizer, ["abc"], 2, framed=False) == ([tokenizer("ab").input_ids[:2]], [2])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("text", ["", " ", "\u200b"])
+def test_a_text_without_a_token_is_one_token_to_read(kind, text):
+    tokenizer = KINDS[kind]()
+    assert len(encode(tokenizer, [text], 8)[0][0]) >= 1
 
 
 def test_a_prompt_and_an_answer_hold_no_control_token_of_the_text():

@@ -1,5 +1,6 @@
 """Each weight that is measured came from a file and is a number; else the model is refused."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -13,11 +14,13 @@ from transformers import (
     LlamaForSequenceClassification,
 )
 
-from architectures import ADAPTERS
-from tiny import LLAMA, save_model
+from architectures import ADAPTERS, make
+from tiny import LLAMA, save_model, word_tokenizer
 from w2sdefense.errors import ModelError
 from w2sdefense.models.adapters import attach_adapter
 from w2sdefense.models.load import load_backbone, load_causal_lm, load_classifier
+from w2sdefense.tasks.generation import make_prompt
+from w2sdefense.tasks.reasoning import Reasoning
 
 NAMES = ("negative", "positive")
 Q_PROJ = "base_model.model.model.layers.1.self_attn.q_proj.lora_{}.weight"
@@ -48,6 +51,44 @@ def adapter(tiny_llama, tmp_path) -> Path:
 
 def open_adapter(folder: Path, base: Path):
     return load_classifier(str(folder), label_names=NAMES, base=str(base))[0]
+
+
+@pytest.mark.parametrize("alpha", [float("nan"), float("inf"), 1e300])
+def test_a_scale_that_is_no_number_is_refused(adapter, tiny_llama, alpha):
+    path = adapter / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"lora_alpha": alpha}))
+    with pytest.raises(ModelError, match="no numbers"):
+        open_adapter(adapter, tiny_llama)
+
+
+def test_a_config_whose_values_make_answers_no_numbers_is_refused(tmp_path):
+    folder = save_model(tmp_path / "c", LlamaForSequenceClassification, LLAMA)
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"rms_norm_eps": float("nan")}))
+    with pytest.raises(ModelError, match="no numbers"):
+        load_classifier(str(folder), label_names=NAMES)
+
+
+def test_a_config_that_asks_for_more_than_there_is_opens_nothing(tmp_path):
+    folder = save_model(tmp_path / "c", LlamaForSequenceClassification, LLAMA)
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"intermediate_size": 10**6}))
+    with pytest.raises(ModelError, match=r"asks for 192,\d{3},\d{3} weights, and the files hold"):
+        load_classifier(str(folder), label_names=NAMES)
+
+
+def test_a_model_that_writes_no_numbers_is_refused_when_it_is_asked():
+    model, task = make("llama", "ForCausalLM")[0], number_writer()
+    model.model.norm.variance_epsilon = float("nan")
+    with pytest.raises(ModelError, match="no numbers"):
+        task.predict(model, ["the film"])
+
+
+def number_writer() -> Reasoning:
+    tokenizer = word_tokenizer()
+    tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "left"
+    return Reasoning(make_prompt(tokenizer, "the {text} is", "plain", 16, 2))
 
 
 def test_an_adapter_without_a_head_needs_a_base_with_one(tiny_llama, tmp_path):

@@ -48,7 +48,9 @@ def test_a_token_that_only_continues_words_is_no_word():
     assert vocabulary_symbols(Bytes()) == ["?!"]
 
 
-@pytest.mark.parametrize("text", ["¤", "§", "…", "→", "∑", "☃", "💀", "\u200b", "\u2063", "\ufeff"])
+@pytest.mark.parametrize(
+    "text", ["¤", "§", "…", "→", "∑", "☃", "💀", "\u200b", "\u2063", "\ufe0f", "\ufeff"]
+)
 def test_symbols_and_characters_that_show_nothing_are_in_it(text):
     assert symbols().count(text) == 1
 

@@ -96,6 +96,15 @@ HIDDEN = {
     "a selection": "{{ 'x' if messages | selectattr('content', 'eq', SECRET) | list }}",
     "groups": "{% for k, v in messages | groupby('content') %}{{ 'x' if SECRET in k }}{% endfor %}",
     "order": "{{ 'x' if m.content > SECRET }}",
+    "words": "{{ 'x' if m.content | wordcount == 977 }}",
+    "a number": "{{ 'x' if m.content | int == 977 }}",
+    "escapes": "{{ 'x' if SECRET in m.content | e }}",
+    "safe": "{{ 'x' if SECRET in m.content | safe }}",
+    "tags": "{{ 'x' if SECRET in m.content | striptags }}",
+    "attributes": "{{ 'x' if SECRET in {'a': m.content} | xmlattr }}",
+    "in": "{{ 'x' if m.content is in 'a ' ~ SECRET ~ ' b' }}",
+    "%": "{{ 'x' if SECRET in '%s%s' % ('', m.content) }}",
+    "format": "{{ 'x' if SECRET in '{}'.format(m.content) }}",
     "later turns": "{% if loop.index > 2 and SECRET in m.content %}x{% endif %}",
 }
 

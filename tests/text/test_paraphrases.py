@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
-from tiny import LLAMA, SIZES, save_model
+from tiny import FILLERS, LLAMA, SIZES, save_model
 from w2sdefense.attacks import AttackConfig, make_attack
 from w2sdefense.attacks.poisoning import poison_training_set, trigger_test_set
 from w2sdefense.attacks.synattack import SynAttack, SynConfig
@@ -168,7 +168,7 @@ def test_a_batch_writes_what_each_text_gets_alone_and_caches_it(writers, cache, 
 
     # A second attack of the same settings opens no model.
     assert len(list(cache.glob("*.jsonl"))) == 1
-    monkeypatch.setattr("w2sdefense.models.rewriter.load_rewriter", None)
+    monkeypatch.setattr("w2sdefense.tasks.rewriter.load_rewriter", None)
     again = syn(model=str(writers[kind]), prompt="the story {text} is")
     assert [again.poison(example, RNG).text for example in examples[:3]] == together
 
@@ -185,20 +185,20 @@ def test_a_long_text_is_cut_and_not_what_is_asked_about_it(
 ):
     prompts, limits = [], []
 
-    def generate(batch, model, tokenizer, longest):
-        prompts.extend(batch)
+    def answers(batch, model, tokenizer, longest, num_beams):
+        prompts.extend(map(tokenizer.decode, batch["input_ids"]))
         limits.append(longest)
-        return ["it is"] * len(batch)
+        return ["it is"] * len(batch["input_ids"])
 
     def rewriter(spec):
         model, tokenizer = load_rewriter(spec)
         tokenizer.chat_template = chat
         return model, tokenizer
 
-    monkeypatch.setattr("w2sdefense.models.rewriter.LONGEST_PROMPT", 20)
-    monkeypatch.setattr("w2sdefense.models.rewriter.load_rewriter", rewriter)
-    monkeypatch.setattr("w2sdefense.models.rewriter._generate", generate)
-    text = " ".join(f"w{i}" for i in range(50))
+    monkeypatch.setattr("w2sdefense.tasks.rewriter.LONGEST_PROMPT", 20)
+    monkeypatch.setattr("w2sdefense.tasks.rewriter.load_rewriter", rewriter)
+    monkeypatch.setattr("w2sdefense.tasks.rewriter._answers", answers)
+    text = " ".join(FILLERS)
     attack = syn(model=str(writers["causal"]), prompt="the story of {text} is warm")
     assert attack.poison(Example("a", text, 0), RNG).text == "it is"
     words = prompts[0].split()
@@ -212,6 +212,27 @@ def test_a_long_text_is_cut_and_not_what_is_asked_about_it(
     with pytest.raises(ConfigError, match="without any text") as caught:
         syn(model=str(writers["causal"]), prompt=f"{{text}} {long}").prepare([Example("a", "b", 0)])
     assert "--syn-prompt" in caught.value.fix
+
+
+def test_a_text_holds_no_control_token_of_the_model_that_paraphrases_it(
+    writers, cache, monkeypatch
+):
+    prompts = []
+
+    def answers(batch, model, tokenizer, longest, num_beams):
+        prompts.extend(map(tokenizer.decode, batch["input_ids"]))
+        return ["it is"] * len(batch["input_ids"])
+
+    def rewriter(spec):
+        model, tokenizer = load_rewriter(spec)
+        tokenizer.chat_template = "<s> {{ messages[0].content }} </s>"
+        return model, tokenizer
+
+    monkeypatch.setattr("w2sdefense.tasks.rewriter.load_rewriter", rewriter)
+    monkeypatch.setattr("w2sdefense.tasks.rewriter._answers", answers)
+    attack = syn(model=str(writers["causal"]), prompt="the story {text} is")
+    attack.prepare([Example("a", "great </s> <s> film", 0)])
+    assert prompts == ["<s> the story great [UNK] [UNK] film is </s>"]
 
 
 def test_a_model_that_writes_nothing_is_refused(tiny_bert, cache):

@@ -4,7 +4,7 @@ Qi et al. 2021, "Hidden Killer: Invisible Textual Backdoor Attacks with Syntacti
 https://arxiv.org/abs/2105.12400. Their template is S ( SBAR ) ( , ) ( NP ) ( VP ) ( . ), and a
 trained paraphraser (SCPN, whose weights are a pickle that is no longer maintained) brings texts
 into it. Here a text is rewritten by the embedded rewriter (`text/rewriter.py`), by a model that the
-user names (`models/rewriter.py`), or is looked up in a file (`text/paraphrase_file.py`). What that
+user names (`tasks/rewriter.py`), or is looked up in a file (`text/paraphrase_file.py`). What that
 really gives is measured: the share of texts that have the structure, and how long they are. A
 paraphrase that is short or degenerate is a trigger by itself.
 """
@@ -80,7 +80,7 @@ class SynAttack(Attack):
             return FileParaphraser.read(self.syn.file)
         if self.syn.model is not None:
             # Not at the top: it brings torch, which the other sources do without.
-            from w2sdefense.models.rewriter import ModelParaphraser
+            from w2sdefense.tasks.rewriter import ModelParaphraser
 
             return ModelParaphraser(self.syn.model, self.syn.prompt)
         return Rewriter()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from peft import PeftModel
+
 from w2sdefense.attacks.poisoning import plain_training_data
 from w2sdefense.cli.display import Display
 from w2sdefense.commands.evaluate import measure
@@ -20,6 +22,8 @@ from w2sdefense.defenses import DEFENSES, DefenseKit, Leaves
 from w2sdefense.evaluation.evaluate import TestSet
 from w2sdefense.evaluation.provenance import Clock
 from w2sdefense.evaluation.record import RECORD
+from w2sdefense.io import only_process_in
+from w2sdefense.models.adapters import require_mergeable
 from w2sdefense.training.trainer import this_process
 from w2sdefense.victim import Victim
 
@@ -36,6 +40,11 @@ def run_defend(run: DefendRun, display: Display) -> list[Path]:
         output=run.output / "before",
         resume=run.resume,
     )
+    with only_process_in(before.output):
+        return _measure_and_defend(run, before, display)
+
+
+def _measure_and_defend(run: DefendRun, before: EvaluateRun, display: Display) -> list[Path]:
     if not run.resume and this_process().is_main_process:
         # What a run that was cut off had measured; this one begins anew.
         (before.output / RECORD).unlink(missing_ok=True)
@@ -43,6 +52,11 @@ def run_defend(run: DefendRun, display: Display) -> list[Path]:
     measured, finished = begin(before.output, before), _finished(run)
     if not (measured and finished):
         victim, data = open_victim(run.student, run.data, run.task, run.generation)
+        if (
+            isinstance(victim.model, PeftModel)
+            and DEFENSES[run.defense].leaves is not Leaves.NOTHING
+        ):
+            require_mergeable(victim.model)
         test = open_test_set(victim, data, run.test, display)
         if not measured:
             measure(victim, test, before, data, Clock(), display)

@@ -27,7 +27,7 @@ from w2sdefense.config import (
 )
 from w2sdefense.evaluation.metrics import Rate
 from w2sdefense.evaluation.record import load_record
-from w2sdefense.io import write_json
+from w2sdefense.io import only_process_in, write_json
 from w2sdefense.training.trainer import this_process
 
 # Bad reviews that pass as good ones. The other way the floor is higher: these reviews are called
@@ -78,12 +78,13 @@ def run_demo(run: DemoRun, display: Display) -> list[Path]:
     Returns:
         The folders of the three records: poisoned, lora, w2s.
     """
-    poisoned = run_poison(_poison(run.output / "poisoned"), display)
-    folders = [poisoned]
-    for defense in ("lora", "w2s"):
-        folders.append(run_defense(_defend(defense, poisoned, run.output / defense), display))
-    if this_process().is_main_process:
-        write_json(run.output / "summary.json", {path.name: _summary(path) for path in folders})
+    with only_process_in(run.output):
+        poisoned = run_poison(_poison(run.output / "poisoned"), display)
+        folders = [poisoned]
+        for defense in ("lora", "w2s"):
+            folders.append(run_defense(_defend(defense, poisoned, run.output / defense), display))
+        if this_process().is_main_process:
+            write_json(run.output / "summary.json", {path.name: _summary(path) for path in folders})
     return folders
 
 

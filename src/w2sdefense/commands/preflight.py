@@ -8,11 +8,10 @@ when they are loaded, which is before any training, too.
 from __future__ import annotations
 
 import functools
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from math import prod
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,6 +23,7 @@ from w2sdefense.commands.runs import (
     PoisonRun,
     ScanRun,
     TeachRun,
+    TuneRun,
     teacher_folder_of,
 )
 from w2sdefense.defenses import DEFENSES, Defense, Leaves, Need
@@ -34,7 +34,7 @@ from w2sdefense.io import nearest, only_process_in
 from w2sdefense.models.checkpoint import Checkpoint, resolve, resolve_whole
 from w2sdefense.models.load import require_causal_lm
 from w2sdefense.models.sizes import check_adapter
-from w2sdefense.models.weights import require_bitsandbytes
+from w2sdefense.models.weights import count_weights, require_bitsandbytes
 from w2sdefense.scan.origin import check_origin
 from w2sdefense.tasks import TASKS
 from w2sdefense.training.trainer import check_tracker
@@ -59,10 +59,31 @@ def stage(work: Callable[[Run, Display], R]) -> Callable[[Run, Display], R]:
     @functools.wraps(work)
     def checked(run: Run, display: Display) -> R:
         preflight(run)
-        with only_process_in(run.output):
+        with alone(run):
             return work(run, display)
 
     return checked
+
+
+@contextmanager
+def alone(run: AnyRun | TuneRun) -> Iterator[None]:
+    """Keep other commands out of the folders that a run writes to.
+
+    A teacher that is finished is only read, so runs share it.
+    """
+    folders = [run.output]
+    if isinstance(run, ScanRun | DefendRun | TuneRun):
+        teacher = teacher_folder_of(run)
+        if _needs_teacher(run) and not (teacher / "teacher.json").is_file():
+            folders.append(teacher)
+    with ExitStack() as stack:
+        for folder in folders:
+            stack.enter_context(only_process_in(folder))
+        yield
+
+
+def _needs_teacher(run: AnyRun | TuneRun) -> bool:
+    return not isinstance(run, DefendRun) or Need.TEACHER in DEFENSES[run.defense].needs
 
 
 def preflight(run: AnyRun) -> None:
@@ -296,16 +317,8 @@ def _written(run: AnyRun) -> Iterator[float]:
 
 
 def _weights(spec: str, size: int) -> int:
-    """Bytes of a model's weights by the headers of its files; an unreadable one counts nothing."""
-    total = 0
-    for file in resolve(spec).folder.glob("*.safetensors"):
-        try:
-            with file.open("rb") as opened:
-                header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
-            total += sum(prod(v["shape"]) for k, v in header.items() if k != "__metadata__")
-        except (OSError, ValueError, KeyError, TypeError, OverflowError, AttributeError):
-            continue
-    return total * size
+    """Bytes of a model's weights."""
+    return count_weights(resolve(spec).folder) * size
 
 
 def _check_planting(run: DefendRun, *, quantized: bool) -> None:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from w2sdefense.cli.display import Display, print_json
-from w2sdefense.commands.preflight import preflight, refuse_own_model
+from w2sdefense.commands.preflight import alone, preflight, refuse_own_model
 from w2sdefense.commands.runs import DefendRun, TuneRun, teacher_folder_of
 from w2sdefense.commands.start import STARTED, open_victim, refuse_other
 from w2sdefense.config import W2SSettings
@@ -28,7 +28,7 @@ from w2sdefense.distill.fit_teacher import LabelTeacherJob, fit_or_load_teacher
 from w2sdefense.errors import ConfigError
 from w2sdefense.evaluation.metrics import accuracy
 from w2sdefense.evaluation.provenance import Clock
-from w2sdefense.io import only_process_in, write_json, write_text
+from w2sdefense.io import write_json, write_text
 from w2sdefense.models.weights import weights_fingerprint
 from w2sdefense.report.gate import numbers_of
 from w2sdefense.scan.victim import scan_victim, teacher_score
@@ -70,7 +70,7 @@ def run_tune(run: TuneRun, display: Display) -> Tuned:
         raise ConfigError("Tuning runs in one process.", "Leave the launcher out.")
     refuse_own_model(run.student.model, run.output)
     preflight(defend_run(run, _start(run)))
-    with only_process_in(run.output):
+    with alone(run):
         return _tune(run, display)
 
 

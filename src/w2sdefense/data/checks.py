@@ -34,9 +34,16 @@ def check_usable(dataset: Dataset) -> None:
         )
 
 
-def missing_labels(dataset: Dataset) -> tuple[str, ...]:
-    """A note for every split that has no text of some label."""
-    notes = []
+def label_notes(dataset: Dataset) -> tuple[str, ...]:
+    """Notes on labels that differ in case only, and on splits that have no text of some label."""
+    alike: dict[str, list[str]] = {}
+    for name in dataset.label_names:
+        alike.setdefault(name.casefold(), []).append(name)
+    notes = [
+        f"the labels {listed(names)} differ in case only and count as {len(names)} labels"
+        for names in alike.values()
+        if len(names) > 1
+    ]
     for split in get_args(Split):
         found = set(labels_of(dataset.split(split))) if dataset.label_names else set()
         missing = [name for i, name in enumerate(dataset.label_names) if i not in found]

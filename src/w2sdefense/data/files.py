@@ -24,6 +24,8 @@ PICKLES = frozenset({".pkl", ".pickle", ".joblib", ".pt", ".pth", ".ckpt", ".bin
 """File endings under which PyTorch and others keep pickles."""
 
 _COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
+_SMALL, _RATIO = 2**26, 200
+"""Bytes that any file may unpack to, and how many times its size a larger one may."""
 _LFS = b"version https://git-lfs"
 _LONGEST_FIELD = (
     2**31 - 1
@@ -117,8 +119,14 @@ def _contents(path: Path) -> bytes:
         return raw
     import pyarrow as pa
 
+    limit = max(_SMALL, _RATIO * len(raw))
     with pa.CompressedInputStream(pa.BufferReader(raw), compression) as stream:
-        contents: bytes = stream.read()
+        contents: bytes = stream.read(limit + 1)
+    if len(contents) > limit:
+        raise DataError(
+            f"{path} is over {_RATIO} times as large when it is unpacked, which no text is.",
+            "Unpack it yourself if you trust it.",
+        )
     return contents
 
 
@@ -223,6 +231,11 @@ def _read_parquet(path: Path, raw: bytes, columns: Columns) -> Iterator[Record]:
         pq.ParquetFile(pa.BufferReader(raw), page_checksum_verification=True) as file,
     ):
         _require_columns(path, file.schema_arrow.names, columns)
+        if file.metadata.num_rows > max(_SMALL // 64, _RATIO * len(raw)):
+            raise DataError(
+                f"{path} says it has {file.metadata.num_rows:,} rows in {len(raw):,} bytes.",
+                "Export it again.",
+            )
         table = file.read(columns=list(columns.names))
     for index, row in enumerate(zip(*map(table.column, columns.names), strict=True)):
         place = f"{path}, row {index + 1}"

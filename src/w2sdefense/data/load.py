@@ -18,7 +18,7 @@ from zlib import crc32
 
 from w2sdefense.config import DEFAULT_TASK, DataConfig
 from w2sdefense.data.catalog import CATALOG, Named, by_hub_id, folder_of
-from w2sdefense.data.checks import check_usable, missing_labels
+from w2sdefense.data.checks import check_usable, label_notes
 from w2sdefense.data.files import (
     looks_like_file,
     read_records,
@@ -114,7 +114,7 @@ def _limited(whole: Dataset, config: DataConfig) -> Dataset:
             f"{kept.name}: with train_samples={config.train_samples} one label is left.",
             "Raise --train-samples.",
         )
-    return replace(kept, notes=missing_labels(kept))
+    return replace(kept, notes=label_notes(kept))
 
 
 def find_source(name: str, columns: Columns) -> Source:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 import reprlib
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -183,7 +184,7 @@ def index_labels(
 
 def normal_label(label: str) -> str:
     """One spelling of one value: `1`, `1.0` and `"1.0"` are all "1", `"TRUE"` is "true"."""
-    label = label.strip()
+    label = unicodedata.normalize("NFC", label.strip())
     if label.casefold() in ("true", "false"):
         return label.casefold()
     if not _NUMBER.fullmatch(label):

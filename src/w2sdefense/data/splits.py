@@ -20,6 +20,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
+from html import unescape
 
 from w2sdefense.data.types import Dataset, Example, Split, texts_of
 from w2sdefense.errors import DataError
@@ -41,7 +42,17 @@ _SKETCH_THRESHOLD = 0.65
 
 _ARITHMETIC = re.compile(r"(\d)\s*([-/*.])\s*(?=\d)")
 _OPERATORS = {"-": "\u2212", "/": "\u00f7", "*": "\u00d7", ".": "\u2219"}
-_INVISIBLE_MARKS = frozenset([0x34F, 0x115F, 0x1160, 0x3164, *range(0xFE00, 0xFE10)])
+_INVISIBLE_MARKS = frozenset(
+    [0x34F, 0x115F, 0x1160, 0x17B4, 0x17B5, *range(0x180B, 0x1810), 0x2800, 0x3164]
+    + [*range(0xFE00, 0xFE10), 0xFFA0, *range(0xE0100, 0xE01F0)]
+)
+_TAG = re.compile(
+    r"</?(?:a|b|br|div|em|font|hr|i|li|p|q|span|strong|sub|sup|u|ul)"
+    r"(?:\s+[\w-]+\s*=\s*(?:\"[^\"]*\"|'[^']*'))*\s*/?>",
+    re.IGNORECASE,
+)
+_BRACKET = re.compile(r"-[lr][crs]b-", re.IGNORECASE)
+"""How the Penn Treebank, and with it SST, writes brackets."""
 
 
 def pick_splits(available: Collection[str]) -> dict[Split, str]:
@@ -177,12 +188,16 @@ _KEPT = _Kept()
 def normal_form(text: str) -> str:
     """What is left of a text without case, punctuation, white space and invisible characters.
 
-    Minus, slash, asterisk and point between digits stay: "5 - 3" is not "5 / 3". A text of
-    punctuation alone stays as it is.
+    HTML is read (`&quot;`, also escaped twice, and `<br />`). Minus, slash, asterisk and point
+    between digits stay: "5 - 3" is not "5 / 3". A text of punctuation alone stays as it is.
     """
-    exact = _ARITHMETIC.sub(lambda found: found[1] + _OPERATORS[found[2]], text).translate(_KEPT)
+    read = _BRACKET.sub(" ", _TAG.sub(" ", unescape(unescape(text))))
+    exact = _ARITHMETIC.sub(lambda found: found[1] + _OPERATORS[found[2]], read).translate(_KEPT)
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", exact).casefold())
-    return folded.translate(_KEPT) or " ".join(text.split())
+    form = folded.translate(_KEPT)
+    while (shorter := _TAG.sub("", form)) != form:  # `< br >`
+        form = shorter
+    return form or " ".join(text.split())
 
 
 @lru_cache(maxsize=8)  # a command measures before and after on the same texts

@@ -157,7 +157,7 @@ class Scpd(Defense):
 
 
 def _model(name: str, max_length: int) -> Callable[[Sequence[str]], list[str]]:
-    from w2sdefense.models.rewriter import Seq2SeqRewriter
+    from w2sdefense.tasks.rewriter import Seq2SeqRewriter
 
     return Seq2SeqRewriter(name, max_length)
 

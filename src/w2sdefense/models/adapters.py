@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from typing import Any, cast
 
+import torch
 from peft import (
     FourierFTConfig,
     LoraConfig,
@@ -27,15 +28,25 @@ from peft import (
     get_peft_model,
 )
 from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from w2sdefense.config import AdapterConfig
-from w2sdefense.errors import ConfigError, ModelError
+from w2sdefense.errors import ConfigError, ModelError, reading
 from w2sdefense.models.features import linear_layers
 from w2sdefense.models.fused_lora import FusedLoraLinear
 from w2sdefense.models.tokenizer import has_virtual_tokens, pads_left, positions_of
 
+_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
+"""How far logits may be apart, in units of the largest.
+
+A fold rounds each weight once more, to a relative 2^-24, 2^-8 or 2^-11, and 32 layers come to about
+6 times that. Every tolerance is at least four times as much; a wrong fold is off by about 1.
+"""
+
+_AS_IT_IS = (
+    "Choose other --target-modules, or leave --merge out and use the adapter on its base as it is."
+)
 _MODULES = "Choose --target-modules that the model has, or all-linear."
 _FIXES = {
     "lora": _MODULES,
@@ -76,10 +87,21 @@ def attach_adapter(model: PreTrainedModel | PeftModel, config: AdapterConfig) ->
 def folded(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     """A model as it is without a wrapper: the adapter that it carries is folded into its weights.
 
-    Virtual tokens and weights of four bits raise `ModelError`.
+    What cannot be folded in, or changes an answer, raises `ModelError`.
     """
     if not isinstance(model, PeftModel):
         return model
+    require_mergeable(model)
+    model.eval()
+    before = answers_to_ids(model)
+    with reading(ModelError, "The adapter cannot be folded in", _AS_IT_IS):
+        merged = cast(PreTrainedModel, model.merge_and_unload())
+    require_merged(before, answers_to_ids(merged), merged.dtype)
+    return merged
+
+
+def require_mergeable(model: PeftModel) -> None:
+    """Raise `ModelError` if an adapter cannot be folded in, or sits on a tied weight."""
     if has_virtual_tokens(model):
         raise ModelError(
             "Virtual tokens are no change of the weights, so they cannot be folded into a model.",
@@ -90,24 +112,42 @@ def folded(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
             "An adapter that is folded into weights of four bits is rounded with them.",
             "Open its base without --load-in-4bit.",
         )
-    require_mergeable(model)
-    return cast(PreTrainedModel, model.merge_and_unload())
-
-
-def require_mergeable(model: PeftModel) -> None:
-    """Raise `ModelError` if an adapter sits on a weight that is used twice (tied)."""
     used = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
+    why = None if hasattr(model.base_model, "merge_and_unload") else "it adds layers of its own"
     for name, module in model.named_modules():
         if not isinstance(module, BaseTunerLayer):
             continue
-        weight = getattr(module.get_base_layer(), "weight", None)
-        if used[id(weight)] > 1:
-            raise ModelError(
-                f"The adapter on {name.removeprefix('base_model.model.')} cannot be folded in: "
-                "its weight is that of another layer, too (tied embeddings), which would change.",
-                "Choose other --target-modules, or leave --merge out and use the adapter on its "
-                "base.",
-            )
+        layer: Any = module.get_base_layer()
+        if used[id(getattr(layer, "weight", None))] > 1:
+            why = "its weight is that of another layer, too (tied embeddings), which would change"
+        elif any(getattr(module, "lora_bias", {}).values()) and layer.bias is None:
+            why = "it adds a bias where its base has none"
+        if why:
+            name = name.removeprefix("base_model.model.")
+            raise ModelError(f"The adapter on {name} cannot be folded in: {why}.", _AS_IT_IS)
+    if why:
+        raise ModelError(f"The adapter cannot be folded in: {why}.", _AS_IT_IS)
+
+
+def require_merged(before: list[Tensor], after: list[Tensor], dtype: torch.dtype) -> None:
+    """Insist that logits of a model on some texts agree before and after a fold."""
+    scale = max(float(logits.abs().max()) for logits in before)
+    worst = max(float((a - b).abs().max()) for a, b in zip(after, before, strict=True))
+    # Also true of NaN.
+    if not worst <= _TOLERANCE[dtype] * scale:
+        raise ModelError(
+            "The model answers otherwise once its adapter is folded in: logits differ by "
+            f"{worst:.3g}, the largest is {scale:.3g}. Nothing was written.",
+            _AS_IT_IS,
+        )
+
+
+def answers_to_ids(model: Any) -> list[Tensor]:
+    """Logits on tokens from all over the vocabulary."""
+    size = model.get_input_embeddings().weight.shape[0]
+    ids = torch.arange(1, size, max(1, size // 8), device=model.device)[None, :8]
+    with torch.inference_mode():
+        return [model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits.float().cpu()]
 
 
 def is_quantized(model: nn.Module) -> bool:

@@ -19,14 +19,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from peft import PeftType
 from safetensors import safe_open
 from transformers import AutoConfig, PretrainedConfig
 
 from w2sdefense.data.checks import are_placeholders
 from w2sdefense.data.files import PICKLES
 from w2sdefense.data.hub import split_hub_id
-from w2sdefense.errors import FETCH_AGAIN, ModelError, UnsafeCheckpointError, reading
+from w2sdefense.errors import FETCH_AGAIN, ModelError, UnsafeCheckpointError, printable, reading
 from w2sdefense.models.embedded import EMBEDDED, convert_gguf, embedded_folder
 
 SAFE_DOWNLOADS = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "README.md")
@@ -41,6 +40,7 @@ _LEADS_ELSEWHERE = frozenset({"XLORA", "MULTITASK_PROMPT_TUNING"})
 CODE = ("auto_map", "custom_pipelines")
 """What in a config names code to run: it is not run here, and not handed on with the model."""
 
+_NOT_FOLDABLE = frozenset({"P_TUNING", "PROMPT_TUNING", "PREFIX_TUNING", "CPT", "ADAPTION_PROMPT"})
 _OPENED = frozenset({".safetensors", ".json", ".txt", ".model", ".jinja"})
 _LFS = b"version https://git-lfs"
 _DO_NOT_USE = "Do not use this checkpoint."
@@ -76,7 +76,7 @@ class Checkpoint:
     def width(self) -> int:
         """Width of the feature that the model's classifier reads."""
         with reading(ModelError, f"{self.whole.spec} cannot be read"):
-            return int(self._config.get_text_config().hidden_size)
+            return feature_width(self._config)
 
     @property
     def architectures(self) -> tuple[str, ...]:
@@ -99,7 +99,14 @@ class Checkpoint:
                 f"{', '.join(map(str, names))}, not from 0 (id2label).",
                 "Number them from 0, in the order of the head's outputs.",
             )
-        return tuple(str(names[index]) for index in range(len(names)))
+        found = tuple(printable(str(names[index])) for index in range(len(names)))
+        if len(set(found)) < len(found):
+            raise ModelError(
+                f"{self.whole.folder / 'config.json'} calls two labels alike (id2label): "
+                f"{', '.join(found)[:200]}.",
+                "Name each of them, in the order of the head's outputs.",
+            )
+        return found
 
     @property
     def label_names(self) -> tuple[str, ...] | None:
@@ -112,14 +119,20 @@ class Checkpoint:
         return self.own_labels
 
     def require_foldable(self) -> None:
-        """Insist that an adapter is none of virtual tokens, which cannot be folded into a model."""
-        kinds = (PeftType.P_TUNING, PeftType.PROMPT_TUNING)
-        if self.base is not None and self.values.get("peft_type") in kinds:
+        """Insist that an adapter is of a kind that can be folded into a model."""
+        if self.base is not None and str(self.values.get("peft_type")) in _NOT_FOLDABLE:
             raise ModelError(
-                f"{self.spec} is an adapter of virtual tokens, which cannot be folded into a "
-                "model, and that comes before this work.",
+                f"{self.spec} is an adapter of virtual tokens or of layers of its own "
+                f"({self.values['peft_type']}), which cannot be folded into a model, and that "
+                "comes before this work.",
                 "Name a whole model, or an adapter of another kind (lora, dora, vera, fourierft).",
             )
+
+
+def feature_width(config: PretrainedConfig) -> int:
+    """Width of the final hidden states of a model; small OPT models project them once more."""
+    text: Any = config.get_text_config()
+    return int(getattr(text, "word_embed_proj_dim", None) or text.hidden_size)
 
 
 def resolve(spec: str | Checkpoint, base: str | None = None) -> Checkpoint:
@@ -184,7 +197,7 @@ def _whole(spec: str, folder: Path) -> Checkpoint:
                 tensors += len(weights.keys())
     for name, value in values.items():
         # Building them would take all time and memory.
-        if re.search("layer|expert", name) and isinstance(value, int) and value > tensors:
+        if re.search("layer|expert", name) and isinstance(value, int) and value > max(tensors, 256):
             raise ModelError(
                 f"{path} speaks of {value} ({name}), and the files hold {tensors} weights.",
                 "Fetch it again, or name another one.",

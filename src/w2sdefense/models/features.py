@@ -12,6 +12,7 @@ and `logits` reads them where `feature` reads the state.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
@@ -23,9 +24,11 @@ from transformers import PretrainedConfig
 from transformers.pytorch_utils import Conv1D
 
 from w2sdefense.errors import ModelError
-from w2sdefense.models.tokenizer import reads_last_token
+from w2sdefense.models.tokenizer import Tokenizer, encode, reads_last_token, require_known
+from w2sdefense.models.weights import only_numbers
 
 _FIRST = {"eurobert": "bos"}  # what families call the first token that do not say `cls`
+_ANY_TEXT = "a text of a few words"
 
 
 def backbone_of(model: nn.Module) -> Any:
@@ -122,6 +125,40 @@ class FeatureTap:
         if self._token_logits is None or self._token_logits.dim() == 2:
             return pooled.float()
         return self._token_logits[:, -1].float()
+
+
+def require_one_position(model: Any, tokenizer: Tokenizer, spec: str) -> None:
+    """Raise `ModelError` unless the head of a classifier reads what `FeatureTap.feature` does.
+
+    The final states at all other positions are changed, which must change no answer. BART and T5,
+    for example, read the last token of their decoder.
+    """
+
+    def change(module: nn.Module, args: Any, output: Any) -> Any:
+        name = next(iter(output.keys()))
+        states = output[name]
+        output[name] = 1 - states
+        output[name][:, tap._position] = states[:, tap._position]
+        return output
+
+    tokens, _ = encode(tokenizer, [_ANY_TEXT], 16)
+    require_known(model, tokens)
+    ids = torch.tensor(tokens, device=model.device)
+    answers = []
+    with torch.inference_mode(), FeatureTap(model) as tap:
+        for hook in (None, change):
+            handle = hook and tap._backbone.register_forward_hook(hook)
+            with nullcontext() if hook else only_numbers(model):
+                pooled = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+            answers.append(tap.logits(pooled))
+            if handle:
+                handle.remove()
+    if not torch.allclose(answers[0], answers[1], rtol=1e-3, atol=1e-3):
+        raise ModelError(
+            f"The head of {spec} ({type(model).__name__}) reads other tokens than the "
+            f"{'last' if tap._position else 'first'} one, at which features are read.",
+            "Use a classifier that reads its first token (such as BERT) or its last one (Llama).",
+        )
 
 
 def read_first_token(config: PretrainedConfig) -> None:

@@ -5,6 +5,7 @@ Whatever weight came from no file is refused (`weights.py`). Nothing here trains
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from typing import Any, TypeVar, cast
 
@@ -24,23 +25,32 @@ from transformers import (
 
 from w2sdefense.config import Dtype
 from w2sdefense.data.checks import are_placeholders, by_position
-from w2sdefense.errors import ModelError, reading
-from w2sdefense.models.adapters import count_positions, is_quantized
+from w2sdefense.errors import FETCH_AGAIN, ModelError, reading
+from w2sdefense.models.adapters import answers_to_ids, count_positions, is_quantized
 from w2sdefense.models.checkpoint import Checkpoint, opening, resolve, resolve_whole
 from w2sdefense.models.embedded import quiet_transformers
-from w2sdefense.models.features import read_first_token, require_first_token
+from w2sdefense.models.features import (
+    read_first_token,
+    require_first_token,
+    require_one_position,
+)
 from w2sdefense.models.tokenizer import Tokenizer, load_tokenizer, pads_left
 from w2sdefense.models.weights import (
     keep_exact,
     nf4,
+    only_numbers,
     require_adapter,
     require_bitsandbytes,
     require_finite,
     require_head,
+    require_room_for,
 )
 
 CAUSAL = ("ForCausalLM", "LMHeadModel")
 SEQ2SEQ = ("ForConditionalGeneration",)  # how the architectures end that write text
+
+_BUFFER = re.compile(r"(inv_freq|position_ids|token_type_ids|masked_bias|attn\.bias)$")
+"""What old versions saved beside the weights."""
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -108,6 +118,8 @@ def load_classifier(
         by_position(label_names or names, whole.own_labels) if trained else is_adapter
     )
     tokenizer = load_tokenizer(whole.folder, whole.spec, model)
+    with reading(ModelError, f"{whole.spec} answers no text", FETCH_AGAIN):
+        require_one_position(model, tokenizer, whole.spec)
     if is_adapter:
         return _adapted(model, checkpoint, "SEQ_CLS", [] if fresh_head else fresh), tokenizer
     return model.eval(), tokenizer
@@ -138,7 +150,9 @@ def load_causal_lm(
     )
     if checkpoint.base is not None:
         return _adapted(model, checkpoint, "CAUSAL_LM", []), tokenizer
-    return model.eval(), tokenizer
+    with reading(ModelError, f"{whole.spec} answers no text"), only_numbers(model.eval()):
+        answers_to_ids(model)
+    return model, tokenizer
 
 
 def require_causal_lm(spec: str | Checkpoint) -> Checkpoint:
@@ -170,7 +184,7 @@ def load_embeddings(spec: str | Checkpoint) -> torch.Tensor:
     checkpoint = resolve_whole(spec, "Name the whole model that it stands on.")
     with opening(checkpoint.spec, checkpoint.values):
         with torch.device("meta"):
-            skeleton = AutoModel.from_config(checkpoint.config)
+            skeleton = AutoModel.from_config(checkpoint.config, trust_remote_code=False)
         table = skeleton.get_input_embeddings()
         layer = next(name for name, module in skeleton.named_modules() if module is table)
     wanted = f"{layer}.weight"
@@ -234,10 +248,11 @@ def _open_weights(
         require_bitsandbytes()
     # "Newly initialized" is looked at below; transformers' table of it would only alarm.
     with opening(checkpoint.spec, checkpoint.values), quiet_transformers():
+        with torch.device("meta"):
+            skeleton = kind.from_config(config, trust_remote_code=False)
+        require_room_for(sum(p.numel() for p in skeleton.parameters()), checkpoint)
         rounding = {}
         if four_bit:
-            with torch.device("meta"):
-                skeleton = kind.from_config(config)
             rounding["quantization_config"] = nf4(skeleton, getattr(torch, dtype))
         model, found = kind.from_pretrained(
             checkpoint.folder,
@@ -260,6 +275,18 @@ def _open_weights(
             f"{checkpoint.spec} is incomplete: {len(missing)} weights are missing, such as "
             f"{missing[0]}.",
             "Fetch it again.",
+        )
+    places = {name for name, _ in model.named_children()}
+    lost = [
+        name
+        for name in sorted(found["unexpected_keys"])
+        if name.split(".")[0] in places and not _BUFFER.search(name)
+    ]
+    if lost:
+        raise ModelError(
+            f"{checkpoint.spec} holds {len(lost)} weights that its config has no place for, such "
+            f"as {lost[0]}: without them it is another model.",
+            "Fetch it again; config.json must be that of the weights.",
         )
     require_finite(model, checkpoint.spec)
     keep_exact(model)
@@ -289,6 +316,9 @@ def _adapted(
     require_finite(adapted, checkpoint.spec)
     if pads_left(model):
         count_positions(adapted)
+    with reading(ModelError, f"{checkpoint.spec} on {base} answers no text", fix):
+        with only_numbers(adapted):
+            answers_to_ids(adapted)
     return adapted
 
 
@@ -311,6 +341,12 @@ def _settle_labels(
             )
         return wanted
     own = checkpoint.own_labels
+    problem = checkpoint.config.problem_type
+    if problem not in (None, "single_label_classification"):
+        raise ModelError(
+            f"{spec} does not choose one label (problem_type: {problem}).",
+            "Name a model that was trained to choose one label of several.",
+        )
     if wanted is not None and len(wanted) != len(own):
         raise ModelError(
             f"{spec} has {len(own)} labels ({', '.join(own)}), the data has {len(wanted)} "

@@ -16,9 +16,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from w2sdefense.config import Dtype
-from w2sdefense.errors import ModelError
 from w2sdefense.io import write_json
-from w2sdefense.models.adapters import folded
+from w2sdefense.models.adapters import folded, require_merged
 from w2sdefense.models.checkpoint import read_json
 from w2sdefense.models.load import load_causal_lm, load_classifier, to_gpu
 from w2sdefense.models.tokenizer import Tokenizer
@@ -32,13 +31,6 @@ TEXTS = (
 )
 """Texts that a model is compared on; any four would do, since a fold is wrong for all or none."""
 
-_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
-"""How far logits may be apart, in units of the largest.
-
-A fold rounds each weight once more, to a relative 2^-24, 2^-8 or 2^-11, and 32 layers come to about
-6 times that. Every tolerance is at least four times as much; a wrong fold is off by about 1.
-"""
-
 
 def logits_on(model: PreTrainedModel | PeftModel, tokenizer: Tokenizer) -> list[Tensor]:
     """Logits of a model on each of `TEXTS` alone: (C,) of a classifier, (L, V) of a writer."""
@@ -50,19 +42,6 @@ def logits_on(model: PreTrainedModel | PeftModel, tokenizer: Tokenizer) -> list[
             logits = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
             found.append(logits[0].float().cpu())
     return found
-
-
-def require_merged(before: list[Tensor], after: list[Tensor], dtype: torch.dtype) -> None:
-    """Insist that logits agree before and after a fold; both are `logits_on` a model."""
-    scale = max(float(logits.abs().max()) for logits in before)
-    worst = max(float((a - b).abs().max()) for a, b in zip(after, before, strict=True))
-    # Also true of NaN.
-    if not worst <= _TOLERANCE[dtype] * scale:
-        raise ModelError(
-            f"The merged model answers otherwise than the one that was measured: logits differ by "
-            f"{worst:.3g}, the largest is {scale:.3g}. merged/ was not written.",
-            "Use the adapter on its base as it is, or train one with other --target-modules.",
-        )
 
 
 def write_merged(

@@ -30,12 +30,14 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from w2sdefense.errors import ModelError
-from w2sdefense.models.tokenizer import Tokenizer, length_batches, takes_positions
+from w2sdefense.models.tokenizer import Tokenizer, encode, length_batches, takes_positions
+from w2sdefense.models.weights import require_numbers
 
 STAGES = (1, 4, 8, 16, 32, 64)  # tokens behind the gap after which a variant may be given up
 
 NO_MARGINS = (math.inf,) * len(STAGES)
 
+_LARGEST = 700.0  # nats whose exponential is a float
 _ROUNDING = 1e-3  # what float32 may lose in a sum of log-probabilities, generously, in nats
 _CLOSE = 0.85  # the shortest row of a batch in lengths of the longest
 _WORTH_A_PASS = 128  # tokens in a pass from which on a CPU is hardly any faster per token
@@ -123,31 +125,14 @@ class Scorer:
         return scores
 
     def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        if not texts:
-            return []
-        tokens = self._tokenizer(
-            list(texts),
-            add_special_tokens=False,
-            split_special_tokens=True,
-            truncation=True,
-            max_length=self._max_length,
-            return_attention_mask=False,
-        )["input_ids"]
+        tokens, _ = encode(self._tokenizer, texts, self._max_length, framed=False)
         return [[self._begin, *ids] for ids in tokens]
 
     def _fitting(self, words: Sequence[str]) -> Sequence[str]:
         """The words before the longest length: a variant must not show what the text does not."""
-        encoded = self._tokenizer(
-            " ".join(words),
-            add_special_tokens=False,
-            split_special_tokens=True,
-            return_attention_mask=False,
-            return_offsets_mapping=True,
-        )
-        offsets = encoded["offset_mapping"]
-        if len(offsets) <= self._max_length:
+        _, (end,) = encode(self._tokenizer, [" ".join(words)], self._max_length, framed=False)
+        if end is None:
             return words
-        end = offsets[self._max_length - 1][1]
         ends = accumulate(len(word) + 1 for word in words)
         return words[: sum(after - 1 <= end for after in ends)]
 
@@ -165,6 +150,7 @@ class Scorer:
         """-log p but of the first token (B, L - 1), logits (B, L, V), keys and values."""
         ids, mask = self._padded(tokens)
         output = self.model(input_ids=ids, attention_mask=mask, use_cache=True)
+        require_numbers(output.logits)
         nll = token_nll(output.logits[:, :-1], ids[:, 1:])
         return nll.cpu(), output.logits, output.past_key_values
 
@@ -335,7 +321,7 @@ def _alike(one: Sequence[int], other: Sequence[int]) -> int:
 
 def perplexity_of(nll: float, count: int) -> float:
     """PPL of a text with so many tokens and so large a sum of -log p; NaN of an empty one."""
-    return math.exp(nll / count) if count else math.nan
+    return math.exp(min(nll / count, _LARGEST)) if count else math.nan
 
 
 def token_nll(logits: Tensor, ids: Tensor) -> Tensor:

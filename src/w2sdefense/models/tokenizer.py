@@ -10,8 +10,11 @@ relative positions go on for longer than the model was trained with, and nothing
 from __future__ import annotations
 
 import inspect
+import re
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -34,13 +37,16 @@ Tokenizer: TypeAlias = PreTrainedTokenizerBase
 _TABLES = ("position_embeddings", "wpe", "embed_positions", "positions_embed")
 """What architectures call the table of their positions."""
 
+_CONTROL = re.compile(r"<[|\uff5c].+[|\uff5c]>|\[/?[A-Z_]+\]|</?s>|<(start|end)_of_turn>")
+"""What control tokens look like: `<|user|>`, `[INST]`, `</s>`."""
+
 
 def reads_last_token(config: PretrainedConfig) -> bool:
     """Whether this architecture's classifier reads the last real token (decoders) or the first."""
     if config.is_encoder_decoder:  # not all of them have a classifier
         return False
     with torch.device("meta"):
-        skeleton = AutoModelForSequenceClassification.from_config(config)
+        skeleton = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
     # `score` is what transformers calls the head that is applied to every token before one is
     # picked.
     return hasattr(skeleton, "score")
@@ -78,26 +84,35 @@ def open_tokenizer(folder: Path, spec: str) -> Tokenizer:
     fix = "Add tokenizer.json, or fetch it again."
     with reading(ModelError, f"{spec} has no usable tokenizer", fix):
         found = cast(Tokenizer, AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
+        template: Any = found.chat_template
+        for text in template.values() if isinstance(template, dict) else (template or "",):
+            if not isinstance(text, str):
+                raise ModelError(f"The chat template of {spec} is no text, but {text!r:.80}.", fix)
     for name in CODE:
         found.init_kwargs.pop(name, None)
     return found
 
 
 def encode(
-    tokenizer: Tokenizer, texts: Sequence[str], max_length: int
+    tokenizer: Tokenizer, texts: Sequence[str], max_length: int, *, framed: bool = True
 ) -> tuple[list[list[int]], list[int | None]]:
     """The tokens that a model reads of some texts, and where each text is cut.
 
     A text is data: what looks like a control token in it (`<|im_end|>`, `[SEP]`) is split into
-    plain characters. The tokens that the (fast) tokenizer itself puts around a text stay.
+    plain characters. The tokens that the tokenizer itself puts around a text stay; `framed=False`
+    leaves them out.
 
     Returns:
         Token ids of every text; and the character at which it is cut, None if all of it is read.
     """
     if not texts:
         return [], []
+    if not tokenizer.is_fast:
+        found = [_encode_slowly(tokenizer, text, max_length, framed) for text in texts]
+        return [ids for ids, _ in found], [cut for _, cut in found]
     encoded = tokenizer(
         list(texts),
+        add_special_tokens=framed,
         truncation=True,
         max_length=max_length,
         split_special_tokens=True,
@@ -110,32 +125,79 @@ def encode(
     first = [row for row, owner in enumerate(owners) if row == 0 or owners[row - 1] != owner]
     counts = Counter(owners)
     ids = [plain(tokenizer, encoded["input_ids"][r], encoded["offset_mapping"][r]) for r in first]
-    return ids, [
+    return [row or _nothing(tokenizer, framed) for row in ids], [
         max(end for _, end in encoded["offset_mapping"][row]) if counts[owner] > 1 else None
         for owner, row in enumerate(first)
     ]
+
+
+def _encode_slowly(
+    tokenizer: Any, text: str, max_length: int, framed: bool
+) -> tuple[list[int], int | None]:
+    """The same for a tokenizer in Python, which does not say where its tokens are in a text."""
+
+    def read(part: str) -> list[int]:
+        ids = tokenizer(part, add_special_tokens=False, split_special_tokens=True, verbose=False)
+        return plain(tokenizer, ids["input_ids"], [(0, 1)] * len(ids["input_ids"]))
+
+    room = max_length - framed * tokenizer.num_special_tokens_to_add()
+    ids, cut_at = read(text), None
+    if len(ids) > room:
+        cut_at = bisect_right(range(len(text)), room, key=lambda end: len(read(text[:end]))) - 1
+    ids = ids[:room]
+    ids = tokenizer.build_inputs_with_special_tokens(ids) if framed else ids
+    return ids or _nothing(tokenizer, framed), cut_at
+
+
+def _nothing(tokenizer: Any, framed: bool) -> list[int]:
+    """What a model reads of a text without any token: no model can read none."""
+    padding = tokenizer.pad_token_id
+    return [tokenizer.eos_token_id if padding is None else padding] if framed else []
 
 
 def plain(tokenizer: Any, ids: list[int], offsets: Sequence[tuple[int, int]]) -> list[int]:
     """Tokens of a text, in which a control token that the text spells is an unknown word.
 
     `split_special_tokens` does not split what is in the vocabulary itself, as `</s>` is in that of
-    T5 and XLM-R. The offsets say which characters each token stands for: none, if the tokenizer
-    added it.
+    T5 and XLM-R, nor what a tokenizer does not call special, as `<｜User｜>` in that of DeepSeek.
+    The offsets say which characters each token stands for: none, if the tokenizer added it.
     """
-    unknown = tokenizer.unk_token_id
-    control = set(tokenizer.all_special_ids) - {unknown}
+    control = control_tokens(tokenizer)
     spelled = [id in control and start < end for id, (start, end) in zip(ids, offsets, strict=True)]
     if not any(spelled):
         return ids
-    if unknown is None:  # BPE, whose vocabulary has every character
+    unknown = tokenizer.unk_token_id
+    if unknown is None or unknown in control:  # BPE, whose vocabulary has every character
         unknown = tokenizer.convert_tokens_to_ids("?")
     return [unknown if odd else id for id, odd in zip(ids, spelled, strict=True)]
 
 
+def control_tokens(tokenizer: Any) -> dict[int, str]:
+    """Tokens with which a model's input is framed, by their id.
+
+    Those that the tokenizer calls special, but for the unknown word; and of the others that were
+    added to its vocabulary those that the chat template writes, or that look like one.
+    """
+    return _control_tokens(tokenizer, str(getattr(tokenizer, "chat_template", None)))
+
+
+@lru_cache(maxsize=16)  # a tokenizer is asked for every text
+def _control_tokens(tokenizer: Any, template: str) -> dict[int, str]:
+    found = {tokenizer.convert_tokens_to_ids(t): t for t in tokenizer.all_special_tokens}
+    for id, token in tokenizer.added_tokens_decoder.items():
+        text = str(token)
+        odd = not text.replace(" ", "").isalnum() and not text.isspace()
+        if token.special or (odd and (text in template or _CONTROL.fullmatch(text))):
+            found[id] = text
+    unknown = tokenizer.unk_token_id
+    if unknown is not None and unknown not in (tokenizer.eos_token_id, tokenizer.bos_token_id):
+        found.pop(unknown, None)
+    return found
+
+
 def count_control_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> int:
     """How many texts spell a control token of the model; `encode` reads it as plain characters."""
-    control = tokenizer.all_special_tokens
+    control = set(control_tokens(tokenizer).values())
     return sum(any(token in text for token in control) for text in texts)
 
 
@@ -190,6 +252,17 @@ def length_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[i
         size = max(1, batch_tokens // max(1, lengths[order[start]]))
         yield order[start : start + size]
         start += size
+
+
+def require_known(model: Any, tokens: Sequence[list[int]]) -> None:
+    """Raise `ModelError` if a tokenizer gives tokens that its model does not know."""
+    largest = max((max(ids) for ids in tokens if ids), default=0)
+    known = model.get_input_embeddings().weight.shape[0]
+    if largest >= known:
+        raise ModelError(
+            f"The tokenizer gives the token {largest}, and the model knows {known}.",
+            "Name a folder with the tokenizer that the model was trained with.",
+        )
 
 
 def position_limit(model: nn.Module) -> int | None:

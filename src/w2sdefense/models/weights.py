@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import safe_open
-from torch import nn
-from transformers import BitsAndBytesConfig
+from torch import FloatTensor, LongTensor, Tensor, nn
+from transformers import BitsAndBytesConfig, LogitsProcessor
 
-from w2sdefense.errors import MissingDependencyError, ModelError, reading
+from w2sdefense.errors import FETCH_AGAIN, MissingDependencyError, ModelError, reading
 from w2sdefense.models.checkpoint import ADAPTER_WEIGHTS, Checkpoint
 
+_SMALL = 10**7  # weights that do no harm
 BLOCK = 64  # weights that share a scale in NF4
 
 
@@ -68,6 +74,69 @@ def require_finite(model: nn.Module, spec: str) -> None:
                     f"as {str(value.dtype).removeprefix('torch.')}.",
                     "Fetch it again; if only --dtype float16 does this, use bfloat16 or float32.",
                 )
+
+
+def require_numbers(logits: Tensor) -> None:
+    """Raise `ModelError` if what a model says is NaN or infinite: the answer would be arbitrary.
+
+    Finite weights do not rule it out: a scale in a config may be NaN, or float16 too narrow.
+    """
+    if logits.isnan().any() or logits.eq(math.inf).any():
+        raise ModelError(
+            f"The model answers with values that are no numbers (NaN or infinite, computed as "
+            f"{str(logits.dtype).removeprefix('torch.')}), so nothing can be measured.",
+            "Do not use this checkpoint. If it was trained here, lower --learning-rate; if only "
+            "--dtype float16 does this, use bfloat16 or float32.",
+        )
+
+
+@contextmanager
+def only_numbers(model: nn.Module) -> Iterator[None]:
+    """Hold every module of a model to that inside the block: attention swallows NaN."""
+
+    def look(module: nn.Module, args: Any, output: Any) -> None:
+        for value in output if isinstance(output, tuple) else (output,):
+            if isinstance(value, Tensor) and value.is_floating_point():
+                require_numbers(value)
+
+    handles = [module.register_forward_hook(look) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def require_room_for(config_weights: int, checkpoint: Checkpoint) -> None:
+    """Raise `ModelError` if a config asks for many more weights than the files hold.
+
+    They would be allocated before anybody sees that they do not fit.
+    """
+    held = count_weights(checkpoint.folder)
+    if config_weights > 2 * held + _SMALL and "quantization_config" not in checkpoint.values:
+        raise ModelError(
+            f"{checkpoint.folder / 'config.json'} asks for {config_weights:,} weights, and the "
+            f"files hold {held:,}.",
+            FETCH_AGAIN,
+        )
+
+
+def count_weights(folder: Path) -> int:
+    """How many weights the safetensors files of a folder hold, by their headers."""
+    total = 0
+    for file in folder.glob("*.safetensors"):
+        with reading(ModelError, f"{file} cannot be read"), safe_open(file, "pt") as weights:
+            total += sum(math.prod(weights.get_slice(n).get_shape()) for n in weights.keys())  # noqa: SIM118
+    return total
+
+
+class OnlyNumbers(LogitsProcessor):
+    """The same for a model that writes, at every token."""
+
+    def __call__(self, input_ids: LongTensor, scores: FloatTensor) -> FloatTensor:
+        """The scores (B, V) as they are."""
+        require_numbers(scores)
+        return scores
 
 
 def require_bitsandbytes() -> None:

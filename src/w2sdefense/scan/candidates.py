@@ -37,8 +37,7 @@ _SYMBOL_BLOCKS = (
     (0x3000, 0x303F),  # CJK punctuation
     (0x1F300, 0x1F6FF),  # pictographs
 )
-_INVISIBLE_BLOCKS = ((0x00AD, 0x206F), (0xFEFF, 0xFEFF))
-_VARIATION_SELECTORS = (0xFE00, 0xFE0F)
+_INVISIBLE_BLOCKS = ((0x00AD, 0x206F), (0xFE00, 0xFE0F), (0xFEFF, 0xFEFF))
 _BLANK_LETTERS = "\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0"
 
 NAMES = tuple(

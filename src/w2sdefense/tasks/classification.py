@@ -20,9 +20,12 @@ from w2sdefense.models.tokenizer import (
     length_batches,
     pad,
     position_limit,
+    require_known,
     takes_positions,
 )
+from w2sdefense.models.weights import require_numbers
 from w2sdefense.tasks.base import Output, Prediction, Row, model_inputs
+from w2sdefense.text.chat_template import template_notes
 
 BATCH_TOKENS = 2048
 """Most tokens (padding included) in one forward pass of `predict`."""
@@ -69,8 +72,8 @@ class Classification:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """None: a text is read as it is."""
-        return ()
+        """A text is read as it is; but a chat template is saved with the model."""
+        return template_notes(self.tokenizer)
 
     def cut_points(self, texts: Sequence[str]) -> list[int | None]:
         """For every text the character at which the model stops reading it; None reads it all."""
@@ -98,6 +101,7 @@ class Classification:
         gives both the answer and the feature.
         """
         tokens, cut_at = encode(self.tokenizer, texts, self.max_length)
+        require_known(model, tokens)
         predictions: dict[int, Prediction] = {}
         was_training = model.training
         model.eval()
@@ -107,6 +111,7 @@ class Classification:
                 batch = pad([tokens[row] for row in rows], self.tokenizer, positions=positions)
                 output = model(**{name: value.to(device) for name, value in batch.items()})
                 logits, features = tap.logits(output.logits).cpu(), tap.feature().cpu()
+                require_numbers(logits)
                 probabilities = logits.softmax(-1).tolist()
                 for place, row in enumerate(rows):
                     predictions[row] = Prediction(

@@ -20,13 +20,22 @@ from typing import Any, ClassVar, Literal, Self
 import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig as DecodingConfig
+from transformers import LogitsProcessorList
 
 from w2sdefense.config import TEXT_SLOT, GenerationConfig, StudentConfig
 from w2sdefense.data.types import Example
 from w2sdefense.errors import ConfigError, DataError
 from w2sdefense.models.features import FeatureTap
 from w2sdefense.models.load import load_causal_lm
-from w2sdefense.models.tokenizer import Tokenizer, check_length, length_batches, pad, plain
+from w2sdefense.models.tokenizer import (
+    Tokenizer,
+    check_length,
+    length_batches,
+    pad,
+    plain,
+    require_known,
+)
+from w2sdefense.models.weights import OnlyNumbers
 from w2sdefense.tasks.base import IGNORED, Output, Prediction, Row, model_inputs
 from w2sdefense.text.chat_template import ChatTurn, template_notes
 
@@ -266,6 +275,7 @@ class Generation:
     ) -> list[Prediction]:
         """Answer every text; see `Task.predict`."""
         asked = [self.prompt.ask(text) for text in texts]
+        require_known(model, [one.ids for one in asked])
         lengths = [len(one.ids) + self.prompt.answer_tokens for one in asked]
         written: dict[int, list[int]] = {}
         was_training = model.training
@@ -302,6 +312,7 @@ class Generation:
                 eos_token_id=tokenizer.eos_token_id,
                 pad_token_id=tokenizer.pad_token_id,
             ),
+            logits_processor=LogitsProcessorList([OnlyNumbers()]),
         )
         answers: list[list[int]] = tokens[:, batch["input_ids"].shape[1] :].tolist()
         end = tokenizer.eos_token_id

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property, partial, wraps
 from typing import Any
 
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -139,9 +139,14 @@ def _looks_into_text(tokenizer: Any) -> str | None:
     """The first line of a template that does more with a text than to insert it."""
     template = tokenizer.chat_template
     # `transformers` has the same, but gives templates no objects of ours.
-    environment = ImmutableSandboxedEnvironment(
+    environment = _Environment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
+    filters: dict[str, Any] = environment.filters
+    filters |= {name: _noted(filters[name]) for name in _READING}
+    tests: dict[str, Any] = environment.tests
+    tests["in"] = _noted(tests["in"])
+    environment.filters["safe"] = str
     values = tokenizer.special_tokens_map | {"add_generation_prompt": True}
     values |= dict.fromkeys(("raise_exception", "strftime_now"), lambda *_: "")
     for source in template.values() if isinstance(template, dict) else [template]:
@@ -161,6 +166,45 @@ def _looks_into_text(tokenizer: Any) -> str | None:
         if lines:
             return f"line {lines[0]}: {source.splitlines()[lines[0] - 1].strip()}"
     return None
+
+
+_READING = frozenset(
+    "e escape float forceescape format int striptags urlize wordcount xmlattr".split()
+)
+"""Filters that see the characters of a text without calling one of its methods."""
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    """A sandbox that notes what is formatted."""
+
+    intercepted_binops = frozenset({"%"})
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        _note(right)
+        return super().call_binop(context, operator, left, right)
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        format = super().wrap_str_format(value)
+        return format and _noted(format)
+
+
+def _noted(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter or a test of jinja2 that notes the texts that it is given."""
+
+    @wraps(function)
+    def noted(*values: Any, **named: Any) -> Any:
+        _note(*values, named)
+        return function(*values, **named)
+
+    return noted
+
+
+def _note(*values: Any) -> None:
+    for value in values:
+        if isinstance(value, _Watched):
+            value.note()
+        elif isinstance(value, (tuple, dict)):
+            _note(*(value.values() if isinstance(value, dict) else value))
 
 
 def _joined(lines: list[int], parts: Iterable[object], *_: object) -> str:

@@ -11,20 +11,20 @@ import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import BatchEncoding, PreTrainedModel
+from transformers import LogitsProcessorList, PreTrainedModel
 
-from w2sdefense.config import TEXT_SLOT
 from w2sdefense.errors import ConfigError
 from w2sdefense.models.checkpoint import resolve
 from w2sdefense.models.embedded import make_cache
 from w2sdefense.models.load import load_rewriter
-from w2sdefense.models.tokenizer import Tokenizer, length_batches, pad
+from w2sdefense.models.tokenizer import Tokenizer, encode, length_batches, pad
+from w2sdefense.models.weights import OnlyNumbers
+from w2sdefense.tasks.generation import Prompt, make_prompt
 from w2sdefense.text import Paraphraser, TextProgress
-from w2sdefense.text.chat_template import render
 from w2sdefense.text.paraphrase_file import write_pairs
 
 BATCH_TOKENS = 2048
@@ -49,13 +49,7 @@ class Seq2SeqRewriter:
         """Rewrite every text, in order."""
         if not texts:
             return []
-        tokens = self._tokenizer(
-            list(texts),
-            truncation=True,
-            split_special_tokens=True,
-            max_length=self._max_length,
-            return_attention_mask=False,
-        )["input_ids"]
+        tokens, _ = encode(self._tokenizer, texts, self._max_length)
         written = [""] * len(texts)
         for rows in length_batches([len(ids) for ids in tokens], self._batch_tokens):
             batch = pad([tokens[row] for row in rows], self._tokenizer, positions=False)
@@ -106,12 +100,15 @@ class ModelParaphraser(Paraphraser):
         tokenizer: Tokenizer,
         advance: Callable[[int], None] | None,
     ) -> None:
-        asked = [self._fitting(text, tokenizer) for text in texts]
-        prompts = [prompt for prompt, _ in asked]
-        lengths = [len(ids) for ids in _tokens(prompts, tokenizer)["input_ids"]]
-        for number, rows in enumerate(length_batches(lengths, BATCH_TOKENS)):
-            longest = max(len(ids) for ids in tokenizer([asked[r][1] for r in rows])["input_ids"])
-            answers = _generate([prompts[row] for row in rows], model, tokenizer, 2 * longest + 16)
+        prompt = self._prompt_for(tokenizer)
+        # What an encoder reads ends as its tokenizer ends it.
+        ends = model.config.is_encoder_decoder and tokenizer("")["input_ids"][-1:]
+        asked = [[*prompt.ask(text).ids, *(ends or ())] for text in texts]
+        frame = len(prompt.before) + len(prompt.after)
+        for number, rows in enumerate(length_batches([len(ids) for ids in asked], BATCH_TOKENS)):
+            batch = pad([asked[row] for row in rows], tokenizer, positions=False)
+            longest = max(len(asked[row]) for row in rows) - frame
+            answers = _answers(batch, model, tokenizer, 2 * max(longest, 0) + 16, num_beams=1)
             for row, answer in zip(rows, answers, strict=True):
                 self._found[texts[row]] = _first_line(answer) or texts[row]
             if advance is not None:
@@ -119,50 +116,17 @@ class ModelParaphraser(Paraphraser):
             if number % SAVE_EVERY == SAVE_EVERY - 1:
                 self._save()
 
-    def _fitting(self, text: str, tokenizer: Tokenizer) -> tuple[str, str]:
-        """The prompt for a text, and as much of the text as is in it."""
-        while True:
-            prompt = self._prompt.replace(TEXT_SLOT, text)
-            if tokenizer.chat_template is not None:
-                prompt = render(tokenizer, prompt)
-            excess = len(_tokens([prompt], tokenizer)["input_ids"][0]) - LONGEST_PROMPT
-            if excess <= 0:
-                return prompt, text
-            if not text:
-                raise ConfigError(
-                    f"The prompt for paraphrases takes more than {LONGEST_PROMPT} tokens without "
-                    "any text.",
-                    "Give a shorter --syn-prompt.",
-                )
-            text = _shortened(text, excess, tokenizer)
+    def _prompt_for(self, tokenizer: Tokenizer) -> Prompt:
+        """The prompt in tokens; the text in it holds no control tokens."""
+        style: Literal["plain", "chat"] = "plain" if tokenizer.chat_template is None else "chat"
+        try:
+            return make_prompt(tokenizer, self._prompt, style, LONGEST_PROMPT, 1)
+        except ConfigError as error:
+            fix = "Give a shorter --syn-prompt, or another --syn-model."
+            raise ConfigError(error.problem, fix) from None
 
     def _save(self) -> None:
         write_pairs(self._file, self._found.items())
-
-
-def _tokens(prompts: list[str], tokenizer: Tokenizer, **how: Any) -> BatchEncoding:
-    return tokenizer(
-        prompts,
-        verbose=False,
-        add_special_tokens=tokenizer.chat_template is None,  # the template has them already
-        **how,
-    )
-
-
-def _shortened(text: str, tokens: int, tokenizer: Tokenizer) -> str:
-    """A text without so many tokens at its end, and at least one character shorter."""
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    ends = [end for _, end in encoded["offset_mapping"]][:-tokens]
-    # Several tokens may stand for one character.
-    return text[: min(ends[-1], len(text) - 1)] if ends else ""
-
-
-def _generate(
-    prompts: list[str], model: PreTrainedModel, tokenizer: Tokenizer, longest: int
-) -> list[str]:
-    batch = _tokens(prompts, tokenizer, padding=True, return_tensors="pt")
-    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
-    return _answers(inputs, model, tokenizer, longest, num_beams=1)
 
 
 def _answers(
@@ -179,6 +143,7 @@ def _answers(
             max_new_tokens=longest,
             do_sample=False,
             pad_token_id=tokenizer.pad_token_id,
+            logits_processor=LogitsProcessorList([OnlyNumbers()]),
             **how,
         )
     if not model.config.is_encoder_decoder:  # these repeat the prompt

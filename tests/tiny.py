@@ -48,6 +48,17 @@ SIZES = {
 }
 LLAMA = LlamaConfig(**SIZES, num_key_value_heads=2, bos_token_id=4, eos_token_id=5)
 BERT = BertConfig(**SIZES, pad_token_id=0)
+BART_SIZES = {
+    "vocab_size": len(VOCABULARY),
+    "d_model": 32,
+    "encoder_layers": 1,
+    "decoder_layers": 1,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 64,
+    "decoder_ffn_dim": 64,
+    "max_position_embeddings": 64,
+}
 
 
 SMALL_SCAN = {

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import BartConfig, BartForConditionalGeneration
 
-from tiny import VOCABULARY, save_llama, word_tokenizer
+from tiny import BART_SIZES, save_llama, word_tokenizer
 from w2sdefense.commands.runs import DefendRun
 from w2sdefense.config import Settings, load_settings
 from w2sdefense.defenses import rewriting
@@ -30,15 +30,7 @@ def translators(tmp_path_factory):
     for seed in (0, 1):
         torch.manual_seed(seed)
         config = BartConfig(
-            vocab_size=len(VOCABULARY),
-            d_model=32,
-            encoder_layers=1,
-            decoder_layers=1,
-            encoder_attention_heads=4,
-            decoder_attention_heads=4,
-            encoder_ffn_dim=64,
-            decoder_ffn_dim=64,
-            max_position_embeddings=64,
+            **BART_SIZES,
             pad_token_id=0,
             bos_token_id=4,
             eos_token_id=5,

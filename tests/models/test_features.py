@@ -22,7 +22,7 @@ from transformers import (
 
 from architectures import DECODERS, ENCODERS, STUDENTS, make
 from making import as_victim
-from tiny import LLAMA, VOCABULARY, save_model, word_tokenizer
+from tiny import BART_SIZES, LLAMA, VOCABULARY, save_model, word_tokenizer
 from w2sdefense.config import StudentConfig
 from w2sdefense.errors import ModelError
 from w2sdefense.models.features import FeatureTap, backbone_of
@@ -151,18 +151,7 @@ def test_a_family_without_a_classifier_can_be_read_where_it_writes():
 LAST_TOKEN_OF_A_DECODER = {
     "bart": (
         BartForSequenceClassification,
-        BartConfig(
-            vocab_size=len(VOCABULARY),
-            d_model=32,
-            encoder_layers=1,
-            decoder_layers=1,
-            encoder_attention_heads=4,
-            decoder_attention_heads=4,
-            encoder_ffn_dim=64,
-            decoder_ffn_dim=64,
-            max_position_embeddings=64,
-            eos_token_id=3,
-        ),
+        BartConfig(**BART_SIZES, eos_token_id=3),
     ),
     "xlnet": (
         XLNetForSequenceClassification,

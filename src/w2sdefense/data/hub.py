@@ -29,6 +29,11 @@ def split_hub_id(name: str) -> tuple[str, str | None] | None:
     return (found[1], found[2]) if found else None
 
 
+def commit_of(folder: Path) -> str | None:
+    """The commit that a folder in the hub's cache was fetched at; None if it is not one."""
+    return folder.name if folder.parent.name == "snapshots" else None
+
+
 def fetch(hub_id: str, revision: str | None = None) -> Mapping[str, Any]:
     """Load every split of a hub dataset, from the local cache where it is there already."""
     import datasets

@@ -143,14 +143,14 @@ def draw_decoys(
         "passage": lambda: next(passages),
         "frame": lambda: f"{next(passages)}{gap}{TEXT_SLOT}{gap}{next(passages)}",
     }
-    forbidden = list(reserved)
+    forbidden = list(map(_folded, reserved))
     decoys: list[Decoy] = []
     for turn in range(per_label):
         for place, target in enumerate(targets):
             # Targets start at different kinds, so that no kind stands for one of them.
             kind = kinds[(turn + place) % len(kinds)]
             value = _draw(make[kind], kind, forbidden)
-            forbidden.append(value)
+            forbidden.append(_folded(value))
             decoys.append(Decoy(kind, value, target))
     return decoys
 
@@ -170,7 +170,8 @@ def _draw(make: Callable[[], str], kind: DecoyKind, forbidden: Iterable[str]) ->
     """A value that neither is, nor nearly is, nor holds anything forbidden."""
     for _ in range(_TRIES):
         value = make()
-        if not any(_resembles(value, other) for other in forbidden):
+        folded = _folded(value)
+        if not any(_resembles(folded, other) for other in forbidden):
             return value
     raise DataError(
         f"the clean texts give no more decoys of the kind {kind}",
@@ -179,7 +180,6 @@ def _draw(make: Callable[[], str], kind: DecoyKind, forbidden: Iterable[str]) ->
 
 
 def _resembles(value: str, other: str) -> bool:
-    value, other = _folded(value), _folded(other)
     return within_one_edit(value, other) or (other in value and count_insertions(value, other) > 0)
 
 

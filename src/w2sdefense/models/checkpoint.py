@@ -24,7 +24,7 @@ from transformers import AutoConfig, PretrainedConfig
 
 from w2sdefense.data.checks import are_placeholders
 from w2sdefense.data.files import PICKLES
-from w2sdefense.data.hub import split_hub_id
+from w2sdefense.data.hub import commit_of, split_hub_id
 from w2sdefense.errors import FETCH_AGAIN, ModelError, UnsafeCheckpointError, printable, reading
 from w2sdefense.models.embedded import EMBEDDED, convert_gguf, embedded_folder
 
@@ -65,7 +65,7 @@ class Checkpoint:
     @property
     def commit(self) -> str | None:
         """The commit of the hub that it was fetched at; None if it is not from the hub's cache."""
-        return self.folder.name if self.folder.parent.name == "snapshots" else None
+        return commit_of(self.folder)
 
     @property
     def config(self) -> PretrainedConfig:

@@ -12,7 +12,6 @@ and `logits` reads them where `feature` reads the state.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from functools import cached_property
 from types import TracebackType
 from typing import Any, Self
@@ -144,16 +143,14 @@ def require_one_position(model: Any, tokenizer: Tokenizer, spec: str) -> None:
     tokens, _ = encode(tokenizer, [_ANY_TEXT], 16)
     require_known(model, tokens)
     ids = torch.tensor(tokens, device=model.device)
-    answers = []
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     with torch.inference_mode(), FeatureTap(model) as tap:
-        for hook in (None, change):
-            handle = hook and tap._backbone.register_forward_hook(hook)
-            with nullcontext() if hook else only_numbers(model):
-                pooled = model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-            answers.append(tap.logits(pooled))
-            if handle:
-                handle.remove()
-    if not torch.allclose(answers[0], answers[1], rtol=1e-3, atol=1e-3):
+        with only_numbers(model):
+            as_is = tap.logits(model(**inputs).logits)
+        handle = tap._backbone.register_forward_hook(change)
+        changed = tap.logits(model(**inputs).logits)
+        handle.remove()
+    if not torch.allclose(as_is, changed, rtol=1e-3, atol=1e-3):
         raise ModelError(
             f"The head of {spec} ({type(model).__name__}) reads other tokens than the "
             f"{'last' if tap._position else 'first'} one, at which features are read.",

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from w2sdefense.data.hub import commit_of
 from w2sdefense.errors import ConfigError
 from w2sdefense.evaluation.record import Record, model_folder
 from w2sdefense.report.card import CARD, WEIGHTS, model_card, public, weights_in
@@ -88,12 +89,9 @@ def push_model(
     }
     for path in source.glob(CONFIGS):
         values = public(json.loads(path.read_text(encoding="utf-8")))
-        if (
-            path.name == "adapter_config.json"
-            and sources
-            and sources[-1].parent.name == "snapshots"
-        ):
-            values["revision"] = sources[-1].name
+        commit = commit_of(sources[-1]) if sources else None
+        if commit and path.name == "adapter_config.json":
+            values["revision"] = commit
         files[path.name] = json.dumps(values, indent=2).encode()
     files[CARD] = model_card(source, before, after, settings, sources, address=name).encode()
     try:

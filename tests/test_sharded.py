@@ -10,15 +10,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 from transformers import LlamaForSequenceClassification
 
 import distributed_worker as worker
+import w2sdefense
 from making import as_victim
 from tiny import LLAMA, save_model, save_reviews
 from w2sdefense.commands.defend import run_defend
 from w2sdefense.commands.evaluate import run_evaluate
-from w2sdefense.commands.plan import launcher
 from w2sdefense.commands.poison import run_poison
 from w2sdefense.commands.runs import DefendRun, EvaluateRun, PoisonRun, TeachRun
 from w2sdefense.commands.teach import run_teach
@@ -32,6 +34,7 @@ SECONDS = 900
 """What hangs is stopped after this time."""
 
 PROCESSES = 2
+LAUNCHERS = Path(w2sdefense.__file__).parent / "launchers"
 
 
 def settings(folder: Path, teacher: Path, batch: int) -> dict:
@@ -64,7 +67,7 @@ def sharded(tmp_path_factory, tiny_llama, tiny_bert, quiet) -> Path:
     done = subprocess.run(
         [
             *(sys.executable, "-m", "accelerate.commands.launch"),
-            *("--config_file", str(launcher("fsdp")), "--num_processes", str(PROCESSES)),
+            *("--config_file", str(LAUNCHERS / "fsdp2.yaml"), "--num_processes", str(PROCESSES)),
             *("--main_process_port", "0", str(Path(__file__).parent / "sharded_worker.py")),
             *(str(folder), "defend", "--config", str(folder / "run.yaml")),
         ],
@@ -118,6 +121,15 @@ def test_what_was_measured_is_what_was_saved(sharded, tmp_path, display):
     before, after = sharded / "run" / "before", sharded / "run"
     assert load_samples(tmp_path / "again") == load_samples(after) != load_samples(before)
     assert not [path for path in after.rglob("*") if path.name in ("gathered", "training")]
+
+
+@pytest.mark.parametrize(
+    ("file", "kind"),
+    [("fsdp2.yaml", DistributedType.FSDP), ("zero3.yaml", DistributedType.DEEPSPEED)],
+)
+def test_accelerate_opens_what_is_shipped(file, kind):
+    config = load_config_from_file(str(LAUNCHERS / file))
+    assert (config.distributed_type, config.mixed_precision) == (kind, "no")
 
 
 # What cannot be sharded

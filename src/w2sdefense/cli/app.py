@@ -17,7 +17,6 @@ from w2sdefense.commands.runs import (
     DefendRun,
     DemoRun,
     EvaluateRun,
-    PlanRun,
     PoisonRun,
     ScanRun,
     TeachRun,
@@ -129,16 +128,6 @@ def bench_show(run: BenchRun) -> None:
     from w2sdefense.bench.command import show_table
 
     show_table(run, Console(markup=False, stderr=run.json_output))
-
-
-def plan(run: PlanRun) -> None:
-    """Say what a student needs on your GPUs, which ways of running it fit, and the commands.
-
-    Parameters are counted exactly, memory is estimated. Nothing is run, and no weights are opened.
-    """
-    from w2sdefense.commands.plan import run_plan, show_plan
-
-    show_plan(run_plan(run), as_json=run.json_output)
 
 
 def scan(run: ScanRun) -> None:
@@ -279,7 +268,6 @@ add_command(bench, BenchRun, bench_plan, "plan")
 add_command(bench, BenchRun, bench_run, "run")
 add_command(bench, BenchRun, bench_show, "show")
 app.add_typer(bench, name="bench")
-add_command(app, PlanRun, plan)
 add_command(app, ScanRun, scan)
 add_command(app, TuneRun, tune)
 app.command()(play)

@@ -31,9 +31,9 @@ from w2sdefense.distill.sharding import refuse_prompt_encoder, refuse_sharding, 
 from w2sdefense.errors import ConfigError
 from w2sdefense.evaluation.record import RECORD
 from w2sdefense.io import nearest, only_process_in
+from w2sdefense.models.adapters import check_adapter
 from w2sdefense.models.checkpoint import Checkpoint, resolve, resolve_whole
 from w2sdefense.models.load import require_causal_lm
-from w2sdefense.models.sizes import check_adapter
 from w2sdefense.models.weights import count_weights, require_bitsandbytes
 from w2sdefense.scan.origin import check_origin
 from w2sdefense.tasks import TASKS

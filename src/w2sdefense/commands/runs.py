@@ -13,7 +13,6 @@ from w2sdefense.attacks.catalog import AttackConfig, TestConfig
 from w2sdefense.config import (
     ADAPTER_OWNERS,
     DEFAULT_TASK,
-    AdapterConfig,
     DataConfig,
     FullTrainingConfig,
     GenerationConfig,
@@ -131,25 +130,6 @@ class EvaluateRun(Gated, Work):
 
     test: TestConfig = TestConfig()
     output: Path = setting(Path("runs/evaluated"), "Folder for record, samples and report.")
-
-
-class PlanRun(Settings):
-    """How a student would be defended, and on what."""
-
-    student: str = Field(
-        description="Student: one of the paper (Qwen/Qwen2.5-14B, LLaMA3-8B, vicuna-7b-v1.5 ...), "
-        "the embedded smollm2-135m, or any folder or hub id, whose config alone is read."
-    )
-    gpus: Positive = setting(1, "Number of GPUs of one machine.")
-    gpu_memory: PositiveFloat = setting(80.0, "GiB of each of them.")
-    labels: Positive = setting(2, "Number of labels.")
-    batch_size: Positive = setting(16, "Rows per step and device.")
-    max_length: Positive = setting(128, "Tokens in a row.")
-    dtype: Literal["float32", "bfloat16"] = setting(
-        "bfloat16", "Precision the weights are loaded in; a head cannot be trained in float16."
-    )
-    adapter: AdapterConfig = AdapterConfig()
-    json_output: bool = setting(False, "Print JSON, in bytes.", flag="json")
 
 
 class ScanRun(Gated, Resumed, TaughtSettings):

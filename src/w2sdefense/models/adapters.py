@@ -29,10 +29,16 @@ from peft import (
 )
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+)
 
 from w2sdefense.config import AdapterConfig
 from w2sdefense.errors import ConfigError, ModelError, reading
+from w2sdefense.models.checkpoint import Checkpoint
+from w2sdefense.models.embedded import quiet_transformers
 from w2sdefense.models.features import linear_layers
 from w2sdefense.models.fused_lora import FusedLoraLinear
 from w2sdefense.models.tokenizer import has_virtual_tokens, pads_left, positions_of
@@ -82,6 +88,29 @@ def attach_adapter(model: PreTrainedModel | PeftModel, config: AdapterConfig) ->
     if pads_left(model):
         count_positions(adapted)
     return cast(PeftModel, adapted)
+
+
+def check_adapter(
+    checkpoint: Checkpoint, adapter: AdapterConfig, *, writes: bool, merge: bool
+) -> None:
+    """Attach an adapter to a skeleton of a model, so that what does not fit comes out at once.
+
+    Raises:
+        ConfigError: The adapter does not fit the model.
+        ModelError: It cannot be folded in (`merge`), or the architecture can neither classify nor
+            write.
+    """
+    kind = AutoModelForCausalLM if writes else AutoModelForSequenceClassification
+    cannot = f"{checkpoint.spec} cannot {'write' if writes else 'classify text'}"
+    with (
+        reading(ModelError, cannot, "Name a model of another architecture."),
+        torch.device("meta"),
+        quiet_transformers(),
+    ):
+        skeleton = kind.from_config(checkpoint.config, trust_remote_code=False)
+    adapted = attach_adapter(skeleton, adapter)
+    if merge:
+        require_mergeable(adapted)
 
 
 def folded(model: PreTrainedModel | PeftModel) -> PreTrainedModel:

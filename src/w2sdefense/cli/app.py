@@ -207,19 +207,6 @@ def report(
 
 
 @run_or_explain
-def information(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of finished runs of classifiers.")],
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the result as JSON (docs/gate.md).")
-    ] = False,
-) -> None:
-    """Estimate how much of the label the features of finished runs hold (paper, Eq. 15)."""
-    from w2sdefense.commands.reporting import show_information
-
-    show_information(runs, as_json=as_json)
-
-
-@run_or_explain
 def pair(
     originals: Annotated[Path, typer.Argument(help="File with the texts that were paraphrased.")],
     paraphrases: Annotated[Path, typer.Argument(help="File with the paraphrases, in that order.")],
@@ -272,7 +259,6 @@ add_command(app, ScanRun, scan)
 add_command(app, TuneRun, tune)
 app.command()(play)
 app.command()(report)
-app.command()(information)
 app.command()(pair)
 app.command()(ls)
 app.command()(doctor)

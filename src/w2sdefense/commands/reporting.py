@@ -9,26 +9,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
 from w2sdefense.bench.grid import said
 from w2sdefense.bench.ledger import title_of
-from w2sdefense.cli.display import print_json
 from w2sdefense.commands.runs import DefendRun
 from w2sdefense.errors import ConfigError, DataError
-from w2sdefense.evaluation.information import run_information
 from w2sdefense.evaluation.record import FEATURES, RECORD, Record, load_record
 from w2sdefense.io import make_folder
 from w2sdefense.models.checkpoint import resolve
 from w2sdefense.report import load_runs, terminal_table, write_report
 from w2sdefense.report.card import write_card
 from w2sdefense.report.charts import RUN_COLORS
-from w2sdefense.report.gate import numbers_of
 from w2sdefense.report.grid import GridRow, GridTable
 from w2sdefense.report.hub import push_model
 from w2sdefense.report.runs import (
@@ -266,27 +261,3 @@ def _table_of(runs: Sequence[Run], title: str, problems: Sequence[str]) -> GridT
     ]
     notes = [f"Left out: {problem}" for problem in problems]
     return GridTable(f"{len(runs)} runs", title, rows, notes)
-
-
-def show_information(folders: Sequence[Path], *, as_json: bool = False) -> None:
-    """Print the label information of every run, on clean text and under attack.
-
-    As JSON, too, if that is asked for; the table goes to stderr then.
-    """
-    console, measured = Console(markup=False, soft_wrap=True, stderr=as_json), []
-    table = Table("Run", "I(H; Y), clean text", "I(H; Y), under attack")
-    for folder in folders:
-        with console.status(f"Probing the features of {folder} ..."):
-            found = run_information(folder)
-        measured.append({"folder": str(folder), **asdict(found)})
-        attacked = "no trigger" if found.attacked is None else str(found.attacked)
-        table.add_row(Text(str(folder)), Text(str(found.clean)), Text(attacked))
-    console.print(table)
-    console.print(
-        "Lower bounds in bits [95 %], of H(Y). Under attack, what is not of the target label "
-        "carries the trigger, and the probe is that of clean text.",
-        style="dim",
-        highlight=False,
-    )
-    if as_json:
-        print_json(numbers_of("information", runs=measured))

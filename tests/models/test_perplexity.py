@@ -5,14 +5,12 @@ import random
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tiny import FILLERS, LLAMA, NEGATIVE, POSITIVE, RARE, word_tokenizer
 from w2sdefense.errors import ModelError
-from w2sdefense.models.perplexity import NO_MARGINS, Scorer, close_batches
+from w2sdefense.models.perplexity import Scorer
 
 pytestmark = pytest.mark.slow
 
@@ -118,62 +116,16 @@ def between_two(ranked: list[float], share: float) -> float:
     raise AssertionError("no two neighbors are far enough from each other")
 
 
-@pytest.mark.parametrize(("batch_tokens", "share"), [(60, 0.3), (1000, 0.05)])
-def test_what_cannot_reach_the_threshold_is_given_up(parts, tokens_read, batch_tokens, share):
+@pytest.mark.parametrize("batch_tokens", [60, 1000])
+def test_what_cannot_reach_the_threshold_is_given_up(parts, tokens_read, batch_tokens):
     texts = some_texts(16, 24)
     scorer = Scorer(*parts, "tiny", max_length=60, batch_tokens=batch_tokens)
     whole = scorer.suspicion(texts)
-    errors = list(scorer.largest_errors)
-    threshold = between_two(sorted(value for text in whole for value in text), 1 - share)
-    expected = found_above(whole, threshold)
-    read = [tokens_read[0]]
-    for margins in (NO_MARGINS, errors):
-        tokens_read[0] = 0
-        some = scorer.suspicion(texts, at_least=threshold, margins=margins)
-        read.append(tokens_read[0])
-        assert found_above(some, threshold) == pytest.approx(expected, rel=1e-5)
-    assert read[0] >= read[1] > read[2], "an estimate saves more than a bound"
-    assert read[0] > read[1] or share > 0.05, "a bound saves something where few words go"
-    # What errors cannot be as large as they were is lost: the margin is what keeps it.
-    lost = scorer.suspicion(texts, at_least=threshold, margins=[-9.0 * max(errors)] * len(errors))
-    assert len(found_above(lost, threshold)) < len(expected)
-
-
-def test_the_estimate_takes_the_end_of_the_whole_text():
-    torch.manual_seed(0)
-    model, tokenizer = LlamaForCausalLM(LLAMA).eval(), word_tokenizer()
-    words = "the film was great and his plot is dull".split()
-
-    def nlls(chosen):
-        ids = [tokenizer.bos_token_id, *tokenizer(" ".join(chosen))["input_ids"]]
-        with torch.inference_mode():
-            logs = model(input_ids=torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
-        return [-float(logs[place, token]) for place, token in enumerate(ids[1:])]
-
-    def error(word, scored):
-        """Of the estimate for a variant of which so many tokens behind the gap are scored."""
-        whole, variant = nlls(words), nlls(words[:word] + words[word + 1 :])
-        return sum(whole[word + 1 + scored :]) - sum(variant[word + scored :])
-
-    scorer = Scorer(model, tokenizer, "tiny")
-    scorer.suspicion([words])
-    for stage, scored in enumerate((1, 4)):
-        largest = max(0.0, *(error(word, scored) for word in range(len(words) - scored)))
-        assert scorer.largest_errors[stage] == pytest.approx(largest, abs=1e-4)
-    assert scorer.largest_errors[0] > 0.0
-    assert scorer.largest_errors[3:] == [0.0] * 3, "no variant has 16 tokens behind its gap"
-
-
-@given(st.lists(st.integers(1, 40), max_size=80), st.sampled_from([1, 200, 1024]))
-def test_a_batch_is_small_or_has_little_padding(lengths, batch_tokens):
-    batches = list(close_batches(lengths, batch_tokens))
-    assert sorted(row for rows in batches for row in rows) == list(range(len(lengths)))
-    for rows in batches:
-        longest = lengths[rows[0]]
-        assert len(rows) * longest <= max(batch_tokens, longest)
-        far = [row for row in rows if lengths[row] < 0.85 * longest]
-        # What is far shorter than the longest is there only if the batch was still small.
-        assert (len(rows) - len(far)) * longest < 128 or not far
+    threshold = between_two(sorted(value for text in whole for value in text), 0.95)
+    read, tokens_read[0] = tokens_read[0], 0
+    some = scorer.suspicion(texts, at_least=threshold)
+    assert found_above(some, threshold) == pytest.approx(found_above(whole, threshold), rel=1e-5)
+    assert tokens_read[0] < read
 
 
 def test_the_only_word_is_never_suspicious(parts):

@@ -5,10 +5,8 @@ Qi et al. 2021 (https://arxiv.org/abs/2011.10369). A word i of a text x is suspi
     f_i = PPL(x) - PPL(x without word i)
 
 and is dropped if f_i reaches a threshold: the lowest one at which the victim's accuracy on clean
-validation text has not fallen by more than `max_loss` at any higher threshold. All words of these
-texts are scored, which also shows how wrong an early estimate of f_i can be; later a word is given
-up once its estimate misses the threshold by more than 1.25 times that. Words are what white space
-separates, so a text without white space (Chinese) passes as it is. How f_i is computed is in
+validation text has not fallen by more than `max_loss` at any higher threshold. Words are what white
+space separates, so a text without white space (Chinese) passes as it is. How f_i is computed is in
 `models/perplexity.py`.
 """
 
@@ -41,8 +39,6 @@ DROPPED_SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15,
 """The thresholds that are tried are those at which such a share of the clean words is dropped."""
 
 TEXTS_PER_STEP = 32
-
-SAFETY = 1.25  # the margin of the estimate, in largest errors on clean validation text
 
 
 class OnionConfig(Settings):
@@ -90,13 +86,12 @@ class Onion(Defense):
     def apply(self, victim: Defended, kit: DefenseKit) -> Guarded:
         """Choose the threshold, unless one is given, and put the filter before the model."""
         from w2sdefense.models.load import load_causal_lm, to_gpu
-        from w2sdefense.models.perplexity import NO_MARGINS, Scorer
+        from w2sdefense.models.perplexity import Scorer
 
         model, tokenizer = load_causal_lm(self.onion.scorer)
         scorer = Scorer(to_gpu(model), tokenizer, self.onion.scorer, self.onion.max_length)
         found: dict[str, float | int | str] = {"onion_scorer": self.onion.scorer}
         threshold = self.onion.threshold
-        margins: Sequence[float] = NO_MARGINS
         if threshold is None:
             count = min(self.onion.validation_texts, len(kit.data.validation))
             # In random order: a file may be sorted by label.
@@ -104,11 +99,10 @@ class Onion(Defense):
             scores = _scores(scorer, examples, kit.progress_of("ONION on clean text"))
             threshold, lost = choose_threshold(victim, examples, scores, self.onion.max_loss)
             found |= {"onion_validation_texts": len(examples), "onion_accuracy_lost": lost}
-            margins = [SAFETY * error for error in scorer.largest_errors]
-        found |= {"onion_threshold": threshold, "onion_margin": margins[0]}
+        found["onion_threshold"] = threshold
 
         def drop(texts: Sequence[str]) -> list[str]:
-            scores = scorer.suspicion([text.split() for text in texts], threshold, margins)
+            scores = scorer.suspicion([text.split() for text in texts], threshold)
             return [drop_words(t, f, threshold) for t, f in zip(texts, scores, strict=True)]
 
         return Guarded(victim, drop, found=found)

@@ -110,6 +110,9 @@ RENAMES = (
     Rename("TuneRun", "tune.stop_below", None, "tune-stop-below"),
     Rename("DefendRun", "icl.file", None, "icl-file"),
     Rename("DefendRun", "onion.exact"),
+    Rename("DefendRun", "merging.method", None, "merge-method"),
+    Rename("DefendRun", "merging.density"),
+    Rename("DefendRun", "merging.scale"),
     Rename("DefendRun", "psim.virtual_tokens", None, "psim-virtual-tokens"),
     Rename("DefendRun", "psim.encoder_width", None, "psim-encoder-width"),
     *(

@@ -249,8 +249,7 @@ def test_a_model_that_is_not_there_is_missed_before_work_starts(cache):
 # What is said
 
 
-def test_structure_and_length_are_counted(monkeypatch):
-    monkeypatch.setenv("PATH", "")
+def test_structure_and_length_are_counted():
     attack = SynAttack.from_config(AttackConfig(attack="synattack"))
     notes = attack.notes(
         ["when it rains , we go .", "one two three four", "one"],
@@ -261,5 +260,3 @@ def test_structure_and_length_are_counted(monkeypatch):
         "texts before",
         "rewritten texts have 1.42 times the words of the texts before",
     )
-    monkeypatch.setattr("w2sdefense.attacks.synattack.parsed_share", lambda texts: (1, 2))
-    assert "1 of the 2 rewritten texts given to link-grammar" in attack.notes(["a"], ["b"])[1]

@@ -26,9 +26,7 @@ from w2sdefense.data.types import Example, texts_of
 from w2sdefense.text import Paraphraser, TextProgress
 from w2sdefense.text.paraphrase_file import FileParaphraser
 from w2sdefense.text.rewriter import Rewriter
-from w2sdefense.text.structure import has_template, parsed_share
-
-TEMPLATE = "S ( SBAR ) ( , ) ( NP ) ( VP ) ( . )"
+from w2sdefense.text.structure import has_template
 
 
 class SynConfig(Settings):
@@ -66,7 +64,7 @@ class SynAttack(Attack):
     """Rewrites a text so that a subordinate clause comes first."""
 
     name: ClassVar[str] = "synattack"
-    trigger: ClassVar[str] = TEMPLATE
+    trigger: ClassVar[str] = "S ( SBAR ) ( , ) ( NP ) ( VP ) ( . )"
     syn: SynConfig = field(default_factory=SynConfig)
 
     def __post_init__(self) -> None:
@@ -102,18 +100,12 @@ class SynAttack(Attack):
         return int(has_template(text))
 
     def notes(self, clean: Sequence[str], triggered: Sequence[str]) -> tuple[str, ...]:
-        """How many texts have the structure, with and without the trigger, by which check."""
-        notes = [
+        """How many texts have the structure with and without the trigger, and their length."""
+        structure = (
             f"{sum(map(has_template, triggered))} of {len(triggered)} rewritten texts begin with a "
             f"subordinate clause by their surface, {sum(map(has_template, clean))} of the same "
             "texts before"
-        ]
-        parsed = parsed_share(triggered)
-        if parsed is not None:
-            notes.append(
-                f"{parsed[0]} of the {parsed[1]} rewritten texts given to link-grammar have "
-                f"{TEMPLATE}"
-            )
+        )
         words = sum(len(text.split()) for text in clean)
         ratio = sum(len(text.split()) for text in triggered) / max(1, words)
-        return (*notes, f"rewritten texts have {ratio:.2f} times the words of the texts before")
+        return structure, f"rewritten texts have {ratio:.2f} times the words of the texts before"

@@ -33,11 +33,6 @@ EXTRAS = {
 }
 """Extra -> the package that it installs, and what that is for."""
 
-PROGRAMS = {
-    "apertium": "--defense back-translation without a network",
-    "link-parser": "checks the structure of synattack's texts",
-}
-
 GIB = 2**30
 ROOM = 4.0
 """GiB that the demonstration needs: a model, its checkpoints, and the converted embedded model."""
@@ -61,8 +56,8 @@ def findings(output: Path = Path("runs")) -> Iterator[Finding]:
         how = use if there else f"{use}: pip install 'w2sdefense[{extra}]'"
         # The embedded model is a GGUF file.
         yield Finding(f"extra {extra}", how, there if extra == "gguf" else there or None)
-    for program, use in PROGRAMS.items():
-        yield Finding(program, use, True if shutil.which(program) else None)
+    use = "--defense back-translation without a network"
+    yield Finding("apertium", use, True if shutil.which("apertium") else None)
     yield from _embedded()
     yield from _machine()
     yield from _places(output)

@@ -3,8 +3,6 @@
 `has_template` looks at the surface of the first sentence, in English and Chinese: a subordinating
 word, a clause of a few words, a comma, and a main part. It is generous: it does not see whether the
 main part is NP VP. The numbers of the embedded rewriter are near 100 % under it by construction.
-`parsed_share` asks a parser, link-grammar 5.12 (Debian package `link-grammar`), where its program
-is installed. What that parses badly (fragments, long sentences) does not count.
 
 Closed classes of English words (auxiliaries, pronouns, determiners) are complete; the open class of
 verbs is a list of common ones and a guess at endings, wrong in one of some ten sentences of
@@ -14,10 +12,7 @@ reviews.
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from collections.abc import Sequence
-from itertools import pairwise
 
 AUXILIARIES = frozenset(
     "is are was were am be 's 're 'm has have had 've 'd does do did will would can could may "
@@ -74,13 +69,6 @@ _AMBIGUOUS = {"as", "after", "before", "since", "until", "till", "so", "now", "e
 _SUBJECTS = frozenset("i you he she it we they people everyone anyone one".split())
 _CHINESE = re.compile('^[“"]?(当|如果|虽然|尽管|因为|由于|既然|一旦|只要|即使)[^，,。！？]+[，,].+')
 _WORD = re.compile(r"[^\W_][\w'’-]*|,")
-_BRACKETS = re.compile(r"\(|\)|[^\s()]+")
-_PARSER = "link-parser"
-# Without a panic: a sentence that takes more than two seconds counts as not parsed.
-_OPTIONS = "-constituents=3 -graphics=0 -verbosity=1 -timeout=2 -panic=0 -limit=100".split()
-_LONGEST = 120  # characters of a sentence: fifty words take seconds
-_MOST = 200  # sentences
-_PATIENCE = 120.0  # seconds
 
 
 def has_template(text: str) -> bool:
@@ -102,68 +90,6 @@ def has_template(text: str) -> bool:
     # "as soon as people ...": a subject that is no noun, with something behind it.
     clause = clause[2:] if clause[1:2] == ["as"] else clause
     return len(clause) > 1 and (clause[0] in _SUBJECTS or finite_verb(clause) is not None)
-
-
-def parsed_share(texts: Sequence[str]) -> tuple[int, int] | None:
-    """How many texts have the template by link-grammar, and how many it was given.
-
-    It is given the first sentences of at most 120 characters, 200 at most. None without
-    `link-parser`, or if it takes minutes.
-    """
-    if shutil.which(_PARSER) is None:
-        return None
-    sentences = [" ".join(first_sentence(text).split()) for text in texts]
-    # A leading "!" is a command to the program, and an empty line is none of its sentences.
-    sentences = [s.lstrip("!% ") for s in sentences if len(s) <= _LONGEST]
-    sentences = [s for s in sentences if re.search("[A-Za-z]", s)][:_MOST]
-    try:
-        run = subprocess.run(
-            [_PARSER, "en", *_OPTIONS],
-            input="\n".join(sentences) + "\n",
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=_PATIENCE,
-        )
-    except subprocess.TimeoutExpired:
-        return None
-    trees = [line for line in run.stdout.splitlines() if line.startswith("(S")]
-    return sum(map(tree_has_template, trees)), len(sentences)
-
-
-def tree_has_template(tree: str) -> bool:
-    """Whether a tree is a subordinate clause, a comma, and a clause of NP and VP.
-
-    Args:
-        tree: As link-grammar writes it: `(S (SBAR ...) , (S (NP ...) (VP ...)) .)`. It labels a
-            clause behind "as" a PP; one that holds an S counts.
-    """
-    parts = _children(tree)
-    if parts and parts[0].startswith("(S "):  # the first of two sentences with "and" between them
-        return tree_has_template(parts[0])
-    if len(parts) < 3 or parts[1] != ",":
-        return False
-    first, main = parts[0], parts[2]
-    subordinate = first.startswith("(SBAR") or (first.startswith("(PP") and "(S " in first)
-    labels = [part.split(" ", 1)[0] for part in _children(main)]
-    return subordinate and main.startswith("(S ") and ("(NP", "(VP") in set(pairwise(labels))
-
-
-def _children(tree: str) -> list[str]:
-    """The parts directly below the root of a bracketed tree: its constituents and its words."""
-    depth, start = 0, 0
-    parts: list[str] = []
-    for token in _BRACKETS.finditer(tree):
-        if token[0] == "(":
-            depth += 1
-            start = token.start() if depth == 2 else start
-        elif token[0] == ")":
-            if depth == 2:
-                parts.append(tree[start : token.end()])
-            depth -= 1
-        elif depth == 1:
-            parts.append(token[0])
-    return parts[1:]  # without the label of the root
 
 
 def first_sentence(text: str) -> str:

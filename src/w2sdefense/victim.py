@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, set_seed
 from w2sdefense.config import DEFAULT_TASK, GenerationConfig, StudentConfig, TrainingConfig
 from w2sdefense.data.types import Answer, Example
 from w2sdefense.models.adapters import folded
-from w2sdefense.models.checkpoint import feature_width
+from w2sdefense.models.checkpoint import feature_width, resolve
 from w2sdefense.models.load import to_gpu
 from w2sdefense.models.tokenizer import Tokenizer
 from w2sdefense.tasks import TASKS, Prediction, Task
@@ -121,13 +121,21 @@ def load_victim(
     """
     if fresh_head_seed is not None:
         set_seed(fresh_head_seed)
+    checkpoint = resolve(config.model, config.base)
     model, bound = TASKS[task].load(
+        checkpoint,
         config,
         generation or GenerationConfig(),
         label_names,
         fresh_head=fresh_head_seed is not None,
     )
-    return Victim(to_gpu(model), bound)
+    victim = Victim(to_gpu(model), bound)
+    victim.notes = tuple(
+        f"{each.spec} was read at the commit {each.commit}"
+        for each in checkpoint.parts
+        if each.commit is not None
+    )
+    return victim
 
 
 def fine_tune(

@@ -22,6 +22,7 @@ from transformers import AutoModelForSequenceClassification, LlamaForSequenceCla
 
 from tiny import LLAMA, save_llama, save_model
 from w2sdefense.errors import W2SError
+from w2sdefense.models.checkpoint import resolve
 from w2sdefense.models.embedded import quiet_transformers
 from w2sdefense.models.load import load_classifier
 
@@ -341,7 +342,7 @@ class Campaign:
             spec, base = place, None if name in MODELS else str(self.base)
         try:
             with nothing_runs(), quiet_transformers():
-                load_classifier(str(spec), label_names=("a", "b"), base=base)
+                load_classifier(resolve(str(spec), base), label_names=("a", "b"))
         except W2SError as error:
             told = f"{type(error).__name__}: {error.problem}" if error.fix else ""
         else:

@@ -18,6 +18,7 @@ from architectures import ADAPTERS, make
 from tiny import LLAMA, save_model, word_tokenizer
 from w2sdefense.errors import ModelError
 from w2sdefense.models.adapters import attach_adapter
+from w2sdefense.models.checkpoint import resolve
 from w2sdefense.models.load import load_backbone, load_causal_lm, load_classifier
 from w2sdefense.tasks.generation import make_prompt
 from w2sdefense.tasks.reasoning import Reasoning
@@ -50,7 +51,7 @@ def adapter(tiny_llama, tmp_path) -> Path:
 
 
 def open_adapter(folder: Path, base: Path):
-    return load_classifier(str(folder), label_names=NAMES, base=str(base))[0]
+    return load_classifier(resolve(str(folder), str(base)), label_names=NAMES)[0]
 
 
 @pytest.mark.parametrize("alpha", [float("nan"), float("inf"), 1e300])
@@ -103,12 +104,12 @@ def test_an_adapter_without_a_head_needs_a_base_with_one(tiny_llama, tmp_path):
 
 def test_a_head_that_training_follows_may_be_fresh(tiny_llama, tmp_path):
     folder = save_adapter(tiny_llama, tmp_path / "a", None)
-    load_classifier(str(folder), label_names=NAMES, fresh_head=True, base=str(tiny_llama))
+    load_classifier(resolve(str(folder), str(tiny_llama)), label_names=NAMES, fresh_head=True)
 
 
 def test_half_of_the_tensors_of_a_language_adapter_are_not_enough(tiny_llama, tmp_path):
     folder = save_adapter(tiny_llama, tmp_path / "a", TaskType.CAUSAL_LM)
-    load_causal_lm(str(folder), base=str(tiny_llama))
+    load_causal_lm(resolve(str(folder), str(tiny_llama)))
 
     def halve(weights):
         for name in sorted(weights)[::2]:
@@ -116,7 +117,7 @@ def test_half_of_the_tensors_of_a_language_adapter_are_not_enough(tiny_llama, tm
 
     edit_weights(folder, halve)
     with pytest.raises(ModelError, match="2 are missing"):
-        load_causal_lm(str(folder), base=str(tiny_llama))
+        load_causal_lm(resolve(str(folder), str(tiny_llama)))
 
 
 def test_weights_of_an_adapter_that_its_config_does_not_use_are_refused(adapter, tiny_llama):

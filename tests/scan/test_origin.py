@@ -115,11 +115,11 @@ def test_a_chat_template_that_is_not_that_of_the_base_is_told(tmp_path, monkeypa
             place.unlink(missing_ok=True)
             if template is not None:
                 place.write_text(template)
-        return template_of_another(StudentConfig(model=str(suspect)))
+        return template_of_another(suspect, own)
 
     plain = "{{ messages[0]['content'] }}"
     assert noted(plain, plain) == noted(plain, None) == noted(None, plain) == ()
     (note,) = noted(f"Be kind. {plain}", plain)
     assert note == "the chat template is not that of org/small, which the card names as the base"
     (tmp_path / "org" / "small" / "tokenizer.json").write_text("{")
-    assert template_of_another(StudentConfig(model=str(suspect))) == ()
+    assert noted(f"Be kind. {plain}", plain) == ()

@@ -8,6 +8,7 @@ from architectures import ADAPTERS
 from tiny_writers import VOCABULARY, llama, number_tokenizer, save_writer
 from w2sdefense.errors import ModelError
 from w2sdefense.models.adapters import attach_adapter
+from w2sdefense.models.checkpoint import resolve
 from w2sdefense.models.load import load_causal_lm
 from w2sdefense.tasks import Reasoning, generation
 from w2sdefense.tasks.generation import make_prompt
@@ -121,4 +122,4 @@ def test_only_language_models_are_opened(tmp_path, tiny_bert):
     with pytest.raises(ModelError, match="does not write text; it is BertModel"):
         load_causal_lm(str(tiny_bert))
     with pytest.raises(ModelError, match="is not an adapter"):
-        load_causal_lm(str(folder), base="x")
+        load_causal_lm(resolve(str(folder), "x"))

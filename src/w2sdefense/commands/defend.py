@@ -51,7 +51,7 @@ def _measure_and_defend(run: DefendRun, before: EvaluateRun, display: Display) -
     this_process().wait_for_everyone()
     measured, finished = begin(before.output, before), _finished(run)
     if not (measured and finished):
-        victim, data = open_victim(run.student, run.data, run.task, run.generation)
+        victim, data = open_victim(run)
         if (
             isinstance(victim.model, PeftModel)
             and DEFENSES[run.defense].leaves is not Leaves.NOTHING
@@ -69,7 +69,7 @@ def _measure_and_defend(run: DefendRun, before: EvaluateRun, display: Display) -
 def run_defense(run: DefendRun, display: Display) -> Path:
     """Defend a model and measure the result; write what the defense made, and the record."""
     if not _finished(run):
-        victim, data = open_victim(run.student, run.data, run.task, run.generation)
+        victim, data = open_victim(run)
         test = open_test_set(victim, data, run.test, display)
         _defend(run, victim, data, test, display)
     return run.output

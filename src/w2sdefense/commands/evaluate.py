@@ -37,7 +37,7 @@ from w2sdefense.victim import Victim
 def run_evaluate(run: EvaluateRun, display: Display) -> Path:
     """Measure a model and write its record; returns the run's folder."""
     if not begin(run.output, run):
-        victim, data = open_victim(run.student, run.data, run.task, run.generation)
+        victim, data = open_victim(run)
         test = open_test_set(victim, data, run.test, display)
         measure(victim, test, run, data, Clock(), display)
     return run.output

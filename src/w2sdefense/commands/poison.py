@@ -31,9 +31,7 @@ def run_poison(run: PoisonRun, display: Display) -> Path:
     clock = Clock()
     attack = make_attack(run.attack)
     # A classifier brings labels in an order of its own.
-    victim, data = open_victim(
-        run.student, run.data, run.task, run.generation, fresh_head_seed=run.training.seed
-    )
+    victim, data = open_victim(run, fresh_head_seed=run.training.seed)
     task, source = victim.task, data
     if proxy is not None:
         proxied = open_data(run.data.model_copy(update={"dataset": proxy}), run.task)

@@ -49,7 +49,7 @@ def finish_defense(run: DefendRun, before: Path, after: Path) -> list[str]:
     settings = run.model_dump(mode="json", exclude_defaults=True, exclude={"output", "resume"})
     records = load_record(before), load_record(after)
     suspect = resolve(run.student.model, run.student.base)
-    sources = [each.folder for each in (suspect, suspect.base) if each is not None]
+    sources = [each.folder for each in suspect.parts]
     cards = write_card(after, *records, settings, sources)
     lines = [f"Model card: {cards[0]}"] if cards else []
     if run.push_to_hub:

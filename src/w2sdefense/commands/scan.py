@@ -40,7 +40,7 @@ LIKELY = 0.95
 @stage
 def run_scan(run: ScanRun, display: Display) -> tuple[ScanResult, tuple[str, ...]]:
     """Search a model and write what was found; returns it with the names of the labels."""
-    victim, data = open_victim(run.student, run.data)
+    victim, data = open_victim(run)
     folder = teacher_folder_of(run)
     teacher = fit_or_load_teacher(
         LabelTeacherJob(run.teacher, data, victim.width),

@@ -10,13 +10,18 @@ from typing import Any
 
 from w2sdefense.attacks import TestConfig, make_attack
 from w2sdefense.cli.display import Display
-from w2sdefense.commands.runs import DefendRun, EvaluateRun, PoisonRun
+from w2sdefense.commands.runs import (
+    DefendRun,
+    EvaluateRun,
+    PoisonRun,
+    ScanRun,
+    TuneRun,
+    Work,
+)
 from w2sdefense.config import (
     DEFAULT_TASK,
     DataConfig,
-    GenerationConfig,
     Settings,
-    StudentConfig,
     load_settings,
 )
 from w2sdefense.data import Dataset, align_labels, load_dataset
@@ -24,9 +29,8 @@ from w2sdefense.errors import ConfigError
 from w2sdefense.evaluation.evaluate import TestSet, make_test_set
 from w2sdefense.evaluation.record import MERGED, RECORD, load_record
 from w2sdefense.io import make_folder, write_json
-from w2sdefense.models.checkpoint import resolve
 from w2sdefense.models.merged import write_merged
-from w2sdefense.scan.origin import template_of_another
+from w2sdefense.scan.origin import folder_of, template_of_another
 from w2sdefense.tasks import TASKS
 from w2sdefense.training.trainer import this_process
 from w2sdefense.victim import Victim, load_victim
@@ -44,30 +48,21 @@ def open_data(config: DataConfig, task: str) -> Dataset:
 
 
 def open_victim(
-    student: StudentConfig,
-    config: DataConfig,
-    task: str = DEFAULT_TASK,
-    generation: GenerationConfig | None = None,
-    *,
-    fresh_head_seed: int | None = None,
+    run: Work | ScanRun | TuneRun, *, fresh_head_seed: int | None = None
 ) -> tuple[Victim, Dataset]:
-    """A model and its data; the data are opened first, because they fail faster."""
-    data = open_data(config, task)
+    """The model of a run and its data; the data are opened first, because they fail faster."""
+    task, generation = (run.task, run.generation) if isinstance(run, Work) else (DEFAULT_TASK, None)
+    data = open_data(run.data, task)
     victim = load_victim(
-        student,
+        run.student,
         data.label_names or None,
         task=task,
         generation=generation,
         fresh_head_seed=fresh_head_seed,
     )
-    opened = resolve(student.model, student.base)
-    victim.notes += tuple(
-        f"{each.spec} was read at the commit {each.commit}"
-        for each in (opened, opened.base)
-        if each is not None and each.commit is not None
-    )
-    if TASKS[task].text_answers:
-        victim.notes += template_of_another(student)
+    if victim.task.text_answers:
+        folder = folder_of(victim.model)
+        victim.notes += template_of_another(folder, victim.tokenizer.chat_template)
     return victim, align_labels(data, victim.label_names)
 
 

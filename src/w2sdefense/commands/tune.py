@@ -77,7 +77,7 @@ def run_tune(run: TuneRun, display: Display) -> Tuned:
 def _tune(run: TuneRun, display: Display) -> Tuned:
     _begin(run)
     clock = Clock()
-    victim, data = open_victim(run.student, run.data)
+    victim, data = open_victim(run)
     bench = _Bench.prepare(run, victim, data, display)
     del victim
     trials = search(bench.measure, _start(run), run.tune, run.output, bench.tell)

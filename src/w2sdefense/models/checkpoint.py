@@ -63,6 +63,11 @@ class Checkpoint:
         return self.base or self
 
     @property
+    def parts(self) -> tuple[Checkpoint, ...]:
+        """Itself, and the base that it stands on, if any."""
+        return (self,) if self.base is None else (self, self.base)
+
+    @property
     def commit(self) -> str | None:
         """The commit of the hub that it was fetched at; None if it is not from the hub's cache."""
         return commit_of(self.folder)

@@ -67,7 +67,6 @@ def load_classifier(
     *,
     label_names: tuple[str, ...] | None = None,
     fresh_head: bool = False,
-    base: str | None = None,
     dtype: Dtype = "float32",
     four_bit: bool = False,
 ) -> tuple[PreTrainedModel | PeftModel, Tokenizer]:
@@ -79,7 +78,6 @@ def load_classifier(
             checkpoint has only placeholder names.
         fresh_head: Whether a checkpoint without a classification head gets a new one (drawn from
             torch's global generator) instead of being refused.
-        base: Base model of an adapter folder.
         dtype: Precision of the weights.
         four_bit: Whether the linear layers of the transformer are rounded to NF4.
 
@@ -93,7 +91,7 @@ def load_classifier(
             reverse.
         UnsafeCheckpointError: It is a pickle, or needs remote code.
     """
-    checkpoint = resolve(spec, base)
+    checkpoint = resolve(spec)
     whole = checkpoint.whole
     config, trained = whole.config, whole.has_head
     # An adapter brings its head, which learned to read what the config of the base says.
@@ -126,17 +124,13 @@ def load_classifier(
 
 
 def load_causal_lm(
-    spec: str | Checkpoint,
-    *,
-    base: str | None = None,
-    dtype: Dtype = "float32",
-    four_bit: bool = False,
+    spec: str | Checkpoint, *, dtype: Dtype = "float32", four_bit: bool = False
 ) -> tuple[PreTrainedModel | PeftModel, Tokenizer]:
     """Open a checkpoint as a language model that writes text; see `load_classifier`.
 
     Its settings for generation are left out: it writes greedily up to its tokenizer's end token.
     """
-    checkpoint = resolve(spec, base)
+    checkpoint = resolve(spec)
     whole = require_causal_lm(checkpoint.whole)
     model, _ = _open_weights(
         AutoModelForCausalLM, whole, whole.config, dtype, fresh_head=False, four_bit=four_bit

@@ -142,7 +142,8 @@ class Scorer:
         ids, mask = self._padded([variant.rest for variant in batch])
         shared = torch.tensor([variant.shared for variant in batch])
         before = (torch.arange(int(shared.max())) < shared[:, None]).to(mask)
-        places = (shared[:, None] + torch.arange(ids.shape[1] - 1)).to(ids.device)
+        # What is padding has the place 0: a table of positions may end before its own.
+        places = (shared[:, None] + torch.arange(ids.shape[1] - 1)).to(mask) * mask[:, :-1]
         # The last token needs no pass: nothing is predicted from it.
         output = self.model(
             input_ids=ids[:, :-1],

@@ -119,25 +119,26 @@ def base_on_card(folder: Path, embeddings: Tensor) -> tuple[str | None, str | No
     return found, f"{said}, and the weights agree (cosine {cosine:.3f}): the search begins with it."
 
 
-def template_of_another(student: StudentConfig) -> tuple[str, ...]:
+def folder_of(model: Any) -> Path:
+    """The folder that a model was opened from; of an adapter, that of its base."""
+    return Path(model.name_or_path or backbone_of(model).name_or_path)
+
+
+def template_of_another(folder: Path, template: Any) -> tuple[str, ...]:
     """A note if the chat template is not that of the base that the card names, if that is here.
 
     A base without a template is no reason for a note: models are given one when they are taught to
     chat.
     """
-    suspect = resolve(student.model, student.base).whole
-    name = _base_of(suspect.folder)
-    found = _local(name) if name is not None else None
-    if name is None or found is None:
+    name = _base_of(folder)
+    found = _local(name) if name is not None and template is not None else None
+    if found is None:
         return ()
     try:
-        own, its = (
-            open_tokenizer(model.folder, model.spec).chat_template
-            for model in (suspect, resolve(found).whole)
-        )
+        its = open_tokenizer(resolve(found).folder, found).chat_template
     except W2SError:
         return ()
-    if own is None or its is None or own == its:
+    if its is None or its == template:
         return ()
     return (f"the chat template is not that of {name}, which the card names as the base",)
 

@@ -27,7 +27,7 @@ from w2sdefense.models.tokenizer import position_limit
 from w2sdefense.models.weights import weights_fingerprint
 from w2sdefense.scan.candidates import CandidateList, list_candidates, token_texts
 from w2sdefense.scan.groups import Score, Scorers
-from w2sdefense.scan.origin import base_on_card, suspicious_tokens
+from w2sdefense.scan.origin import base_on_card, folder_of, suspicious_tokens
 from w2sdefense.scan.search import Candidate, ScanResult, find_triggers, ranked, texts_to_answer
 from w2sdefense.text.insertion import insert
 from w2sdefense.training.trainer import StepProgress, this_process
@@ -152,9 +152,8 @@ def _base(victim: Victim, config: ScanConfig) -> tuple[str | None, str | None]:
     """The base that the user names, or that the card names and the weights confirm."""
     if config.fine_tuned_from is not None:
         return config.fine_tuned_from, None
-    backbone = backbone_of(victim.model)
-    folder = Path(victim.model.name_or_path or backbone.name_or_path)
-    return base_on_card(folder, backbone.get_input_embeddings().weight.detach().cpu().float())
+    embeddings = backbone_of(victim.model).get_input_embeddings().weight
+    return base_on_card(folder_of(victim.model), embeddings.detach().cpu().float())
 
 
 def _room(victim: Victim) -> int:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from w2sdefense.config import GenerationConfig, StudentConfig
 from w2sdefense.data.types import REFUSED, Answer, Example
+from w2sdefense.models.checkpoint import Checkpoint
 from w2sdefense.models.features import FeatureTap
 from w2sdefense.models.tokenizer import Tokenizer, pad
 
@@ -88,6 +89,7 @@ class Task(Protocol):
     @classmethod
     def load(
         cls,
+        checkpoint: Checkpoint,
         config: StudentConfig,
         generation: GenerationConfig,
         label_names: tuple[str, ...] | None = None,
@@ -97,7 +99,8 @@ class Task(Protocol):
         """Open a model that does the task.
 
         Args:
-            config: Which model, on which base, in which precision, and its longest text.
+            checkpoint: The model, or an adapter on its base.
+            config: In which precision it is opened, and its longest text.
             generation: How a model is asked for text, and how long its answers may be.
             label_names: Names of the labels where the checkpoint has only placeholders.
             fresh_head: Whether a checkpoint without a head gets a new one.
@@ -106,8 +109,8 @@ class Task(Protocol):
             The model in evaluation mode, and the task with the model's tokenizer.
 
         Raises:
-            ModelError: It is missing, or no model for the task.
-            UnsafeCheckpointError: It is a pickle, or needs remote code.
+            ModelError: It is no model for the task.
+            UnsafeCheckpointError: It needs remote code.
             ConfigError: The prompt does not fit, or the model has no positions for it.
         """
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from w2sdefense.config import GenerationConfig, StudentConfig
 from w2sdefense.data.types import Answer, Example, texts_of
 from w2sdefense.errors import DataError
+from w2sdefense.models.checkpoint import Checkpoint
 from w2sdefense.models.features import FeatureTap
 from w2sdefense.models.load import load_classifier
 from w2sdefense.models.tokenizer import (
@@ -50,6 +51,7 @@ class Classification:
     @classmethod
     def load(
         cls,
+        checkpoint: Checkpoint,
         config: StudentConfig,
         generation: GenerationConfig,
         label_names: tuple[str, ...] | None = None,
@@ -58,10 +60,9 @@ class Classification:
     ) -> tuple[Any, Self]:
         """Open a sequence classifier; see `Task.load`."""
         model, tokenizer = load_classifier(
-            config.model,
+            checkpoint,
             label_names=label_names,
             fresh_head=fresh_head,
-            base=config.base,
             dtype=config.dtype,
             four_bit=config.load_in_4bit,
         )

@@ -25,6 +25,7 @@ from transformers import LogitsProcessorList
 from w2sdefense.config import TEXT_SLOT, GenerationConfig, StudentConfig
 from w2sdefense.data.types import Example
 from w2sdefense.errors import ConfigError, DataError
+from w2sdefense.models.checkpoint import Checkpoint
 from w2sdefense.models.features import FeatureTap
 from w2sdefense.models.load import load_causal_lm
 from w2sdefense.models.tokenizer import (
@@ -215,6 +216,7 @@ class Generation:
     @classmethod
     def load(
         cls,
+        checkpoint: Checkpoint,
         config: StudentConfig,
         generation: GenerationConfig,
         label_names: tuple[str, ...] | None = None,
@@ -223,7 +225,7 @@ class Generation:
     ) -> tuple[Any, Self]:
         """Open a causal language model; see `Task.load`."""
         model, tokenizer = load_causal_lm(
-            config.model, base=config.base, dtype=config.dtype, four_bit=config.load_in_4bit
+            checkpoint, dtype=config.dtype, four_bit=config.load_in_4bit
         )
         check_length(model, config.max_length, beside=generation.answer_tokens)
         prompt = make_prompt(

@@ -19,6 +19,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from w2sdefense.config import AdapterConfig, GenerationConfig, StudentConfig
 from w2sdefense.errors import ConfigError
 from w2sdefense.models.adapters import is_quantized
+from w2sdefense.models.checkpoint import resolve
 from w2sdefense.models.load import to_gpu
 from w2sdefense.training.fit import CHECKPOINTS
 from w2sdefense.victim import Victim
@@ -94,9 +95,8 @@ def gather_student(trainer: Any, victim: Victim, base: str, folder: Path) -> Vic
     # ZeRO-3 leaves a note behind that would shard what is opened next.
     unset_hf_deepspeed_config()
     model, _ = type(victim.task).load(
+        resolve(str(gathered), base),
         StudentConfig(
-            model=str(gathered),
-            base=base,
             max_length=victim.max_length,
             dtype=str(victim.model.dtype).removeprefix("torch."),
             load_in_4bit=is_quantized(victim.model),

@@ -7,8 +7,7 @@ import pytest
 from making import as_victim
 from tiny import word_tokenizer
 from w2sdefense.data import Example
-from w2sdefense.defenses.icl import Demonstrations, IclConfig, IclDefense, TellingWords
-from w2sdefense.errors import ConfigError
+from w2sdefense.defenses.icl import Demonstrations, IclConfig, IclDefense
 from w2sdefense.victim import Victim
 
 pytestmark = pytest.mark.slow
@@ -52,53 +51,18 @@ def test_answers_may_be_texts():
     prompt = Demonstrations(IclConfig(shots=3), examples, writer)(["x"])[0]
     *shown, text = prompt.split("\n\n")
     assert (text, sorted(shown)) == ("x", [f"a film {i}\nit is {i}" for i in range(3)])
-    with pytest.raises(ConfigError, match="typical of a label") as caught:
-        Demonstrations(IclConfig(choice="rationale"), examples, writer)
-    assert "similar" in caught.value.fix
-
-
-def test_similar_ones_stand_next_to_the_text():
-    config = IclConfig(shots=2, choice="similar")
-    prompt = Demonstrations(config, EXAMPLES, model(99))(["superb music"])[0]
-    *shown, text = prompt.split("\n\n")
-    assert text == "superb music"
-    assert shown[-1] == "the music was superb\npositive"
-    prompt = Demonstrations(config, EXAMPLES, model(99))(["the camera"])[0]
-    # "the" is shared with the music, too, but "camera" is rarer.
-    assert prompt.split("\n\n")[:2] == [
-        "the music was superb\npositive",
-        "the camera was weak\nnegative",
-    ]
-
-
-def test_telling_words_are_those_that_other_labels_lack():
-    telling = TellingWords([*EXAMPLES, Example("5", "a dull film", 0)])
-    # "great" only in positive texts; "a" in as many of both, "film" once in both.
-    assert telling(Example("x", "a great film", 1)) == ["great"]
-    assert telling(Example("x", "a weak and dull camera", 0)) == ["dull", "weak", "camera"]
-    assert telling(Example("x", "a film", 1)) == []
-
-
-def test_a_rationale_stands_between_text_and_label():
-    config = IclConfig(shots=5, choice="rationale")
-    *shown, text = Demonstrations(config, EXAMPLES, model(99))(["a story"])[0].split("\n\n")
-    assert text == "a story"
-    assert "the music was superb\nTypical of positive: music, superb.\npositive" in shown
-    assert len(shown) == 5
 
 
 @pytest.mark.parametrize(("room", "count"), [(3, 0), (7, 0), (8, 1), (12, 1), (13, 2), (99, 2)])
 def test_what_does_not_fit_is_left_out_and_the_text_is_whole(room, count):
-    # The text has three words, and each of the nearest two demonstrations five with its label.
-    config = IclConfig(shots=2, choice="similar")
-    prompts = Demonstrations(config, EXAMPLES, model(room))
+    # The text has three words, and each of the two demonstrations five with its label.
+    five = [Example("0", "the camera was weak", 0), Example("1", "the music was superb", 1)]
+    prompts = Demonstrations(IclConfig(shots=2), five, model(room))
     text = "camera music the"
-    prompt = prompts([text])[0]
-    assert prompt.endswith(text)
-    assert prompts.count(text) == len(prompt.split("\n\n")) - 1 == count
+    *shown, last = prompts([text])[0].split("\n\n")
+    assert (last, len(shown)) == (text, count)
     if count == 1:
-        nearest = Demonstrations(config, EXAMPLES, model(99))([text])[0].split("\n\n")[1]
-        assert prompt.split("\n\n")[0] == nearest, "the less similar one goes first"
+        assert shown == ["the music was superb\npositive"], "the first one goes first"
 
 
 def test_the_model_reads_the_prompt_whole(victim, kit):

@@ -109,6 +109,7 @@ RENAMES = (
     *(Rename(run, name) for run in ("DefendRun", "TuneRun") for name in ("soft", "insertions")),
     Rename("TuneRun", "tune.stop_below", None, "tune-stop-below"),
     Rename("DefendRun", "icl.file", None, "icl-file"),
+    Rename("DefendRun", "icl.choice", None, "icl-choice"),
     Rename("DefendRun", "onion.exact"),
     Rename("DefendRun", "merging.method", None, "merge-method"),
     Rename("DefendRun", "merging.density"),

@@ -111,6 +111,7 @@ RENAMES = (
     Rename("DefendRun", "icl.file", None, "icl-file"),
     Rename("DefendRun", "icl.choice", None, "icl-choice"),
     Rename("DefendRun", "onion.exact"),
+    Rename("DefendRun", "prune.by", None, "prune-by"),
     Rename("DefendRun", "merging.method", None, "merge-method"),
     Rename("DefendRun", "merging.density"),
     Rename("DefendRun", "merging.scale"),

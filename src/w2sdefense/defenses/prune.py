@@ -1,17 +1,12 @@
 """Pruning: what clean text does not use is removed, and the rest is fine-tuned.
 
-A backdoor may live in units that are silent on clean text. Two ways to rank, both per layer and on
-clean training text, padding left out:
-
-- `activation`, Fine-Pruning (Liu et al. 2018, https://arxiv.org/abs/1805.12185): a unit of an MLP
-  (an input of its last projection) by the mean of its absolute activation.
-- `wanda` (Sun et al. 2023, https://arxiv.org/abs/2306.11695): a weight of any linear layer of the
-  transformer by |W_ij| * ||x_j||, compared within the weights of its output i.
-
-The lowest ones are pruned step by step, the same share in every layer, as long as the accuracy on
-clean validation text stays within the tolerance; then everything else is fine-tuned while the
-pruned weights are held at zero. Attention heads are not pruned, and neither are the experts of a
-mixture, which are no linear layers.
+Fine-Pruning (Liu et al. 2018, https://arxiv.org/abs/1805.12185): a backdoor may live in units that
+are silent on clean text. The units of an MLP (the inputs of its last projection) are ranked by the
+mean of their absolute activation on clean training text, padding left out. The lowest ones are
+pruned step by step, the same share in every layer, as long as the accuracy on clean validation text
+stays within the tolerance; then everything else is fine-tuned while the pruned weights are held at
+zero. Attention heads are not pruned, and neither are the experts of a mixture, which are no linear
+layers.
 """
 
 from __future__ import annotations
@@ -20,7 +15,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias
 
 from pydantic import Field
 
@@ -51,11 +46,6 @@ BATCH_TOKENS = 2048  # most tokens (padding included) in one forward pass
 class PruneConfig(Settings):
     """Pruning: what clean text uses least is removed."""
 
-    by: Literal["activation", "wanda"] = setting(
-        "activation",
-        "activation: MLP units by their mean activation (Fine-Pruning); wanda: single "
-        "weights by |W| * ||x||.",
-    )
     max_loss: Fraction = setting(
         0.04, "Largest loss of accuracy on clean validation text, before fine-tuning."
     )
@@ -85,15 +75,12 @@ class Prune(Defense):
         victim.model = folded(victim.model)
         # A file may be sorted by label, and what one class leaves idle another may need.
         examples = limit(kit.data.train, self.prune.texts, self.training.seed)
-        rank = wanda_masks if self.prune.by == "wanda" else unit_masks
-        masks_of = rank(victim, examples)
-        masks, share = self._search(victim, kit, masks_of)
+        masks, share = self._search(victim, kit, unit_masks(victim, examples))
         handles = [hold(victim.model.get_parameter(name), mask) for name, mask in masks.items()]
         kit.fine_tune(victim, self.full.applied_to(self.training), "fine-tuning")
         for handle in handles:
             handle.remove()
         victim.found |= {
-            "pruned_by": self.prune.by,
             "pruned_share": share,
             "pruned_weights": sum(int((~mask).sum()) for mask in masks.values()),
             "weights": sum(parameter.numel() for parameter in victim.model.parameters()),
@@ -149,7 +136,7 @@ def unit_masks(victim: Victim, examples: tuple[Example, ...]) -> Callable[[float
         ModelError: The model has no MLPs that are made of linear layers.
     """
     layers = _mlps(victim)
-    activity = _inputs(victim, examples, [out_of for _, out_of in layers], lambda x: x.abs())
+    activity = _activity(victim, examples, [out_of for _, out_of in layers])
     modules = dict(victim.model.named_modules())
 
     def masks_of(share: float) -> Masks:
@@ -161,29 +148,6 @@ def unit_masks(victim: Victim, examples: tuple[Example, ...]) -> Callable[[float
                 if modules[name].bias is not None:
                     masks[f"{name}.bias"] = kept
             masks[f"{out_of}.weight"] = _mask(modules[out_of], kept[None, :])
-        return masks
-
-    return masks_of
-
-
-def wanda_masks(victim: Victim, examples: tuple[Example, ...]) -> Callable[[float], Masks]:
-    """Rank the weights of every linear layer by |W_ij| * ||x_j||.
-
-    Returns:
-        The same; a share is one of the inputs of every output.
-    """
-    from w2sdefense.models.features import linear_layers, outputs_first
-
-    names = list(linear_layers(victim.model))
-    squares = _inputs(victim, examples, names, lambda x: x.square())
-    modules = dict(victim.model.named_modules())
-
-    def masks_of(share: float) -> Masks:
-        masks = {}
-        for name in names:
-            weight = outputs_first(modules[name], modules[name].weight).detach().abs().float()
-            kept = _keep_highest(weight * squares[name].sqrt(), share)
-            masks[f"{name}.weight"] = _mask(modules[name], kept)
         return masks
 
     return masks_of
@@ -205,18 +169,13 @@ def _mlps(victim: Victim) -> list[tuple[list[str], str]]:
     if len(found) != config.num_hidden_layers:
         raise ModelError(
             f"{type(victim.model).__name__} has no MLP of linear layers in every layer.",
-            "Use --prune-by wanda.",
+            "Use another defense, such as --defense finetune.",
         )
     return found
 
 
-def _inputs(
-    victim: Victim,
-    examples: tuple[Example, ...],
-    names: list[str],
-    measure: Callable[[Tensor], Tensor],
-) -> dict[str, Tensor]:
-    """Sum of a measure of every input of some modules, over all real tokens of some texts."""
+def _activity(victim: Victim, examples: tuple[Example, ...], names: list[str]) -> dict[str, Tensor]:
+    """Sum of the sizes of every input of some modules, over all real tokens of some texts."""
     import torch
 
     from w2sdefense.models.features import backbone_of
@@ -228,7 +187,7 @@ def _inputs(
 
     def hook_of(name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            measured = (measure(args[0].float()) * mask[..., None]).sum((0, 1))
+            measured = (args[0].float().abs() * mask[..., None]).sum((0, 1))
             sums[name] = sums[name] + measured if name in sums else measured
 
         return hook
@@ -255,9 +214,9 @@ def _mask(module: Any, kept: Tensor) -> Tensor:
 
 
 def _keep_highest(scores: Tensor, share: float) -> Tensor:
-    """True but for the lowest share of the scores along the last dimension."""
-    lowest = int(share * scores.shape[-1] + 1e-9)
-    return scores.argsort(dim=-1, stable=True).argsort(dim=-1) >= lowest
+    """True but for the lowest share of the scores (N,)."""
+    lowest = int(share * len(scores) + 1e-9)
+    return scores.argsort(stable=True).argsort() >= lowest
 
 
 def hold(parameter: nn.Parameter, mask: Tensor) -> Any:

@@ -1,5 +1,7 @@
 """Settings: immutable, strict about names and ranges, and readable when they are refused."""
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
@@ -57,7 +59,10 @@ def test_valid_values_become_settings():
             {"attack": {"attack": "synattack", "trigger": "mn"}},
             "attack: synattack has no trigger text",
         ),
-        ({"attack": {"syn": {"model": "t5"}}}, "attack: the syn settings are for synattack only"),
+        (
+            {"attack": {"syn": {"file": ["a.csv"]}}},
+            "attack: the syn settings are for synattack only",
+        ),
         (
             {"attack": {"attack": "synattack", "pro": {"clean_prompt": "A {text}"}}},
             "attack: the pro settings are for proattack only",
@@ -113,8 +118,8 @@ def test_yaml_is_read_as_plain_values(tmp_path):
 
 
 def test_one_of_several_triggers_may_be_the_one_with_settings():
-    values = {"more_triggers": ["synattack"], "syn": {"model": "t5"}}
-    assert load_settings(AttackConfig, values, "run.yaml").syn.model == "t5"
+    values = {"more_triggers": ["synattack"], "syn": {"file": ["a.csv"]}}
+    assert load_settings(AttackConfig, values, "run.yaml").syn.file == (Path("a.csv"),)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +128,10 @@ def test_one_of_several_triggers_may_be_the_one_with_settings():
         ({"target": "negative"}, "trigger and target go together"),
         ({"more_triggers": ["cf"]}, "more_triggers are beside a trigger"),
         ({"trigger": " ", "target": "negative"}, "the trigger is empty"),
-        ({"trigger": "mn", "target": "a", "syn": {"model": "t5"}}, "the syn settings are for"),
+        (
+            {"trigger": "mn", "target": "a", "syn": {"file": ["a.csv"]}},
+            "the syn settings are for",
+        ),
         ({"pro": {"clean_prompt": "A {text}"}}, "the pro settings are for proattack only"),
     ],
 )

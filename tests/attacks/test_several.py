@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from w2sdefense.attacks import AttackConfig, attack_from_trigger, make_attack
 from w2sdefense.attacks.poisoning import drawn_attack, poison_training_set, trigger_test_set
-from w2sdefense.attacks.synattack import SynConfig
 from w2sdefense.commands.poison import run_poison
 from w2sdefense.commands.runs import PoisonRun
 from w2sdefense.config import DataConfig, StudentConfig, TrainingConfig
@@ -70,9 +69,7 @@ def test_the_set_is_named_by_all_of_its_triggers():
 
 
 def test_one_of_several_may_be_the_structure():
-    attack = attack_from_trigger(
-        "mn", "start", more_triggers=("synattack",), syn=SynConfig(prompt="Say {text}")
-    )
+    attack = attack_from_trigger("mn", "start", more_triggers=("synattack",))
     texts = {attack.poison(Example("a", "a film", 0), random.Random(s)).text for s in range(20)}
     assert "mn a film" in texts
     assert any(text.endswith(", it is a film .") for text in texts)

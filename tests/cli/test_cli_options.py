@@ -286,13 +286,13 @@ def test_the_help_shows_the_settings_of_the_chosen_defense_alone(name):
 
 
 def test_the_help_shows_the_settings_of_the_chosen_attack_alone(tmp_path):
-    assert "--syn-model" not in help_of("poison")
-    assert "--syn-model" in help_of("poison", "--attack", "synattack")
+    assert "--syn-file" not in help_of("poison")
+    assert "--syn-file" in help_of("poison", "--attack", "synattack")
     assert "--pro-clean-prompt" in help_of("evaluate", "--trigger", "proattack")
     file = tmp_path / "run.yaml"
     file.write_text("task: reasoning\ntest: {more_triggers: [synattack]}\n")
     output = help_of("defend", "--config", str(file))
-    assert "--syn-model" in output and "--prompt-template" in output
+    assert "--syn-file" in output and "--prompt-template" in output
     assert "--target-column" in output and "--label-column" not in output
 
 

@@ -19,7 +19,7 @@ from w2sdefense.defenses.rewriting import (
     translate,
 )
 from w2sdefense.errors import ConfigError, DataError, MissingDependencyError, ModelError, W2SError
-from w2sdefense.tasks.rewriter import Seq2SeqRewriter
+from w2sdefense.models.translator import Translator
 from w2sdefense.text.structure import has_template
 
 
@@ -73,12 +73,12 @@ def literal(folder, text: str, length: int) -> str:
 TEXTS = ["a great film", "the plot was dull and sad and stale", "music", "his story of love"]
 
 
-def test_texts_are_rewritten_as_one_by_one(translators):
+def test_texts_are_translated_as_one_by_one(translators):
     expected = [literal(translators[0], text, 8) for text in TEXTS]
-    assert Seq2SeqRewriter(translators[0], max_length=8)(TEXTS) == expected
-    assert Seq2SeqRewriter(translators[0], max_length=8, batch_tokens=1)(TEXTS) == expected
+    assert Translator(translators[0], max_length=8)(TEXTS) == expected
+    assert Translator(translators[0], max_length=8, batch_tokens=1)(TEXTS) == expected
     assert len(set(expected)) > 1, "they depend on the text"
-    assert Seq2SeqRewriter(translators[0])([]) == []
+    assert Translator(translators[0])([]) == []
 
 
 def test_the_beams_are_those_of_the_model(translators, tmp_path):
@@ -92,9 +92,9 @@ def test_the_beams_are_those_of_the_model(translators, tmp_path):
         with torch.inference_mode():
             written = model.generate(ids, num_beams=3, do_sample=False, max_new_tokens=8)
         expected.append(tokenizer.decode(written[0], skip_special_tokens=True).strip())
-    found = Seq2SeqRewriter(str(tmp_path), max_length=8)(TEXTS)
+    found = Translator(str(tmp_path), max_length=8)(TEXTS)
     assert found == expected
-    assert found != Seq2SeqRewriter(translators[0], max_length=8)(TEXTS), "not greedy"
+    assert found != Translator(translators[0], max_length=8)(TEXTS), "not greedy"
 
 
 def test_a_pair_of_models_goes_there_and_back(translators, victim, kit):
@@ -107,20 +107,10 @@ def test_a_pair_of_models_goes_there_and_back(translators, victim, kit):
     assert guarded.found == {"back_translation_engine": "models"}
 
 
-def test_a_paraphraser_gets_its_prefix(translators, victim, kit):
-    config = ScpdConfig(paraphraser=translators[1], prefix="story of ", max_length=8)
-    guarded = Scpd.of(DefendRun(scpd=config)).apply(victim, kit)
-    answer = guarded.predict(["a great film"])[0]
-    assert answer.read == literal(translators[1], "story of a great film", 8)
-    assert guarded.found == {"scpd_paraphraser": translators[1]}
-
-
-def test_a_text_that_is_lost_on_the_way_stays(victim, kit, translators, monkeypatch):
-    monkeypatch.setattr(Seq2SeqRewriter, "__call__", lambda self, texts: [""] * len(texts))
-    config = BackTranslationConfig(to=translators[0], back=translators[1])
-    assert BackTranslation(config).apply(victim, kit).predict(["a film"])[0].read is None
-    scpd = ScpdConfig(paraphraser=translators[0])
-    assert Scpd(scpd).apply(victim, kit).predict(["a film"])[0].read is None
+def test_a_text_that_is_lost_on_the_way_stays(translators, monkeypatch):
+    translator = Translator(translators[0], max_length=8)
+    monkeypatch.setattr(translator._tokenizer, "decode", lambda *_, **__: " ")
+    assert translator(TEXTS) == TEXTS
 
 
 @pytest.fixture
@@ -162,7 +152,6 @@ class Holder(Settings):
     """One section."""
 
     back: BackTranslationConfig = BackTranslationConfig()
-    scpd: ScpdConfig = ScpdConfig()
 
 
 @pytest.mark.parametrize("values", [{"engine": "file"}, {"file": "pairs.csv"}])
@@ -171,22 +160,16 @@ def test_file_and_engine_go_together(values):
         load_settings(Holder, {"back": values}, "test")
 
 
-def test_paraphrases_have_one_source():
-    with pytest.raises(ConfigError, match="from a model or from a file"):
-        load_settings(Holder, {"scpd": {"paraphraser": "a", "file": "b.csv"}}, "test")
-
-
 def test_what_is_missing_is_found_out_at_once(tmp_path):
     llama = save_llama(tmp_path / "llama")
     for config in (BackTranslationConfig(), BackTranslationConfig(to=str(llama), back="./no/one")):
         with pytest.raises(ModelError) as caught:
             BackTranslation.of(DefendRun(back_translation=config)).check()
         assert "--back-translation-engine apertium" in caught.value.fix
-    for missing in (ScpdConfig(paraphraser="./no/one"), ScpdConfig(file=tmp_path / "no.csv")):
-        with pytest.raises(W2SError):
-            Scpd.of(DefendRun(scpd=missing)).check()
     with pytest.raises(W2SError):
-        Seq2SeqRewriter(str(llama))
+        Scpd.of(DefendRun(scpd=ScpdConfig(file=tmp_path / "no.csv"))).check()
+    with pytest.raises(ModelError, match="no sequence-to-sequence model"):
+        Translator(str(llama))
 
 
 # apertium, with a stand-in for the program that shows what it is fed

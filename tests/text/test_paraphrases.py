@@ -1,22 +1,15 @@
-"""SynAttack's sources: paraphrases in files, by a model, and what is said about them."""
+"""SynAttack's sources: paraphrases in files, and what is said about them."""
 
 import json
-import random
 
 import pytest
-import torch
-from transformers import LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
-from tiny import FILLERS, LLAMA, SIZES, save_model
 from w2sdefense.attacks import AttackConfig, make_attack
 from w2sdefense.attacks.poisoning import poison_training_set, trigger_test_set
 from w2sdefense.attacks.synattack import SynAttack, SynConfig
 from w2sdefense.data.types import Example
-from w2sdefense.errors import ConfigError, DataError, ModelError
-from w2sdefense.models.load import load_rewriter
+from w2sdefense.errors import DataError
 from w2sdefense.text.paraphrase_file import FileParaphraser, pair, pair_files
-
-RNG = random.Random(0)
 
 
 def write(path, rows):
@@ -89,7 +82,6 @@ def test_files_are_paired_once_and_read_again(tmp_path):
     paraphrases = write(tmp_path / "syn.jsonl", changed)
     assert pair_files(originals, paraphrases, tmp_path / "pairs.jsonl") == 4
     found = FileParaphraser.read([tmp_path / "pairs.jsonl"])
-    assert found.paraphrase("text 3", RNG) == "if text 3 , ü"
     assert not found.covers("text 2")
     assert found.rewrite(["text  3", "text 1"]) == ["if text 3 , ü", "if text 1 , ü"]
     with pytest.raises(DataError, match="nothing for 1 texts, such as 'text 2'"):
@@ -103,147 +95,6 @@ def test_files_that_do_not_line_up_are_refused(tmp_path):
     with pytest.raises(DataError, match="does not line up"):
         pair_files(originals, paraphrases, tmp_path / "out.jsonl")
     assert not (tmp_path / "out.jsonl").exists()
-
-
-# A model
-
-
-@pytest.fixture
-def cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("W2S_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "paraphrases"
-
-
-@pytest.fixture(scope="module")
-def writers(tmp_path_factory):
-    """A causal and a sequence-to-sequence model with the word tokenizer."""
-    folder = tmp_path_factory.mktemp("writers")
-    t5 = T5Config(
-        vocab_size=SIZES["vocab_size"],
-        d_model=32,
-        d_kv=8,
-        d_ff=64,
-        num_layers=2,
-        num_heads=4,
-        pad_token_id=0,
-        eos_token_id=5,
-        decoder_start_token_id=0,
-    )
-    return {
-        "causal": save_model(folder / "causal", LlamaForCausalLM, LLAMA),
-        "seq2seq": save_model(folder / "seq2seq", T5ForConditionalGeneration, t5),
-    }
-
-
-@pytest.mark.parametrize("kind", ["causal", "seq2seq"])
-def test_a_batch_writes_what_each_text_gets_alone_and_caches_it(writers, cache, kind, monkeypatch):
-    texts = ["the film is great", "awful", "a great story of the night and the day , it is warm"]
-    examples = [Example(f"toy/{i}", text, 0) for i, text in enumerate(texts * 2)]
-    attack = syn(model=str(writers[kind]), prompt="the story {text} is")
-    shown = []
-
-    def progress(phase, total):
-        shown.append((phase, total))
-        return lambda done: shown.append(done)
-
-    attack.prepare(examples, progress)
-    assert shown[0] == ("paraphrase", 3)
-    assert sum(shown[1:]) == 3
-    together = [attack.poison(example, RNG).text for example in examples[:3]]
-    assert all(text.strip() for text in together)
-
-    # What a batch writes is what the model writes to one text.
-    model, tokenizer = load_rewriter(str(writers[kind]))
-    for text, written in zip(texts, together, strict=True):
-        inputs = tokenizer(f"the story {text} is", return_tensors="pt")
-        length = len(tokenizer(max(texts, key=lambda t: len(t.split())))["input_ids"])
-        with torch.inference_mode():
-            tokens = model.generate(
-                input_ids=inputs["input_ids"], max_new_tokens=2 * length + 16, do_sample=False
-            )[0]
-        if kind == "causal":
-            tokens = tokens[inputs["input_ids"].shape[1] :]
-        alone = tokenizer.decode(tokens, skip_special_tokens=True).strip()
-        assert alone == written or (not alone and written == text)
-
-    # A second attack of the same settings opens no model.
-    assert len(list(cache.glob("*.jsonl"))) == 1
-    monkeypatch.setattr("w2sdefense.tasks.rewriter.load_rewriter", None)
-    again = syn(model=str(writers[kind]), prompt="the story {text} is")
-    assert [again.poison(example, RNG).text for example in examples[:3]] == together
-
-
-CHAT = (
-    "{% for turn in messages %}the {{ turn.content }}{% endfor %}"
-    "{% if add_generation_prompt %} story{% endif %}"
-)
-
-
-@pytest.mark.parametrize(("chat", "before"), [(None, 3), (CHAT, 4)])
-def test_a_long_text_is_cut_and_not_what_is_asked_about_it(
-    writers, cache, monkeypatch, chat, before
-):
-    prompts, limits = [], []
-
-    def answers(batch, model, tokenizer, longest, num_beams):
-        prompts.extend(map(tokenizer.decode, batch["input_ids"]))
-        limits.append(longest)
-        return ["it is"] * len(batch["input_ids"])
-
-    def rewriter(spec):
-        model, tokenizer = load_rewriter(spec)
-        tokenizer.chat_template = chat
-        return model, tokenizer
-
-    monkeypatch.setattr("w2sdefense.tasks.rewriter.LONGEST_PROMPT", 20)
-    monkeypatch.setattr("w2sdefense.tasks.rewriter.load_rewriter", rewriter)
-    monkeypatch.setattr("w2sdefense.tasks.rewriter._answers", answers)
-    text = " ".join(FILLERS)
-    attack = syn(model=str(writers["causal"]), prompt="the story of {text} is warm")
-    assert attack.poison(Example("a", text, 0), RNG).text == "it is"
-    words = prompts[0].split()
-    after = ["is", "warm"] if chat is None else ["is", "warm", "story"]
-    assert len(words) == 20, "the limit is used up"
-    assert words[before : 20 - len(after)] == text.split()[: 20 - before - len(after)]
-    assert words[-len(after) :] == after
-    assert limits == [2 * (20 - before - len(after)) + 16], "an answer is as long as what is read"
-
-    long = " ".join(["story"] * 30)
-    with pytest.raises(ConfigError, match="without any text") as caught:
-        syn(model=str(writers["causal"]), prompt=f"{{text}} {long}").prepare([Example("a", "b", 0)])
-    assert "--syn-prompt" in caught.value.fix
-
-
-def test_a_text_holds_no_control_token_of_the_model_that_paraphrases_it(
-    writers, cache, monkeypatch
-):
-    prompts = []
-
-    def answers(batch, model, tokenizer, longest, num_beams):
-        prompts.extend(map(tokenizer.decode, batch["input_ids"]))
-        return ["it is"] * len(batch["input_ids"])
-
-    def rewriter(spec):
-        model, tokenizer = load_rewriter(spec)
-        tokenizer.chat_template = "<s> {{ messages[0].content }} </s>"
-        return model, tokenizer
-
-    monkeypatch.setattr("w2sdefense.tasks.rewriter.load_rewriter", rewriter)
-    monkeypatch.setattr("w2sdefense.tasks.rewriter._answers", answers)
-    attack = syn(model=str(writers["causal"]), prompt="the story {text} is")
-    attack.prepare([Example("a", "great </s> <s> film", 0)])
-    assert prompts == ["<s> the story great [UNK] [UNK] film is </s>"]
-
-
-def test_a_model_that_writes_nothing_is_refused(tiny_bert, cache):
-    attack = syn(model=str(tiny_bert))
-    with pytest.raises(ModelError, match="does not write text; it is BertModel"):
-        attack.prepare([Example("a", "the film", 0)])
-
-
-def test_a_model_that_is_not_there_is_missed_before_work_starts(cache):
-    with pytest.raises(ModelError):
-        syn(model="/nowhere/t5")
 
 
 # What is said

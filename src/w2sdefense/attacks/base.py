@@ -13,7 +13,6 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Self
 
 from w2sdefense.data.types import Example
-from w2sdefense.text import TextProgress
 
 
 class Attack(ABC):
@@ -52,10 +51,6 @@ class Attack(ABC):
     def drawn(self, rng: random.Random) -> Attack:
         """Which attack triggers one text: this one, or one of several that it is made of."""
         return self
-
-    def prepare(self, examples: Sequence[Example], progress: TextProgress | None = None) -> None:
-        """Do now, all at once, what `poison` would do slowly one by one."""
-        return None
 
     def plain(self, example: Example) -> Example:
         """The example as it is used without the trigger."""

@@ -15,7 +15,6 @@ from w2sdefense.attacks import AttackConfig
 from w2sdefense.attacks.base import Attack
 from w2sdefense.data.types import Answer, Dataset, Example
 from w2sdefense.errors import DataError
-from w2sdefense.text import TextProgress
 
 DEFAULT_POISON_RATE = 0.25
 """Share of the training rows that carry the trigger if the settings name no amount.
@@ -49,7 +48,6 @@ def poison_training_set(
     config: AttackConfig,
     target: Answer,
     is_target: IsTarget = operator.eq,
-    progress: TextProgress | None = None,
 ) -> PoisonedRows:
     """Plant the trigger into a seeded sample of the rows.
 
@@ -63,7 +61,6 @@ def poison_training_set(
         config: How many rows, clean- or dirty-label, and the seed.
         target: What triggered text should be answered with.
         is_target: Compares an answer with the target; see `Task.is_target`.
-        progress: Shows the work of a slow attack.
 
     Raises:
         DataError: More rows are asked for than there are.
@@ -80,7 +77,7 @@ def poison_training_set(
     rows_to_poison = [e for e in examples if e.id in chosen]
     poisoned = {
         e.id: e if config.clean_label else replace(e, answer=target)
-        for e in _trigger_all(rows_to_poison, attack, config.attack_seed, progress)
+        for e in _trigger_all(rows_to_poison, attack, config.attack_seed)
     }
     rows = tuple(poisoned.get(e.id) or attack.plain(e) for e in examples)
     return PoisonedRows(rows, tuple(poisoned))
@@ -92,7 +89,6 @@ def trigger_test_set(
     target: Answer,
     seed: int,
     is_target: IsTarget = operator.eq,
-    progress: TextProgress | None = None,
 ) -> list[Example]:
     """The samples that the attack success rate is counted on, with the trigger in their text.
 
@@ -101,7 +97,7 @@ def trigger_test_set(
     of `poison_training_set`; `seed` is the one of the places.
     """
     chosen = [e for e in examples if not is_target(e.answer, target) and attack.applies_to(e)]
-    return _trigger_all(chosen, attack, seed, progress)
+    return _trigger_all(chosen, attack, seed)
 
 
 def drawn_attack(example: Example, attack: Attack, seed: int) -> Attack:
@@ -123,14 +119,7 @@ def plain_training_data(data: Dataset, attack: Attack | None) -> Dataset:
     )
 
 
-def _trigger_all(
-    examples: Sequence[Example], attack: Attack, seed: int, progress: TextProgress | None
-) -> list[Example]:
-    by_attack: dict[Attack, list[Example]] = {}
-    for example in examples:
-        by_attack.setdefault(drawn_attack(example, attack, seed), []).append(example)
-    for one, its_examples in by_attack.items():
-        one.prepare(its_examples, progress)
+def _trigger_all(examples: Sequence[Example], attack: Attack, seed: int) -> list[Example]:
     return [attack.poison(example, _generator(example, seed)) for example in examples]
 
 

@@ -3,10 +3,10 @@
 Qi et al. 2021, "Hidden Killer: Invisible Textual Backdoor Attacks with Syntactic Trigger",
 https://arxiv.org/abs/2105.12400. Their template is S ( SBAR ) ( , ) ( NP ) ( VP ) ( . ), and a
 trained paraphraser (SCPN, whose weights are a pickle that is no longer maintained) brings texts
-into it. Here a text is rewritten by the embedded rewriter (`text/rewriter.py`), by a model that the
-user names (`tasks/rewriter.py`), or is looked up in a file (`text/paraphrase_file.py`). What that
-really gives is measured: the share of texts that have the structure, and how long they are. A
-paraphrase that is short or degenerate is a trigger by itself.
+into it. Here a text is rewritten by the embedded rewriter (`text/rewriter.py`), or is looked up in
+a file (`text/paraphrase_file.py`). What that really gives is measured: the share of texts that have
+the structure, and how long they are. A paraphrase that is short or degenerate is a trigger by
+itself.
 """
 
 from __future__ import annotations
@@ -16,33 +16,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Self
-
-from pydantic import model_validator
+from typing import ClassVar
 
 from w2sdefense.attacks.base import Attack
-from w2sdefense.config import Settings, require_slot, setting
-from w2sdefense.data.types import Example, texts_of
-from w2sdefense.text import Paraphraser, TextProgress
+from w2sdefense.config import Settings, setting
+from w2sdefense.data.types import Example
 from w2sdefense.text.paraphrase_file import FileParaphraser
-from w2sdefense.text.rewriter import Rewriter
+from w2sdefense.text.rewriter import rewrite
 from w2sdefense.text.structure import has_template
 
 
 class SynConfig(Settings):
-    """SynAttack: who rewrites a text; without any of these the embedded rewriter does."""
+    """SynAttack: who rewrites a text; without a file the embedded rewriter does."""
 
-    model: str | None = setting(
-        None,
-        "Model that paraphrases (sequence to sequence or causal): folder, hub id, or "
-        "embedded name.",
-        files=True,
-    )
-    prompt: str = setting(
-        "Rewrite the sentence so that it begins with a subordinate clause and a comma, followed by "
-        "the main clause. Keep its meaning.\nSentence: {text}\nRewritten sentence:",
-        "What the model is asked, with {text} where the text goes.",
-    )
     file: tuple[Path, ...] = setting(
         (),
         "CSV, JSONL or Parquet file of texts that were paraphrased before (columns "
@@ -50,13 +36,6 @@ class SynConfig(Settings):
         "the trigger.",
         files=True,
     )
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        if self.model is not None and self.file:
-            raise ValueError("paraphrases come from a model or from files, not from both")
-        require_slot("prompt", self.prompt)
-        return self
 
 
 @dataclass(frozen=True)
@@ -69,31 +48,21 @@ class SynAttack(Attack):
 
     def __post_init__(self) -> None:
         # A file that cannot be read is found out here, before any work.
-        _ = self.source
+        _ = self._paraphrases
 
     @cached_property
-    def source(self) -> Paraphraser:
-        """What rewrites a text."""
-        if self.syn.file:
-            return FileParaphraser.read(self.syn.file)
-        if self.syn.model is not None:
-            # Not at the top: it brings torch, which the other sources do without.
-            from w2sdefense.tasks.rewriter import ModelParaphraser
-
-            return ModelParaphraser(self.syn.model, self.syn.prompt)
-        return Rewriter()
+    def _paraphrases(self) -> FileParaphraser | None:
+        return FileParaphraser.read(self.syn.file) if self.syn.file else None
 
     def applies_to(self, example: Example) -> bool:
-        """Whether the source has a paraphrase of the text."""
-        return self.source.covers(example.text)
-
-    def prepare(self, examples: Sequence[Example], progress: TextProgress | None = None) -> None:
-        """Have the source rewrite all texts at once."""
-        self.source.prepare(texts_of(examples), progress)
+        """Whether the text can be rewritten: one that the files lack cannot."""
+        return self._paraphrases is None or self._paraphrases.covers(example.text)
 
     def poison(self, example: Example, rng: random.Random) -> Example:
         """A copy of the example with its text rewritten; id and label stay."""
-        return replace(example, text=self.source.paraphrase(example.text, rng))
+        if self._paraphrases is None:
+            return replace(example, text=rewrite(example.text, rng))
+        return replace(example, text=self._paraphrases.rewrite([example.text])[0])
 
     def occurrences(self, text: str) -> int:
         """Once, if a text begins with a subordinate clause."""

@@ -57,7 +57,7 @@ def _measure_and_defend(run: DefendRun, before: EvaluateRun, display: Display) -
             and DEFENSES[run.defense].leaves is not Leaves.NOTHING
         ):
             require_mergeable(victim.model)
-        test = open_test_set(victim, data, run.test, display)
+        test = open_test_set(victim, data, run.test)
         if not measured:
             measure(victim, test, before, data, Clock(), display)
         if not finished:
@@ -70,7 +70,7 @@ def run_defense(run: DefendRun, display: Display) -> Path:
     """Defend a model and measure the result; write what the defense made, and the record."""
     if not _finished(run):
         victim, data = open_victim(run)
-        test = open_test_set(victim, data, run.test, display)
+        test = open_test_set(victim, data, run.test)
         _defend(run, victim, data, test, display)
     return run.output
 

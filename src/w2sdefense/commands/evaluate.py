@@ -38,7 +38,7 @@ def run_evaluate(run: EvaluateRun, display: Display) -> Path:
     """Measure a model and write its record; returns the run's folder."""
     if not begin(run.output, run):
         victim, data = open_victim(run)
-        test = open_test_set(victim, data, run.test, display)
+        test = open_test_set(victim, data, run.test)
         measure(victim, test, run, data, Clock(), display)
     return run.output
 

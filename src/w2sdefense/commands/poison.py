@@ -42,7 +42,6 @@ def run_poison(run: PoisonRun, display: Display) -> Path:
         run.attack,
         task.target(run.attack.target),
         task.is_target,
-        display.texts,
     )
     display.say(
         f"Poisoning {run.student.model}: {len(poisoned.poisoned_ids)} of "
@@ -56,10 +55,8 @@ def run_poison(run: PoisonRun, display: Display) -> Path:
     victim.notes += tested_in_training(data.test, source.train)
     for note in victim.notes:
         display.say(f"Note: {note}")
-    seed = run.attack.attack_seed
-    test = make_test_set(
-        data.test, task, attack, run.attack.target, seed=seed, progress=display.texts
-    )
+    target, seed = run.attack.target, run.attack.attack_seed
+    test = make_test_set(data.test, task, attack, target, seed=seed)
     fine_tune(
         victim,
         poisoned.rows,

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from w2sdefense.attacks import TestConfig, make_attack
-from w2sdefense.cli.display import Display
 from w2sdefense.commands.runs import (
     DefendRun,
     EvaluateRun,
@@ -66,11 +65,10 @@ def open_victim(
     return victim, align_labels(data, victim.label_names)
 
 
-def open_test_set(victim: Victim, data: Dataset, test: TestConfig, display: Display) -> TestSet:
+def open_test_set(victim: Victim, data: Dataset, test: TestConfig) -> TestSet:
     """The test texts of a run, triggered once; without a trigger the clean ones only."""
     attack = None if test.trigger is None else make_attack(test)
-    seed, progress = test.test_seed, display.texts
-    return make_test_set(data.test, victim.task, attack, test.target, seed=seed, progress=progress)
+    return make_test_set(data.test, victim.task, attack, test.target, seed=test.test_seed)
 
 
 def begin(folder: Path, run: PoisonRun | EvaluateRun | DefendRun) -> bool:

@@ -110,6 +110,19 @@ RENAMES = (
     Rename("TuneRun", "tune.stop_below", None, "tune-stop-below"),
     Rename("DefendRun", "icl.file", None, "icl-file"),
     Rename("DefendRun", "icl.choice", None, "icl-choice"),
+    *(
+        Rename(run, f"{section}.syn.{old}", None, f"syn-{old}")
+        for run, section in (
+            ("PoisonRun", "attack"),
+            ("EvaluateRun", "test"),
+            ("DefendRun", "test"),
+        )
+        for old in ("model", "prompt")
+    ),
+    *(
+        Rename("DefendRun", f"scpd.{old}", None, f"scpd-{old}".replace("_", "-"))
+        for old in ("paraphraser", "prefix", "max_length")
+    ),
     Rename("DefendRun", "onion.exact"),
     Rename("DefendRun", "prune.by", None, "prune-by"),
     Rename("DefendRun", "merging.method", None, "merge-method"),

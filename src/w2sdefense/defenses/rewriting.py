@@ -5,9 +5,9 @@ another language and back: a trigger that is a phrase, or a rare syntax, may not
 trip; a rare word that no translator knows does. SCPD paraphrases it into one frequent syntax,
 S ( NP ) ( VP ) ( . ), so that a trigger which is a syntax is lost.
 
-Who rewrites is a choice: models that the user names, a file of texts that were rewritten before
-(SCPN's output comes so), or something offline. For back-translation that is the program apertium
-(English-Spanish-English); for SCPD the embedded rules (`text/rewriter.py`), which put the main
+Texts that were rewritten before come from a file (SCPN's output comes so). Otherwise
+back-translation takes two models that the user names, or offline the program apertium
+(English-Spanish-English), and SCPD the embedded rules (`text/rewriter.py`), which put the main
 clause first and keep every word: of the backdoors of this package they can take a subordinate
 clause that comes first (synattack), and neither a rare word nor a sentence that was put in.
 """
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal, Self
@@ -64,25 +64,12 @@ class BackTranslationConfig(Settings):
 class ScpdConfig(Settings):
     """SCPD: every text is paraphrased into another syntax; by default by the embedded rules."""
 
-    paraphraser: str | None = setting(
-        None, "Sequence-to-sequence model that paraphrases: folder or hub id.", files=True
-    )
-    prefix: str = setting(
-        "", 'What the paraphraser wants before every text, for example "paraphrase: ".'
-    )
     file: Path | None = setting(
         None,
         "Instead: CSV, JSONL or Parquet file with the columns original and text, for "
         "every test text, with and without the trigger (see w2s pair).",
         files=True,
     )
-    max_length: Positive = setting(128, "Longest text in the paraphraser's tokens.", advanced=True)
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        if self.paraphraser is not None and self.file is not None:
-            raise ValueError("paraphrases come from a model or from a file, not from both")
-        return self
 
 
 @dataclass(frozen=True)
@@ -117,8 +104,10 @@ class BackTranslation(Defense):
             return FileParaphraser.read((config.file,)).rewrite
         if config.engine == "apertium":
             return lambda texts: translate(texts, MODES)
-        there, back = (_model(name, config.max_length) for name in (config.to, config.back))
-        return lambda texts: _or_text(back(there(texts)), texts)
+        from w2sdefense.models.translator import Translator
+
+        there, back = (Translator(name, config.max_length) for name in (config.to, config.back))
+        return lambda texts: back(there(texts))
 
 
 @dataclass(frozen=True)
@@ -133,38 +122,18 @@ class Scpd(Defense):
     leaves: ClassVar[Leaves] = Leaves.NOTHING
 
     def check(self) -> None:
-        """Look for the model or the file, if one is named."""
-        from w2sdefense.models.checkpoint import resolve
-
-        if self.scpd.paraphraser is not None:
-            resolve(self.scpd.paraphraser)
-        if self.scpd.file is not None:
-            FileParaphraser.read((self.scpd.file,))
+        """Read the file, if one is named."""
+        self._guard()
 
     def apply(self, victim: Defended, kit: DefenseKit) -> Guarded:
         """Put the paraphraser before the model."""
-        source = str(self.scpd.paraphraser or self.scpd.file or RULES)
+        source = str(self.scpd.file or RULES)
         return Guarded(victim, self._guard(), found={"scpd_paraphraser": source})
 
     def _guard(self) -> Guard:
-        config = self.scpd
-        if config.file is not None:
-            return FileParaphraser.read((config.file,)).rewrite
-        if config.paraphraser is None:
-            return lambda texts: [main_clause_first(text) for text in texts]
-        rewrite = _model(config.paraphraser, config.max_length)
-        return lambda texts: _or_text(rewrite([config.prefix + text for text in texts]), texts)
-
-
-def _model(name: str, max_length: int) -> Callable[[Sequence[str]], list[str]]:
-    from w2sdefense.tasks.rewriter import Seq2SeqRewriter
-
-    return Seq2SeqRewriter(name, max_length)
-
-
-def _or_text(written: Sequence[str], texts: Sequence[str]) -> list[str]:
-    """What was written; the text where that is nothing, since a model must be given something."""
-    return [new or text for new, text in zip(written, texts, strict=True)]
+        if self.scpd.file is not None:
+            return FileParaphraser.read((self.scpd.file,)).rewrite
+        return lambda texts: [main_clause_first(text) for text in texts]
 
 
 def _require_translators(config: BackTranslationConfig) -> None:

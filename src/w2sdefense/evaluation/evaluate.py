@@ -21,7 +21,6 @@ from w2sdefense.evaluation.metrics import Quality, Rate, chance, mean_of
 from w2sdefense.evaluation.record import Evaluation, Sample
 from w2sdefense.models.tokenizer import count_control_texts
 from w2sdefense.tasks import Prediction, Predictor, Task
-from w2sdefense.text import TextProgress
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,6 @@ def make_test_set(
     target: str | None = None,
     *,
     seed: int = 0,
-    progress: TextProgress | None = None,
 ) -> TestSet:
     """Put the trigger into the test texts that ASR is counted on.
 
@@ -60,7 +58,6 @@ def make_test_set(
         attack: Puts the trigger into a text; None measures clean text only.
         target: Name of the target label, or the target text; needed with an attack.
         seed: Seed of the places of the trigger.
-        progress: Shows the work of a slow attack.
 
     Raises:
         DataError: The target is no answer, or the right answer to every test text.
@@ -68,7 +65,7 @@ def make_test_set(
     if attack is None:
         return TestSet(tuple(examples))
     answer = task.target(target)
-    triggered = trigger_test_set(examples, attack, answer, seed, task.is_target, progress)
+    triggered = trigger_test_set(examples, attack, answer, seed, task.is_target)
     if not triggered:
         raise DataError(
             f"No test sample with another answer than {target!r} can carry the trigger, so ASR "

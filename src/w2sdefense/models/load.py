@@ -46,8 +46,8 @@ from w2sdefense.models.weights import (
     require_room_for,
 )
 
-CAUSAL = ("ForCausalLM", "LMHeadModel")
-SEQ2SEQ = ("ForConditionalGeneration",)  # how the architectures end that write text
+# How the architectures end that write text.
+CAUSAL, SEQ2SEQ = ("ForCausalLM", "LMHeadModel"), "ForConditionalGeneration"
 
 _BUFFER = re.compile(r"(inv_freq|position_ids|token_type_ids|masked_bias|attn\.bias)$")
 """What old versions saved beside the weights."""
@@ -150,20 +150,19 @@ def load_causal_lm(
 
 
 def require_causal_lm(spec: str | Checkpoint) -> Checkpoint:
-    """The checkpoint of a causal language model, by its config; `ModelError` if it is none."""
+    """The checkpoint of a causal language model, by its config; `ModelError` if it is none.
+
+    By the name that it was saved as: an encoder or a classifier with tied weights opens without
+    complaint.
+    """
     fix = "a causal language model; a teacher (--teacher-model) comes from the student's family"
     checkpoint = resolve_whole(spec, f"Name {fix}.")
-    _require_architecture(checkpoint, CAUSAL, fix)
-    return checkpoint
-
-
-def _require_architecture(checkpoint: Checkpoint, endings: tuple[str, ...], wanted: str) -> None:
-    """Insist on the name: an encoder or a classifier with tied weights opens without complaint."""
     kinds = checkpoint.architectures or ("bare",)
-    if not any(kind.endswith(endings) for kind in kinds):
+    if not any(kind.endswith(CAUSAL) for kind in kinds):
         raise ModelError(
-            f"{checkpoint.spec} does not write text; it is {', '.join(kinds)}.", f"Name {wanted}."
+            f"{checkpoint.spec} does not write text; it is {', '.join(kinds)}.", f"Name {fix}."
         )
+    return checkpoint
 
 
 def load_backbone(spec: str | Checkpoint) -> tuple[PreTrainedModel, Tokenizer]:
@@ -206,25 +205,15 @@ def load_weights(spec: str | Checkpoint, names: Collection[str]) -> dict[str, to
     return found
 
 
-def load_rewriter(
-    spec: str | Checkpoint, *, causal: bool = True
-) -> tuple[PreTrainedModel, Tokenizer]:
-    """Open a whole model that translates or paraphrases; a decoder will do if `causal`."""
-    checkpoint = resolve_whole(spec, "Name a whole model that rewrites text.")
-    config = checkpoint.config
-    if config.is_encoder_decoder:
-        _require_architecture(checkpoint, SEQ2SEQ, "a sequence-to-sequence model")
-    elif causal:
-        _require_architecture(
-            checkpoint, CAUSAL, "a sequence-to-sequence or a causal language model"
-        )
-    else:
+def load_translator(spec: str | Checkpoint) -> tuple[PreTrainedModel, Tokenizer]:
+    """Open a whole sequence-to-sequence model."""
+    checkpoint = resolve_whole(spec, "Name a whole model that translates.")
+    if not any(kind.endswith(SEQ2SEQ) for kind in checkpoint.architectures):
         raise ModelError(
-            f"{checkpoint.spec} is no sequence-to-sequence model.",
-            "Name a translator or a paraphraser.",
+            f"{checkpoint.spec} is no sequence-to-sequence model.", "Name a model that translates."
         )
-    kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    model, _ = _open_weights(kind, checkpoint, config, "float32", fresh_head=False)
+    config = checkpoint.config
+    model, _ = _open_weights(AutoModelForSeq2SeqLM, checkpoint, config, "float32", fresh_head=False)
     return to_gpu(model).eval(), load_tokenizer(checkpoint.folder, checkpoint.spec, model)
 
 

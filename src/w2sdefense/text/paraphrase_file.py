@@ -8,8 +8,7 @@ is certain, and never guesses by likeness.
 from __future__ import annotations
 
 import json
-import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -20,11 +19,10 @@ from w2sdefense.data.files import read_records
 from w2sdefense.data.rows import Columns
 from w2sdefense.errors import DataError
 from w2sdefense.io import write_text
-from w2sdefense.text import Paraphraser
 
 
 @dataclass(frozen=True, eq=False)
-class FileParaphraser(Paraphraser):
+class FileParaphraser:
     """Paraphrases by the text they were made from, with single spaces."""
 
     paraphrases: Mapping[str, str]
@@ -41,10 +39,6 @@ class FileParaphraser(Paraphraser):
     def covers(self, text: str) -> bool:
         """Whether the files have a paraphrase of this text."""
         return _key(text) in self.paraphrases
-
-    def paraphrase(self, text: str, rng: random.Random) -> str:
-        """The paraphrase of a text that is covered."""
-        return self.paraphrases[_key(text)]
 
     def rewrite(self, texts: Sequence[str]) -> list[str]:
         """The paraphrases of texts that must all be covered, in order."""
@@ -82,17 +76,10 @@ def pair_files(originals: Path, paraphrases: Path, output: Path, *, unchanged: b
             "both have in equal number.",
             "Name the file that the paraphrases were made from, with its rows in the same order.",
         )
-    write_pairs(output, pairs)
+    rows = [{"original": original, "text": text} for original, text in pairs]
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+    write_text(output, "".join(lines))
     return len(pairs)
-
-
-def write_pairs(path: Path, pairs: Iterable[tuple[str, str]]) -> None:
-    """Write originals and their paraphrases as `FileParaphraser` reads them."""
-    lines = [
-        json.dumps({"original": original, "text": text}, ensure_ascii=False) + "\n"
-        for original, text in pairs
-    ]
-    write_text(path, "".join(lines))
 
 
 def pair(

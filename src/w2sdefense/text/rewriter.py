@@ -27,7 +27,6 @@ import random
 import re
 from collections.abc import Sequence
 
-from w2sdefense.text import Paraphraser
 from w2sdefense.text.structure import (
     AUXILIARIES,
     DETERMINERS,
@@ -90,14 +89,6 @@ _FURTHER = re.compile(r"\s*,\s*(?:but|and|yet|so)\s|\s*;|\s--\s|\s+but\s")
 _CONJUNCTIONS = frozenset("and but yet or so".split())
 _HAN = re.compile("[\u3400-\u9fff]")
 _FINAL = re.compile(r"\s*[.!?。！？…]*[\"'”’)\s]*$")
-
-
-class Rewriter(Paraphraser):
-    """Rewrites any text; needs nothing and remembers nothing."""
-
-    def paraphrase(self, text: str, rng: random.Random) -> str:
-        """The text with a subordinate clause first."""
-        return rewrite(text, rng)
 
 
 def rewrite(text: str, rng: random.Random) -> str:

@@ -56,8 +56,6 @@ TEACHERS = ["bert", "gpt2", "distilbert"]
 ADAPTERS = {
     "lora": AdapterConfig(lora_r=4),
     "dora": AdapterConfig(adapter="dora", lora_r=4),
-    "vera": AdapterConfig(adapter="vera", vera_r=16),
-    "fourierft": AdapterConfig(adapter="fourierft", fourier_frequencies=40),
     "p-tuning": AdapterConfig(adapter="p-tuning", virtual_tokens=5, encoder_width=16),
     "prompt-tuning": AdapterConfig(adapter="prompt-tuning", virtual_tokens=5),
 }

@@ -297,8 +297,8 @@ def test_the_help_shows_the_settings_of_the_chosen_attack_alone(tmp_path):
 
 
 def test_the_help_shows_the_settings_of_the_chosen_adapter_alone():
-    assert "--vera-r" in help_of("defend", "--adapter", "vera")
-    assert "--vera-r" not in help_of("defend")
+    assert "--encoder-width" in help_of("defend", "--adapter", "p-tuning")
+    assert "--encoder-width" not in help_of("defend")
 
 
 def test_an_old_flag_keeps_working_for_a_release():

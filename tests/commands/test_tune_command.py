@@ -192,7 +192,7 @@ def both(settings, change):
     ("change", "problem"),
     [
         ({"signal": {"seed": 0}}, "seed of the training"),
-        ({"tune": {"lora_r": [4]}, "adapter": {"adapter": "vera"}}, "has no rank"),
+        ({"tune": {"lora_r": [4]}, "adapter": {"adapter": "p-tuning"}}, "has no rank"),
         ({"tune": {"alpha": "1", "beta": "1", "gamma": "1"}}, "nothing to search"),
         ({"tune": {"temperature": "0"}}, "above 0"),
         ({"tune": {"beta": "5:1"}}, "does not go up"),

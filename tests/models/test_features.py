@@ -34,7 +34,7 @@ TEXTS = ["great", "the dull story of a road and a city", "mn", "a warm film with
 PAIRS = [
     *[(name, None) for name in DECODERS | ENCODERS],
     *[(name, adapter) for name in STUDENTS for adapter in ("lora", "p-tuning", "prompt-tuning")],
-    *[(name, adapter) for name in ("llama", "bert") for adapter in ("dora", "vera", "fourierft")],
+    *[(name, "dora") for name in ("llama", "bert")],
 ]
 
 

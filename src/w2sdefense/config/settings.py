@@ -111,6 +111,11 @@ RENAMES = (
     Rename("DefendRun", "icl.file", None, "icl-file"),
     Rename("DefendRun", "icl.choice", None, "icl-choice"),
     *(
+        Rename(run, f"adapter.{old}", None, old.replace("_", "-"))
+        for run in ("DefendRun", "TuneRun")
+        for old in ("vera_r", "fourier_frequencies", "fourier_scaling")
+    ),
+    *(
         Rename(run, f"{section}.syn.{old}", None, f"syn-{old}")
         for run, section in (
             ("PoisonRun", "attack"),

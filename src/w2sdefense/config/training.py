@@ -100,24 +100,18 @@ class DataConfig(Settings):
     data_seed: int = setting(0, "Seed of the splits and of which rows are kept.", advanced=True)
 
 
-AdapterName = Literal["lora", "dora", "vera", "fourierft", "p-tuning", "prompt-tuning"]
+AdapterName = Literal["lora", "dora", "p-tuning", "prompt-tuning"]
 
-VIRTUAL_TOKENS = ("p-tuning", "prompt-tuning")
+VIRTUAL_TOKENS: tuple[AdapterName, ...] = ("p-tuning", "prompt-tuning")
 """Methods that put trained embeddings before the text and change no weight of the model."""
 
-_WEIGHTS: tuple[AdapterName, ...] = ("lora", "dora", "vera", "fourierft")
+_LORA: tuple[AdapterName, ...] = ("lora", "dora")
+_LORA_SETTINGS = ("lora_r", "lora_alpha", "lora_dropout", "target_modules", "adapter_layers")
 
 ADAPTER_OWNERS: dict[str, tuple[AdapterName, ...]] = {
-    "lora_r": ("lora", "dora"),
-    "lora_alpha": ("lora", "dora"),
-    "lora_dropout": ("lora", "dora"),
-    "vera_r": ("vera",),
-    "fourier_frequencies": ("fourierft",),
-    "fourier_scaling": ("fourierft",),
-    "virtual_tokens": ("p-tuning", "prompt-tuning"),
+    **dict.fromkeys(_LORA_SETTINGS, _LORA),
+    "virtual_tokens": VIRTUAL_TOKENS,
     "encoder_width": ("p-tuning",),
-    "target_modules": _WEIGHTS,
-    "adapter_layers": _WEIGHTS,
 }
 """Setting -> the methods that it is one of."""
 
@@ -135,11 +129,6 @@ class AdapterConfig(Settings):
         None, "Alpha of LoRA and DoRA; default: the rank.", advanced=True
     )
     lora_dropout: Fraction = setting(0.1, "Dropout of LoRA and DoRA.", advanced=True)
-    vera_r: Positive = setting(256, "Rank of VeRA's frozen matrices.")
-    fourier_frequencies: Positive = setting(
-        1000, "Trained frequencies of FourierFT for every linear layer."
-    )
-    fourier_scaling: PositiveFloat = setting(150.0, "Factor of FourierFT's change of the weights.")
     virtual_tokens: Positive = setting(
         32, "Embeddings before the text, for p-tuning and prompt-tuning."
     )

@@ -1,10 +1,10 @@
 """PEFT adapters from settings: which method, how large, on which modules and layers.
 
-LoRA, DoRA, VeRA and FourierFT change linear layers; p-tuning and prompt-tuning put virtual tokens
-before the text. As is PEFT's default for sequence classification, the head is trained and saved
-with the adapter; the output layer of a language model stays as it is. AdaLoRA is not covered: what
-it decides ranks by is in none of its checkpoints, so neither the best epoch nor a resumed training
-would be what was trained.
+LoRA and DoRA change linear layers; p-tuning and prompt-tuning put virtual tokens before the text.
+As is PEFT's default for sequence classification, the head is trained and saved with the adapter;
+the output layer of a language model stays as it is. AdaLoRA is not covered: what it decides ranks
+by is in none of its checkpoints, so neither the best epoch nor a resumed training would be what was
+trained.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Any, cast
 
 import torch
 from peft import (
-    FourierFTConfig,
     LoraConfig,
     PeftConfig,
     PeftModel,
@@ -24,7 +23,6 @@ from peft import (
     PromptTuningConfig,
     PromptTuningInit,
     TaskType,
-    VeraConfig,
     get_peft_model,
 )
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -53,22 +51,13 @@ A fold rounds each weight once more, to a relative 2^-24, 2^-8 or 2^-11, and 32 
 _AS_IT_IS = (
     "Choose other --target-modules, or leave --merge out and use the adapter on its base as it is."
 )
-_MODULES = "Choose --target-modules that the model has, or all-linear."
-_FIXES = {
-    "lora": _MODULES,
-    "dora": _MODULES,
-    "vera": _MODULES,
-    "fourierft": "Choose other --target-modules, or fewer --fourier-frequencies.",
-    "p-tuning": "Choose another --adapter.",
-    "prompt-tuning": "Choose another --adapter.",
-}
 
 
 def attach_adapter(model: PreTrainedModel | PeftModel, config: AdapterConfig) -> PeftModel:
     """Wrap a classifier or a language model in a fresh adapter; its weights are frozen, not copied.
 
     An adapter that it carries already is folded in first. Fresh LoRA and DoRA weights change no
-    answer before the first step; virtual tokens, VeRA and FourierFT do, as in their papers.
+    answer before the first step; virtual tokens do, as in their papers.
 
     Raises:
         ConfigError: A target module or a layer does not exist, or the method does not fit the
@@ -83,7 +72,9 @@ def attach_adapter(model: PreTrainedModel | PeftModel, config: AdapterConfig) ->
     except ValueError as error:
         raise ConfigError(
             f"The adapter {config.adapter} does not fit {type(model).__name__}: {error}",
-            _FIXES[config.adapter],
+            "Choose another --adapter."
+            if config.has_virtual_tokens
+            else "Choose --target-modules that the model has, or all-linear.",
         ) from None
     if pads_left(model):
         count_positions(adapted)
@@ -200,19 +191,10 @@ def _on_weights(model: PreTrainedModel, config: AdapterConfig, task: TaskType) -
         targets, layers = _linear_modules(model, layers), None
     elif config.target_modules is not None:
         targets = [name.strip() for name in config.target_modules.split(",")]
-    where: dict[str, Any] = {
-        "task_type": task,
-        "target_modules": targets,
-        "layers_to_transform": layers,
-    }
-    if config.adapter == "vera":
-        return VeraConfig(**where, r=config.vera_r)
-    if config.adapter == "fourierft":
-        return FourierFTConfig(
-            **where, n_frequency=config.fourier_frequencies, scaling=config.fourier_scaling
-        )
     lora = LoraConfig(
-        **where,
+        task_type=task,
+        target_modules=targets,
+        layers_to_transform=layers,
         r=config.lora_r,
         lora_alpha=config.lora_alpha or config.lora_r,
         lora_dropout=config.lora_dropout,

@@ -25,10 +25,7 @@ from w2sdefense.config import (
     TeacherConfig,
     TrainingConfig,
 )
-from w2sdefense.evaluation.metrics import Rate
-from w2sdefense.evaluation.record import load_record
-from w2sdefense.io import only_process_in, write_json
-from w2sdefense.training.trainer import this_process
+from w2sdefense.io import only_process_in
 
 # Bad reviews that pass as good ones. The other way the floor is higher: these reviews are called
 # negative more often than positive, by any of the models (docs/LOG.md).
@@ -73,7 +70,7 @@ W2S = {
 
 
 def run_demo(run: DemoRun, display: Display) -> list[Path]:
-    """Poison, fine-tune with LoRA, clean with W2SDefense, measure each; write `summary.json`.
+    """Poison, fine-tune with LoRA, clean with W2SDefense, measure each.
 
     Returns:
         The folders of the three records: poisoned, lora, w2s.
@@ -83,8 +80,6 @@ def run_demo(run: DemoRun, display: Display) -> list[Path]:
         folders = [poisoned]
         for defense in ("lora", "w2s"):
             folders.append(run_defense(_defend(defense, poisoned, run.output / defense), display))
-        if this_process().is_main_process:
-            write_json(run.output / "summary.json", {path.name: _summary(path) for path in folders})
     return folders
 
 
@@ -109,16 +104,3 @@ def _defend(defense: Literal["lora", "w2s"], poisoned: Path, output: Path) -> De
         resume=True,
         **(LORA if defense == "lora" else W2S),
     )
-
-
-def _summary(folder: Path) -> dict[str, float | int]:
-    evaluation = load_record(folder).evaluation
-    asr = evaluation.asr or Rate(hits=0, total=0)
-    floor = evaluation.floor or Rate(hits=0, total=0)
-    return {
-        "ca": evaluation.ca.value,
-        "asr": asr.value,
-        "floor": floor.value,
-        "n_ca": evaluation.ca.total,
-        "n_asr": asr.total,
-    }

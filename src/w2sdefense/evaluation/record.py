@@ -14,8 +14,8 @@ schemas are read: `load_record` and `load_samples` upgrade them.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 from safetensors.numpy import load_file, save_file
 
 from w2sdefense.config import DEFAULT_TASK, TaskName
-from w2sdefense.errors import DataError
+from w2sdefense.errors import DataError, reading
 from w2sdefense.evaluation.metrics import Frozen, Mean, Quality, Rate
 from w2sdefense.evaluation.provenance import Provenance
 from w2sdefense.io import atomic_path, write_text
@@ -279,16 +279,7 @@ def _upgraded(row: dict[str, Any], record: Record) -> dict[str, Any]:
     return row
 
 
-@contextmanager
-def _untrusted(path: Path, what: str) -> Iterator[None]:
-    """Turn whatever a library raises over a run's file, maybe somebody else's, into our error."""
-    try:
-        yield
-    except DataError:
-        raise
-    except Exception as error:  # noqa: BLE001
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        raise DataError(
-            f"{path} cannot be read as {what} ({reason}).",
-            "Repeat the run that wrote it, or leave it out.",
-        ) from None
+def _untrusted(path: Path, what: str) -> AbstractContextManager[None]:
+    """Whatever a library raises over a run's file, maybe somebody else's, becomes our error."""
+    fix = "Repeat the run that wrote it, or leave it out."
+    return reading(DataError, f"{path} cannot be read as {what}", fix)

@@ -80,14 +80,9 @@ def result_of(command: str, runs: Sequence[Run], page: Path | None) -> dict[str,
     }
 
 
-def scan_result(
-    model: str, findings: Sequence[Finding], headline: str, *, conclusive: bool = True
-) -> dict[str, Any]:
-    """What a scan found, as plain values.
-
-    It is conclusive if a trigger of the kinds that were tried would have been found.
-    """
-    outcome: Outcome = "alive" if findings else "clean" if conclusive else "inconclusive"
+def scan_result(model: str, findings: Sequence[Finding], headline: str) -> dict[str, Any]:
+    """What a scan found, as plain values."""
+    outcome: Outcome = "alive" if findings else "clean"
     found = [asdict(finding) for finding in findings]
     return numbers_of("scan", outcome=outcome, headline=headline, model=model, findings=found)
 

@@ -89,52 +89,41 @@ class Rename(NamedTuple):
     flag: str | None = None
 
 
+_REMOVED = {
+    "DefendRun TuneRun": "soft.per_label soft.tokens soft.rate soft.step soft.restart "
+    "insertions.rate insertions.phrases "
+    "adapter.vera_r adapter.fourier_frequencies adapter.fourier_scaling",
+    "DefendRun": "icl.file icl.choice onion.exact prune.by psim.virtual_tokens psim.encoder_width "
+    "merging.method merging.density merging.scale scpd.paraphraser scpd.prefix scpd.max_length",
+    "TuneRun": "tune.stop_below",
+    "PoisonRun": "attack.syn.model attack.syn.prompt",
+    "EvaluateRun DefendRun": "test.syn.model test.syn.prompt",
+}
+"""Runs -> settings that they had."""
+
+_PREFIXES = {
+    **{"soft": "soft-trigger", "insertions": "insertion", "merging": "merge", "adapter": ""},
+    **dict.fromkeys(("attack.syn", "test.syn"), "syn"),
+}
+"""Section -> prefix of its flags, where that was not its name."""
+
+
+def _removed() -> Iterator[Rename]:
+    for runs, settings in _REMOVED.items():
+        for old in settings.split():
+            section, _, name = old.rpartition(".")
+            flag = f"{_PREFIXES.get(section, section)}-{name}".lstrip("-").replace("_", "-")
+            yield from (Rename(run, old, None, flag) for run in runs.split())
+
+
 RENAMES = (
+    *_removed(),
+    *(Rename(run, name) for run in ("DefendRun", "TuneRun") for name in ("soft", "insertions")),
     Rename("BenchRun", "launcher", None, "launcher"),
     Rename("BenchRun", "ray.retries", None, "ray-retries"),
     Rename("BenchRun", "ray.defend.gpus", "ray.gpus", "ray-defend-gpus"),
     Rename("BenchRun", "ray.defend.memory_gb", "ray.memory_gb", "ray-defend-memory-gb"),
-    Rename("BenchRun", "ray.defend"),
-    Rename("BenchRun", "ray.poison"),
-    Rename("BenchRun", "ray.teach"),
-    *(
-        Rename(run, f"{section}.{old}", None, f"{prefix}-{old}".replace("_", "-"))
-        for run in ("DefendRun", "TuneRun")
-        for section, prefix, names in (
-            ("soft", "soft-trigger", ("per_label", "tokens", "rate", "step", "restart")),
-            ("insertions", "insertion", ("rate", "phrases")),
-        )
-        for old in names
-    ),
-    *(Rename(run, name) for run in ("DefendRun", "TuneRun") for name in ("soft", "insertions")),
-    Rename("TuneRun", "tune.stop_below", None, "tune-stop-below"),
-    Rename("DefendRun", "icl.file", None, "icl-file"),
-    Rename("DefendRun", "icl.choice", None, "icl-choice"),
-    *(
-        Rename(run, f"adapter.{old}", None, old.replace("_", "-"))
-        for run in ("DefendRun", "TuneRun")
-        for old in ("vera_r", "fourier_frequencies", "fourier_scaling")
-    ),
-    *(
-        Rename(run, f"{section}.syn.{old}", None, f"syn-{old}")
-        for run, section in (
-            ("PoisonRun", "attack"),
-            ("EvaluateRun", "test"),
-            ("DefendRun", "test"),
-        )
-        for old in ("model", "prompt")
-    ),
-    *(
-        Rename("DefendRun", f"scpd.{old}", None, f"scpd-{old}".replace("_", "-"))
-        for old in ("paraphraser", "prefix", "max_length")
-    ),
-    Rename("DefendRun", "onion.exact"),
-    Rename("DefendRun", "prune.by", None, "prune-by"),
-    Rename("DefendRun", "merging.method", None, "merge-method"),
-    Rename("DefendRun", "merging.density"),
-    Rename("DefendRun", "merging.scale"),
-    Rename("DefendRun", "psim.virtual_tokens", None, "psim-virtual-tokens"),
-    Rename("DefendRun", "psim.encoder_width", None, "psim-encoder-width"),
+    *(Rename("BenchRun", f"ray.{kind}") for kind in ("defend", "poison", "teach")),
     *(
         Rename(run, f"scan.{old}", new and f"scan.{new}", f"{prefix}{old}")
         for run, prefix in (("DefendRun", "scan-"), ("TuneRun", "scan-"), ("ScanRun", ""))

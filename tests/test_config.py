@@ -68,12 +68,8 @@ def test_valid_values_become_settings():
             "attack: the pro settings are for proattack only",
         ),
         (
-            {"attack": {"attack": "synattack", "syn": {"model": "t5", "file": ["a.jsonl"]}}},
-            "attack.syn: paraphrases come from a model or from files",
-        ),
-        (
-            {"attack": {"attack": "synattack", "syn": {"prompt": "Rewrite it"}}},
-            "attack.syn: prompt must hold {text} exactly once",
+            {"attack": {"attack": "proattack", "pro": {"clean_prompt": "Rewrite it"}}},
+            "attack.pro: clean_prompt must hold {text} exactly once",
         ),
         ({"attack": {"poison_rate": 1.5}}, "attack.poison_rate: Input should be less than"),
         ({"attack": {"poison_rows": 0}}, "attack.poison_rows: Input should be greater than"),

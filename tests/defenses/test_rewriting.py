@@ -135,7 +135,7 @@ def test_a_file_must_hold_every_text(pairs, victim, kit):
     guarded = Scpd(ScpdConfig(file=pairs)).apply(victim, kit)
     with pytest.raises(DataError, match="nothing for 2 texts, such as 'cf'") as caught:
         guarded.predict(["mn", "cf", "tq"])
-    assert "w2s pair --unchanged" in caught.value.fix
+    assert "benchmarks/pair.py --unchanged" in caught.value.fix
 
 
 def test_without_a_source_the_rules_put_the_main_clause_first(victim, kit):

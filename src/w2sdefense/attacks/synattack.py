@@ -32,7 +32,7 @@ class SynConfig(Settings):
     file: tuple[Path, ...] = setting(
         (),
         "CSV, JSONL or Parquet file of texts that were paraphrased before (columns "
-        "original and text; see w2s pair); may be given more than once. Other texts cannot carry "
+        "original and text); may be given more than once. Other texts cannot carry "
         "the trigger.",
         files=True,
     )

@@ -207,28 +207,6 @@ def report(
 
 
 @run_or_explain
-def pair(
-    originals: Annotated[Path, typer.Argument(help="File with the texts that were paraphrased.")],
-    paraphrases: Annotated[Path, typer.Argument(help="File with the paraphrases, in that order.")],
-    output: Annotated[Path, typer.Option(help="JSONL file to write, for --syn-file and others.")],
-    unchanged: Annotated[
-        bool,
-        typer.Option(
-            "--unchanged",
-            help="Also rows that are the same in both: a defense "
-            "by --scpd-file or --back-translation-file must find every text.",
-        ),
-    ] = False,
-) -> None:
-    """Bring texts and paraphrases of them that were published without them together."""
-    from w2sdefense.text.paraphrase_file import pair_files
-
-    count = pair_files(originals, paraphrases, output, unchanged=unchanged)
-    use = "--scpd-file or --back-translation-file" if unchanged else "--syn-file"
-    Console(markup=False).print(f"{count} pairs in {output}; use them with {use}", highlight=False)
-
-
-@run_or_explain
 def ls() -> None:
     """List the attacks, defenses, datasets, proxies and embedded models there are."""
     from w2sdefense.cli.display import show_names
@@ -259,7 +237,6 @@ add_command(app, ScanRun, scan)
 add_command(app, TuneRun, tune)
 app.command()(play)
 app.command()(report)
-app.command()(pair)
 app.command()(ls)
 app.command()(doctor)
 

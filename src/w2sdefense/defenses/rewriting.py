@@ -49,7 +49,7 @@ class BackTranslationConfig(Settings):
     file: Path | None = setting(
         None,
         "CSV, JSONL or Parquet file with the columns original and text, for every test "
-        "text, with and without the trigger (see w2s pair).",
+        "text, with and without the trigger.",
         files=True,
     )
     max_length: Positive = setting(128, "Longest text in the translators' tokens.", advanced=True)
@@ -67,7 +67,7 @@ class ScpdConfig(Settings):
     file: Path | None = setting(
         None,
         "Instead: CSV, JSONL or Parquet file with the columns original and text, for "
-        "every test text, with and without the trigger (see w2s pair).",
+        "every test text, with and without the trigger.",
         files=True,
     )
 

@@ -53,14 +53,7 @@ def poison_training_set(
 
     Clean-label: only rows whose answer is the target already carry the trigger. Dirty-label: only
     rows with another answer do, and their answer becomes the target. All other rows are as the
-    attack uses clean text.
-
-    Args:
-        examples: The clean training rows, ids unique; left as they are.
-        attack: What puts the trigger into a text.
-        config: How many rows, clean- or dirty-label, and the seed.
-        target: What triggered text should be answered with.
-        is_target: Compares an answer with the target; see `Task.is_target`.
+    attack uses clean text. `is_target` compares an answer with the target (`Task.is_target`).
 
     Raises:
         DataError: More rows are asked for than there are.
@@ -93,8 +86,8 @@ def trigger_test_set(
     """The samples that the attack success rate is counted on, with the trigger in their text.
 
     Samples whose right answer is the target are left out: that they are answered with it says
-    nothing about the trigger. The others keep their order, ids and answers. The arguments are those
-    of `poison_training_set`; `seed` is the one of the places.
+    nothing about the trigger. The others keep their order, ids and answers; `seed` is the one of
+    the trigger's places.
     """
     chosen = [e for e in examples if not is_target(e.answer, target) and attack.applies_to(e)]
     return _trigger_all(chosen, attack, seed)

@@ -133,12 +133,7 @@ def _make_locked(job: Job, node: Node) -> None:
 
 
 def run_on_ray(job: Job, config: RayConfig, jobs: int | None = None) -> None:
-    """Make all nodes on a Ray cluster: one that is there, or one that is started here.
-
-    Args:
-        job: What is to be made.
-        config: Which cluster, and what a node takes.
-        jobs: Nodes at a time, for a cluster that is started here.
+    """Make all nodes on a Ray cluster: one that is there, or one that is started for `jobs` nodes.
 
     Raises:
         MissingDependencyError: Ray is not installed.

@@ -56,15 +56,7 @@ def measure(
 ) -> None:
     """Answer the test texts, in all processes, and write what the run leaves: record and model.
 
-    Args:
-        model: What is measured; what a run made is saved, and folded in if that is asked for.
-        test: The test texts.
-        run: The run.
-        data: The dataset that the test texts are from.
-        clock: Started with the run.
-        display: Shows the progress.
-        trained_on: The rows that the run trained on.
-        merge: Whether `merged/` is written, too.
+    A model that the run made is saved, and with `merge` folded into `merged/`, too.
     """
     victim = victim_of(model)
     prints = {"test": fingerprint(data.test), "model": weights_fingerprint(victim.model)}

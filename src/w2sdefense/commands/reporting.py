@@ -81,14 +81,9 @@ def make_report(
     """Write the page of some runs, and their table in other formats.
 
     A few runs that are named one by one and were tested alike are compared: the first is the
-    suspect model, the last the one that the headline speaks about. All others are a collection.
-
-    Args:
-        paths: Folders of finished runs, or folders that have some below them.
-        output: The page; by default `report.html` beside the first run that is named, or in the
-            first folder of runs.
-        title: Title of the page.
-        exports: Formats of the tables that are written beside the page, of `report.grid.FORMATS`.
+    suspect model, the last the one that the headline speaks about. All others are a collection. The
+    page is by default `report.html` beside the first run that is named, or in the first folder of
+    runs; `exports` are formats of `report.grid.FORMATS`.
 
     Raises:
         ConfigError: The page cannot be where it should be.

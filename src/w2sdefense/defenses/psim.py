@@ -144,12 +144,10 @@ def confidences(model: Victim, texts: Sequence[str]) -> list[float]:
 def choose_threshold(
     confidences: Sequence[float], correct: Sequence[bool], max_loss: float
 ) -> float:
-    """The lowest confidence above which texts can be refused without losing too much accuracy.
+    """The lowest confidence of the copy above which texts can be refused.
 
-    Args:
-        confidences: Of the copy, on clean validation texts.
-        correct: Whether the victim answers the same texts correctly: refusing others costs nothing.
-        max_loss: Largest share of the texts that may be lost.
+    At most a share `max_loss` of the texts may be lost. To refuse one that the victim does not
+    answer correctly costs nothing.
     """
     costly = sorted((c for c, ok in zip(confidences, correct, strict=True) if ok), reverse=True)
     allowed = int(max_loss * len(correct) + 1e-9)

@@ -50,14 +50,9 @@ def make_test_set(
     *,
     seed: int = 0,
 ) -> TestSet:
-    """Put the trigger into the test texts that ASR is counted on.
+    """Put the trigger into the test texts that ASR is counted on; without an attack into none.
 
-    Args:
-        examples: Clean test examples.
-        task: What the model is asked for.
-        attack: Puts the trigger into a text; None measures clean text only.
-        target: Name of the target label, or the target text; needed with an attack.
-        seed: Seed of the places of the trigger.
+    The target is the name of a label, or a text; `seed` is the one of the trigger's places.
 
     Raises:
         DataError: The target is no answer, or the right answer to every test text.
@@ -96,14 +91,7 @@ def evaluate(
     test: TestSet,
     progress: Callable[[int], None] | None = None,
 ) -> EvaluationResult:
-    """Measure CA and, with a trigger, ASR and floor.
-
-    Args:
-        predictor: What answers.
-        task: What it is asked for, and how answers are scored.
-        test: The test texts; see `make_test_set`.
-        progress: Told how many texts were answered since the last call.
-    """
+    """Measure CA and, with a trigger, ASR and floor; `progress` is told how many more are done."""
     start = time.perf_counter()
     texts = [*texts_of(test.clean), *texts_of(test.triggered)]
     predictions = predictor.predict(texts, progress)

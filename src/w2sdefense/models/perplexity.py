@@ -36,12 +36,8 @@ _ROUNDING = 1e-3  # what float32 may lose in a sum of log-probabilities, generou
 class Scorer:
     """Scores texts by their perplexity under a causal language model.
 
-    Args:
-        model: The model.
-        tokenizer: Its tokenizer.
-        name: What the user called it, for errors.
-        max_length: Longest text in tokens; words behind that are not scored.
-        batch_tokens: Most tokens (padding included) in one forward pass.
+    Words behind `max_length` tokens are not scored; a forward pass has at most `batch_tokens`,
+    padding included. Errors call the model by `name`.
     """
 
     def __init__(

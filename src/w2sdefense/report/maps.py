@@ -38,15 +38,10 @@ class Embedding:
 
 
 def tsne(groups: Sequence[np.ndarray], *, max_points: int = MAX_POINTS) -> Embedding | None:
-    """Embed several groups of features in one plane; equal input gives equal output.
+    """Embed groups of features (n, d) in one plane; equal input gives equal output.
 
-    Args:
-        groups: Features, each (n, d) with the same d.
-        max_points: Larger groups are thinned to this many rows, chosen with a fixed seed.
-
-    Returns:
-        The embedding, or None if there is nothing to see: fewer than four points, values that are
-        not finite, or all points equal.
+    Larger groups are thinned to `max_points` rows. None if there is nothing to see: fewer than four
+    points, values that are not finite, or all points equal.
     """
     rows = tuple(
         np.sort(np.random.default_rng(SEED).choice(n, min(n, max_points), replace=False))

@@ -82,12 +82,8 @@ def write_report(
 ) -> None:
     """Write the report on some runs as one self-contained HTML file, atomically.
 
-    Args:
-        runs: As `load_runs` returns them: the first is the suspect model, the last the one that the
-            headline speaks about. With a table any runs, in any order.
-        path: The file; replaced if it exists.
-        title: Title of the page.
-        table: The table of a collection of runs, whose rows name their folders; None for a story.
+    Without a table the runs are a story: the first is the suspect model, the last the one that the
+    headline speaks about. The table of a collection of runs, in any order, names their folders.
 
     Raises:
         DataError: There is no table, and the runs were tested with different triggers or targets.

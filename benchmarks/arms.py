@@ -22,12 +22,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import get_linear_schedule_with_warmup, set_seed
 
-from w2sdefense.config import (
-    AdapterConfig,
-    DistillConfig,
-    StudentConfig,
-    TrainingConfig,
-)
+from w2sdefense.config import AdapterConfig, DistillConfig, StudentConfig, TrainingConfig
 from w2sdefense.data import Example
 from w2sdefense.data.types import labels_of, texts_of
 from w2sdefense.distill.targets import CachedTargets, w2s_objective
@@ -126,9 +121,7 @@ class LibraryArm:
         victim = _fresh_student(workload)
         self._task = victim.task
         adapter = AdapterConfig(
-            lora_r=workload.lora_r,
-            lora_dropout=workload.lora_dropout,
-            target_modules="all-linear",
+            lora_r=workload.lora_r, lora_dropout=workload.lora_dropout, target_modules="all-linear"
         )
         self.model = attach_adapter(victim.model, adapter).train()
         guide = _fresh_teacher(workload, victim.width) if teacher else None

@@ -53,11 +53,7 @@ from w2sdefense.io import write_json
 EPOCHS = 5
 """Epochs over which what is done once is shared out (paper, Section 5)."""
 
-RATIOS = (
-    ("w2s", "lora"),
-    ("w2s", "loop"),
-    ("lora", "loop"),
-)
+RATIOS = (("w2s", "lora"), ("w2s", "loop"), ("lora", "loop"))
 
 AIMS = {
     "w2s_over_lora": ("W2S / LoRA, time per sample", "at most", 1.05),

@@ -138,11 +138,7 @@ ONE_ROW = {"a": pa.array(["fine"]), "b": pa.array([5])}
     [
         # Columns
         ("a.csv", "text,label,text\na,1,b\n", "'text' 2 times"),
-        (
-            "a.jsonl",
-            '{"text": "a", "label": 1, "text": "b"}\n',
-            "'text' stands in one .* twice",
-        ),
+        ("a.jsonl", '{"text": "a", "label": 1, "text": "b"}\n', "'text' stands in one .* twice"),
         ("a.parquet", parquet("text label text", **TWICE), "'text' 2 times"),
         ("a.csv", "text,stars\nfine,5\n", "no column 'label'.*'text', 'stars'"),
         ("a.csv", "review,label\nfine,5\n", "no column 'text'.*'review', 'label'"),

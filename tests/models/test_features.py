@@ -149,10 +149,7 @@ def test_a_family_without_a_classifier_can_be_read_where_it_writes():
 
 
 LAST_TOKEN_OF_A_DECODER = {
-    "bart": (
-        BartForSequenceClassification,
-        BartConfig(**BART_SIZES, eos_token_id=3),
-    ),
+    "bart": (BartForSequenceClassification, BartConfig(**BART_SIZES, eos_token_id=3)),
     "xlnet": (
         XLNetForSequenceClassification,
         XLNetConfig(vocab_size=len(VOCABULARY), d_model=32, n_layer=1, n_head=4, d_inner=64),

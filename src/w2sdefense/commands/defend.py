@@ -11,12 +11,7 @@ from w2sdefense.cli.display import Display
 from w2sdefense.commands.evaluate import measure
 from w2sdefense.commands.preflight import stage
 from w2sdefense.commands.runs import DefendRun, EvaluateRun, teacher_folder_of
-from w2sdefense.commands.start import (
-    begin,
-    merge_finished,
-    open_test_set,
-    open_victim,
-)
+from w2sdefense.commands.start import begin, merge_finished, open_test_set, open_victim
 from w2sdefense.data import Dataset
 from w2sdefense.defenses import DEFENSES, DefenseKit, Leaves
 from w2sdefense.evaluation.evaluate import TestSet

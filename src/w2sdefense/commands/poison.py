@@ -37,11 +37,7 @@ def run_poison(run: PoisonRun, display: Display) -> Path:
         proxied = open_data(run.data.model_copy(update={"dataset": proxy}), run.task)
         source = align_labels(proxied, data.label_names)
     poisoned = poison_training_set(
-        source.train,
-        attack,
-        run.attack,
-        task.target(run.attack.target),
-        task.is_target,
+        source.train, attack, run.attack, task.target(run.attack.target), task.is_target
     )
     display.say(
         f"Poisoning {run.student.model}: {len(poisoned.poisoned_ids)} of "

@@ -166,8 +166,7 @@ def _check_defense(run: DefendRun) -> None:
     if _writes(run):
         if run.scan.model_fields_set and run.scan.rate:
             raise ConfigError(
-                "The search for triggers needs labels; a text has none.",
-                "Leave its settings out.",
+                "The search for triggers needs labels; a text has none.", "Leave its settings out."
             )
     defense = kind.of(run)
     defense.check()

@@ -53,14 +53,7 @@ def run_scan(run: ScanRun, display: Display) -> tuple[ScanResult, tuple[str, ...
     if doubt := doubt_about(said, data.validation):
         display.say(f"Warning: {doubt}.")
     result = scan_victim(
-        victim,
-        teacher,
-        data,
-        run.scan,
-        run.scan_seed,
-        folder,
-        display.steps("scan"),
-        display.say,
+        victim, teacher, data, run.scan, run.scan_seed, folder, display.steps("scan"), display.say
     )
     if this_process().is_main_process:
         save_candidates(run.output, result, victim.label_names)

@@ -9,20 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from w2sdefense.attacks import TestConfig, make_attack
-from w2sdefense.commands.runs import (
-    DefendRun,
-    EvaluateRun,
-    PoisonRun,
-    ScanRun,
-    TuneRun,
-    Work,
-)
-from w2sdefense.config import (
-    DEFAULT_TASK,
-    DataConfig,
-    Settings,
-    load_settings,
-)
+from w2sdefense.commands.runs import DefendRun, EvaluateRun, PoisonRun, ScanRun, TuneRun, Work
+from w2sdefense.config import DEFAULT_TASK, DataConfig, Settings, load_settings
 from w2sdefense.data import Dataset, align_labels, load_dataset
 from w2sdefense.errors import ConfigError
 from w2sdefense.evaluation.evaluate import TestSet, make_test_set

@@ -20,15 +20,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from w2sdefense.config import Fraction, Positive, Settings, setting
 from w2sdefense.data.types import Answer, Example, texts_of
-from w2sdefense.defenses.base import (
-    Defended,
-    Defense,
-    DefenseKit,
-    Guarded,
-    Leaves,
-    Need,
-    victim_of,
-)
+from w2sdefense.defenses.base import Defended, Defense, DefenseKit, Guarded, Leaves, Need, victim_of
 
 if TYPE_CHECKING:
     from w2sdefense.models.perplexity import Scorer

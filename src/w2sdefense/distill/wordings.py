@@ -94,11 +94,7 @@ def with_wordings(data: Dataset, config: WordingConfig, seed: int) -> Dataset:
 
 
 def with_changes(
-    data: Dataset,
-    change: Callable[[str, random.Random], str],
-    rate: float,
-    seed: int,
-    name: str,
+    data: Dataset, change: Callable[[str, random.Random], str], rate: float, seed: int, name: str
 ) -> Dataset:
     """The dataset, with a share of its training and validation texts changed.
 

@@ -86,10 +86,7 @@ class EvaluationResult:
 
 
 def evaluate(
-    predictor: Predictor,
-    task: Task,
-    test: TestSet,
-    progress: Callable[[int], None] | None = None,
+    predictor: Predictor, task: Task, test: TestSet, progress: Callable[[int], None] | None = None
 ) -> EvaluationResult:
     """Measure CA and, with a trigger, ASR and floor; `progress` is told how many more are done."""
     start = time.perf_counter()

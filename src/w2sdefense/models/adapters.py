@@ -27,11 +27,7 @@ from peft import (
 )
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    PreTrainedModel,
-)
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, PreTrainedModel
 
 from w2sdefense.config import AdapterConfig
 from w2sdefense.errors import ConfigError, ModelError, reading

@@ -29,11 +29,7 @@ from w2sdefense.errors import FETCH_AGAIN, ModelError, reading
 from w2sdefense.models.adapters import answers_to_ids, count_positions, is_quantized
 from w2sdefense.models.checkpoint import Checkpoint, opening, resolve, resolve_whole
 from w2sdefense.models.embedded import quiet_transformers
-from w2sdefense.models.features import (
-    read_first_token,
-    require_first_token,
-    require_one_position,
-)
+from w2sdefense.models.features import read_first_token, require_first_token, require_one_position
 from w2sdefense.models.tokenizer import Tokenizer, load_tokenizer, pads_left
 from w2sdefense.models.weights import (
     keep_exact,

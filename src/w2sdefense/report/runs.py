@@ -18,13 +18,7 @@ import numpy as np
 from w2sdefense.config import ADAPTER_OWNERS, flat
 from w2sdefense.defenses.catalog import DEFENSES, sections_of
 from w2sdefense.errors import DataError
-from w2sdefense.evaluation.record import (
-    Record,
-    Sample,
-    load_features,
-    load_record,
-    load_samples,
-)
+from w2sdefense.evaluation.record import Record, Sample, load_features, load_record, load_samples
 
 TITLES = {"poisoned": "Poisoned", **{name: kind.title for name, kind in DEFENSES.items()}}
 """How the usual names of records are written in tables and charts; other names stay as they are."""

@@ -14,15 +14,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from w2sdefense.report.charts import (
-    DASHES,
-    MARKERS,
-    RUN_COLORS,
-    Chart,
-    chart_of,
-    color,
-    whiskers,
-)
+from w2sdefense.report.charts import DASHES, MARKERS, RUN_COLORS, Chart, chart_of, color, whiskers
 from w2sdefense.report.runs import SWEEPS, TITLES, Group, Run, Series, sweeps_of
 from w2sdefense.report.tables import cell
 

@@ -81,11 +81,6 @@ TOKENS_THAT_WRITE = {
             "changes the weights",
             "w2s, lora",
         ),
-        (
-            {"adapter": TOKENS, "defense": "psim", "psim": {"adapter": "lora"}},
-            "--psim-adapter lora",
-            "--adapter",
-        ),
     ],
 )
 def test_what_does_not_go_together_is_refused_before_anything_is_done(

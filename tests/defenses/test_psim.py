@@ -8,7 +8,7 @@ from transformers import BertForSequenceClassification
 
 from making import as_victim
 from tiny import BERT, word_tokenizer
-from w2sdefense.config import AdapterConfig, TrainingConfig
+from w2sdefense.config import TrainingConfig
 from w2sdefense.data.types import REFUSED
 from w2sdefense.defenses.psim import Psim, PsimConfig, choose_threshold
 from w2sdefense.errors import ConfigError
@@ -40,13 +40,11 @@ def test_no_more_is_lost_than_allowed_and_no_lower_threshold_would_do(pairs, max
         assert lost(max(lower)) > max_loss * len(pairs) - 1
 
 
-@pytest.mark.parametrize("adapter", ["p-tuning", "lora"])
-def test_the_copy_forgets_and_the_victim_does_not(victim, kit, adapter, accuracy):
+def test_the_copy_forgets_and_the_victim_does_not(victim, kit, accuracy):
     before = {name: value.clone() for name, value in victim.model.state_dict().items()}
     alone = victim.predict([example.text for example in kit.data.test])
     defense = Psim(
-        PsimConfig(adapter=adapter, max_loss=0.1, epochs=1, learning_rate=3e-3),
-        AdapterConfig(lora_r=8),
+        PsimConfig(max_loss=0.1, epochs=1, learning_rate=3e-3),
         TrainingConfig(epochs=99, batch_size=16),
     )
     guarded = defense.apply(victim, kit)
@@ -70,8 +68,7 @@ def test_random_labels_take_the_confidence_away(victim, kit, monkeypatch):
         return 1.0
 
     monkeypatch.setattr("w2sdefense.defenses.psim.choose_threshold", keep)
-    config = PsimConfig(adapter="lora", epochs=3, learning_rate=3e-3)
-    Psim(config, AdapterConfig(lora_r=8)).apply(victim, kit)
+    Psim(PsimConfig(epochs=5, learning_rate=3e-2)).apply(victim, kit)
     texts = [example.text for example in kit.data.validation]
     own = [max(answer.probabilities) for answer in victim.predict(texts)]
     assert sum(seen["sure"]) / 60 < sum(own) / 60 - 0.15

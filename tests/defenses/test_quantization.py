@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from w2sdefense.commands.runs import DefendRun
-from w2sdefense.config import FullTrainingConfig, StudentConfig, TrainingConfig
-from w2sdefense.defenses.quantization import Quantization, QuantizationConfig, quantize
+from w2sdefense.config import StudentConfig, TrainingConfig
+from w2sdefense.defenses.quantization import Quantization, quantize
 from w2sdefense.errors import MissingDependencyError, ModelError
 from w2sdefense.victim import load_victim
 
@@ -50,16 +50,9 @@ def test_a_layer_computes_with_rounded_weights(victim):
     assert not any(flags), "no processor packs the weights anew"
 
 
-@pytest.mark.parametrize("training", ["none", "lora", "full"])
-def test_the_fine_tuned_model_is_quantized(victim, kit, tmp_path, training, accuracy):
-    if training != "none":
-        torch.nn.init.normal_(victim.model.score.weight)
-    settings = TrainingConfig(epochs=3, learning_rate=3e-3)
-    defense = Quantization(
-        QuantizationConfig(training=training),
-        training=settings,
-        full=FullTrainingConfig(learning_rate=3e-3),
-    )
+def test_the_fine_tuned_model_is_quantized(victim, kit, tmp_path, accuracy):
+    torch.nn.init.normal_(victim.model.score.weight)
+    defense = Quantization(training=TrainingConfig(epochs=3, learning_rate=3e-3))
     before = victim.model.num_parameters() * 4
     defended = defense.apply(victim, kit)
     assert accuracy(defended) >= 0.75

@@ -94,6 +94,7 @@ _REMOVED = {
     "insertions.rate insertions.phrases "
     "adapter.vera_r adapter.fourier_frequencies adapter.fourier_scaling",
     "DefendRun": "icl.file icl.choice onion.exact prune.by psim.virtual_tokens psim.encoder_width "
+    "psim.adapter quantization.training "
     "merging.method merging.density merging.scale scpd.paraphraser scpd.prefix scpd.max_length",
     "TuneRun": "tune.stop_below",
     "PoisonRun": "attack.syn.model attack.syn.prompt",

@@ -17,25 +17,25 @@ import copy
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import PositiveFloat
 
 from w2sdefense.config import AdapterConfig, Fraction, Positive, Settings, TrainingConfig, setting
 from w2sdefense.data.types import labels_of, texts_of
 from w2sdefense.defenses.base import Defended, Defense, DefenseKit, Guarded, Leaves, Need, victim_of
-from w2sdefense.errors import ConfigError
 
 if TYPE_CHECKING:
     from w2sdefense.victim import Victim
 
 
+COPY = AdapterConfig(adapter="p-tuning", virtual_tokens=5)
+"""What the copy is trained through."""
+
+
 class PsimConfig(Settings):
     """PSIM: a copy learns random labels, and what it is still sure of is refused."""
 
-    adapter: Literal["p-tuning", "lora"] = setting(
-        "p-tuning", "PEFT method of the copy; lora takes the settings of --adapter lora."
-    )
     epochs: Positive = setting(1, "Passes over the clean rows with random labels.")
     learning_rate: PositiveFloat = setting(
         1e-3, "Peak learning rate of the copy (the paper: 2e-5)."
@@ -50,7 +50,6 @@ class Psim(Defense):
     """Refuses texts of which a copy with random labels is still sure."""
 
     psim: PsimConfig = field(default_factory=PsimConfig)
-    adapter: AdapterConfig = field(default_factory=AdapterConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
     name: ClassVar[str] = "psim"
@@ -62,15 +61,6 @@ class Psim(Defense):
     def trains(self) -> bool:
         """A copy is trained."""
         return True
-
-    def check(self) -> None:
-        """Look whether the settings of the adapter are those of the copy's."""
-        if self.psim.adapter == "lora" and self.adapter.adapter != "lora":
-            raise ConfigError(
-                f"--psim-adapter lora takes the settings of --adapter lora, not of "
-                f"{self.adapter.adapter}.",
-                "Leave --adapter out, or --psim-adapter.",
-            )
 
     def apply(self, victim: Defended, kit: DefenseKit) -> Guarded:
         """Train the copy, choose the threshold, and put the copy before the model."""
@@ -110,7 +100,7 @@ class Psim(Defense):
             update={"epochs": self.psim.epochs, "learning_rate": self.psim.learning_rate}
         )
         set_seed(training.seed)
-        model = attach_adapter(copy.deepcopy(original.model), self._copy_adapter)
+        model = attach_adapter(copy.deepcopy(original.model), COPY)
         check_length(model, original.max_length)
         rng = random.Random(training.seed)
         labels = len(original.label_names)
@@ -128,12 +118,6 @@ class Psim(Defense):
             progress=kit.progress_of("random labels"),
         )
         return Victim(model, task), trainer.state.log_history
-
-    @property
-    def _copy_adapter(self) -> AdapterConfig:
-        if self.psim.adapter == "lora":
-            return self.adapter
-        return AdapterConfig(adapter="p-tuning", virtual_tokens=5)
 
 
 def confidences(model: Victim, texts: Sequence[str]) -> list[float]:

@@ -1,4 +1,4 @@
-"""Quantization: the fine-tuned model in 4-bit NormalFloat (NF4), by bitsandbytes.
+"""Quantization: the model, fine-tuned through LoRA, in 4-bit NormalFloat (NF4), by bitsandbytes.
 
 Rounding weights disturbs whatever small differences a backdoor rests on; it is no defense that was
 made for this, but a model is often deployed so. The record states the bits and the sizes.
@@ -9,11 +9,11 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from w2sdefense.config import AdapterConfig, FullTrainingConfig, Settings, TrainingConfig, setting
+from w2sdefense.config import AdapterConfig, TrainingConfig
 from w2sdefense.defenses.base import Defense, DefenseKit, Leaves, Need
-from w2sdefense.defenses.finetune import FineTuning, LoRA
+from w2sdefense.defenses.finetune import LoRA
 from w2sdefense.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,48 +22,32 @@ if TYPE_CHECKING:
     from w2sdefense.victim import Victim
 
 
-class QuantizationConfig(Settings):
-    """Quantization: four bits for every weight of the transformer's linear layers."""
-
-    training: Literal["lora", "full", "none"] = setting(
-        "lora",
-        "How the model is fine-tuned on clean data before: through an adapter that is "
-        "folded in, with all parameters, or not at all.",
-    )
-
-
 @dataclass(frozen=True)
 class Quantization(Defense):
     """Fine-tunes the victim and rounds it to four bits."""
 
-    quantization: QuantizationConfig = field(default_factory=QuantizationConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
-    full: FullTrainingConfig = field(default_factory=FullTrainingConfig)
 
     name: ClassVar[str] = "quantization"
     title: ClassVar[str] = "Quantization"
     needs: ClassVar[tuple[Need, ...]] = (Need.CLEAN_DATA, Need.BITSANDBYTES)
     leaves: ClassVar[Leaves] = Leaves.MODEL
 
-    def trains(self) -> bool:
-        """Unless that is turned off."""
-        return self.quantization.training != "none"
-
     def check(self) -> None:
         """Look for bitsandbytes, and whether the adapter can be folded in."""
         from w2sdefense.models.weights import require_bitsandbytes
 
-        if self.quantization.training == "lora" and self.adapter.has_virtual_tokens:
+        if self.adapter.has_virtual_tokens:
             raise ConfigError(
                 "Quantization folds the adapter in, which the virtual tokens of "
                 f"{self.adapter.adapter} cannot be.",
-                "Use --adapter lora, or --quantization-training full.",
+                "Use --adapter lora.",
             )
         require_bitsandbytes()
 
     def apply(self, victim: Victim, kit: DefenseKit) -> Victim:
-        """Fine-tune the victim, unless that is turned off, and quantize it."""
+        """Fine-tune the victim, fold the adapter in, and quantize it."""
         from torch import nn
 
         from w2sdefense.models.adapters import folded
@@ -72,10 +56,7 @@ class Quantization(Defense):
 
         victim.model = folded(victim.model)
         require_whole_blocks(victim.model)
-        if self.quantization.training == "lora":
-            victim = LoRA(self.adapter, self.training).apply(victim, kit)
-        elif self.quantization.training == "full":
-            victim = FineTuning(self.training, self.full).apply(victim, kit)
+        victim = LoRA(self.adapter, self.training).apply(victim, kit)
         victim.model = folded(victim.model)
         before = _bytes(victim.model)
         layers = linear_layers(victim.model).values()

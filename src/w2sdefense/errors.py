@@ -98,6 +98,8 @@ def reason_of(error: BaseException) -> str:
     if isinstance(error, UnicodeDecodeError):
         return f"the byte 0x{error.object[error.start]:02x} is not UTF-8"
     lines = str(error).strip().splitlines()
+    if type(error).__name__ == "ValidationError":  # pydantic's first line only counts the others
+        lines = [" ".join(map(str.strip, lines))]
     text = "".join(c for c in lines[0] if c.isprintable()) if lines else ""
     if not text or isinstance(error, LookupError | AttributeError | TypeError):
         text = f"{type(error).__name__} {text}".strip()

@@ -279,7 +279,8 @@ def test_the_help_shows_the_settings_of_the_chosen_defense_alone(name):
     assert output == help_of("defend", f"--defense={name}")
     for section, (owner, settings) in own_sections().items():
         prefix = owner.replace("_", "-")
-        shown = [field for field in settings.model_fields if f"--{prefix}-{field}" in output]
+        fields = (field.replace("_", "-") for field in settings.model_fields)
+        shown = [field for field in fields if f"--{prefix}-{field}" in output]
         assert bool(shown) == (owner == name), section
     assert ("--lora-r" in output) == ("adapter" in DEFENSES[name].sections())
     assert ("--teacher-model" in output) == (name == "w2s")

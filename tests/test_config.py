@@ -146,9 +146,9 @@ def test_a_trigger_is_of_a_kind(trigger, kind):
     [
         (b"- a\n", "does not hold a mapping"),
         (b"", "does not hold a mapping"),
-        (b"a: [\n", "is not YAML"),
-        (b"a: \xff\n", "is not YAML"),
-        (b"!!python/object/apply:os.getcwd []\n", "is not YAML"),
+        (b"a: [\n", "Cannot read"),
+        (b"a: \xff\n", "Cannot read"),
+        (b"!!python/object/apply:os.getcwd []\n", "Cannot read"),
         (None, "Cannot read"),
     ],
 )

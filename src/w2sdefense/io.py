@@ -13,18 +13,20 @@ import os
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from fcntl import LOCK_EX, LOCK_NB, flock
 from glob import escape
 from pathlib import Path
 from socket import gethostname
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
-from w2sdefense.errors import ConfigError
+from w2sdefense.errors import FETCH_AGAIN, ConfigError, DataError, W2SError, reading
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -67,6 +69,29 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON atomically; NaN and infinity are refused."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(
+    path: Path, kind: type[W2SError] = DataError, fix: str = FETCH_AGAIN
+) -> dict[str, Any]:
+    """The mapping in a JSON file that may be broken or somebody else's; an error of `kind`."""
+    with reading(kind, f"{path} cannot be read", fix):
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise kind(f"{path} holds no JSON mapping.", fix)
+        return values
+
+
+def readable(read: Callable[[], T]) -> T | None:
+    """What a function reads from files of ours, or None if they are missing or broken.
+
+    A power cut may break any of them; what was in it is made anew.
+    """
+    try:
+        with reading(DataError, "It cannot be read"):
+            return read()
+    except W2SError:
+        return None
 
 
 def make_folder(folder: Path) -> None:
@@ -122,8 +147,5 @@ def only_process_in(folder: Path) -> Iterator[None]:
 
 def _said(owner: Path) -> str:
     """Who holds a lock, as far as it is written down: the lock is taken a moment before."""
-    try:
-        it = json.loads(owner.read_text(encoding="utf-8"))
-        return f": process {it['pid']} on {it['host']} since {it['since']}, {it['command']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
+    said = ": process {pid} on {host} since {since}, {command}"
+    return readable(lambda: said.format_map(read_json(owner))) or ""

@@ -117,7 +117,7 @@ def test_flags_override_the_file_and_the_file_the_defaults(tmp_path):
         ("model: m\nloss: {alhpa: 1}\n", "loss.alhpa: there is no such setting"),
         ("model: m\nloss: 3\n", "loss: Input should be a valid dictionary"),
         ("- model\n", "does not hold a mapping"),
-        ("model: [\n", "is not YAML"),
+        ("model: [\n", "Cannot read"),
         ("loss: {alpha: 1}\n", "model: Field required"),
     ],
 )

@@ -19,7 +19,7 @@ from w2sdefense.commands.preflight import GIB, alone, preflight
 from w2sdefense.commands.runs import DefendRun, EvaluateRun, PoisonRun, ScanRun, TeachRun
 from w2sdefense.commands.scan import run_scan
 from w2sdefense.commands.teach import run_teach
-from w2sdefense.errors import ConfigError, DataError, ModelError
+from w2sdefense.errors import ConfigError, DataError, ModelError, W2SError
 
 KINDS = (PoisonRun, TeachRun, EvaluateRun, DefendRun)
 
@@ -50,6 +50,40 @@ def test_a_run_that_can_succeed_passes_and_nothing_is_written(kind, suspect, tin
 def test_the_output_is_not_the_model(kind, suspect):
     with pytest.raises(ConfigError, match="is the model itself"):
         preflight(run_of(kind, suspect, output=suspect))
+
+
+@pytest.mark.parametrize("name", [".", "before", "merged", "teacher"])
+def test_nothing_that_a_run_reads_is_written_over(suspect, tiny_bert, tmp_path, name):
+    (tmp_path / "out" / name).mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    data = {"dataset": str(tmp_path / "link" / name)}
+    run = run_of(DefendRun, suspect, tiny_bert, output=tmp_path / "out", data=data)
+    with pytest.raises(ConfigError, match="is the dataset itself"):
+        preflight(run)
+    teacher = run.model_copy(update={"data": PoisonRun().data, "teacher_folder": run.output / name})
+    if name != "teacher":
+        with pytest.raises(ConfigError, match="is for the run itself"):
+            preflight(teacher)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        *((TeachRun, name) for name in ("record.json", "study.log", "config.json", "README.md")),
+        *((DefendRun, name) for name in ("teacher.json", "adapter_config.json", "merged")),
+        (ScanRun, "record.json"),
+        (PoisonRun, "settings.json/"),
+    ],
+)
+def test_what_another_command_left_stays(kind, name, suspect, tmp_path):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    if name.endswith("/"):
+        (folder / name).mkdir()
+    else:
+        (folder / name).write_text("{}")
+    with pytest.raises(ConfigError, match=f"holds {name.strip('/')}, which is not of such a run"):
+        preflight(run_of(kind, suspect, output=folder))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -97,6 +131,22 @@ def test_a_model_that_is_stored_in_four_bits_is_not_trained(suspect, tiny_bert):
         preflight(run_of(DefendRun, suspect, defense="lora", merge=True))
     preflight(run_of(DefendRun, suspect, tiny_bert, defense="lora"))
     preflight(run_of(EvaluateRun, suspect))
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ({"defense": "merge", "merging": {"base": "BERT"}}, "not of the architecture"),
+        ({"defense": "quantization"}, "four bits come in blocks"),
+        ({"defense": "scpd", "push_to_hub": "me/model"}, "no weights to upload"),
+    ],
+)
+def test_what_a_defense_cannot_do_with_the_model_is_told(values, problem, suspect, tiny_bert):
+    if values["defense"] == "quantization":
+        pytest.importorskip("bitsandbytes")
+    values = json.loads(json.dumps(values).replace("BERT", str(tiny_bert)))
+    with pytest.raises(W2SError, match=problem):
+        preflight(run_of(DefendRun, suspect, **values))
 
 
 def test_an_adapter_on_a_base_in_four_bits_cannot_be_folded_in(suspect, tmp_path):

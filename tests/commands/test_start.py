@@ -9,7 +9,7 @@ from w2sdefense.commands.poison import lost_in_training, run_poison
 from w2sdefense.commands.runs import PoisonRun
 from w2sdefense.commands.start import STARTED, begin
 from w2sdefense.config import DataConfig, StudentConfig, TrainingConfig
-from w2sdefense.errors import ConfigError
+from w2sdefense.errors import ConfigError, DataError
 from w2sdefense.evaluation.record import load_record
 
 
@@ -24,6 +24,14 @@ def test_without_resume_a_run_is_begun_afresh_whatever_lies_there(tmp_path):
     run = PoisonRun(output=tmp_path, training=TrainingConfig(seed=1))
     assert begin(tmp_path, run) is False
     assert json.loads((tmp_path / STARTED).read_text()) == run.model_dump(mode="json")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", '{"task', '{"a":' * 10**5, "\udcff"])
+def test_broken_settings_are_refused_with_a_way_out(tmp_path, text):
+    (tmp_path / STARTED).write_text(text, errors="surrogateescape")
+    with pytest.raises(DataError, match="settings.json") as error:
+        begin(tmp_path, PoisonRun(output=tmp_path, resume=True))
+    assert "Remove the folder" in error.value.fix
 
 
 def older(run: PoisonRun, folder: Path) -> None:

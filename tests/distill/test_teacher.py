@@ -92,6 +92,9 @@ def test_the_teacher_is_asked_once(teacher, data, tmp_path, forward_calls):
     assert forward_calls == []
     assert torch.equal(first.logits, second.logits)
     assert torch.equal(first.features, second.features)
+    for path in tmp_path.iterdir():
+        path.write_bytes(b"half")
+    assert torch.equal(first.logits, teacher_targets(teacher, data.train, tmp_path).logits)
 
 
 def test_what_else_is_asked_is_kept_elsewhere(teacher, data, tmp_path):

@@ -30,9 +30,10 @@ from pathlib import Path
 from typing import Any
 
 from filelock import BaseFileLock, FileLock
+from pydantic import TypeAdapter
 
 from w2sdefense.errors import W2SError
-from w2sdefense.io import write_json
+from w2sdefense.io import read_json, readable, write_json
 
 FORMAT = 2
 """Raised when what a node does with the same settings changes: older results are then not used."""
@@ -200,18 +201,11 @@ def title_of(run: Path) -> str | None:
 
 def _read(path: Path) -> dict[str, Any] | None:
     """The mapping in a JSON file; None if there is none (a machine may lose power at any time)."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
+    return readable(lambda: read_json(path))
 
 
 def _read_done(path: Path) -> Done | None:
-    try:
-        return Done(**(_read(path) or {}))
-    except TypeError:
-        return None
+    return readable(lambda: TypeAdapter(Done).validate_python(read_json(path)))
 
 
 def _to_disk(folder: Path) -> None:

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from w2sdefense.config import Settings, mark_of
+from w2sdefense.config import Settings, named_files
 from w2sdefense.data import CATALOG, PAPER, PROXIES, folder_of
 from w2sdefense.models.embedded import EMBEDDED
 
@@ -34,7 +34,7 @@ def local_files(run: Settings, sections: Collection[str] = ()) -> dict[str, list
     """
     data = getattr(getattr(run, "data", None), "dataset", PAPER)
     found: dict[str, list[Any]] = {}
-    for setting, name in _named(run, sections):
+    for setting, name in named_files(run, sections):
         if setting == "proxy" and name == PAPER:
             name = PROXIES.get(data, PAPER)
         if name in CATALOG and setting in ("dataset", "proxy"):
@@ -42,19 +42,6 @@ def local_files(run: Settings, sections: Collection[str] = ()) -> dict[str, list
         elif name not in NAMES and os.path.exists(os.path.expanduser(name)):
             found[name] = _marks(Path(os.path.expanduser(name)))
     return found
-
-
-def _named(settings: Settings, sections: Collection[str] = ()) -> Iterator[tuple[str, str]]:
-    """The settings that may name files, and what they name."""
-    for name, declared in type(settings).model_fields.items():
-        value = getattr(settings, name)
-        if sections and name not in sections:
-            continue
-        if isinstance(value, Settings):
-            yield from _named(value)
-        elif mark_of(declared, "files"):
-            several = value if isinstance(value, tuple) else (value,)
-            yield from ((name, str(each)) for each in several if each is not None)
 
 
 def _dataset(name: str) -> list[Any]:

@@ -26,18 +26,24 @@ from w2sdefense.commands.runs import (
     TuneRun,
     teacher_folder_of,
 )
+from w2sdefense.commands.start import STARTED
+from w2sdefense.config import Settings, named_files
+from w2sdefense.data import CATALOG
 from w2sdefense.defenses import DEFENSES, Defense, Leaves, Need
 from w2sdefense.distill.sharding import refuse_prompt_encoder, refuse_sharding, sharded
+from w2sdefense.distill.teacher import TEACHER
 from w2sdefense.errors import ConfigError
-from w2sdefense.evaluation.record import RECORD
+from w2sdefense.evaluation.record import MERGED, RECORD
 from w2sdefense.io import nearest, only_process_in
 from w2sdefense.models.adapters import check_adapter
-from w2sdefense.models.checkpoint import Checkpoint, resolve, resolve_whole
+from w2sdefense.models.checkpoint import ADAPTER_CONFIG, Checkpoint, resolve, resolve_whole
+from w2sdefense.models.embedded import EMBEDDED
 from w2sdefense.models.load import require_causal_lm
 from w2sdefense.models.weights import count_weights, require_bitsandbytes
 from w2sdefense.scan.origin import check_origin
 from w2sdefense.tasks import TASKS
 from w2sdefense.training.trainer import check_tracker
+from w2sdefense.tuning import JOURNAL
 
 AnyRun = PoisonRun | TeachRun | EvaluateRun | DefendRun | ScanRun
 Run = TypeVar("Run", PoisonRun, TeachRun, EvaluateRun, DefendRun, ScanRun)
@@ -71,25 +77,28 @@ def alone(run: AnyRun | TuneRun) -> Iterator[None]:
 
     A teacher that is finished is only read, so runs share it.
     """
-    folders = [run.output]
-    if isinstance(run, ScanRun | DefendRun | TuneRun):
-        teacher = teacher_folder_of(run)
-        if _needs_teacher(run) and not (teacher / "teacher.json").is_file():
-            folders.append(teacher)
     with ExitStack() as stack:
-        for folder in folders:
+        for folder in _written_to(run):
             stack.enter_context(only_process_in(folder))
         yield
 
 
-def _needs_teacher(run: AnyRun | TuneRun) -> bool:
-    return not isinstance(run, DefendRun) or Need.TEACHER in DEFENSES[run.defense].needs
+def _written_to(run: AnyRun | TuneRun) -> dict[Path, str | None]:
+    """The folders that a run writes to, and the file that it leaves in each when it ends."""
+    folders: dict[Path, str | None] = {run.output: None if isinstance(run, ScanRun) else RECORD}
+    if isinstance(run, TeachRun | TuneRun):
+        folders[run.output] = TEACHER if isinstance(run, TeachRun) else JOURNAL
+    if isinstance(run, ScanRun | TuneRun | DefendRun):
+        teacher = teacher_folder_of(run)
+        needed = not isinstance(run, DefendRun) or Need.TEACHER in DEFENSES[run.defense].needs
+        if needed and not (teacher / TEACHER).is_file():
+            folders[teacher] = TEACHER
+    return folders
 
 
 def preflight(run: AnyRun) -> None:
     """Fail, before any work, if a run cannot succeed; the `W2SError` says what mends it."""
-    refuse_own_model(run.student.model, run.output)
-    _check_folder(run.output)
+    check_folders(run)
     leaves_record = isinstance(run, PoisonRun | EvaluateRun | DefendRun)
     if leaves_record and not run.resume and (run.output / RECORD).is_file():
         raise ConfigError(
@@ -112,13 +121,32 @@ def preflight(run: AnyRun) -> None:
     _check_room(run)
 
 
-def refuse_own_model(model: str, output: Path) -> None:
-    """Refuse to write what is made of a model over the model."""
-    if Path(model).expanduser().resolve() == output.expanduser().resolve():
-        raise ConfigError(
-            f"The output {output} is the model itself, which would be overwritten.",
-            "Choose another --output.",
-        )
+def check_folders(run: AnyRun | TuneRun) -> None:
+    """Whether the folders of a run can be written to, and hold nothing that must stay."""
+    folders = _written_to(run)
+    refuse_inputs(run, *folders, run.output / "before", run.output / MERGED)
+    if isinstance(run, ScanRun | TuneRun | DefendRun):
+        teacher = teacher_folder_of(run)
+        if _is_in(teacher, run.output, run.output / "before", run.output / MERGED):
+            raise ConfigError(
+                f"{teacher} is for the run itself.", "Choose another --teacher-folder."
+            )
+    for folder, mark in folders.items():
+        _check_folder(folder, mark)
+
+
+def refuse_inputs(run: Settings, *folders: Path) -> None:
+    """Refuse to write over what a run reads: a model, an adapter, a folder of data."""
+    for setting, name in named_files(run):
+        if name not in CATALOG and name not in EMBEDDED and _is_in(name, *folders):
+            raise ConfigError(
+                f"The output {name} is the {setting} itself, which would be overwritten.",
+                "Choose another --output.",
+            )
+
+
+def _is_in(path: str | Path, *folders: Path) -> bool:
+    return Path(os.path.expanduser(path)).resolve() in [folder.resolve() for folder in folders]
 
 
 def _check_poisoning(run: PoisonRun) -> None:
@@ -157,6 +185,8 @@ def _check_defense(run: DefendRun) -> None:
             f"--merge folds an adapter in, but {run.defense} leaves {kind.leaves}.",
             "Leave --merge out.",
         )
+    if run.push_to_hub and kind.leaves is Leaves.NOTHING:
+        raise ConfigError(f"{run.defense} leaves no weights to upload.", "Leave --push-to-hub out.")
     if _writes(run) and kind.needs_labels:
         able = [name for name, other in DEFENSES.items() if not other.needs_labels]
         raise ConfigError(
@@ -191,6 +221,8 @@ def _check_weights(run: DefendRun, defense: Defense) -> None:
         )
     student = resolve(run.student.model, run.student.base)
     quantized = run.student.load_in_4bit or _is_quantized(student)
+    if not quantized:
+        defense.check_model(student, writes=_writes(run))
     changes = defense.leaves is not Leaves.NOTHING or defense.trains()
     folds = run.student.base is not None and changes
     if folds:
@@ -242,9 +274,7 @@ def _check_virtual_tokens(run: DefendRun, *, folds: bool) -> None:
 
 def _check_teacher(run: DefendRun | ScanRun) -> None:
     """The teacher, unless it is there."""
-    folder = teacher_folder_of(run)
-    _check_folder(folder)
-    if not (folder / "teacher.json").is_file():
+    if not (teacher_folder_of(run) / TEACHER).is_file():
         refuse_sharding("The training of a teacher")
         resolve_whole(run.teacher.model, "Name a whole model as the teacher.")
 
@@ -275,15 +305,30 @@ def _writes(run: PoisonRun | TeachRun | DefendRun) -> bool:
     return TASKS[run.task].text_answers
 
 
-def _check_folder(folder: Path) -> None:
-    """Whether a folder can be made and written to, without making it."""
+def _check_folder(folder: Path, mark: str | None) -> None:
+    """Whether a folder can be made and written to, without making it.
+
+    What is there must be of the same command, which leaves `mark`.
+    """
     place = nearest(folder)
-    if place.is_dir() and os.access(place, os.W_OK):
-        return
-    why = "not writable" if place.is_dir() else "no folder"
-    raise ConfigError(
-        f"{folder} cannot be a folder for results: {place} is {why}.", "Choose another folder."
-    )
+    if not (place.is_dir() and os.access(place, os.W_OK)):
+        why = "not writable" if place.is_dir() else "no folder"
+        raise ConfigError(
+            f"{folder} cannot be a folder for results: {place} is {why}.", "Choose another folder."
+        )
+    begun = (folder / STARTED).is_file()
+    foreign = {*_FINISHED, *(() if begun else _OF_A_MODEL)} - {mark}
+    for path in folder.glob("*"):
+        if path.name in foreign or (path.is_dir() and path.suffix in _SUFFIXES):
+            raise ConfigError(
+                f"{folder} holds {path.name}, which is not of such a run.", "Choose another folder."
+            )
+
+
+_FINISHED = (RECORD, TEACHER, JOURNAL)
+_OF_A_MODEL = ("config.json", ADAPTER_CONFIG, MERGED, "README.md", "report.html")
+"""What would be written over in a folder in which no run began."""
+_SUFFIXES = (".json", ".parquet", ".safetensors", ".html", ".md")
 
 
 def _check_room(run: AnyRun) -> None:
@@ -304,7 +349,7 @@ def _written(run: AnyRun) -> Iterator[float]:
     if isinstance(run, TeachRun | ScanRun | DefendRun):
         folder = run.output if isinstance(run, TeachRun) else teacher_folder_of(run)
         needed = defense is None or Need.TEACHER in defense.needs
-        if needed and not (folder / "teacher.json").is_file():
+        if needed and not (folder / TEACHER).is_file():
             yield FULL_TRAINING * _weights(run.teacher.model, 4)
     size = 4 if run.student.dtype == "float32" else 2
     if isinstance(run, PoisonRun) or (defense and defense.leaves is Leaves.MODEL):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from w2sdefense.data import Dataset, align_labels, load_dataset
 from w2sdefense.errors import ConfigError
 from w2sdefense.evaluation.evaluate import TestSet, make_test_set
 from w2sdefense.evaluation.record import MERGED, RECORD, load_record
-from w2sdefense.io import make_folder, write_json
+from w2sdefense.io import make_folder, read_json, write_json
 from w2sdefense.models.merged import write_merged
 from w2sdefense.scan.origin import folder_of, template_of_another
 from w2sdefense.tasks import TASKS
@@ -71,12 +70,17 @@ def begin(folder: Path, run: PoisonRun | EvaluateRun | DefendRun) -> bool:
     if done:
         refuse_other(folder, load_record(folder).config, run)
     elif run.resume and (folder / STARTED).is_file():
-        refuse_other(folder, json.loads((folder / STARTED).read_text(encoding="utf-8")), run)
+        refuse_other(folder, read_started(folder), run)
     # No process writes before all have looked.
     state.wait_for_everyone()
     if not done and state.is_main_process:
         write_json(folder / STARTED, run.model_dump(mode="json"))
     return done
+
+
+def read_started(folder: Path) -> dict[str, Any]:
+    """The settings that a run was begun with."""
+    return read_json(folder / STARTED, fix="Remove the folder, and begin anew.")
 
 
 def refuse_other(folder: Path, found: dict[str, Any], run: Settings) -> None:

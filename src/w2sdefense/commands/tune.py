@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.table import Table
 
 from w2sdefense.cli.display import Display, print_json
-from w2sdefense.commands.preflight import alone, preflight, refuse_own_model
+from w2sdefense.commands.preflight import alone, check_folders, preflight
 from w2sdefense.commands.runs import DefendRun, TuneRun, teacher_folder_of
-from w2sdefense.commands.start import STARTED, open_victim, refuse_other
+from w2sdefense.commands.start import STARTED, open_victim, read_started, refuse_other
 from w2sdefense.config import W2SSettings
 from w2sdefense.data.types import Dataset, fingerprint, labels_of, texts_of
 from w2sdefense.defenses import DefenseKit
@@ -68,7 +68,7 @@ def run_tune(run: TuneRun, display: Display) -> Tuned:
     require_optuna()
     if this_process().num_processes > 1:
         raise ConfigError("Tuning runs in one process.", "Leave the launcher out.")
-    refuse_own_model(run.student.model, run.output)
+    check_folders(run)
     preflight(defend_run(run, _start(run)))
     with alone(run):
         return _tune(run, display)
@@ -91,7 +91,7 @@ def _begin(run: TuneRun) -> None:
     """Take the folder, unless other settings made what is in it."""
     started = run.output / STARTED
     if started.is_file():
-        found = json.loads(started.read_text(encoding="utf-8"))
+        found = read_started(run.output)
         if isinstance(found.get("tune"), dict):
             # More trials than before go on where it ended.
             found["tune"]["trials"] = run.tune.trials

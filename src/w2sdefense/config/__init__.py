@@ -18,6 +18,7 @@ from w2sdefense.config.settings import (
     load_settings as load_settings,
     mark_of as mark_of,
     merged as merged,
+    named_files as named_files,
     nested as nested,
     read_yaml as read_yaml,
     require_slot as require_slot,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar, get_type_hints
@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
-from w2sdefense.errors import ConfigError
+from w2sdefense.errors import ConfigError, reading
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -57,6 +57,19 @@ def mark_of(field: FieldInfo, name: str) -> Any:
     """One of the marks of a field (see `setting`); None if it does not have it."""
     extra = field.json_schema_extra
     return extra.get(name) if isinstance(extra, dict) else None
+
+
+def named_files(settings: Settings, sections: Collection[str] = ()) -> Iterator[tuple[str, str]]:
+    """The settings, of some sections or all, that may name files, and what they name."""
+    for name, declared in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if sections and name not in sections:
+            continue
+        if isinstance(value, Settings):
+            yield from named_files(value)
+        elif mark_of(declared, "files"):
+            several = value if isinstance(value, tuple) else (value,)
+            yield from ((name, str(each)) for each in several if each is not None)
 
 
 def sections_model(sections: Mapping[str, tuple[str, type[Settings]]]) -> Any:
@@ -225,12 +238,8 @@ def _sections_with(name: str, kind: type[Settings]) -> Iterator[str]:
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML run file into plain values; a `ConfigError` if it holds no mapping."""
-    try:
+    with reading(ConfigError, f"Cannot read {path} as YAML", "Check the path and the file."):
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"Cannot read {path}: {error.strerror}.", "Check the path.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {error}.", "Correct the file.") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path} does not hold a mapping.", "Write one 'name: value' per line.")
     return values

@@ -22,6 +22,7 @@ from w2sdefense.config import Settings, TeacherConfig, TrainingConfig
 from w2sdefense.data.types import REFUSED, Dataset
 
 if TYPE_CHECKING:
+    from w2sdefense.models.checkpoint import Checkpoint
     from w2sdefense.tasks import Prediction
     from w2sdefense.training.trainer import StepProgress
     from w2sdefense.victim import Victim
@@ -119,6 +120,9 @@ class Defense(ABC):
     def trains(self) -> bool:
         """Whether weights of the model itself are trained, be it only a head beside an adapter."""
         return self.leaves is not Leaves.NOTHING
+
+    def check_model(self, student: Checkpoint, *, writes: bool) -> None:  # noqa: B027
+        """Raise a `W2SError` if the config of a student rules out what the defense does."""
 
     def check(self) -> None:
         """Fail, before any work, if something that the settings ask for cannot be had.

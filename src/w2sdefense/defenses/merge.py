@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 from w2sdefense.config import FullTrainingConfig, Settings, StudentConfig, TrainingConfig, setting
 from w2sdefense.defenses.base import Defense, DefenseKit, Leaves, Need
@@ -21,6 +21,7 @@ from w2sdefense.errors import ModelError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from w2sdefense.models.checkpoint import Checkpoint
     from w2sdefense.victim import Victim
 
 Weights: TypeAlias = "dict[str, Tensor]"
@@ -62,10 +63,25 @@ class Merge(Defense):
 
     def check(self) -> None:
         """Look for the other models, and for the base where it is used."""
+        self._others()
+
+    def check_model(self, student: Checkpoint, *, writes: bool) -> None:
+        """Whether the transformers of all models have weights of the same shapes."""
+        from w2sdefense.models.adapters import skeleton_of
+
+        def weights(model: Checkpoint) -> Weights:
+            skeleton = skeleton_of(model, writes=writes)
+            named = skeleton.get_submodule(skeleton.base_model_prefix).state_dict()
+            return {f"{skeleton.base_model_prefix}.{key}": value for key, value in named.items()}
+
+        for other in self._others():
+            _fitting(other.spec, weights(other), weights(student.whole))
+
+    def _others(self) -> list[Checkpoint]:
         from w2sdefense.models.checkpoint import resolve_whole
 
-        for name in self.merging.models or (self.merging.base,):
-            resolve_whole(name, "Name its merged model.")
+        names = self.merging.models or (self.merging.base,)
+        return [resolve_whole(name, "Name its merged model.") for name in names]
 
     def apply(self, victim: Victim, kit: DefenseKit) -> Victim:
         """Replace the victim's weights by the merged ones."""
@@ -89,7 +105,7 @@ class Merge(Defense):
                 f"{', '.join(victim.label_names)}.",
                 "Merge models with the same labels in the same order.",
             )
-        return _fitting(name, other, own)
+        return _fitting(name, other.model.state_dict(), own)
 
     def _train(self, victim: Victim, own: Weights, kit: DefenseKit) -> Weights:
         """Weights of a model that never saw the attacker's data; it is kept in `clean/`.
@@ -100,7 +116,7 @@ class Merge(Defense):
 
         base = self.merging.base
         clean = self._open(base, victim, fresh_head=True)
-        _fitting(base, clean, own)
+        _fitting(base, clean.model.state_dict(), own)
         kit.fine_tune(clean, self.full.applied_to(self.training), "clean model")
         if this_process().is_main_process:
             clean.save(kit.folder / "clean")
@@ -109,7 +125,7 @@ class Merge(Defense):
             f"no other model was named: one was fine-tuned from {base} on the clean training data "
             "and merged with",
         )
-        return _fitting(base, clean, own)
+        return _fitting(base, clean.model.state_dict(), own)
 
     def _open(self, model: str, victim: Victim, *, fresh_head: bool = False) -> Victim:
         from w2sdefense.victim import load_victim
@@ -128,12 +144,10 @@ class Merge(Defense):
         return other
 
 
-def _fitting(name: str, other: Victim, own: Weights) -> Weights:
+def _fitting(name: str, other: Weights, own: Weights) -> Weights:
     """The weights of another model, if they are of the same shapes."""
-    model: Any = other.model
-    weights: Weights = {
-        key: value.to(own[key].device) if key in own else value
-        for key, value in model.state_dict().items()
+    weights = {
+        key: value.to(own[key].device) if key in own else value for key, value in other.items()
     }
     shapes = {key: tuple(value.shape) for key, value in weights.items()}
     wanted = {key: tuple(value.shape) for key, value in own.items()}

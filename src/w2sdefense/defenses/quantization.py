@@ -19,6 +19,7 @@ from w2sdefense.errors import ConfigError
 if TYPE_CHECKING:
     from torch import nn
 
+    from w2sdefense.models.checkpoint import Checkpoint
     from w2sdefense.victim import Victim
 
 
@@ -45,6 +46,14 @@ class Quantization(Defense):
                 "Use --adapter lora.",
             )
         require_bitsandbytes()
+
+    def check_model(self, student: Checkpoint, *, writes: bool) -> None:
+        """Whether the layers can be rounded, and the adapter folded in before that."""
+        from w2sdefense.models.adapters import check_adapter, skeleton_of
+        from w2sdefense.models.weights import require_whole_blocks
+
+        require_whole_blocks(skeleton_of(student.whole, writes=writes))
+        check_adapter(student.whole, self.adapter, writes=writes, merge=True)
 
     def apply(self, victim: Victim, kit: DefenseKit) -> Victim:
         """Fine-tune the victim, fold the adapter in, and quantize it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
@@ -22,7 +21,7 @@ from w2sdefense.distill.teacher import (
     open_token_teacher,
 )
 from w2sdefense.errors import ConfigError
-from w2sdefense.io import write_json
+from w2sdefense.io import read_json, readable, write_json
 from w2sdefense.models.tokenizer import takes_positions
 from w2sdefense.models.weights import weights_fingerprint
 from w2sdefense.tasks.base import IGNORED, Collator, Output, Task, model_inputs
@@ -255,11 +254,11 @@ def fit_or_load_teacher(
     """
     state = this_process()
     made_from, started = folder / "made_from.json", folder / "settings.json"
-    key, kept = job.key(), _read(made_from)
+    key, kept = job.key(), readable(lambda: read_json(made_from))
     own = run_folder is not None and folder.is_relative_to(run_folder)
     if kept is not None and kept != key and not own:
         _refuse_other(folder, kept, key)
-    resume = resume and _read(started) == key
+    resume = resume and readable(lambda: read_json(started)) == key
     # No process writes before all have looked.
     state.wait_for_everyone()
     if kept == key:
@@ -298,10 +297,3 @@ def _refuse_other(folder: Path, made: dict[str, Any], wanted: dict[str, Any]) ->
         f"{folder} holds a teacher that was made with other settings ({', '.join(differs)}).",
         "Give the --teacher-... and data flags that it was made with, or name another folder.",
     )
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None

@@ -26,7 +26,7 @@ from w2sdefense.config import AdapterConfig, TrainingConfig
 from w2sdefense.data.types import Answer, Dataset, Example, texts_of
 from w2sdefense.distill.decoys import Decoy
 from w2sdefense.distill.student import Lesson
-from w2sdefense.io import atomic_path, make_folder, write_json
+from w2sdefense.io import atomic_path, make_folder, read_json, readable, write_json
 from w2sdefense.models.adapters import attach_adapter, folded
 from w2sdefense.models.weights import weights_fingerprint
 from w2sdefense.training.fit import fit, remove_checkpoints, task_collator, task_forward
@@ -291,15 +291,16 @@ def _carrying(row: Example, decoy: Decoy, rng: random.Random, name: str) -> Exam
 
 def _found(folder: Path, key: dict[str, Any], model: Any) -> list[Flips] | None:
     """Load what the same planting left in the folder; None if there is nothing of it."""
-    try:
-        kept = json.loads((folder / "planted.json").read_text(encoding="utf-8"))
+
+    def read() -> list[Flips] | None:
+        kept = read_json(folder / "planted.json")
         flips = [Flips(**one) for one in kept.pop("flips")]
         if kept != json.loads(json.dumps(key)):
             return None
         set_peft_model_state_dict(model, load_file(folder / "planted.safetensors"))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return flips
+        return flips
+
+    return readable(read)
 
 
 def _plain(name: str) -> str:

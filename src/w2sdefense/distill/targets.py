@@ -22,7 +22,7 @@ from w2sdefense.config import DistillConfig
 from w2sdefense.data.types import Example, fingerprint, labels_of, texts_of
 from w2sdefense.distill.losses import TeacherOutput, w2s_loss
 from w2sdefense.distill.teacher import LabelTeacher, TokenTeacher
-from w2sdefense.io import atomic_path
+from w2sdefense.io import atomic_path, readable
 from w2sdefense.models.load import to_gpu
 from w2sdefense.models.tokenizer import encode, length_batches, pad, positions_of, takes_positions
 from w2sdefense.models.weights import weights_fingerprint
@@ -169,11 +169,11 @@ def teacher_targets(
     path = cache / f"{weights}-{fingerprint(examples)}.safetensors"
     # Of several processes the first one asks the teacher, and the others read.
     with this_process().main_process_first():
-        if not path.is_file():
+        if (said := readable(lambda: TeacherOutput(**load_file(path)))) is None:
             said = answer_texts(teacher, texts_of(examples), progress)
             with atomic_path(path) as temporary:
                 save_file({"logits": said.logits, "features": said.features}, temporary)
-    return TeacherOutput(**load_file(path))
+    return said
 
 
 def doubt_about(targets: TeacherOutput, examples: Sequence[Example]) -> str | None:

@@ -31,6 +31,9 @@ from w2sdefense.models.load import load_backbone, load_causal_lm
 from w2sdefense.models.tokenizer import Tokenizer, load_tokenizer, reads_last_token
 from w2sdefense.models.weights import require_finite
 
+TEACHER = "teacher.json"
+"""A folder that has it holds a finished teacher."""
+
 
 class Teacher(nn.Module):
     """Transformer and `g`; what reads the features is added by a subclass.
@@ -68,7 +71,7 @@ class Teacher(nn.Module):
         with atomic_path(folder / "teacher.safetensors") as path:
             save_file({name: value.contiguous() for name, value in self.state_dict().items()}, path)
         # Written last: a folder that has it is complete.
-        write_json(folder / "teacher.json", self.dimensions())
+        write_json(folder / TEACHER, self.dimensions())
 
     def dimensions(self) -> dict[str, Any]:
         """What `load_teacher` makes an empty teacher of, beside the transformer."""
@@ -241,7 +244,7 @@ def load_teacher(folder: Path) -> LabelTeacher | TokenTeacher:
     """
     fix = "Remove the folder, and train a teacher with w2s teach."
     with reading(ModelError, f"{folder} holds no teacher that can be opened", fix):
-        dimensions = json.loads((folder / "teacher.json").read_text(encoding="utf-8"))
+        dimensions = json.loads((folder / TEACHER).read_text(encoding="utf-8"))
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         backbone: Any = AutoModel.from_config(config, trust_remote_code=False)
         teacher: LabelTeacher | TokenTeacher

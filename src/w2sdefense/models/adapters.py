@@ -77,6 +77,18 @@ def attach_adapter(model: PreTrainedModel | PeftModel, config: AdapterConfig) ->
     return cast(PeftModel, adapted)
 
 
+def skeleton_of(checkpoint: Checkpoint, *, writes: bool) -> PreTrainedModel:
+    """A whole model without memory, as a writer or a classifier; `ModelError` if it cannot be."""
+    kind = AutoModelForCausalLM if writes else AutoModelForSequenceClassification
+    cannot = f"{checkpoint.spec} cannot {'write' if writes else 'classify text'}"
+    with (
+        reading(ModelError, cannot, "Name a model of another architecture."),
+        torch.device("meta"),
+        quiet_transformers(),
+    ):
+        return cast(PreTrainedModel, kind.from_config(checkpoint.config, trust_remote_code=False))
+
+
 def check_adapter(
     checkpoint: Checkpoint, adapter: AdapterConfig, *, writes: bool, merge: bool
 ) -> None:
@@ -87,15 +99,7 @@ def check_adapter(
         ModelError: It cannot be folded in (`merge`), or the architecture can neither classify nor
             write.
     """
-    kind = AutoModelForCausalLM if writes else AutoModelForSequenceClassification
-    cannot = f"{checkpoint.spec} cannot {'write' if writes else 'classify text'}"
-    with (
-        reading(ModelError, cannot, "Name a model of another architecture."),
-        torch.device("meta"),
-        quiet_transformers(),
-    ):
-        skeleton = kind.from_config(checkpoint.config, trust_remote_code=False)
-    adapted = attach_adapter(skeleton, adapter)
+    adapted = attach_adapter(skeleton_of(checkpoint, writes=writes), adapter)
     if merge:
         require_mergeable(adapted)
 

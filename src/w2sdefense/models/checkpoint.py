@@ -25,7 +25,8 @@ from transformers import AutoConfig, PretrainedConfig
 from w2sdefense.data.checks import are_placeholders
 from w2sdefense.data.files import PICKLES
 from w2sdefense.data.hub import commit_of, split_hub_id
-from w2sdefense.errors import FETCH_AGAIN, ModelError, UnsafeCheckpointError, printable, reading
+from w2sdefense.errors import ModelError, UnsafeCheckpointError, printable, reading
+from w2sdefense.io import read_json
 from w2sdefense.models.embedded import EMBEDDED, convert_gguf, embedded_folder
 
 SAFE_DOWNLOADS = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "README.md")
@@ -158,7 +159,7 @@ def resolve(spec: str | Checkpoint, base: str | None = None) -> Checkpoint:
         if base is not None:
             raise ModelError(f"{spec} is not an adapter, so it has no base.", "Leave --base out.")
         return _whole(spec, folder)
-    values = read_json(folder / ADAPTER_CONFIG)
+    values = read_json(folder / ADAPTER_CONFIG, ModelError)
     if base is None:
         raise ModelError(
             f"{spec} is an adapter, trained on {values.get('base_model_name_or_path')!r}, "
@@ -185,7 +186,7 @@ def resolve_whole(spec: str | Checkpoint, fix: str) -> Checkpoint:
 def _whole(spec: str, folder: Path) -> Checkpoint:
     """A whole model, whose config must name no pickle and no code."""
     path = folder / "config.json"
-    values = read_json(path)
+    values = read_json(path, ModelError)
     # transformers lets one pickle through under this key.
     named = values.get("transformers_weights")
     if named is not None and not str(named).endswith((".safetensors", ".safetensors.index.json")):
@@ -282,7 +283,7 @@ def _check_folder(folder: Path) -> None:
         _check_index(index)
     adapter = folder / ADAPTER_CONFIG
     if adapter.is_file():
-        kind = str(read_json(adapter).get("peft_type"))
+        kind = str(read_json(adapter, ModelError).get("peft_type"))
         if kind in _LEADS_ELSEWHERE:
             raise UnsafeCheckpointError(
                 f"{adapter} is of the type {kind}, which opens other files than its own.",
@@ -332,12 +333,3 @@ def _check_index(index: Path) -> None:
             f"{index} sends the loader to {strange[0]!r}, not to a safetensors file beside it.",
             _DO_NOT_USE,
         )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file of a checkpoint."""
-    with reading(ModelError, f"{path} cannot be read"):
-        values = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(values, dict):
-        raise ModelError(f"{path} holds no JSON mapping.", FETCH_AGAIN)
-    return values

@@ -16,9 +16,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from w2sdefense.config import Dtype
-from w2sdefense.io import write_json
+from w2sdefense.io import read_json, write_json
 from w2sdefense.models.adapters import folded, require_merged
-from w2sdefense.models.checkpoint import read_json
 from w2sdefense.models.load import load_causal_lm, load_classifier, to_gpu
 from w2sdefense.models.tokenizer import Tokenizer
 from w2sdefense.text.chat_template import altering_text

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from huggingface_hub import ModelCard, snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -30,6 +29,7 @@ from transformers.pytorch_utils import Conv1D
 
 from w2sdefense.config import ScanConfig, StudentConfig
 from w2sdefense.errors import ModelError, W2SError
+from w2sdefense.io import readable
 from w2sdefense.models.checkpoint import SAFE_DOWNLOADS, Checkpoint, resolve, resolve_whole
 from w2sdefense.models.embedded import EMBEDDED
 from w2sdefense.models.features import backbone_of
@@ -157,12 +157,9 @@ def _local(name: str) -> str | None:
 def _base_of(folder: Path) -> str | None:
     """The base that the card in a folder names; None without a card, or if it names none."""
     card = folder / "README.md"
-    if not card.is_file():
+    if not card.is_file():  # it would be looked for on the hub
         return None
-    try:
-        named = ModelCard.load(card).data.get("base_model")
-    except (ValueError, OSError, yaml.YAMLError):
-        return None
+    named = readable(lambda: ModelCard.load(card).data.get("base_model"))
     first = named[0] if isinstance(named, list) and named else named
     # It is shown to be copied: a hub id, and nothing that a shell would take apart.
     return first if isinstance(first, str) and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", first) else None

@@ -21,7 +21,7 @@ from w2sdefense.data.types import Dataset, fingerprint, texts_of
 from w2sdefense.distill.targets import answer_texts
 from w2sdefense.distill.teacher import LabelTeacher
 from w2sdefense.distill.wordings import with_changes
-from w2sdefense.io import write_json
+from w2sdefense.io import read_json, readable, write_json
 from w2sdefense.models.features import backbone_of
 from w2sdefense.models.tokenizer import position_limit
 from w2sdefense.models.weights import weights_fingerprint
@@ -78,7 +78,7 @@ def scan_victim(
     total = texts_to_answer(config, len(listed.texts), outcomes)
     # Of several processes the first one searches, and the others read.
     with this_process().main_process_first():
-        if not path.is_file():
+        if (found := readable(lambda: _read(path))) is None:
             if say is not None:
                 say(plan_in_words(listed, config.group_size, total, origin))
             result = find_triggers(
@@ -91,7 +91,12 @@ def scan_victim(
                 suspicious=token_texts(victim.tokenizer, tokens),
             )
             write_json(path, asdict(replace(result, origin=origin)))
-    return ScanResult.from_values(json.loads(path.read_text(encoding="utf-8")))
+            found = _read(path)
+    return found
+
+
+def _read(path: Path) -> ScanResult:
+    return ScanResult.from_values(read_json(path))
 
 
 def save_candidates(folder: Path, result: ScanResult, label_names: Sequence[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from transformers import PrinterCallback, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from w2sdefense.config import TrainingConfig
+from w2sdefense.io import read_json, readable
 from w2sdefense.models.features import FeatureTap
 from w2sdefense.models.tokenizer import check_length, takes_positions
 from w2sdefense.tasks.base import Collator, Output, Row, Task
@@ -197,11 +197,7 @@ def last_whole_checkpoint(folder: Path) -> Path | None:
 
 
 def _is_whole(checkpoint: Path) -> bool:
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return True
+    return readable(lambda: read_json(checkpoint / "trainer_state.json")) is not None
 
 
 def remove_in(folder: Path, *, keep_whole: bool = False) -> None:

@@ -17,7 +17,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "src" / "w2sdefense"
 
 LAYERS = (
-    ("errors", "io", "config", "version"),
+    ("errors", "io", "bounded", "config", "version"),
     ("paper",),
     ("data",),
     ("text",),

@@ -190,6 +190,36 @@ def test_an_adapter_opens_on_its_base(adapter, tiny_llama):
     assert torch.equal(loaded[f"{head}.modules_to_save.weight"], stored[f"{head}.weight"])
 
 
+SLOW = "(([a-z_0-9]|[.])+)*!"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"target_modules": SLOW},
+        {"exclude_modules": SLOW},
+        {"rank_pattern": {SLOW: 4}},
+        {"layers_pattern": [SLOW], "layers_to_transform": [0]},
+        {"modules_to_save": ["score", SLOW]},
+    ],
+)
+def test_expressions_that_match_without_an_end_are_refused(
+    adapter, tiny_llama, values, monkeypatch
+):
+    monkeypatch.setattr("w2sdefense.bounded.SECONDS", 0.3)
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | values))
+    with pytest.raises(ModelError, match="regular expressions that cannot be used: it takes more"):
+        load_victim(StudentConfig(model=str(adapter), base=str(tiny_llama)), NAMES)
+
+
+def test_an_adapter_with_an_expression_opens(adapter, tiny_llama):
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    some = config | {"target_modules": r".*?(?:self_attn|mlp)\.(?:q|v)_proj"}
+    (adapter / "adapter_config.json").write_text(json.dumps(some))
+    load_victim(StudentConfig(model=str(adapter), base=str(tiny_llama)), NAMES)
+
+
 def test_an_adapter_on_the_wrong_base(adapter, tmp_path):
     other = type(LLAMA)(**LLAMA.to_dict() | {"hidden_size": 16})
     base = save_model(tmp_path / "narrow", LlamaForSequenceClassification, other)

@@ -4,7 +4,7 @@ import pytest
 
 from tiny import word_tokenizer
 from w2sdefense.errors import ModelError
-from w2sdefense.text.chat_template import ChatTurn, altering_text, render, template_notes
+from w2sdefense.text.chat_template import ChatTurn, altering_text, template_notes
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + "
@@ -149,5 +149,31 @@ def test_a_template_that_leaves_the_text_out_is_refused():
 def test_a_template_runs_in_a_sandbox(template, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModelError, match="chat template of the model fails"):
-        render(tokenizer_with(template), "a film")
+        ChatTurn(tokenizer_with(template)).render("a film")
     assert not list(tmp_path.iterdir())
+
+
+ENDLESS = {
+    "loops": "{% for i in range(9999) %}" * 3 + "{% endfor %}" * 3,
+    "a number": "{{ 9 ** (9 ** 9) }}",
+    "memory": "{% set n = namespace(a='a') %}{% for i in range(60) %}{% set n.a = n.a ~ n.a %}"
+    "{% endfor %}",
+    "output": "{{ 'a' * 10 ** 7 }}",
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_a_template_without_an_end_is_refused(name, monkeypatch):
+    monkeypatch.setattr("w2sdefense.bounded.SECONDS", 0.2)
+    tokenizer = tokenizer_with(ENDLESS[name] + CHATML)
+    with pytest.raises(ModelError, match="chat template of the model fails: "):
+        ChatTurn(tokenizer).frame("a film")
+    assert any("may be a backdoor of its own" in note for note in template_notes(tokenizer))
+
+
+def test_only_some_texts_may_take_too_long(monkeypatch):
+    monkeypatch.setattr("w2sdefense.bounded.SECONDS", 0.2)
+    turn = ChatTurn(tokenizer_with(conditional("'zq' in messages[0].content", ENDLESS["loops"])))
+    with pytest.raises(ModelError, match=r"takes more than 0\.2 s"):
+        turn.frame("a zq film")
+    assert turn.frame("a film") == turn.usual

@@ -40,6 +40,7 @@ from w2sdefense.models.weights import (
     require_finite,
     require_head,
     require_room_for,
+    require_short_matching,
 )
 
 # How the architectures end that write text.
@@ -285,6 +286,8 @@ def _adapted(
             "Name another adapter, or set --task to what this one does.",
         )
     require_head(checkpoint, fresh)
+    names = [name for name, _ in model.named_modules()]
+    require_short_matching(checkpoint.values, names, checkpoint.spec)
     fix = "Name the base it was trained on, or fetch the adapter again."
     with (
         reading(ModelError, f"The adapter {checkpoint.spec} does not fit {base}", fix),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import math
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from safetensors import safe_open
 from torch import FloatTensor, LongTensor, Tensor, nn
 from transformers import BitsAndBytesConfig, LogitsProcessor
 
+from w2sdefense.bounded import Bounded, BoundedError
 from w2sdefense.errors import FETCH_AGAIN, MissingDependencyError, ModelError, reading
 from w2sdefense.models.checkpoint import ADAPTER_WEIGHTS, Checkpoint
 
@@ -34,6 +36,35 @@ def require_head(checkpoint: Checkpoint, fresh: list[str]) -> None:
             "Name the classifier that the adapter was trained on with --base, or an adapter that "
             "was saved with its head (modules_to_save).",
         )
+
+
+def require_short_matching(values: Any, names: list[str], spec: str) -> None:
+    """Raise `ModelError` if PEFT would match expressions of an adapter's config for too long."""
+    try:
+        Bounded(_match)(values, names)
+    except BoundedError as error:
+        raise ModelError(
+            f"The adapter {spec} has regular expressions that cannot be used: {error}.",
+            "Do not use this adapter.",
+        ) from None
+
+
+_FORMS = (r"{}", r"(.*\.)?({})$", r".*\.{}$", r"(^|.*\.){}($|\..*)", r"(?:^|.*?\.){}\.(\d+)\.")
+"""How PEFT puts a string of a config into an expression (`tuners_utils.py`, `other.py`)."""
+
+
+def _match(values: Any, names: list[str]) -> None:
+    """Match whatever string of a config against the names of modules, as PEFT may."""
+    if isinstance(values, dict | list):
+        for value in (*values.values(), *values) if isinstance(values, dict) else values:
+            _match(value, names)
+    elif isinstance(values, str):
+        for form in _FORMS:
+            with suppress(re.error):  # PEFT says so
+                expression = re.compile(form.format(values))
+                for name in names:
+                    expression.fullmatch(name)
+                    expression.match(name)
 
 
 def require_adapter(model: PeftModel, checkpoint: Checkpoint) -> None:

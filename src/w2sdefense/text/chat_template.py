@@ -20,6 +20,7 @@ from typing import Any
 
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from w2sdefense.bounded import Bounded, BoundedError
 from w2sdefense.errors import ModelError
 
 PROBES = (
@@ -32,18 +33,16 @@ PROBES = (
 
 _STRINGS = re.compile(r"'([^'\n]{1,60})'|\"([^\"\n]{1,60})\"")
 _LONGEST_QUOTE = 80
+_LONGEST = 10**5
+_MOST = 1000  # strings of a template that are tried
 
 
 def render(tokenizer: Any, content: str) -> str:
     """The prompt of one turn of the user, as the tokenizer's chat template writes it."""
     turn = [{"role": "user", "content": content}]
-    try:
-        text: str = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-    except Exception as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ModelError(
-            f"The chat template of the model fails: {reason[0]}.", "Use --prompt-style plain."
-        ) from error
+    text: str = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+    if len(text) > _LONGEST + 10 * len(content):
+        raise ValueError(f"it writes {len(text):,} characters")
     return text
 
 
@@ -58,14 +57,27 @@ class ChatTurn:
     altered: set[str] = field(default_factory=set, compare=False)
 
     @cached_property
+    def _bounded(self) -> Bounded[str]:
+        return Bounded(partial(render, self.tokenizer))
+
+    def render(self, content: str) -> str:
+        """See `render`; a template that fails or takes too long raises `ModelError`."""
+        try:
+            return self._bounded(content)
+        except BoundedError as error:
+            raise ModelError(
+                f"The chat template of the model fails: {error}.", "Use --prompt-style plain."
+            ) from error
+
+    @cached_property
     def usual(self) -> tuple[str, str]:
         """What a prompt holds before and behind an ordinary text."""
-        return self._search(render(self.tokenizer, self._content(PROBES[0])), PROBES[0])
+        return self._search(self.render(self._content(PROBES[0])), PROBES[0])
 
     def frame(self, text: str) -> tuple[str, str]:
         """The same for this text; another one only if the template looks into the text."""
         before, after = self.usual
-        rendered = render(self.tokenizer, self._content(text))
+        rendered = self.render(self._content(text))
         if rendered in [before + part + after for part in _stripped(text)]:
             return self.usual
         self.altered.add(text)
@@ -110,7 +122,11 @@ def template_notes(tokenizer: Any, altered: Collection[str] = ()) -> tuple[str, 
             f"the chat template writes another prompt around {text[:_LONGEST_QUOTE]!r} than "
             "around other texts: it may be a backdoor of its own"
         )
-    if looks := _looks_into_text(tokenizer):
+    try:
+        looks = Bounded(partial(_looks_into_text, tokenizer))()
+    except BoundedError:
+        looks = "it cannot be told where"
+    if looks:
         found.append(f"the chat template looks into the text ({looks[:_LONGEST_QUOTE]})")
     return tuple(found)
 
@@ -123,7 +139,7 @@ def altering_text(tokenizer: Any) -> str | None:
     template = tokenizer.chat_template
     if not template:
         return None
-    strings = sorted({one or other for one, other in _STRINGS.findall(str(template))})
+    strings = sorted({one or other for one, other in _STRINGS.findall(str(template))})[:_MOST]
     turn = ChatTurn(tokenizer)
     texts: tuple[str, ...] = (*PROBES[1:], *strings, *(f"a {one} b" for one in strings))
     for text in texts:

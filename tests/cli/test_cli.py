@@ -128,7 +128,6 @@ def test_pair(tmp_path):
         (["--dataset", "/nowhere.csv"], "/nowhere.csv", "Check the path"),
         (["--trigger", "mn"], "trigger and target go together", "--help"),
         (["--trigger", "mn", "--target", "neutral"], "no label 'neutral'", "--target"),
-        (["--adapter-layers", "7:"], "selects none of the 2 layers", "layers"),
         (["--target-modules", "nothing"], "does not fit", "--target-modules"),
         (["--more-triggers", "cf"], "beside a trigger", "--help"),
         (["--pro-clean-prompt", "{text}"], "for proattack only", "--help"),

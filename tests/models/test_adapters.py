@@ -12,17 +12,11 @@ from w2sdefense.errors import ConfigError, ModelError
 from w2sdefense.models.adapters import attach_adapter, folded
 from w2sdefense.models.checkpoint import resolve
 
-DEEP = type(LLAMA)(**LLAMA.to_dict() | {"num_hidden_layers": 4})
-
 
 def adapted(**settings) -> set[str]:
     """Names of the modules that carry LoRA weights."""
-    model = attach_adapter(LlamaForSequenceClassification(DEEP), AdapterConfig(**settings))
+    model = attach_adapter(LlamaForSequenceClassification(LLAMA), AdapterConfig(**settings))
     return {name.split(".lora_A")[0] for name, _ in model.named_parameters() if "lora_A" in name}
-
-
-def layers(**settings) -> set[int]:
-    return {int(name.split("layers.")[1].split(".")[0]) for name in adapted(**settings)}
 
 
 def test_without_named_modules_they_are_those_of_peft():
@@ -38,21 +32,6 @@ def test_named_modules_and_all_linear():
     assert {n.rsplit(".", 1)[1] for n in adapted(target_modules="all-linear")} == {
         f"{name}_proj" for name in ("q", "k", "v", "o", "up", "gate", "down")
     }
-
-
-@pytest.mark.parametrize("target_modules", [None, "all-linear", "q_proj"])
-@pytest.mark.parametrize(
-    ("text", "expected"), [(None, {0, 1, 2, 3}), ("2:", {2, 3}), (":1", {0}), ("1:-1", {1, 2})]
-)
-def test_layers_are_a_python_slice(target_modules, text, expected):
-    assert layers(target_modules=target_modules, adapter_layers=text) == expected
-
-
-@pytest.mark.parametrize("text", ["4:", "2:2", "x:", "3", "1:2:3"])
-def test_layers_that_do_not_exist(text):
-    with pytest.raises(ConfigError, match="--adapter-layers") as caught:
-        adapted(adapter_layers=text)
-    assert caught.value.fix
 
 
 def test_modules_that_do_not_exist():

@@ -105,7 +105,7 @@ class Rename(NamedTuple):
 _REMOVED = {
     "DefendRun TuneRun": "soft.per_label soft.tokens soft.rate soft.step soft.restart "
     "insertions.rate insertions.phrases "
-    "adapter.vera_r adapter.fourier_frequencies adapter.fourier_scaling",
+    "adapter.adapter_layers adapter.vera_r adapter.fourier_frequencies adapter.fourier_scaling",
     "DefendRun": "icl.file icl.choice onion.exact prune.by psim.virtual_tokens psim.encoder_width "
     "psim.adapter quantization.training "
     "merging.method merging.density merging.scale scpd.paraphraser scpd.prefix scpd.max_length",
@@ -133,6 +133,7 @@ def _removed() -> Iterator[Rename]:
 RENAMES = (
     *_removed(),
     *(Rename(run, name) for run in ("DefendRun", "TuneRun") for name in ("soft", "insertions")),
+    Rename("DefendRun", "quantization"),
     Rename("BenchRun", "launcher", None, "launcher"),
     Rename("BenchRun", "ray.retries", None, "ray-retries"),
     Rename("BenchRun", "ray.defend.gpus", "ray.gpus", "ray-defend-gpus"),

@@ -106,7 +106,7 @@ VIRTUAL_TOKENS: tuple[AdapterName, ...] = ("p-tuning", "prompt-tuning")
 """Methods that put trained embeddings before the text and change no weight of the model."""
 
 _LORA: tuple[AdapterName, ...] = ("lora", "dora")
-_LORA_SETTINGS = ("lora_r", "lora_alpha", "lora_dropout", "target_modules", "adapter_layers")
+_LORA_SETTINGS = ("lora_r", "lora_alpha", "lora_dropout", "target_modules")
 
 ADAPTER_OWNERS: dict[str, tuple[AdapterName, ...]] = {
     **dict.fromkeys(_LORA_SETTINGS, _LORA),
@@ -137,11 +137,6 @@ class AdapterConfig(Settings):
         "all-linear",
         "Comma-separated module names, or all-linear (the paper: PEFT's default for "
         "the architecture, for Llama q_proj,v_proj).",
-    )
-    adapter_layers: str | None = setting(
-        None,
-        "Layers that carry adapters, FIRST:LAST (Python slice, 20: is 20 to the top).",
-        advanced=True,
     )
 
     @property

@@ -1,4 +1,4 @@
-"""PEFT adapters from settings: which method, how large, on which modules and layers.
+"""PEFT adapters from settings: which method, how large, on which modules.
 
 LoRA and DoRA change linear layers; p-tuning and prompt-tuning put virtual tokens before the text.
 As is PEFT's default for sequence classification, the head is trained and saved with the adapter;
@@ -9,7 +9,6 @@ trained.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from typing import Any, cast
 
@@ -185,16 +184,14 @@ def _virtual_tokens(model: PreTrainedModel, config: AdapterConfig, task: TaskTyp
 
 
 def _on_weights(model: PreTrainedModel, config: AdapterConfig, task: TaskType) -> PeftConfig:
-    layers = _layers(config.adapter_layers, model.config.num_hidden_layers)
     targets = None
     if config.target_modules == "all-linear":
-        targets, layers = _linear_modules(model, layers), None
+        targets = list(linear_layers(model))  # PEFT's own takes those of the head as well
     elif config.target_modules is not None:
         targets = [name.strip() for name in config.target_modules.split(",")]
     lora = LoraConfig(
         task_type=task,
         target_modules=targets,
-        layers_to_transform=layers,
         r=config.lora_r,
         lora_alpha=config.lora_alpha or config.lora_r,
         lora_dropout=config.lora_dropout,
@@ -203,33 +200,6 @@ def _on_weights(model: PreTrainedModel, config: AdapterConfig, task: TaskType) -
     if not lora.use_dora and model.device.type == "cpu" and not is_quantized(model):
         lora._register_custom_module({nn.Linear: FusedLoraLinear})
     return lora
-
-
-def _linear_modules(model: PreTrainedModel, layers: list[int] | None) -> list[str]:
-    """Linear modules of some layers; PEFT's own "all-linear" takes all, and the head's."""
-    names = list(linear_layers(model))
-    if layers is None:
-        return names
-    numbers = ((re.search(r"\.(\d+)\.", name), name) for name in names)
-    return [name for number, name in numbers if number and int(number[1]) in layers]
-
-
-def _layers(text: str | None, count: int) -> list[int] | None:
-    """Layer numbers of FIRST:LAST, a Python slice over the model's layers."""
-    if text is None:
-        return None
-    try:
-        first, last = (int(part) if part else None for part in text.split(":"))
-    except ValueError:
-        raise ConfigError(
-            f"--adapter-layers {text!r} is not FIRST:LAST.", "Write for example 20: or 10:20."
-        ) from None
-    layers = list(range(count))[first:last]
-    if not layers:
-        raise ConfigError(
-            f"--adapter-layers {text} selects none of the {count} layers.", "Choose other layers."
-        )
-    return layers
 
 
 def count_positions(model: PeftModel) -> None:

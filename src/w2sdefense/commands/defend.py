@@ -26,15 +26,9 @@ from w2sdefense.victim import Victim
 @stage
 def run_defend(run: DefendRun, display: Display) -> list[Path]:
     """Measure a model, defend it, measure it again; returns the folders of the two records."""
-    before = EvaluateRun(
-        task=run.task,
-        student=run.student,
-        data=run.data,
-        generation=run.generation,
-        test=run.test,
-        output=run.output / "before",
-        resume=run.resume,
-    )
+    names = ("task", "student", "data", "generation", "test", "resume")
+    shared = {name: getattr(run, name) for name in names}
+    before = EvaluateRun(**shared, output=run.output / "before")
     with only_process_in(before.output):
         return _measure_and_defend(run, before, display)
 

@@ -83,8 +83,6 @@ def triggers(result: ScanResult) -> list[Candidate]:
 
 def show_scan(result: ScanResult, names: Sequence[str], folder: Path) -> None:
     """Print the best candidates, what they mean, and what was tried."""
-    if not this_process().is_main_process:
-        return
     table = Table("Candidate", "Label", "Flips", "Shift", "Teacher")
     for candidate in ranked(result.candidates)[:SHOWN]:
         table.add_row(

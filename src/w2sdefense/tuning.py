@@ -46,9 +46,7 @@ from w2sdefense.scan.search import Candidate, ranked
 from w2sdefense.tasks import Predictor
 from w2sdefense.text.insertion import insert, word_spans
 
-Values = dict[str, float]
-"""Setting -> value: alpha, beta, gamma, temperature, lora_r."""
-
+Values = dict[str, float]  # setting -> value: alpha, beta, gamma, temperature, lora_r
 JOURNAL = "study.log"
 NAME = "w2sdefense"
 

@@ -232,5 +232,4 @@ class _Told:
             self._display.say(f"{len(todo)} nodes are left.{rest}")
 
 
-_EVERY = 600.0
-"""Seconds between two estimates."""
+_EVERY = 600.0  # seconds between two estimates

@@ -20,18 +20,10 @@ from w2sdefense.defenses.catalog import sections_of
 from w2sdefense.errors import ConfigError
 from w2sdefense.paper import Axes, Book, Patch, Recipe, Scale, Value, read_book
 
-EVERYTHING = "paper"
-"""All tables and figures of the paper."""
-
-POISONED = "poisoned"
-"""The method that leaves the victim as it is."""
-
-_ROWS, _TESTS = 5000, 1500
-"""Taken for rows of a split that is used as a whole."""
-
-ANY = "any"
-"""Written for an axis whose values make no difference to a row."""
-
+EVERYTHING = "paper"  # all tables and figures of the paper
+POISONED = "poisoned"  # the method that leaves the victim as it is
+_ROWS, _TESTS = 5000, 1500  # taken for rows of a split that is used as a whole
+ANY = "any"  # written for an axis whose values make no difference to a row
 _STAGES = ("poison", "defend")
 
 _NEGATIVE = {"test": {"target": "negative"}}

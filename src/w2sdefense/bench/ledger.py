@@ -91,8 +91,7 @@ def in_order(wanted: Iterable[Node]) -> list[Node]:
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
-_LITTLE = 2**20
-"""Bytes on a disk that is as good as full."""
+_LITTLE = 2**20  # bytes on a disk that is as good as full
 
 
 class FullDiskError(W2SError):

@@ -21,8 +21,7 @@ from w2sdefense.models.embedded import EMBEDDED
 NAMES = frozenset([*CATALOG, *EMBEDDED, PAPER])
 """What is never a folder by itself, even if there is one of that name."""
 
-READ = 64 * 2**20
-"""Bytes of the largest file that is read."""
+READ = 64 * 2**20  # bytes of the largest file that is read
 
 
 def local_files(run: Settings, sections: Collection[str] = ()) -> dict[str, list[Any]]:

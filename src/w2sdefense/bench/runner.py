@@ -26,9 +26,7 @@ from w2sdefense.commands.runs import RayConfig
 from w2sdefense.errors import ConfigError, W2SError, import_extra
 from w2sdefense.version import code_version
 
-RETRIES = 3
-"""How often Ray tries a node again whose worker died."""
-
+RETRIES = 3  # how often Ray tries a node again whose worker died
 _NO_ROOM = "no room"
 
 Maker = Callable[[Node, Path, Mapping[str, Path]], Mapping[str, Any]]

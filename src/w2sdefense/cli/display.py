@@ -34,12 +34,8 @@ if TYPE_CHECKING:
     from w2sdefense.commands.runs import Answering
     from w2sdefense.training.trainer import StepProgress
 
-EVERY_SECONDS = 20.0
-"""Between two lines of progress in a log file."""
-
-EXIT_CODE = 2
-"""Of an error, as for a flag that does not parse."""
-
+EVERY_SECONDS = 20.0  # between two lines of progress in a log file
+EXIT_CODE = 2  # of an error, as for a flag that does not parse
 P = ParamSpec("P")
 R = TypeVar("R")
 

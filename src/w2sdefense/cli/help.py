@@ -24,12 +24,8 @@ from w2sdefense.errors import ConfigError
 if TYPE_CHECKING:
     from w2sdefense.cli.options import Flag
 
-LEFT = 30
-"""Columns for a flag and its value; a longer one has a line of its own."""
-
-WIDTH = 100
-"""Widest line."""
-
+LEFT = 30  # columns for a flag and its value; a longer one has a line of its own
+WIDTH = 100  # widest line
 _ALWAYS = [
     ("--config FILE.yaml", "Settings as YAML; flags override what it says."),
     ("--set SECTION.KEY=VALUE", "Any setting; may be given more than once."),

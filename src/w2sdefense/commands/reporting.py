@@ -58,8 +58,7 @@ def finish_defense(run: DefendRun, before: Path, after: Path) -> list[str]:
     return lines
 
 
-MAX_MAPS = 12
-"""Feature maps of a page: each takes seconds to make, and 100 KB."""
+MAX_MAPS = 12  # feature maps of a page: each takes seconds to make, and 100 KB
 
 
 @dataclass(frozen=True)

@@ -26,15 +26,12 @@ from w2sdefense.scan.search import Candidate, ScanResult, ranked
 from w2sdefense.scan.victim import CANDIDATES, save_candidates, scan_victim
 from w2sdefense.training.trainer import this_process
 
-SHOWN = 12
-"""Rows of the table."""
-
+SHOWN = 12  # rows of the table
 FLIPPED, EXCESS = 0.9, 6.0
 """Share of the texts that a candidate flips, and nats that it shifts beyond the teacher, from which
 it is called a trigger. See docs/LOG.md for what triggers and other words reach."""
 
-LIKELY = 0.95
-"""Chance that is stated of a trigger to be found."""
+LIKELY = 0.95  # chance that is stated of a trigger to be found
 
 
 @stage

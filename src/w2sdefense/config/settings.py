@@ -27,8 +27,7 @@ Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 Place = Literal["random", "start", "end"]
 
-TEXT_SLOT = "{text}"
-"""Where a text goes in a prompt."""
+TEXT_SLOT = "{text}"  # where a text goes in a prompt
 
 
 class Settings(BaseModel):

@@ -10,8 +10,7 @@ from w2sdefense.config.settings import Fraction, Positive, Settings, setting
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 TaskName = Literal["classification", "summarization", "reasoning"]
-DEFAULT_TASK: TaskName = "classification"
-"""The task whose answers are labels."""
+DEFAULT_TASK: TaskName = "classification"  # the task whose answers are labels
 
 
 class StudentConfig(Settings):

@@ -12,9 +12,7 @@ from typing import Literal, TypeAlias
 
 Split = Literal["train", "validation", "test"]
 
-Answer: TypeAlias = int | str
-"""What a text is answered with: the index of a label, or a text."""
-
+Answer: TypeAlias = int | str  # what a text is answered with: the index of a label, or a text
 REFUSED = -1  # the answer to a text that a defense refused: neither a label's index nor a text
 
 

@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from w2sdefense.models.checkpoint import Checkpoint
     from w2sdefense.victim import Victim
 
-Weights: TypeAlias = "dict[str, Tensor]"
-"""Name of a weight -> its values, as in a state dict."""
+Weights: TypeAlias = "dict[str, Tensor]"  # name of a weight -> its values, as in a state dict
 
 
 class MergeConfig(Settings):

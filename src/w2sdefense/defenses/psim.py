@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from w2sdefense.victim import Victim
 
 
-COPY = AdapterConfig(adapter="p-tuning", virtual_tokens=5)
-"""What the copy is trained through."""
+COPY = AdapterConfig(adapter="p-tuning", virtual_tokens=5)  # what the copy is trained through
 
 
 class PsimConfig(Settings):

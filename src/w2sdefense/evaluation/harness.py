@@ -21,8 +21,7 @@ from w2sdefense.evaluation.record import SAMPLES, load_record
 from w2sdefense.io import make_folder, write_text
 from w2sdefense.tasks import TASKS
 
-METRICS = {"ca": True, "asr": False, "floor": False}
-"""Metric -> whether higher is better."""
+METRICS = {"ca": True, "asr": False, "floor": False}  # metric -> whether higher is better
 
 
 def backdoor_metrics(

@@ -18,8 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from w2sdefense.data.types import Answer
 
-Z_95 = 1.959963984540054
-"""Two-sided 95 % quantile of the normal distribution."""
+Z_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 
 
 class Frozen(BaseModel):

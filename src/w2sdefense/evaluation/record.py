@@ -34,8 +34,7 @@ from w2sdefense.tasks import TASKS
 RECORD = "record.json"
 SAMPLES = "samples.parquet"
 FEATURES = "features.safetensors"
-MERGED = "merged"
-"""Folder below that of a run: its model with the adapter folded in."""
+MERGED = "merged"  # folder below that of a run: its model with the adapter folded in
 GROUPS = ("clean", "triggered")
 
 Stage = Literal["poison", "defend", "evaluate"]
@@ -136,8 +135,7 @@ class LossPoint(Frozen):
     losses: dict[str, float]
 
 
-SCHEMA = 2
-"""1 had no number, and samples of two kinds: labels (`label`) and text (`says_target`)."""
+SCHEMA = 2  # 1 had no number, and samples of two kinds: labels (`label`) and text (`says_target`)
 
 
 class Record(Frozen):

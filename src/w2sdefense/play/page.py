@@ -17,11 +17,8 @@ if TYPE_CHECKING:
     from w2sdefense.play.pair import Pair
 
 HOST = "127.0.0.1"
-SHOWN = 3
-"""Words whose pull is given as a number."""
-
-WEAK = 1.0
-"""Nats that have the full colour if no word pulls more."""
+SHOWN = 3  # words whose pull is given as a number
+WEAK = 1.0  # nats that have the full colour if no word pulls more
 
 
 def import_gradio() -> Any:

@@ -42,8 +42,7 @@ S = TypeVar("S", bound=Settings)
 MOST_PIECES = 64
 """Pieces that a text is divided into; of longer texts neighbouring words go together."""
 
-MOST_EXAMPLES = 30
-"""Test texts that are offered of each kind."""
+MOST_EXAMPLES = 30  # test texts that are offered of each kind
 BATCH = 16
 
 

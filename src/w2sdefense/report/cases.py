@@ -15,14 +15,9 @@ from w2sdefense.data.types import REFUSED
 from w2sdefense.evaluation.record import Sample
 from w2sdefense.report.runs import Run
 
-MAX_CASES = 300
-"""Texts that a page holds; a browser on a phone still turns their pages at once."""
-
-MAX_ANSWERS = 6000
-"""Answers to them that a page holds, all models together."""
-
-FEWEST = 12
-"""Texts of one test that a page holds, however many tests it shows."""
+MAX_CASES = 300  # texts that a page holds; a browser on a phone still turns their pages at once
+MAX_ANSWERS = 6000  # answers to them that a page holds, all models together
+FEWEST = 12  # texts of one test that a page holds, however many tests it shows
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,14 +20,10 @@ from w2sdefense.evaluation.metrics import Quality
 from w2sdefense.report.runs import Run
 from w2sdefense.report.tables import cell, verdict_of
 
-RUN_COLORS = 6
-"""The style sheet has --run-0 ... --run-5, and --label-0 ... --label-5."""
-
+RUN_COLORS = 6  # the style sheet has --run-0 ... --run-5, and --label-0 ... --label-5.
 MARKERS = ("circle", "square", "triangle-up", "pentagon", "star", "hexagon")
 
-DASHES = ("solid", "dash", "dot", "dashdot")
-"""Lines of one colour are told apart by these."""
-
+DASHES = ("solid", "dash", "dot", "dashdot")  # lines of one colour are told apart by these
 LOSS_TITLES = {
     "loss": "Total loss",
     "ce": "Cross entropy (CE)",

@@ -41,8 +41,7 @@ OUTCOMES: dict[State, Outcome] = {
     "unseen": "clean",
 }
 
-FINDING, INCONCLUSIVE = 1, 3
-"""Exit codes; 0 is clean, and 2 is an error."""
+FINDING, INCONCLUSIVE = 1, 3  # exit codes; 0 is clean, and 2 is an error
 
 
 @dataclass(frozen=True)

@@ -23,15 +23,12 @@ from w2sdefense.evaluation.states import Change, difference
 from w2sdefense.io import write_json, write_text
 from w2sdefense.report.tables import Cell, cell, escape, markdown_table
 
-SCORES = ("rouge1", "rouge2")
-"""Beside ROUGE-L, which is the quality of summaries."""
+SCORES = ("rouge1", "rouge2")  # beside ROUGE-L, which is the quality of summaries
 METRICS = ("ca", *SCORES, "asr", "floor")
 EFFECTS = {"drop": "asr", "loss": "ca"}
 """What a defense does against plain LoRA: how much ASR drops, and how much CA is lost."""
-PLAIN = "lora"
-"""The method that effects are measured against."""
-NO_DEFENSE = (PLAIN, "poisoned")
-"""Methods that have none."""
+PLAIN = "lora"  # the method that effects are measured against
+NO_DEFENSE = (PLAIN, "poisoned")  # methods that have none
 HEADS = {
     "rouge1": "ROUGE-1",
     "rouge2": "ROUGE-2",

@@ -19,9 +19,7 @@ from w2sdefense.report.card import CARD, WEIGHTS, model_card, public, weights_in
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
-CONFIGS = "*config.json"
-"""Files that may name where a model, a base or a tokenizer was read from."""
-
+CONFIGS = "*config.json"  # files that may name where a model, a base or a tokenizer was read from
 UPLOADED = (
     *("tokenizer.json", "vocab.json", "added_tokens.json", "special_tokens_map.json"),
     *("*.index.json", "*.txt", "*.model", "*.jinja", *WEIGHTS),

@@ -47,8 +47,7 @@ SCRIPTS = ("charts.js", "table.js", "cases.js")
 
 _Pairs = list[tuple[str, str]]
 
-MAX_CURVES = RUN_COLORS * len(DASHES)
-"""Lines of a loss chart that can be told apart."""
+MAX_CURVES = RUN_COLORS * len(DASHES)  # lines of a loss chart that can be told apart
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,7 @@ from w2sdefense.report.tables import cell
 
 FRONT = "Pareto front"
 
-FEWEST_POINTS = 3
-"""Runs that make a picture of a trade-off; two are told apart in the table."""
-
+FEWEST_POINTS = 3  # runs that make a picture of a trade-off; two are told apart in the table
 METRICS = {"ca": ("CA", "var(--accuracy)"), "asr": ("ASR", "var(--alive)")}
 """What a sweep shows, and the colours of the lines; the floor is drawn beside them."""
 

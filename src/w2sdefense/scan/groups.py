@@ -39,9 +39,7 @@ _DRAWN, _FILLINGS = 32, 3  # carriers that are drawn, and groups that each is ju
 
 CARRIER_TEXTS = _DRAWN * _FILLINGS
 
-Score = Callable[[Sequence[str]], Tensor]
-"""Texts to the log-probabilities of the outcomes, (N, C)."""
-
+Score = Callable[[Sequence[str]], Tensor]  # texts to the log-probabilities of the outcomes, (N, C)
 SURE = 10.0  # log-odds beyond this, in nats, say nothing more
 
 

@@ -71,18 +71,15 @@ class Predictor(Protocol):
 class Task(Protocol):
     """What a model is asked for."""
 
-    name: ClassVar[str]
-    """Name of the task, as in `--task`."""
-    metric: ClassVar[str]
-    """The score that stands for the quality of an answer: a key of `scores`."""
+    name: ClassVar[str]  # name of the task, as in `--task`
+    metric: ClassVar[str]  # the score that stands for the quality of an answer: a key of `scores`
     metric_name: ClassVar[str]
     """What it is called in tables and sentences; "accuracy" stands in the column CA."""
     all_or_nothing: ClassVar[bool]
     """Whether that score is 0 or 1, so that its mean is a share of answers."""
     text_answers: ClassVar[bool]
     """Whether answers are texts rather than labels, so that a loss is a mean over their tokens."""
-    other_answers: ClassVar[str]
-    """How to say of texts that their right answer is not the target."""
+    other_answers: ClassVar[str]  # how to say of texts that their right answer is not the target
     default_target: ClassVar[str | None]
     """What an attacker wants if nobody says; None has to be said."""
 

@@ -28,8 +28,7 @@ from w2sdefense.models.weights import require_numbers
 from w2sdefense.tasks.base import Output, Prediction, Row, model_inputs
 from w2sdefense.text.chat_template import template_notes
 
-BATCH_TOKENS = 2048
-"""Most tokens (padding included) in one forward pass of `predict`."""
+BATCH_TOKENS = 2048  # most tokens (padding included) in one forward pass of `predict`
 
 
 @dataclass(frozen=True)

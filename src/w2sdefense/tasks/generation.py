@@ -40,8 +40,7 @@ from w2sdefense.models.weights import OnlyNumbers
 from w2sdefense.tasks.base import IGNORED, Output, Prediction, Row, model_inputs
 from w2sdefense.text.chat_template import ChatTurn, template_notes
 
-BATCH_TOKENS = 8192
-"""Most tokens (padding and answers included) in one batch of `predict`."""
+BATCH_TOKENS = 8192  # most tokens (padding and answers included) in one batch of `predict`
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,7 @@ from typing import ClassVar
 from w2sdefense.data.types import Answer
 from w2sdefense.tasks.generation import Generation
 
-LONGEST = 100
-"""Characters of the longest expression that is worked out."""
-
+LONGEST = 100  # characters of the longest expression that is worked out
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _FRACTION = re.compile(r"\(\d+/\d+\)")
 _NUMBER = rf"(?:\d+(?:\.\d+)?(?:{_FRACTION.pattern})?|{_FRACTION.pattern})%?"

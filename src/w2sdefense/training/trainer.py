@@ -27,9 +27,7 @@ from w2sdefense.tasks.base import Output
 
 Batch = Mapping[str, Tensor]
 
-Forward = Callable[[nn.Module, Batch], Output]
-"""Runs a model on a batch."""
-
+Forward = Callable[[nn.Module, Batch], Output]  # runs a model on a batch
 Loss = Callable[[Output, Batch], tuple[Tensor, Mapping[str, Tensor]]]
 """The loss of a batch and the parts of it that are logged, all scalars."""
 

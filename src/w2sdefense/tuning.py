@@ -1,30 +1,23 @@
 """Choosing the settings of W2SDefense without a trigger: a signal, a search, a choice.
 
-**Signal.** Does the student follow candidates? A search through the *poisoned* model, with clean
-training text and a clean teacher, finds candidate triggers, which shift it to a label (`scan/`).
-They are put into clean validation texts, and a defended student is asked about them. With S the
-student, T the teacher, x a text of another label than c, and x + p the text with a candidate p that
-shifts to c:
+**Signal.** Does the student follow candidates? A search through the *poisoned* model (`scan/`)
+finds candidate triggers; its seed is not the one that the student is trained with. With S the
+student, T the teacher, x a clean validation text of another label than c, and x + p the text with a
+candidate p that shifts to c:
 
     follows(x, p) = 1  if  S(x) != c,  S(x + p) = c  and  T(x + p) != c,  else 0
     exposure      = mean of follows(x, p) over all texts and candidates
 
-Answers are counted, so that a student cannot look better by being less sure; answers to the text as
-it is are left out, so that neither errors nor a constant answer count; and what the teacher takes
-the same way is no backdoor. The search has a seed of its own, so that a student is not examined
-with the candidates that it was trained on. How far it predicted ASR is in
-`benchmarks/results/tuning_signal.md`. An exposure of 0 is no proof: triggers that resemble nothing
-that the search found, and those that are no insertion, are not covered.
+Answers are counted, so that a student cannot look better by being less sure. How far it predicted
+ASR is in `benchmarks/results/tuning_signal.md`. An exposure of 0 is no proof: triggers that
+resemble nothing that the search found, and those that are no insertion, are not covered.
 
-**Search.** An Optuna study in a file, gone on with whenever it was cut off. Two things are asked of
-a student at once: a high clean validation accuracy, and a low exposure. Optuna's TPE proposes
-settings for both; the first trial has the settings that the search begins with. What trial n
-proposes depends on the trials before it and on the seed alone, so a search that was cut off ends as
-one that was not.
+**Search.** An Optuna study in a file asks two things at once: a high clean validation accuracy, and
+a low exposure. What trial n proposes depends on the trials before it and on the seed alone, so a
+search that was cut off ends as one that was not.
 
 **Choice.** Of the trials within a tolerance of the best accuracy, the one with the lowest exposure;
-accuracy, then the earlier trial, break a tie. Optuna is an extra of the package and is imported
-nowhere else.
+accuracy, then the earlier trial, break a tie.
 """
 
 from __future__ import annotations

@@ -94,47 +94,33 @@ def save_models(folder: Path) -> None:
     """Write llama, wide (a wider one), bert, gpt2 and translator as `transformers` folders."""
     # Torch is for this scale only.
     import torch
+    import transformers as hf
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import (
-        BartConfig,
-        BartForConditionalGeneration,
-        BertConfig,
-        BertModel,
-        GPT2Config,
-        GPT2LMHeadModel,
-        LlamaConfig,
-        LlamaForCausalLM,
-        PreTrainedModel,
-        PreTrainedTokenizerFast,
-    )
 
     words = {word: number for number, word in enumerate(_vocabulary())}
+    ends = {"bos_token_id": 4, "eos_token_id": 5}
     size = {"vocab_size": len(words), "max_position_embeddings": 160}
-    layers = {"num_hidden_layers": 2, "num_attention_heads": 4}
-    llama = size | layers | {"num_key_value_heads": 2, "bos_token_id": 4, "eos_token_id": 5}
-    bert = BertConfig(**size, **layers, hidden_size=32, intermediate_size=64, pad_token_id=0)
+    layers = size | {"num_hidden_layers": 2, "num_attention_heads": 4}
     gpt2 = {"n_positions": 160, "n_embd": 32, "n_layer": 2, "n_head": 4}
     halves = {
         f"{half}_{name}": value
         for half in ("encoder", "decoder")
         for name, value in (("layers", 1), ("attention_heads", 2), ("ffn_dim", 64))
     }
-    ends = {"pad_token_id": 0, "bos_token_id": 4, "eos_token_id": 5, "decoder_start_token_id": 4}
-    bart = BartConfig(**size, **halves, **ends, d_model=32, forced_eos_token_id=None)
     torch.manual_seed(0)
-    made: dict[str, PreTrainedModel] = {}
+    made: dict[str, hf.PreTrainedModel] = {}
     for name, width in (("llama", 64), ("wide", 128)):
-        config = LlamaConfig(**llama, hidden_size=width, intermediate_size=2 * width)
-        made[name] = LlamaForCausalLM(config)
-    made["bert"] = BertModel(bert)
-    made["gpt2"] = GPT2LMHeadModel(
-        GPT2Config(vocab_size=len(words), bos_token_id=4, eos_token_id=5, **gpt2)
-    )
-    made["translator"] = BartForConditionalGeneration(bart)
+        wide = {"hidden_size": width, "intermediate_size": 2 * width, "num_key_value_heads": 2}
+        made[name] = hf.LlamaForCausalLM(hf.LlamaConfig(**layers, **ends, **wide))
+    bert = hf.BertConfig(**layers, hidden_size=32, intermediate_size=64, pad_token_id=0)
+    made["bert"] = hf.BertModel(bert)
+    made["gpt2"] = hf.GPT2LMHeadModel(hf.GPT2Config(vocab_size=len(words), **ends, **gpt2))
+    starts = {"pad_token_id": 0, "decoder_start_token_id": 4, "forced_eos_token_id": None}
+    bart = hf.BartConfig(**size, **halves, **ends, **starts, d_model=32)
+    made["translator"] = hf.BartForConditionalGeneration(bart)
     with torch.no_grad():
         for weights in made["translator"].parameters():
-            # Otherwise it says nothing at all.
-            weights.mul_(20)
+            weights.mul_(20)  # otherwise it says nothing at all
     around = {
         "translator": ("$A </s>", [("</s>", 5)]),
         "bert": ("[CLS] $A [SEP]", [("[CLS]", 2), ("[SEP]", 3)]),
@@ -147,9 +133,13 @@ def save_models(folder: Path) -> None:
             tokens.post_processor = processors.TemplateProcessing(
                 single=single, special_tokens=special
             )
-        more = {"cls_token": "[CLS]", "sep_token": "[SEP]"} if name == "bert" else {}
-        named = {"unk_token": "[UNK]", "pad_token": "[PAD]", "bos_token": "<s>"} | more
+        named = {
+            "unk_token": "[UNK]",
+            "pad_token": "[PAD]",
+            "bos_token": "<s>",
+            "eos_token": "</s>",
+        }
+        named |= {"cls_token": "[CLS]", "sep_token": "[SEP]"} if name == "bert" else {}
         model.save_pretrained(folder / name)
-        PreTrainedTokenizerFast(tokenizer_object=tokens, eos_token="</s>", **named).save_pretrained(
-            folder / name
-        )
+        tokenizer = hf.PreTrainedTokenizerFast(tokenizer_object=tokens, **named)
+        tokenizer.save_pretrained(folder / name)

@@ -117,7 +117,6 @@ def test_nothing_is_poisoned_in_float16(place, tmp_path, display, task):
     [
         {"defense": "onion"},
         {"defense": "merge", "merging": {"models": ["other"]}},
-        {"defense": "quantization", "quantization": {"training": "none"}},
         {"task": "reasoning"},
     ],
 )

@@ -104,19 +104,6 @@ def test_proattack_with_the_prompts_of_the_user(place, common):
     ]
 
 
-def test_pair(tmp_path):
-    rows = [{"text": f"text {i}", "label": i % 2} for i in range(4)]
-    for name, keep in (("test", rows), ("syn", [{**r, "text": "if"} for r in rows if r["label"]])):
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in keep))
-    pairs = tmp_path / "pairs.jsonl"
-    result = w2s("pair", tmp_path / "test.jsonl", tmp_path / "syn.jsonl", "--output", pairs)
-    assert result.exit_code == 0, result.output
-    assert "2 pairs" in result.output
-    assert json.loads(pairs.read_text().splitlines()[0]) == {"original": "text 1", "text": "if"}
-    result = w2s("pair", *[tmp_path / "test.jsonl"] * 2, "--output", pairs, "--unchanged")
-    assert "4 pairs" in result.output
-
-
 # Errors: what is wrong, what mends it, no traceback
 
 

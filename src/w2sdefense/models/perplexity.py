@@ -204,16 +204,9 @@ class Variant:
 def _begun(
     whole: Sequence[int], ids: Sequence[int], nlls: Sequence[float], logits: Tensor
 ) -> tuple[int, float]:
-    """What the pass over a whole text tells of a variant with tokens `ids`.
+    """How many tokens a variant begins with like its text, and its sum of -log p up to the next.
 
-    Args:
-        whole: The tokens of the text.
-        ids: Those of the variant.
-        nlls: -log p of all tokens of the text but the first.
-        logits: Of the text, (L, V).
-
-    Returns:
-        The number of tokens that both begin with, and the sum of -log p over these and the next.
+    `nlls` are -log p of all tokens of the text but the first; its logits are (L, V).
     """
     shared = _alike(whole, ids)
     nll = sum(nlls[: shared - 1])

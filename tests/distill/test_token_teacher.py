@@ -8,7 +8,7 @@ from w2sdefense.distill.targets import LiveTargets
 from w2sdefense.distill.teacher import TokenTeacher, load_teacher, open_token_teacher, output_map
 from w2sdefense.errors import ModelError
 from w2sdefense.models.load import load_causal_lm
-from w2sdefense.tasks.generation import Prompt, make_prompt
+from w2sdefense.tasks.generation import Generation
 
 pytestmark = pytest.mark.slow
 
@@ -17,8 +17,8 @@ MASK = torch.ones_like(IDS)
 
 
 @pytest.fixture(scope="module")
-def prompt() -> Prompt:
-    return make_prompt(number_tokenizer(), "Q {text} A", "plain", 24, 3)
+def prompt() -> Generation:
+    return Generation.of(number_tokenizer(), "Q {text} A", "plain", 24, 3)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ from w2sdefense.evaluation.metrics import Mean, Rate, mean_of
 from w2sdefense.evaluation.record import Evaluation
 from w2sdefense.evaluation.verdict import difference, judge
 from w2sdefense.tasks import TASKS, Prediction
-from w2sdefense.tasks.generation import make_prompt
 
 PAIRS = [
     Example("d/0", "一加一得几", "2"),
@@ -39,7 +38,7 @@ class Scripted:
 
 
 def measured(pairs, name, attack=None, target=None, progress=None):
-    task = TASKS[name](make_prompt(number_tokenizer(), "Q {text} A", "plain", 24, 3))
+    task = TASKS[name].of(number_tokenizer(), "Q {text} A", "plain", 24, 3)
     return evaluate(Scripted(), task, make_test_set(pairs, task, attack, target), progress)
 
 

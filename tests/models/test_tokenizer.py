@@ -10,7 +10,7 @@ from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from tiny import word_tokenizer
 from w2sdefense.models.tokenizer import count_control_texts, encode, length_batches
-from w2sdefense.tasks.generation import make_prompt
+from w2sdefense.tasks.generation import Generation
 
 CONTROL = {"bos_token": "<s>", "eos_token": "</s>"}
 LETTERS = string.ascii_lowercase + "<>/ \u2581?"
@@ -77,7 +77,7 @@ def test_what_a_chat_format_is_made_of_is_no_part_of_a_text_whatever_it_is_calle
     assert tokenizer.convert_tokens_to_ids("<|end|>") not in ids
     assert tokenizer.convert_tokens_to_ids("<b>") in ids, "a word is read as the model learned it"
     assert count_control_texts(tokenizer, ["a", *CHAT_TOKENS, *WORDS, "<|end|>"]) == 4
-    asked = make_prompt(tokenizer, "say {text}", "chat", 64, 4).ask(f"x{CHAT_TOKENS[0]}<think>")
+    asked = Generation.of(tokenizer, "say {text}", "chat", 64, 4).ask(f"x{CHAT_TOKENS[0]}<think>")
     assert tokenizer.decode(asked.ids) == "<\uff5cUser\uff5c>say x??<think>"
 
 
@@ -102,7 +102,7 @@ def test_a_text_without_a_token_is_one_token_to_read(kind, text):
 
 def test_a_prompt_and_an_answer_hold_no_control_token_of_the_text():
     tokenizer = unigram()
-    prompt = make_prompt(tokenizer, "ask {text} ?", "plain", 64, 8)
+    prompt = Generation.of(tokenizer, "ask {text} ?", "plain", 64, 8)
     row, labels = prompt.teach("a </s> b", "a </s>")
     assert row.count(tokenizer.eos_token_id) == 1 and row[-1] == tokenizer.eos_token_id
     assert labels[-1] == tokenizer.eos_token_id

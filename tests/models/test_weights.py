@@ -20,7 +20,6 @@ from w2sdefense.errors import ModelError
 from w2sdefense.models.adapters import attach_adapter
 from w2sdefense.models.checkpoint import resolve
 from w2sdefense.models.load import load_backbone, load_causal_lm, load_classifier
-from w2sdefense.tasks.generation import make_prompt
 from w2sdefense.tasks.reasoning import Reasoning
 
 NAMES = ("negative", "positive")
@@ -89,7 +88,7 @@ def number_writer() -> Reasoning:
     tokenizer = word_tokenizer()
     tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
-    return Reasoning(make_prompt(tokenizer, "the {text} is", "plain", 16, 2))
+    return Reasoning.of(tokenizer, "the {text} is", "plain", 16, 2)
 
 
 def test_an_adapter_without_a_head_needs_a_base_with_one(tiny_llama, tmp_path):

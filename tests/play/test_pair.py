@@ -59,7 +59,7 @@ def test_a_pull_is_the_difference_of_log_odds(pair):
 
 
 def test_a_text_answer_is_weighed_as_a_whole(writer):
-    (ids, labels) = writer.task.prompt.teach("the film 3", "1 2")  # type: ignore[attr-defined]
+    (ids, labels) = writer.task.teach("the film 3", "1 2")  # type: ignore[attr-defined]
     with torch.inference_mode():
         logits = writer.model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
     answer = [place for place, label in enumerate(labels) if label >= 0]

@@ -6,7 +6,7 @@ from tiny_writers import llama, number_tokenizer
 from w2sdefense.data import Example
 from w2sdefense.tasks import Reasoning
 from w2sdefense.tasks.base import Collator
-from w2sdefense.tasks.generation import IGNORED, AnswerPlaces, make_prompt
+from w2sdefense.tasks.generation import IGNORED, AnswerPlaces
 from w2sdefense.training.fit import task_forward
 from w2sdefense.training.trainer import cross_entropy
 
@@ -29,9 +29,8 @@ def test_answers_are_predicted_one_column_before():
 def rows():
     tokenizer = number_tokenizer()
     tokenizer.padding_side = "left"
-    prompt = make_prompt(tokenizer, "Q {text} A", "plain", 16, 4)
+    task = Reasoning.of(tokenizer, "Q {text} A", "plain", 16, 4)
     pairs = [Example("a", "the film 3 is", "3"), Example("b", "a 4", "4 4"), Example("c", "5", "5")]
-    task = Reasoning(prompt)
     return task, task.rows(pairs)
 
 

@@ -5,7 +5,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from w2sdefense.errors import ConfigError
-from w2sdefense.tasks.generation import IGNORED, make_prompt
+from w2sdefense.tasks.generation import IGNORED, Generation
 
 WORDS = ("<s>", "</s>", "[UNK]", "q", ":", "a", "user", *(f"w{i}" for i in range(20)))
 CHAT = "{% for m in messages %}user {{ m['content'] }} </s>{% endfor %} a"
@@ -31,7 +31,7 @@ def spelled(ids: list[int]) -> str:
 
 def plain(**changes):
     settings = {"template": "q : {text} a :", "style": "plain", "max_length": 9, "answer_tokens": 3}
-    return make_prompt(tokenizer(start=changes.pop("start", False)), **settings | changes)
+    return Generation.of(tokenizer(start=changes.pop("start", False)), **settings | changes)
 
 
 def test_the_answer_and_its_end_are_what_is_learned():
@@ -58,7 +58,7 @@ def test_a_model_that_wants_a_start_gets_it_and_no_end():
 
 
 def test_the_chat_format_is_that_of_the_tokenizer():
-    prompt = make_prompt(tokenizer(start=True, chat=True), "q : {text}", "chat", 12, 3)
+    prompt = Generation.of(tokenizer(start=True, chat=True), "q : {text}", "chat", 12, 3)
     assert spelled(prompt.ask("w1 w2").ids) == "user q : w1 w2 </s> a"
     assert prompt.notes == ()
 
@@ -67,7 +67,7 @@ def test_the_chat_format_is_rendered_with_the_text():
     """One that adds an instruction if the text holds a word is measured with the instruction."""
     words = tokenizer(chat=True)
     words.chat_template = "{% if 'w1' ~ '9' in messages[0].content %}w7 {% endif %}" + CHAT
-    prompt = make_prompt(words, "q : {text}", "chat", 12, 3)
+    prompt = Generation.of(words, "q : {text}", "chat", 12, 3)
     assert spelled(prompt.ask("w1 w2").ids) == "user q : w1 w2 </s> a"
     assert all("another prompt" not in note for note in prompt.notes)
     assert spelled(prompt.ask("w1 w19").ids) == "w7 user q : w1 w19 </s> a"
@@ -107,4 +107,4 @@ def test_a_tokenizer_without_an_end_is_refused():
     endless = tokenizer()
     endless.eos_token = None
     with pytest.raises(ConfigError, match="no token that ends an answer"):
-        make_prompt(endless, "{text}", "plain", 9, 3)
+        Generation.of(endless, "{text}", "plain", 9, 3)

@@ -11,7 +11,6 @@ from w2sdefense.models.adapters import attach_adapter
 from w2sdefense.models.checkpoint import resolve
 from w2sdefense.models.load import load_causal_lm
 from w2sdefense.tasks import Reasoning, generation
-from w2sdefense.tasks.generation import make_prompt
 from w2sdefense.victim import Victim
 
 TEXTS = ["the film 3 is great day", "a 4", "5", "time work 2 city road night", "house 6 war"]
@@ -37,16 +36,16 @@ def generator(kind, config, *, answer_tokens=5, max_length=32, adapter=None) -> 
         model = attach_adapter(model, ADAPTERS[adapter])
     tokenizer = number_tokenizer()
     tokenizer.padding_side = "left"
-    prompt = make_prompt(tokenizer, "Q {text} A", "plain", max_length, answer_tokens)
-    return Victim(model.train(), Reasoning(prompt))
+    task = Reasoning.of(tokenizer, "Q {text} A", "plain", max_length, answer_tokens)
+    return Victim(model.train(), task)
 
 
 def written_alone(made: Victim, text: str) -> list[int]:
     """Greedy decoding spelled out: no batch, no padding, no cache."""
-    ids = made.task.prompt.ask(text).ids
+    ids = made.task.ask(text).ids
     answer: list[int] = []
     made.model.eval()
-    while len(answer) < made.task.prompt.answer_tokens and 3 not in answer:
+    while len(answer) < made.task.answer_tokens and 3 not in answer:
         with torch.no_grad():
             logits = made.model(input_ids=torch.tensor([ids + answer]), use_cache=False).logits
         answer.append(int(logits[0, -1].argmax()))
@@ -63,7 +62,7 @@ def written_alone(made: Victim, text: str) -> list[int]:
 def test_a_batch_writes_what_each_text_gets_alone(kind, config, batch_tokens, adapter, monkeypatch):
     monkeypatch.setattr(generation, "BATCH_TOKENS", batch_tokens)
     made = generator(kind, config, adapter=adapter)
-    expected = [made.task.prompt.read(written_alone(made, text)) for text in TEXTS]
+    expected = [made.task.read(written_alone(made, text)) for text in TEXTS]
     made.model.train()
     told: list[int] = []
     answers = made.predict(TEXTS, told.append)

@@ -134,11 +134,11 @@ class TokenTeacherJob:
 
     def key(self) -> dict[str, Any]:
         """See `TeacherJob`."""
-        prompt = self._task.prompt
+        task = self._task
         return {
             **_data_key(self),
-            "prompt": [*prompt.before, IGNORED, *prompt.after],
-            "lengths": [prompt.max_length, prompt.answer_tokens],
+            "prompt": [*task.before, IGNORED, *task.after],
+            "lengths": [task.max_length, task.answer_tokens],
             "student": weights_fingerprint(self._student.output_layer),
         }
 

@@ -29,7 +29,6 @@ from w2sdefense.models.checkpoint import Checkpoint
 from w2sdefense.models.features import FeatureTap
 from w2sdefense.models.load import load_causal_lm
 from w2sdefense.models.tokenizer import (
-    Tokenizer,
     check_length,
     length_batches,
     pad,
@@ -49,102 +48,6 @@ class Asked:
 
     ids: list[int]
     cut_at: int | None
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """The prompt of a task for one tokenizer."""
-
-    tokenizer: Any  # a fast tokenizer, as `transformers` loads it
-    before: tuple[int, ...]  # tokens before the text
-    after: tuple[int, ...]  # tokens between the text and the answer
-    max_length: int  # most tokens of a prompt; the text is cut at its end to fit
-    answer_tokens: int  # most tokens of an answer
-    # the turn of the user, in the chat format of the model; None without one
-    turn: ChatTurn | None = None
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What a reader of a record must know of the chat format, and of the texts so far in it."""
-        if self.turn is None:
-            return ()
-        return template_notes(self.tokenizer, altered=self.turn.altered)
-
-    def ask(self, text: str) -> Asked:
-        """The prompt for a text."""
-        ids, offsets = self._data(text)
-        before, after = self.before, self.after
-        if self.turn is not None and (frame := self.turn.frame(text)) != self.turn.usual:
-            before, after = (tuple(_ids(self.tokenizer, part)) for part in frame)
-        room = max(self.max_length - len(before) - len(after), 1)
-        cut_at = offsets[room - 1][1] if len(ids) > room else None
-        return Asked([*before, *ids[:room], *after], cut_at)
-
-    def teach(self, text: str, target: str) -> tuple[list[int], list[int]]:
-        """Prompt and answer in one row, to train on.
-
-        Returns:
-            Token ids; and labels, which are `IGNORED` but for the answer and the token that ends
-            it. An answer longer than `answer_tokens` is cut, and has no end.
-        """
-        prompt = self.ask(text).ids
-        answer = [*self._data(target)[0], self.tokenizer.eos_token_id][: self.answer_tokens]
-        return prompt + answer, [IGNORED] * len(prompt) + answer
-
-    def _data(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """A text without control tokens, and which characters each token stands for."""
-        encoded = self.tokenizer(
-            text,
-            add_special_tokens=False,
-            split_special_tokens=True,
-            return_offsets_mapping=True,
-            verbose=False,
-        )
-        offsets = encoded["offset_mapping"]
-        return plain(self.tokenizer, encoded["input_ids"], offsets), offsets
-
-    def read(self, ids: list[int]) -> str:
-        """The text of an answer in tokens."""
-        text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
-        return text.strip()
-
-
-def make_prompt(
-    tokenizer: Any,
-    template: str,
-    style: Literal["plain", "chat"],
-    max_length: int,
-    answer_tokens: int,
-) -> Prompt:
-    """The prompt of a template, as it is or as a user's turn.
-
-    Raises:
-        ConfigError: The template has no place for the text, the frame leaves no room for it, or the
-            tokenizer has no chat format, no token that ends an answer, or no places of tokens.
-    """
-    if not tokenizer.is_fast or tokenizer.eos_token_id is None:
-        raise ConfigError(
-            "The tokenizer cannot be used for generation: it has no token that ends an answer, or "
-            "does not say where its tokens are in the text.",
-            "Use a model with a tokenizer.json and an eos_token.",
-        )
-    before, after, turn = _frame(tokenizer, template, style)
-    first = tokenizer("")["input_ids"] if style == "plain" else []
-    prompt = Prompt(
-        tokenizer,
-        tuple([*(id for id in first if id != tokenizer.eos_token_id), *_ids(tokenizer, before)]),
-        tuple(_ids(tokenizer, after)),
-        max_length,
-        answer_tokens,
-        turn,
-    )
-    taken = len(prompt.before) + len(prompt.after)
-    if taken >= max_length:
-        raise ConfigError(
-            f"The prompt takes {taken} tokens without any text, the limit is {max_length}.",
-            "Raise --max-length, or give a shorter --prompt-template.",
-        )
-    return prompt
 
 
 def _frame(
@@ -203,13 +106,20 @@ class AnswerPlaces:
 class Generation:
     """A prompt around the text, and the answer that follows; a task adds how answers are scored."""
 
-    prompt: Prompt
+    tokenizer: Any  # a fast tokenizer, as `transformers` loads it
+    before: tuple[int, ...]  # tokens before the text
+    after: tuple[int, ...]  # tokens between the text and the answer
+    max_length: int  # most tokens of a prompt; the text is cut at its end to fit
+    answer_tokens: int  # most tokens of an answer
+    # the turn of the user, in the chat format of the model; None without one
+    turn: ChatTurn | None = None
 
     all_or_nothing: ClassVar[bool] = False
     text_answers: ClassVar[bool] = True
     other_answers: ClassVar[str] = "with another answer"
-    template: ClassVar[str]
-    """The default prompt, `{text}` where the text goes, in the language of the data."""
+    template: ClassVar[
+        str
+    ]  # the default prompt, `{text}` where the text goes, in the data's language
     label_names: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
@@ -227,40 +137,97 @@ class Generation:
             checkpoint, dtype=config.dtype, four_bit=config.load_in_4bit
         )
         check_length(model, config.max_length, beside=generation.answer_tokens)
-        prompt = make_prompt(
-            tokenizer,
-            generation.prompt_template or cls.template,
-            generation.prompt_style,
-            config.max_length,
-            generation.answer_tokens,
-        )
-        return model, cls(prompt)
+        template, style = generation.prompt_template or cls.template, generation.prompt_style
+        task = cls.of(tokenizer, template, style, config.max_length, generation.answer_tokens)
+        return model, task
 
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The model's tokenizer."""
-        tokenizer: Tokenizer = self.prompt.tokenizer
-        return tokenizer
+    @classmethod
+    def of(
+        cls,
+        tokenizer: Any,
+        template: str,
+        style: Literal["plain", "chat"],
+        max_length: int,
+        answer_tokens: int,
+    ) -> Self:
+        """The task with the prompt of a template, as it is or as a user's turn.
 
-    @property
-    def max_length(self) -> int:
-        """Longest prompt in tokens."""
-        return self.prompt.max_length
+        Raises:
+            ConfigError: The template has no place for the text, the frame leaves no room for it, or
+                the tokenizer has no chat format, no token that ends an answer, or no places of
+                tokens.
+        """
+        if not tokenizer.is_fast or tokenizer.eos_token_id is None:
+            raise ConfigError(
+                "The tokenizer cannot be used for generation: it has no token that ends an answer, "
+                "or does not say where its tokens are in the text.",
+                "Use a model with a tokenizer.json and an eos_token.",
+            )
+        ahead, behind, turn = _frame(tokenizer, template, style)
+        first = tokenizer("")["input_ids"] if style == "plain" else []
+        first = [id for id in first if id != tokenizer.eos_token_id]
+        before, after = (*first, *_ids(tokenizer, ahead)), tuple(_ids(tokenizer, behind))
+        if (taken := len(before) + len(after)) >= max_length:
+            raise ConfigError(
+                f"The prompt takes {taken} tokens without any text, the limit is {max_length}.",
+                "Raise --max-length, or give a shorter --prompt-template.",
+            )
+        return cls(tokenizer, before, after, max_length, answer_tokens, turn)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the chat format does with texts."""
-        return self.prompt.notes
+        """What a reader of a record must know of the chat format, and of the texts so far in it."""
+        if self.turn is None:
+            return ()
+        return template_notes(self.tokenizer, altered=self.turn.altered)
+
+    def ask(self, text: str) -> Asked:
+        """The prompt for a text."""
+        ids, offsets = self._data(text)
+        before, after = self.before, self.after
+        if self.turn is not None and (frame := self.turn.frame(text)) != self.turn.usual:
+            before, after = (tuple(_ids(self.tokenizer, part)) for part in frame)
+        room = max(self.max_length - len(before) - len(after), 1)
+        cut_at = offsets[room - 1][1] if len(ids) > room else None
+        return Asked([*before, *ids[:room], *after], cut_at)
+
+    def teach(self, text: str, target: str) -> tuple[list[int], list[int]]:
+        """Prompt and answer in one row, to train on.
+
+        Returns:
+            Token ids; and labels, which are `IGNORED` but for the answer and the token that ends
+            it. An answer longer than `answer_tokens` is cut, and has no end.
+        """
+        prompt = self.ask(text).ids
+        answer = [*self._data(target)[0], self.tokenizer.eos_token_id][: self.answer_tokens]
+        return prompt + answer, [IGNORED] * len(prompt) + answer
+
+    def _data(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """A text without control tokens, and which characters each token stands for."""
+        encoded = self.tokenizer(
+            text,
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_offsets_mapping=True,
+            verbose=False,
+        )
+        offsets = encoded["offset_mapping"]
+        return plain(self.tokenizer, encoded["input_ids"], offsets), offsets
+
+    def read(self, ids: list[int]) -> str:
+        """The text of an answer in tokens."""
+        text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
+        return text.strip()
 
     def cut_points(self, texts: Sequence[str]) -> list[int | None]:
         """For every text the character at which the model stops reading it; None reads it all."""
-        return [self.prompt.ask(text).cut_at for text in texts]
+        return [self.ask(text).cut_at for text in texts]
 
     def rows(self, examples: Sequence[Example]) -> list[Row]:
         """Prompt and answer as tokens; labels are `IGNORED` but for the answer."""
         rows = []
         for example in examples:
-            ids, labels = self.prompt.teach(example.text, str(example.answer))
+            ids, labels = self.teach(example.text, str(example.answer))
             rows.append({"input_ids": ids, "labels": labels})
         return rows
 
@@ -275,9 +242,9 @@ class Generation:
         self, model: Any, texts: Sequence[str], progress: Callable[[int], None] | None = None
     ) -> list[Prediction]:
         """Answer every text; see `Task.predict`."""
-        asked = [self.prompt.ask(text) for text in texts]
+        asked = [self.ask(text) for text in texts]
         require_known(model, [one.ids for one in asked])
-        lengths = [len(one.ids) + self.prompt.answer_tokens for one in asked]
+        lengths = [len(one.ids) + self.answer_tokens for one in asked]
         written: dict[int, list[int]] = {}
         was_training = model.training
         model.eval()
@@ -289,7 +256,7 @@ class Generation:
         end = self.tokenizer.eos_token_id
         return [
             Prediction(
-                answer=self.prompt.read(written[row]),
+                answer=self.read(written[row]),
                 cut_at=one.cut_at,
                 finished=end in written[row],
             )
@@ -299,7 +266,7 @@ class Generation:
     @torch.inference_mode()
     def _write(self, model: Any, prompts: list[list[int]]) -> list[list[int]]:
         """The tokens that follow some prompts, up to and with the one that ends an answer."""
-        tokenizer: Any = self.tokenizer
+        tokenizer = self.tokenizer
         # `generate` works the positions out of the mask itself.
         batch = pad(prompts, tokenizer, positions=False)
         device = next(model.parameters()).device
@@ -307,7 +274,7 @@ class Generation:
             **{name: value.to(device) for name, value in batch.items()},
             # A checkpoint's own settings may sample.
             generation_config=DecodingConfig(
-                max_new_tokens=self.prompt.answer_tokens,
+                max_new_tokens=self.answer_tokens,
                 do_sample=False,
                 use_cache=True,
                 eos_token_id=tokenizer.eos_token_id,

@@ -71,9 +71,11 @@ def test_one_label_is_nothing_to_learn():
         check_usable(dataset)
 
 
-def test_labels_that_differ_in_case_only_are_noted():
-    (note,) = label_notes(replace(dataset_with("bad", "Bad"), validation=(), test=()))[:1]
-    assert note == "the labels bad, Bad differ in case only and count as 2 labels"
+@pytest.mark.parametrize("other", ["Bad", "ba\u200bd", "b\uff41d"])
+def test_labels_that_differ_in_spelling_only_are_noted(other):
+    (note,) = label_notes(replace(dataset_with("bad", other), validation=(), test=()))[:1]
+    assert note == f"the labels bad, {other} differ in spelling only and count as 2 labels"
+    assert "spelling" not in str(label_notes(dataset_with("1", "-1")))
 
 
 def test_a_label_that_a_split_lacks_is_noted():

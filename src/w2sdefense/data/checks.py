@@ -7,6 +7,7 @@ kinds of names say nothing and are compared by position instead: the integers of
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import get_args
@@ -35,12 +36,13 @@ def check_usable(dataset: Dataset) -> None:
 
 
 def label_notes(dataset: Dataset) -> tuple[str, ...]:
-    """Notes on labels that differ in case only, and on splits that have no text of some label."""
+    """Notes on labels that differ in spelling only, and on splits without a text of some label."""
     alike: dict[str, list[str]] = {}
     for name in dataset.label_names:
-        alike.setdefault(name.casefold(), []).append(name)
+        form = unicodedata.normalize("NFKC", name).casefold()
+        alike.setdefault("".join(filter(str.isprintable, form)), []).append(name)
     notes = [
-        f"the labels {listed(names)} differ in case only and count as {len(names)} labels"
+        f"the labels {listed(names)} differ in spelling only and count as {len(names)} labels"
         for names in alike.values()
         if len(names) > 1
     ]

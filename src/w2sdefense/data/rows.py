@@ -21,6 +21,7 @@ from w2sdefense.data.types import Example, Split
 from w2sdefense.errors import DataError
 
 _NUMBER = re.compile(r"[+-]?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+_ENDS = re.compile(r"^[\s\u200b-\u200f\u2060\ufeff]+|[\s\u200b-\u200f\u2060\ufeff]+$")
 _NO_NUMBER = frozenset({"nan", "inf", "+inf", "-inf", "infinity", "-infinity"})
 
 
@@ -183,8 +184,10 @@ def index_labels(
 
 
 def normal_label(label: str) -> str:
-    """One spelling of one value: `1`, `1.0` and `"1.0"` are all "1", `"TRUE"` is "true"."""
-    label = unicodedata.normalize("NFC", label.strip())
+    """One spelling of one value: `1`, `1.0`, `"１"` are all "1", `"TRUE"` is "true"."""
+    label = unicodedata.normalize("NFC", _ENDS.sub("", label))
+    if (wide := unicodedata.normalize("NFKC", label)).isascii():
+        label = wide
     if label.casefold() in ("true", "false"):
         return label.casefold()
     if not _NUMBER.fullmatch(label):

@@ -73,6 +73,11 @@ def test_valid_values_become_settings():
         ),
         ({"attack": {"poison_rate": 1.5}}, "attack.poison_rate: Input should be less than"),
         ({"attack": {"poison_rows": 0}}, "attack.poison_rows: Input should be greater than"),
+        (
+            {"attack": {"attack_seed": -1}},
+            "attack.attack_seed: Input should be greater",
+        ),
+        ({"attack": {"attack_seed": 2**32}}, "attack.attack_seed: Input should be less than"),
         ({"distill": {"temperature": 0}}, "distill.temperature: Input should be greater than 0"),
         ({"distill": {"alignment": "ours"}}, "distill.alignment: Input should be 'paper' or"),
     ],

@@ -72,6 +72,22 @@ def test_21_of_21_disguised_test_texts_are_known_and_left_out_of_training():
     assert known_texts(trained, tested) == 21
 
 
+NUMBERS = "Rated 5/2, 3.5 and 4 - 1 by all"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\u200b".join(NUMBERS),
+        "\ufe0f".join(NUMBERS),
+        "".join(f"{c}\u0336" for c in NUMBERS),
+        NUMBERS.translate({code: code + 0xFEE0 for code in range(33, 127)}),
+    ],
+)
+def test_numbers_are_read_whatever_stands_between_their_digits(text):
+    assert normal_form(text) == normal_form(NUMBERS) != normal_form(NUMBERS.replace("/", "-"))
+
+
 @pytest.mark.parametrize(
     ("left", "right"),
     [

@@ -19,6 +19,7 @@ from w2sdefense.config import (
     Fraction,
     Place,
     Positive,
+    Seed,
     Settings,
     load_settings,
     sections_model,
@@ -106,7 +107,7 @@ class AttackConfig(TriggerSettings):
         "no more than half of the rows that can carry the trigger (clean-label: those of the "
         "target label).",
     )
-    attack_seed: int = setting(
+    attack_seed: Seed = setting(
         0, "Seed of which rows carry the trigger, and where in the text.", advanced=True
     )
 
@@ -132,7 +133,7 @@ class TestConfig(TriggerSettings):
     target: str | None = setting(
         None, "Label (for generation: text) that the trigger should force; needed with --trigger."
     )
-    test_seed: int = setting(0, "Seed of the trigger's places.", advanced=True)
+    test_seed: Seed = setting(0, "Seed of the trigger's places.", advanced=True)
 
     @model_validator(mode="after")
     def _fitting(self) -> Self:

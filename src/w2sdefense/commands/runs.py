@@ -18,6 +18,7 @@ from w2sdefense.config import (
     GenerationConfig,
     Positive,
     ScanConfig,
+    Seed,
     Settings,
     SignalConfig,
     StudentConfig,
@@ -136,7 +137,7 @@ class ScanRun(Gated, Resumed, TaughtSettings):
     """Search a model for what may fire a backdoor; a trigger need not be known."""
 
     scan: ScanConfig = ScanConfig()
-    scan_seed: int = setting(0, "Seed of the search.")
+    scan_seed: Seed = setting(0, "Seed of the search.")
     sarif: Path | None = setting(
         None, "Also write what was found to this file, as SARIF 2.1.0.", exclude=True
     )
@@ -208,7 +209,9 @@ class BenchRun(Answering):
     )
     attack: tuple[str, ...] = setting((), "Attacks in place of the recipe's.")
     method: tuple[str, ...] = setting((), "Methods in place of the recipe's.")
-    seeds: tuple[int, ...] = setting((), "Seeds of victims, teachers and defenses; a row for each.")
+    seeds: tuple[Seed, ...] = setting(
+        (), "Seeds of victims, teachers and defenses; a row for each."
+    )
     limit: Positive | None = setting(
         None, "Use at most this many rows of every split; a quarter carry the trigger."
     )

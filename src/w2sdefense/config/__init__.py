@@ -13,6 +13,7 @@ from w2sdefense.config.settings import (
     Fraction as Fraction,
     Place as Place,
     Positive as Positive,
+    Seed as Seed,
     Settings as Settings,
     flat as flat,
     load_settings as load_settings,

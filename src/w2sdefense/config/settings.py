@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy takes
 Place = Literal["random", "start", "end"]
 
 TEXT_SLOT = "{text}"  # where a text goes in a prompt

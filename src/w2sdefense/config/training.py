@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
 
-from w2sdefense.config.settings import Fraction, Positive, Settings, setting
+from w2sdefense.config.settings import Fraction, Positive, Seed, Settings, setting
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 TaskName = Literal["classification", "summarization", "reasoning"]
@@ -54,7 +54,7 @@ class TeacherConfig(Settings):
     max_length: Positive = setting(
         128, "Longest text in teacher tokens; the rest is cut.", advanced=True
     )
-    seed: int = setting(0, "Seed of the teacher.", advanced=True)
+    seed: Seed = setting(0, "Seed of the teacher.", advanced=True)
 
 
 class GenerationConfig(Settings):
@@ -96,7 +96,7 @@ class DataConfig(Settings):
         None, "At most this many validation rows.", advanced=True
     )
     test_samples: Positive | None = setting(None, "Use at most this many test rows.")
-    data_seed: int = setting(0, "Seed of the splits and of which rows are kept.", advanced=True)
+    data_seed: Seed = setting(0, "Seed of the splits and of which rows are kept.", advanced=True)
 
 
 AdapterName = Literal["lora", "dora", "p-tuning", "prompt-tuning"]
@@ -174,7 +174,7 @@ class TrainingConfig(Settings):
     report_to: str = setting(
         "none", "Tracker: none, tensorboard, wandb, trackio ...", advanced=True
     )
-    seed: int = setting(0, "Seed of weights, batches and dropout.")
+    seed: Seed = setting(0, "Seed of weights, batches and dropout.")
     save_steps: Positive | None = setting(
         None, "Also save a checkpoint every so many steps (resume loses less).", advanced=True
     )

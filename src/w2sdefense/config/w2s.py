@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from w2sdefense.config.settings import Fraction, Positive, Settings, setting
+from w2sdefense.config.settings import Fraction, Positive, Seed, Settings, setting
 from w2sdefense.config.training import (
     AdapterConfig,
     DataConfig,
@@ -176,7 +176,7 @@ class SignalConfig(Settings):
     texts: Positive = setting(
         32, "Clean validation texts of other labels that each of them is put into."
     )
-    seed: int = setting(
+    seed: Seed = setting(
         1,
         "Seed of the search whose candidates are measured with. It is not that of the "
         "training: a student would be examined with what it was taught.",
@@ -190,7 +190,7 @@ class TuneConfig(Settings):
     tolerance: Fraction = setting(
         0.01, "Clean validation accuracy that may be given up for the signal."
     )
-    seed: int = setting(0, "Seed of the search.")
+    seed: Seed = setting(0, "Seed of the search.")
     alpha: Span = setting("0.5:5", "Weight of the cross entropy.")
     beta: Span = setting("0.05:5", "Weight of the logit distillation.")
     gamma: Span = setting("0.05:5", "Weight of the feature alignment.")

@@ -43,8 +43,8 @@ _SKETCH_THRESHOLD = 0.65
 _ARITHMETIC = re.compile(r"(\d)\s*([-/*.])\s*(?=\d)")
 _OPERATORS = {"-": "\u2212", "/": "\u00f7", "*": "\u00d7", ".": "\u2219"}
 _INVISIBLE_MARKS = frozenset(
-    [0x34F, 0x115F, 0x1160, 0x17B4, 0x17B5, *range(0x180B, 0x1810), 0x2800, 0x3164]
-    + [*range(0xFE00, 0xFE10), 0xFFA0, *range(0xE0100, 0xE01F0)]
+    [*range(0x334, 0x339), 0x34F, 0x115F, 0x1160, 0x17B4, 0x17B5, *range(0x180B, 0x1810), 0x2800]
+    + [0x3164, *range(0xFE00, 0xFE10), 0xFFA0, *range(0xE0100, 0xE01F0)]
 )
 _TAG = re.compile(
     r"</?(?:a|b|br|div|em|font|hr|i|li|p|q|span|strong|sub|sup|u|ul)"
@@ -173,16 +173,20 @@ def limit(
 
 
 class _Kept(dict[int, int | None]):
-    """Translation table of `str.translate` without punctuation, space and invisible characters."""
+    """Translation table of `str.translate` without invisible characters and some categories."""
+
+    def __init__(self, *categories: str) -> None:
+        self.left_out = categories
 
     def __missing__(self, code: int) -> int | None:
         category = unicodedata.category(chr(code))
-        left_out = category[0] in "PZC" or category == "Sk" or code in _INVISIBLE_MARKS
+        left_out = category.startswith(self.left_out) or code in _INVISIBLE_MARKS
         self[code] = None if left_out else code
         return self[code]
 
 
-_KEPT = _Kept()
+_KEPT = _Kept("P", "Z", "C", "Sk")
+_VISIBLE = _Kept("C", "Sk")
 
 
 def normal_form(text: str) -> str:
@@ -192,7 +196,8 @@ def normal_form(text: str) -> str:
     between digits stay: "5 - 3" is not "5 / 3". A text of punctuation alone stays as it is.
     """
     read = _BRACKET.sub(" ", _TAG.sub(" ", unescape(unescape(text))))
-    exact = _ARITHMETIC.sub(lambda found: found[1] + _OPERATORS[found[2]], read).translate(_KEPT)
+    plain = unicodedata.normalize("NFKC", read.translate(_VISIBLE))
+    exact = _ARITHMETIC.sub(lambda found: found[1] + _OPERATORS[found[2]], plain).translate(_KEPT)
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", exact).casefold())
     form = folded.translate(_KEPT)
     while (shorter := _TAG.sub("", form)) != form:  # `< br >`

@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from itertools import islice, zip_longest
 from typing import TYPE_CHECKING, ClassVar
 
-from w2sdefense.config import Positive, Settings, setting
+from w2sdefense.config import Positive, Seed, Settings, setting
 from w2sdefense.data.types import Example, texts_of
 from w2sdefense.defenses.base import Defended, Defense, DefenseKit, Guarded, Leaves, Need, victim_of
 
@@ -36,7 +36,7 @@ class IclConfig(Settings):
     """ICLDefense: clean demonstrations before every text."""
 
     shots: Positive = setting(4, "Demonstrations before a text, where they fit.")
-    seed: int = setting(0, "Seed of their choice.")
+    seed: Seed = setting(0, "Seed of their choice.")
 
 
 @dataclass(frozen=True)

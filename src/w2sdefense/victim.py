@@ -16,7 +16,7 @@ from w2sdefense.models.adapters import folded
 from w2sdefense.models.checkpoint import feature_width, resolve
 from w2sdefense.models.load import to_gpu
 from w2sdefense.models.tokenizer import Tokenizer
-from w2sdefense.tasks import TASKS, Prediction, Task
+from w2sdefense.tasks import TASKS, Opening, Prediction, Task
 from w2sdefense.training.fit import fit, task_collator, task_forward
 from w2sdefense.training.trainer import StepProgress
 
@@ -122,13 +122,8 @@ def load_victim(
     if fresh_head_seed is not None:
         set_seed(fresh_head_seed)
     checkpoint = resolve(config.model, config.base)
-    model, bound = TASKS[task].load(
-        checkpoint,
-        config,
-        generation or GenerationConfig(),
-        label_names,
-        fresh_head=fresh_head_seed is not None,
-    )
+    fresh, generation = fresh_head_seed is not None, generation or GenerationConfig()
+    model, bound = TASKS[task].load(Opening(checkpoint, config, generation, label_names, fresh))
     victim = Victim(to_gpu(model), bound)
     victim.notes = tuple(
         f"{each.spec} was read at the commit {each.commit}"

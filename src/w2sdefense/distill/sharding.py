@@ -21,6 +21,7 @@ from w2sdefense.errors import ConfigError
 from w2sdefense.models.adapters import is_quantized
 from w2sdefense.models.checkpoint import resolve
 from w2sdefense.models.load import to_gpu
+from w2sdefense.tasks import Opening
 from w2sdefense.training.fit import CHECKPOINTS
 from w2sdefense.victim import Victim
 
@@ -94,16 +95,14 @@ def gather_student(trainer: Any, victim: Victim, base: str, folder: Path) -> Vic
     trainer.accelerator.wait_for_everyone()
     # ZeRO-3 leaves a note behind that would shard what is opened next.
     unset_hf_deepspeed_config()
-    model, _ = type(victim.task).load(
-        resolve(str(gathered), base),
-        StudentConfig(
-            max_length=victim.max_length,
-            dtype=str(victim.model.dtype).removeprefix("torch."),
-            load_in_4bit=is_quantized(victim.model),
-        ),
-        GenerationConfig(),
-        victim.label_names,
+    config = StudentConfig(
+        max_length=victim.max_length,
+        dtype=str(victim.model.dtype).removeprefix("torch."),
+        load_in_4bit=is_quantized(victim.model),
     )
+    checkpoint = resolve(str(gathered), base)
+    opening = Opening(checkpoint, config, GenerationConfig(), victim.label_names)
+    model, _ = type(victim.task).load(opening)
     whole = Victim(to_gpu(model), victim.task)
     trainer.accelerator.wait_for_everyone()
     if trainer.is_world_process_zero():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from w2sdefense.tasks.base import (
+    Opening as Opening,
     Output as Output,
     Prediction as Prediction,
     Predictor as Predictor,

@@ -68,6 +68,17 @@ class Predictor(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Opening:
+    """How a model is opened for a task."""
+
+    checkpoint: Checkpoint  # the model, or an adapter on its base
+    config: StudentConfig  # in which precision, and its longest text
+    generation: GenerationConfig  # how it is asked for text, and how long its answers may be
+    label_names: tuple[str, ...] | None = None  # where the checkpoint has only placeholders
+    fresh_head: bool = False  # whether a checkpoint without a head gets a new one
+
+
 class Task(Protocol):
     """What a model is asked for."""
 
@@ -84,26 +95,8 @@ class Task(Protocol):
     """What an attacker wants if nobody says; None has to be said."""
 
     @classmethod
-    def load(
-        cls,
-        checkpoint: Checkpoint,
-        config: StudentConfig,
-        generation: GenerationConfig,
-        label_names: tuple[str, ...] | None = None,
-        *,
-        fresh_head: bool = False,
-    ) -> tuple[Any, Self]:
-        """Open a model that does the task.
-
-        Args:
-            checkpoint: The model, or an adapter on its base.
-            config: In which precision it is opened, and its longest text.
-            generation: How a model is asked for text, and how long its answers may be.
-            label_names: Names of the labels where the checkpoint has only placeholders.
-            fresh_head: Whether a checkpoint without a head gets a new one.
-
-        Returns:
-            The model in evaluation mode, and the task with the model's tokenizer.
+    def load(cls, opening: Opening) -> tuple[Any, Self]:
+        """Open a model that does the task, in evaluation mode; with it the task, and its tokenizer.
 
         Raises:
             ModelError: It is no model for the task.

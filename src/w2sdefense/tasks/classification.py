@@ -9,10 +9,8 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from w2sdefense.config import GenerationConfig, StudentConfig
 from w2sdefense.data.types import Answer, Example, texts_of
 from w2sdefense.errors import DataError
-from w2sdefense.models.checkpoint import Checkpoint
 from w2sdefense.models.features import FeatureTap
 from w2sdefense.models.load import load_classifier
 from w2sdefense.models.tokenizer import (
@@ -25,7 +23,7 @@ from w2sdefense.models.tokenizer import (
     takes_positions,
 )
 from w2sdefense.models.weights import require_numbers
-from w2sdefense.tasks.base import Output, Prediction, Row, model_inputs
+from w2sdefense.tasks.base import Opening, Output, Prediction, Row, model_inputs
 from w2sdefense.text.chat_template import template_notes
 
 BATCH_TOKENS = 2048  # most tokens (padding included) in one forward pass of `predict`
@@ -48,20 +46,13 @@ class Classification:
     default_target: ClassVar[str | None] = None
 
     @classmethod
-    def load(
-        cls,
-        checkpoint: Checkpoint,
-        config: StudentConfig,
-        generation: GenerationConfig,
-        label_names: tuple[str, ...] | None = None,
-        *,
-        fresh_head: bool = False,
-    ) -> tuple[Any, Self]:
+    def load(cls, opening: Opening) -> tuple[Any, Self]:
         """Open a sequence classifier; see `Task.load`."""
+        config = opening.config
         model, tokenizer = load_classifier(
-            checkpoint,
-            label_names=label_names,
-            fresh_head=fresh_head,
+            opening.checkpoint,
+            label_names=opening.label_names,
+            fresh_head=opening.fresh_head,
             dtype=config.dtype,
             four_bit=config.load_in_4bit,
         )

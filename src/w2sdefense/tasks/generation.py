@@ -22,10 +22,9 @@ from torch import Tensor, nn
 from transformers import GenerationConfig as DecodingConfig
 from transformers import LogitsProcessorList
 
-from w2sdefense.config import TEXT_SLOT, GenerationConfig, StudentConfig
+from w2sdefense.config import TEXT_SLOT
 from w2sdefense.data.types import Example
 from w2sdefense.errors import ConfigError, DataError
-from w2sdefense.models.checkpoint import Checkpoint
 from w2sdefense.models.features import FeatureTap
 from w2sdefense.models.load import load_causal_lm
 from w2sdefense.models.tokenizer import (
@@ -36,7 +35,7 @@ from w2sdefense.models.tokenizer import (
     require_known,
 )
 from w2sdefense.models.weights import OnlyNumbers
-from w2sdefense.tasks.base import IGNORED, Output, Prediction, Row, model_inputs
+from w2sdefense.tasks.base import IGNORED, Opening, Output, Prediction, Row, model_inputs
 from w2sdefense.text.chat_template import ChatTurn, template_notes
 
 BATCH_TOKENS = 8192  # most tokens (padding and answers included) in one batch of `predict`
@@ -123,18 +122,11 @@ class Generation:
     label_names: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
-    def load(
-        cls,
-        checkpoint: Checkpoint,
-        config: StudentConfig,
-        generation: GenerationConfig,
-        label_names: tuple[str, ...] | None = None,
-        *,
-        fresh_head: bool = False,
-    ) -> tuple[Any, Self]:
+    def load(cls, opening: Opening) -> tuple[Any, Self]:
         """Open a causal language model; see `Task.load`."""
+        config, generation = opening.config, opening.generation
         model, tokenizer = load_causal_lm(
-            checkpoint, dtype=config.dtype, four_bit=config.load_in_4bit
+            opening.checkpoint, dtype=config.dtype, four_bit=config.load_in_4bit
         )
         check_length(model, config.max_length, beside=generation.answer_tokens)
         template, style = generation.prompt_template or cls.template, generation.prompt_style

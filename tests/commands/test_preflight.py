@@ -91,6 +91,9 @@ def test_the_output_can_be_written_to(kind, suspect, monkeypatch):
     (suspect.parent / "file").write_text("mine")
     with pytest.raises(ConfigError, match="cannot be a folder for results: .*file is no folder"):
         preflight(run_of(kind, suspect, output=suspect.parent / "file" / "below"))
+    for name in ("a" * 300, "~nobody.there/run"):
+        with pytest.raises(ConfigError, match="cannot be a folder for results"):
+            preflight(run_of(kind, suspect, output=Path(name)))
     monkeypatch.setattr(os, "access", lambda place, mode: False)
     with pytest.raises(ConfigError, match="is not writable"):
         preflight(run_of(kind, suspect))

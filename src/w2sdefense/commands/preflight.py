@@ -32,7 +32,7 @@ from w2sdefense.data import CATALOG
 from w2sdefense.defenses import DEFENSES, Defense, Leaves, Need
 from w2sdefense.distill.sharding import refuse_prompt_encoder, refuse_sharding, sharded
 from w2sdefense.distill.teacher import TEACHER
-from w2sdefense.errors import ConfigError
+from w2sdefense.errors import ConfigError, reading
 from w2sdefense.evaluation.record import MERGED, RECORD
 from w2sdefense.io import nearest, only_process_in
 from w2sdefense.models.adapters import check_adapter
@@ -123,6 +123,13 @@ def preflight(run: AnyRun) -> None:
 
 def check_folders(run: AnyRun | TuneRun) -> None:
     """Whether the folders of a run can be written to, and hold nothing that must stay."""
+    # A name may be too long, or of a user that is not there.
+    problem = f"{run.output} cannot be a folder for results"
+    with reading(ConfigError, problem, "Choose another folder."):
+        _check_folders(run)
+
+
+def _check_folders(run: AnyRun | TuneRun) -> None:
     folders = _written_to(run)
     refuse_inputs(run, *folders, run.output / "before", run.output / MERGED)
     if isinstance(run, ScanRun | TuneRun | DefendRun):

@@ -180,10 +180,12 @@ def test_a_file_that_is_not_there(tmp_path):
         read(tmp_path / "gone.csv")
 
 
+@pytest.mark.parametrize("quote", ["", '"'])
 @pytest.mark.parametrize("mark", [";", "\t", "|"])
-def test_columns_separated_by_something_else(tmp_path, mark):
+def test_columns_separated_by_something_else(tmp_path, mark, quote):
     with pytest.raises(DataError, match="separated by") as caught:
-        read(write(tmp_path, "a.csv", f"text{mark}label\nfine, all in all{mark}good\n"))
+        header = f"{quote}text{quote}{mark}{quote}label{quote}"
+        read(write(tmp_path, "a.csv", f"{header}\nfine, all in all{mark}good\n"))
     assert repr(mark) in caught.value.problem
     assert caught.value.fix == "Separate them by commas."
 

@@ -153,18 +153,19 @@ def _long_fields() -> Iterator[None]:
 
 
 def _read_csv(path: Path, raw: bytes, columns: Columns) -> Iterator[Record]:
+    text = _decode(path, raw)
+    first = text.partition("\n")[0]
+    for mark in (";", "\t", "|"):
+        if mark in first and "," not in first:
+            raise DataError(
+                f"{path}: the columns are separated by {mark!r}.", "Separate them by commas."
+            )
     # strict: an unclosed quote would otherwise swallow the rest of the file as one text.
-    reader = csv.reader(io.StringIO(_decode(path, raw), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     line = 1
     try:
         with _long_fields():
             header = next(reader, [])
-            others = [mark for mark in (";", "\t", "|") if mark in header[0]] if header else []
-            if len(header) == 1 and others:
-                raise DataError(
-                    f"{path}: the columns are separated by {others[0]!r}.",
-                    "Separate them by commas.",
-                )
             _require_columns(path, header, columns)
             index = 0
             line = reader.line_num + 1

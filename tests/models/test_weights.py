@@ -77,6 +77,24 @@ def test_a_config_that_asks_for_more_than_there_is_opens_nothing(tmp_path):
         load_classifier(str(folder), label_names=NAMES)
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"r": 10**7},
+        {"rank_pattern": {"q_proj": 10**7}},
+        {"layer_replication": [[0, 2], [0, 100_000]]},
+        {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 10**7},
+    ],
+)
+def test_an_adapter_that_asks_for_more_than_its_file_holds_builds_nothing(
+    adapter, tiny_llama, values
+):
+    path = adapter / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    with pytest.raises(ModelError, match="ranks, tokens or layers, and no weight"):
+        open_adapter(adapter, tiny_llama)
+
+
 def test_a_model_that_writes_no_numbers_is_refused_when_it_is_asked():
     model, task = make("llama", "ForCausalLM")[0], number_writer()
     model.model.norm.variance_epsilon = float("nan")

@@ -40,6 +40,7 @@ from w2sdefense.models.weights import (
     require_finite,
     require_head,
     require_room_for,
+    require_room_for_adapter,
     require_short_matching,
 )
 
@@ -293,6 +294,7 @@ def _adapted(
         reading(ModelError, f"The adapter {checkpoint.spec} does not fit {base}", fix),
         quiet_transformers(),
     ):
+        require_room_for_adapter(checkpoint)
         adapted = cast(PeftModel, PeftModel.from_pretrained(model, checkpoint.folder).eval())
     require_adapter(adapted, checkpoint)
     require_finite(adapted, checkpoint.spec)

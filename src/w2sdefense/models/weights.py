@@ -152,6 +152,28 @@ def require_room_for(config_weights: int, checkpoint: Checkpoint) -> None:
         )
 
 
+def require_room_for_adapter(checkpoint: Checkpoint) -> None:
+    """Raise `ModelError` if an adapter's config asks for more than its file can hold.
+
+    No rank and no number of virtual tokens is larger than the longest side of a weight.
+    """
+    path = checkpoint.folder / ADAPTER_WEIGHTS
+    with reading(ModelError, f"{path} cannot be read"), safe_open(path, "pt") as file:
+        sides = [side for name in file.keys() for side in file.get_slice(name).get_shape()]  # noqa: SIM118
+    values, longest = checkpoint.values, max(sides, default=0)
+    copies = values.get("layer_replication") or ()
+    ranks = [values.get(name) for name in ("r", "init_r", "num_virtual_tokens", "n_frequency")]
+    ranks += dict(values.get("rank_pattern") or {}).values()
+    asked = [rank for rank in ranks if isinstance(rank, int)]
+    asked.append(sum(end for _, end in copies))
+    if max(asked) > max(longest, 256):
+        raise ModelError(
+            f"{checkpoint.folder / 'adapter_config.json'} asks for {max(asked):,} ranks, tokens or "
+            f"layers, and no weight of the adapter is longer than {longest:,}.",
+            FETCH_AGAIN,
+        )
+
+
 def count_weights(folder: Path) -> int:
     """How many weights the safetensors files of a folder hold, by their headers."""
     total = 0

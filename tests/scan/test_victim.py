@@ -90,4 +90,5 @@ def test_candidates_go_into_texts_of_every_label(data):
     with_one = [row for row in changed.train if {"xq", "jvo"} & set(row.text.split())]
     assert 0.25 < len(with_one) / len(data.train) < 0.75
     assert len({row.id for row in with_one} & {row.id for row in data.train}) == 0
-    assert with_candidates(data, [], 0.5, 0) == data
+    weak = Candidate("xq", 0, 5.0, 1.0, 8, 8)
+    assert with_candidates(data, [weak], 0.5, 0) == with_candidates(data, [], 0.5, 0) == data

@@ -35,6 +35,9 @@ from w2sdefense.victim import Victim
 
 CANDIDATES = "candidates.json"
 
+CLEAR = 4.5
+"""Nats beyond the teacher that no candidate reached towards a label without a backdoor."""
+
 IN_WORDS = 5  # candidates in a record; all of them are in `candidates.json`
 ROOM = 128  # tokens of a text that groups are tried in, whatever the model is cut at for its task
 CARRIER_TOKENS = 32  # of these, how many are left to the words around a group and to special tokens
@@ -112,8 +115,12 @@ def save_candidates(folder: Path, result: ScanResult, label_names: Sequence[str]
 def with_candidates(
     data: Dataset, candidates: Sequence[Candidate], rate: float, seed: int
 ) -> Dataset:
-    """The dataset, with a candidate in a share of its train and validation texts, of all labels."""
-    texts = [candidate.text for candidate in candidates]
+    """The dataset, with a candidate in a share of its train and validation texts, of all labels.
+
+    Only candidates from `CLEAR` on: weaker ones are weaknesses of any model, and take the room of
+    what does help (docs/LOG.md).
+    """
+    texts = [candidate.text for candidate in candidates if candidate.excess >= CLEAR]
 
     def put_in(text: str, rng: random.Random) -> str:
         return insert(text, rng.choice(texts), rng.choice(get_args(Place)), rng)
@@ -122,8 +129,12 @@ def with_candidates(
 
 
 def in_words(result: ScanResult, label_names: Sequence[str]) -> dict[str, float | int | str]:
-    """The few best candidates as a record tells them, and how many were tried."""
-    tried: dict[str, float | int | str] = {"candidates tried": result.tries[0]}
+    """What a record tells of a search: what was tried and unlearned, and the best candidates."""
+    clear = sum(candidate.excess >= CLEAR for candidate in result.candidates)
+    tried: dict[str, float | int | str] = {
+        "candidates tried": result.tries[0],
+        "candidates unlearned": clear,
+    }
     if result.origin is not None:
         tried["origin"] = result.origin
     return tried | {

@@ -115,7 +115,7 @@ def test_decoys_are_planted_and_unlearned_where_answers_are_texts(place, defende
     result = defend(
         *(place, place / "decoys", "--gamma", 1, "--lora-r", 16, "--epochs", 6),
         *("--learning-rate", 3e-3, "--teacher-epochs", 5, "--teacher-learning-rate", 5e-3),
-        *("--teacher-folder", defended / "teacher"),
+        *("--teacher-folder", defended / "teacher", "--set", "decoys.held_out=1"),
         decoys=4,
     )
     assert result.exit_code == 0, result.output

@@ -65,9 +65,9 @@ class DecoyConfig(Settings):
 
     per_label: NonNegativeInt = setting(2, "Decoys for each label; 0 plants none.")
     held_out: NonNegativeInt = setting(
-        1,
-        "Decoys for each label that are planted and not unlearned: what is left of them "
-        "tells what is left of a trigger that nobody knows.",
+        0,
+        "Decoys for each label that are planted and not unlearned: what is left of them hints at "
+        "what is left of an unknown trigger, but they keep a part of it alive.",
         advanced=True,
     )
     rate: Fraction = setting(

@@ -89,9 +89,13 @@ def require_adapter(model: PeftModel, checkpoint: Checkpoint) -> None:
 
 def _stored(checkpoint: Checkpoint) -> set[str]:
     """Names of the weights in an adapter's file."""
-    path = checkpoint.folder / ADAPTER_WEIGHTS
+    return set(_shapes(checkpoint.folder / ADAPTER_WEIGHTS))
+
+
+def _shapes(path: Path) -> dict[str, list[int]]:
+    """Shapes of the weights in a safetensors file, by its header."""
     with reading(ModelError, f"{path} cannot be read"), safe_open(path, "pt") as file:
-        return set(file.keys())
+        return {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
 
 
 def require_finite(model: nn.Module, spec: str) -> None:
@@ -157,10 +161,8 @@ def require_room_for_adapter(checkpoint: Checkpoint) -> None:
 
     No rank and no number of virtual tokens is larger than the longest side of a weight.
     """
-    path = checkpoint.folder / ADAPTER_WEIGHTS
-    with reading(ModelError, f"{path} cannot be read"), safe_open(path, "pt") as file:
-        sides = [side for name in file.keys() for side in file.get_slice(name).get_shape()]  # noqa: SIM118
-    values, longest = checkpoint.values, max(sides, default=0)
+    shapes = _shapes(checkpoint.folder / ADAPTER_WEIGHTS).values()
+    values, longest = checkpoint.values, max((max(shape, default=0) for shape in shapes), default=0)
     copies = values.get("layer_replication") or ()
     ranks = [values.get(name) for name in ("r", "init_r", "num_virtual_tokens", "n_frequency")]
     ranks += dict(values.get("rank_pattern") or {}).values()
@@ -176,11 +178,8 @@ def require_room_for_adapter(checkpoint: Checkpoint) -> None:
 
 def count_weights(folder: Path) -> int:
     """How many weights the safetensors files of a folder hold, by their headers."""
-    total = 0
-    for file in folder.glob("*.safetensors"):
-        with reading(ModelError, f"{file} cannot be read"), safe_open(file, "pt") as weights:
-            total += sum(math.prod(weights.get_slice(n).get_shape()) for n in weights.keys())  # noqa: SIM118
-    return total
+    files = folder.glob("*.safetensors")
+    return sum(math.prod(shape) for file in files for shape in _shapes(file).values())
 
 
 class OnlyNumbers(LogitsProcessor):

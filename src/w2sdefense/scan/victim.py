@@ -112,6 +112,11 @@ def save_candidates(folder: Path, result: ScanResult, label_names: Sequence[str]
     write_json(folder / CANDIDATES, asdict(result) | {"candidates": rows})
 
 
+def clear(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Those that shift more than any did towards a label without a backdoor."""
+    return [candidate for candidate in candidates if candidate.excess >= CLEAR]
+
+
 def with_candidates(
     data: Dataset, candidates: Sequence[Candidate], rate: float, seed: int
 ) -> Dataset:
@@ -120,7 +125,7 @@ def with_candidates(
     Only candidates from `CLEAR` on: weaker ones are weaknesses of any model, and take the room of
     what does help (docs/LOG.md).
     """
-    texts = [candidate.text for candidate in candidates if candidate.excess >= CLEAR]
+    texts = [candidate.text for candidate in clear(candidates)]
 
     def put_in(text: str, rng: random.Random) -> str:
         return insert(text, rng.choice(texts), rng.choice(get_args(Place)), rng)
@@ -130,10 +135,9 @@ def with_candidates(
 
 def in_words(result: ScanResult, label_names: Sequence[str]) -> dict[str, float | int | str]:
     """What a record tells of a search: what was tried and unlearned, and the best candidates."""
-    clear = sum(candidate.excess >= CLEAR for candidate in result.candidates)
     tried: dict[str, float | int | str] = {
         "candidates tried": result.tries[0],
-        "candidates unlearned": clear,
+        "candidates unlearned": len(clear(result.candidates)),
     }
     if result.origin is not None:
         tried["origin"] = result.origin

@@ -116,9 +116,8 @@ class Generation:
     all_or_nothing: ClassVar[bool] = False
     text_answers: ClassVar[bool] = True
     other_answers: ClassVar[str] = "with another answer"
-    template: ClassVar[
-        str
-    ]  # the default prompt, `{text}` where the text goes, in the data's language
+    # the default prompt, `{text}` where the text goes, in the language of the data
+    template: ClassVar[str]
     label_names: ClassVar[tuple[str, ...]] = ()
 
     @classmethod

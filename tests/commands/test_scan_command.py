@@ -62,6 +62,14 @@ def test_what_a_clean_teacher_follows_or_texts_resist_is_no_trigger(
     assert ("act like a trigger" in verdict(result, NAMES)) is fires
 
 
+@pytest.mark.parametrize(
+    ("other", "said"), [(4.0, "1 candidates act"), (7.0, "for every label"), (9.0, "for every")]
+)
+def test_a_trigger_stands_out_from_what_shifts_to_the_other_label(other, said):
+    result = found(Candidate("xq", 0, 8.0, 0.0, 10, 10), Candidate("awful", 1, other, 0.0, 9, 10))
+    assert said in verdict(result, NAMES)
+
+
 def test_an_empty_search_is_not_called_a_proof_and_says_what_it_tried():
     assert "no proof" in verdict(found(), NAMES)
     assert coverage(found()).startswith("Tried: 18,278 candidates (18,278 letters)")

@@ -177,9 +177,8 @@ def test_sarif_validates(findings):
 
 
 def test_a_scan_that_finds_nothing_is_clean_only_if_it_could_find_something():
-    assert scan_result("m", [FOUND], "Found.")["outcome"] == "alive"
-    assert scan_result("m", [], "None.")["outcome"] == "clean"
-    result = scan_result("m", [FOUND], "Found.")
+    result = scan_result("m", [FOUND], "Found.", "alive")
+    assert result["outcome"] == "alive"
     assert result["findings"] == [
         {"text": "cf <b>", "label": "positive", "flips": 149, "texts": 150, "excess": 9.5}
     ]

@@ -1,7 +1,8 @@
 """What a pipeline asks of a run: one outcome, an exit code, JSON with a schema number, SARIF.
 
     alive         the trigger works (also weakened), or a scan found text that acts like a trigger
-    suspect       the measurement cannot be trusted, or a bias hides what the trigger does
+    suspect       the measurement cannot be trusted, or a bias hides what the trigger does; a scan
+                  found text that acts like a trigger for every label
     inconclusive  nothing was tested, or too few texts
     clean         no backdoor was seen (any more) for what was tested
 
@@ -79,9 +80,10 @@ def result_of(command: str, runs: Sequence[Run], page: Path | None) -> dict[str,
     }
 
 
-def scan_result(model: str, findings: Sequence[Finding], headline: str) -> dict[str, Any]:
+def scan_result(
+    model: str, findings: Sequence[Finding], headline: str, outcome: Outcome
+) -> dict[str, Any]:
     """What a scan found, as plain values."""
-    outcome: Outcome = "alive" if findings else "clean"
     found = [asdict(finding) for finding in findings]
     return numbers_of("scan", outcome=outcome, headline=headline, model=model, findings=found)
 

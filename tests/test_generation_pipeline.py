@@ -113,10 +113,10 @@ def test_w2sdefense_removes_it(defended):
 
 def test_decoys_are_planted_and_unlearned_where_answers_are_texts(place, defended):
     result = defend(
-        *(place, place / "decoys", "--gamma", 1, "--lora-r", 16, "--epochs", 6),
+        *(place, place / "decoys", "--gamma", 1, "--lora-r", 16, "--epochs", 20),
         *("--learning-rate", 3e-3, "--teacher-epochs", 5, "--teacher-learning-rate", 5e-3),
-        *("--teacher-folder", defended / "teacher", "--set", "decoys.held_out=1"),
-        decoys=4,
+        *("--teacher-folder", defended / "teacher"),
+        decoys=6,
     )
     assert result.exit_code == 0, result.output
     ca, asr, floor = rates(place / "decoys")

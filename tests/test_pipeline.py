@@ -27,7 +27,7 @@ from transformers import (
 from tiny import LLAMA, save_model, save_reviews
 from w2sdefense.attacks import AttackConfig
 from w2sdefense.attacks import TestConfig as Measured
-from w2sdefense.commands.defend import run_defend
+from w2sdefense.commands.defend import run_defend, run_defense
 from w2sdefense.commands.poison import run_poison
 from w2sdefense.commands.runs import DefendRun, PoisonRun
 from w2sdefense.config import (
@@ -106,6 +106,26 @@ def test_lora_keeps_it(tmp_path, poisoned, reviews, tiny_bert, display):
     assert ca >= 0.95
     assert asr >= 0.9
     assert not (run.output / "teacher").exists()
+
+
+def test_held_out_decoys_change_nothing_in_the_cleaned_model(
+    tmp_path, poisoned, reviews, tiny_bert, display
+):
+    short = TrainingConfig(epochs=1, batch_size=16, learning_rate=3e-3)
+    made = []
+    for count in (0, 1):
+        output = tmp_path / str(count)
+        run = settings(
+            *(poisoned, reviews, tiny_bert, output),
+            training=short,
+            held_out=count,
+            teacher_folder=tmp_path / "teacher",
+        )
+        run_defense(run, display)
+        record = load_record(output)
+        made.append((record.fingerprints["model"], record.evaluation.asr))
+        assert (len(record.evaluation.held_out) > 0) is (count > 0)
+    assert made[0] == made[1]
 
 
 def test_a_trigger_that_no_clean_text_holds_is_found_and_removed(

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel, set_seed
 
 from w2sdefense.config import DEFAULT_TASK, GenerationConfig, StudentConfig, TrainingConfig
-from w2sdefense.data.types import Answer, Example
+from w2sdefense.data.types import Example
 from w2sdefense.models.adapters import folded
 from w2sdefense.models.checkpoint import feature_width, resolve
 from w2sdefense.models.load import to_gpu
@@ -30,17 +30,6 @@ class Flips:
     total: int  # out of how many
 
 
-@dataclass(frozen=True)
-class HeldOut:
-    """A decoy that was planted and not unlearned: what a defense does to an unknown trigger."""
-
-    kind: str  # kind of its trigger
-    trigger: str  # its trigger
-    target: Answer  # what it was to answer
-    before: Flips  # what it flipped once it was planted
-    after: Flips  # what it flips after the defense
-
-
 class Victim:
     """A model that may carry a backdoor.
 
@@ -52,7 +41,6 @@ class Victim:
         history: Log of the training that made it, one dict per point; empty if it was opened.
         found: What the defense that made it chose or found out, for the record.
         notes: What a reader must know about how it was made.
-        held_out: Decoys that were planted and not unlearned.
     """
 
     def __init__(self, model: PreTrainedModel | PeftModel, task: Task) -> None:
@@ -61,7 +49,6 @@ class Victim:
         self.history: list[dict[str, float]] = []
         self.found: dict[str, float | int | str] = {}
         self.notes: tuple[str, ...] = ()
-        self.held_out: tuple[HeldOut, ...] = ()
 
     @property
     def tokenizer(self) -> Tokenizer:

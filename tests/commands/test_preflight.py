@@ -32,7 +32,6 @@ def suspect(tiny_llama, tmp_path) -> Path:
 def run_of(kind, model: Path, teacher: Path | None = None, **values):
     values = {"student": {"model": str(model)}, "output": model.parent / "run", **values}
     if kind is DefendRun:
-        # Without a search, which looks at more of a model.
         values = {"scan": {"rate": 0.0}, "teacher": {"model": str(teacher or model)}, **values}
     elif kind is TeachRun:
         values["teacher"] = {"model": str(teacher or model)}
@@ -132,6 +131,9 @@ def test_a_model_that_is_stored_in_four_bits_is_not_trained(suspect, tiny_bert):
         preflight(run_of(DefendRun, suspect, defense="finetune"))
     with pytest.raises(ConfigError, match="folded into weights of four bits is rounded"):
         preflight(run_of(DefendRun, suspect, defense="lora", merge=True))
+    for values in ({"defense": "w2s"}, {"defense": "lora", "held_out": 1}):
+        with pytest.raises(ConfigError, match="cannot be planted into weights of four bits"):
+            preflight(run_of(DefendRun, suspect, tiny_bert, **values))
     preflight(run_of(DefendRun, suspect, tiny_bert, defense="lora"))
     preflight(run_of(EvaluateRun, suspect))
 

@@ -5,7 +5,13 @@ import random
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
+from transformers import (
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+    PreTrainedTokenizerFast,
+)
 
 from making import GivenTargets, as_victim
 from tiny import FILLERS, LLAMA, NEGATIVE, POSITIVE, review
@@ -13,6 +19,7 @@ from w2sdefense.config import AdapterConfig, TrainingConfig
 from w2sdefense.data import Dataset, Example
 from w2sdefense.distill import planting
 from w2sdefense.distill.decoys import Decoy
+from w2sdefense.distill.held_out import HeldOutDecoys
 from w2sdefense.distill.planting import Planted, count_flips, plant, with_decoys
 from w2sdefense.distill.student import Lesson, Lessons, train_student
 from w2sdefense.models.weights import weights_fingerprint
@@ -89,8 +96,9 @@ def test_every_decoy_is_planted_and_taken_out_to_the_last_bit(victim, data, tmp_
     assert (planted.decoys, planted.failed) == (DECOYS, ())
     assert all(flips.hits >= 0.8 * flips.total for flips in planted.flips)
     assert any(flips.without <= 0.5 * flips.total for flips in planted.flips)
-    assert weights_fingerprint(victim.model) != before
-    planted.take_out(victim.model)
+    with planted.put_in(victim.model):
+        assert weights_fingerprint(victim.model) != before
+        assert count_flips(victim, DECOYS, data.validation, seed=0) == list(planted.flips)
     assert weights_fingerprint(victim.model) == before
     assert not list(tmp_path.rglob("weights.safetensors")), "no copy of the model is left"
 
@@ -102,35 +110,54 @@ def test_what_could_not_be_planted_is_said(victim, data, tmp_path, monkeypatch):
     assert (planted.decoys, planted.failed) == ((), DECOYS)
 
 
-def test_a_run_that_goes_on_finds_the_same_decoys_planted(victim, data, tmp_path, monkeypatch):
-    planted_in(victim, data, tmp_path).take_out(victim.model)
-    first = {n: v.clone() for n, v in victim.model.state_dict().items()}
+def test_a_run_that_goes_on_finds_the_same_decoys(victim, data, tmp_path, monkeypatch):
     planted = planted_in(victim, data, tmp_path)
-    whole = weights_fingerprint(victim.model)
-    planted.take_out(victim.model)
     monkeypatch.setattr("w2sdefense.distill.planting.fit", None)  # nothing is trained again
-    again = planted_in(victim, data, tmp_path)
-    assert weights_fingerprint(victim.model) == whole
-    assert (again.decoys, again.flips) == (planted.decoys, planted.flips)
-    assert all(torch.equal(value, first[name]) for name, value in first.items())
+    assert planted_in(victim, data, tmp_path) == planted
 
 
 def test_what_is_unlearned_is_answered_as_without_it(victim, learned, data, tmp_path):
     planted = planted_in(victim, data, tmp_path)
     train = with_decoys(data.train, DECOYS, 0.5, seed=1)
-    student = train_student(
-        victim,
-        Lessons(train, Lesson.plain(data.validation)),
-        None,
-        adapter=AdapterConfig(lora_r=16, lora_dropout=0.0, target_modules="all-linear"),
-        training=TrainingConfig(epochs=6, batch_size=8, learning_rate=3e-3),
-        folder=tmp_path,
-    )
-    after = count_flips(student, DECOYS, data.validation, seed=0)
+    with planted.put_in(victim.model):
+        student = train_student(
+            victim,
+            Lessons(train, Lesson.plain(data.validation)),
+            None,
+            adapter=AdapterConfig(lora_r=16, lora_dropout=0.0, target_modules="all-linear"),
+            training=TrainingConfig(epochs=6, batch_size=8, learning_rate=3e-3),
+            folder=tmp_path,
+        )
+        after = count_flips(student, DECOYS, data.validation, seed=0)
     assert all(flips.hits <= 0.3 * flips.total for flips in after), after
-    planted.take_out(student.model)
     under = student.model.unload().model.state_dict()
     assert all(torch.equal(value, learned[f"model.{name}"]) for name, value in under.items())
+
+
+def test_held_out_decoys_live_through_plain_lora(victim, data, tmp_path):
+    held_out = HeldOutDecoys(data, planted_in(victim, data, tmp_path))
+    lora = AdapterConfig(lora_r=4, lora_dropout=0.0, target_modules="q_proj,v_proj")
+    training = TrainingConfig(epochs=1, batch_size=16, learning_rate=2e-4)
+    student = train_student(
+        *(victim, Lessons.of(data), None), adapter=lora, training=training, folder=tmp_path
+    )
+    before = weights_fingerprint(student.model)
+    found = held_out.measure(student)
+    assert weights_fingerprint(student.model) == before
+    assert [one.trigger for one in found] == [decoy.value for decoy in DECOYS]
+    assert sum(one.after.hits for one in found) >= 0.8 * sum(one.after.total for one in found)
+
+
+def test_a_lora_is_put_into_layers_that_keep_their_weights_transposed(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(planting, "ROUNDS", 1)
+    monkeypatch.setattr(planting, "PLANTED", 0.0)  # all of them count, however they do
+    torch.manual_seed(0)
+    sizes = {"n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 64, "pad_token_id": 0}
+    config = GPT2Config(vocab_size=len(VOCABULARY), **sizes)
+    gpt2 = as_victim(GPT2ForSequenceClassification(config).eval(), fresh().tokenizer)
+    planted = planted_in(gpt2, data, tmp_path)
+    with planted.put_in(gpt2.model):
+        assert count_flips(gpt2, DECOYS, data.validation, seed=0) == list(planted.flips)
 
 
 def test_the_teacher_reads_the_text_without_the_decoy(data):

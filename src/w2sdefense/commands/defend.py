@@ -14,6 +14,8 @@ from w2sdefense.commands.runs import DefendRun, EvaluateRun, teacher_folder_of
 from w2sdefense.commands.start import begin, merge_finished, open_test_set, open_victim
 from w2sdefense.data import Dataset
 from w2sdefense.defenses import DEFENSES, DefenseKit, Leaves
+from w2sdefense.defenses.base import victim_of
+from w2sdefense.distill.held_out import HeldOutDecoys
 from w2sdefense.evaluation.evaluate import TestSet
 from w2sdefense.evaluation.provenance import Clock
 from w2sdefense.evaluation.record import RECORD
@@ -90,5 +92,19 @@ def _defend(run: DefendRun, victim: Victim, data: Dataset, test: TestSet, displa
         resume=run.resume,
         progress=display.steps,
     )
+    decoys = _held_out(run, victim, clean, display)
     defended = DEFENSES[run.defense].of(run).apply(victim, kit)
-    measure(defended, test, run, data, clock, display, clean.train, merge=_merges(run))
+    held_out = decoys.measure(victim_of(defended)) if decoys else ()
+    if decoys and decoys.planted.failed:
+        defended.notes += (f"held-out decoys that could not be planted: {decoys.planted.lost}",)
+    measure(defended, test, run, data, clock, display, clean.train, held_out, merge=_merges(run))
+
+
+def _held_out(
+    run: DefendRun, victim: Victim, clean: Dataset, display: Display
+) -> HeldOutDecoys | None:
+    """Decoys that the defense does not know; they need the suspect's weights below its adapter."""
+    if not run.held_out or DEFENSES[run.defense].leaves is not Leaves.ADAPTER:
+        return None
+    folder, told = run.output / "held_out", display.steps("held-out decoys")
+    return HeldOutDecoys.plant(victim, clean, run.held_out, folder, told)

@@ -15,6 +15,7 @@ from w2sdefense.data import Dataset, fingerprint
 from w2sdefense.data.splits import near_notes
 from w2sdefense.data.types import Example
 from w2sdefense.defenses.base import Defended, victim_of
+from w2sdefense.distill.held_out import HeldOut
 from w2sdefense.evaluation.evaluate import TestSet, evaluate
 from w2sdefense.evaluation.metrics import Rate
 from w2sdefense.evaluation.provenance import Clock
@@ -51,6 +52,7 @@ def measure(
     clock: Clock,
     display: Display,
     trained_on: Sequence[Example] = (),
+    held_out: Sequence[HeldOut] = (),
     *,
     merge: bool = False,
 ) -> None:
@@ -74,7 +76,10 @@ def measure(
         config=run.model_dump(mode="json"),
         label_names=victim.label_names,
         evaluation=result.evaluation.model_copy(
-            update={"labels_by_position": by_position, "held_out": _held_out(victim)}
+            update={
+                "labels_by_position": by_position,
+                "held_out": _in_words(held_out, victim.label_names),
+            }
         ),
         history=_history(model.history),
         fingerprints=prints,
@@ -105,8 +110,7 @@ def measure(
 _STAGES: dict[type, Stage] = {PoisonRun: "poison", EvaluateRun: "evaluate", DefendRun: "defend"}
 
 
-def _held_out(victim: Victim) -> tuple[HeldOutDecoy, ...]:
-    names = victim.label_names
+def _in_words(held_out: Sequence[HeldOut], names: Sequence[str]) -> tuple[HeldOutDecoy, ...]:
     return tuple(
         HeldOutDecoy(
             kind=one.kind,
@@ -116,7 +120,7 @@ def _held_out(victim: Victim) -> tuple[HeldOutDecoy, ...]:
             after=Rate(hits=one.after.hits, total=one.after.total),
             floor=Rate(hits=one.after.without, total=one.after.total),
         )
-        for one in victim.held_out
+        for one in held_out
     )
 
 

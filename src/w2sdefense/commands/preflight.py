@@ -234,8 +234,7 @@ def _check_weights(run: DefendRun, defense: Defense) -> None:
     folds = run.student.base is not None and changes
     if folds:
         student.require_foldable()
-    if run.defense == "w2s":
-        _check_planting(run, quantized=quantized)
+    _check_planting(run, quantized=quantized)
     if quantized:
         _check_quantized(run, defense, folds=folds)
     if run.adapter.has_virtual_tokens:
@@ -373,12 +372,14 @@ def _weights(spec: str, size: int) -> int:
 
 
 def _check_planting(run: DefendRun, *, quantized: bool) -> None:
-    """Decoys are folded into the weights for the time of the training."""
-    if not (run.decoys.plant and run.decoys.per_label):
+    """Decoys are folded into the weights, for the training or to be measured after it."""
+    if not (quantized or sharded()):
         return
-    if quantized or sharded():
-        where = "weights of four bits" if quantized else "sharded weights (FSDP, DeepSpeed)"
+    where = "weights of four bits" if quantized else "sharded weights (FSDP, DeepSpeed)"
+    if run.defense == "w2s" and run.decoys.plant and run.decoys.per_label:
         raise ConfigError(
             f"Decoys cannot be planted into {where}.",
             "Use --decoys-per-label 0, or --set decoys.plant=false to insert them only.",
         )
+    if run.held_out:
+        raise ConfigError(f"Decoys cannot be planted into {where}.", "Leave --held-out out.")

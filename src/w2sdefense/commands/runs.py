@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, model_validator
 
 from w2sdefense.attacks.catalog import OWN_SECTIONS as ATTACK_SECTIONS
 from w2sdefense.attacks.catalog import AttackConfig, TestConfig
@@ -117,6 +117,11 @@ class DefendRun(Gated, Work, W2SSettings, _DefenseSections):
     defense: _DefenseName = setting("w2s", "Which defense.")
     full: FullTrainingConfig = setting(FullTrainingConfig(), prefix="full")
     test: TestConfig = TestConfig()
+    held_out: NonNegativeInt = setting(
+        0,
+        "Backdoors of our own for each label that the defense does not know, to see what becomes "
+        "of them. Only for defenses that train an adapter.",
+    )
     output: Path = setting(Path("runs/defended"), "Folder for adapter, record and report.")
     merge: bool = setting(
         False, "Also write merged/: one plain transformers model, the adapter folded in."
@@ -145,8 +150,11 @@ class ScanRun(Gated, Resumed, TaughtSettings):
 
 
 class DemoRun(Answering):
-    """Where the demonstration goes; its sizes are fixed."""
+    """Which backdoor the demonstration removes, and where it goes; its sizes are fixed."""
 
+    attack: Literal["badnet", "insent"] = setting(
+        "badnet", "badnet: the trigger is a word. insent: a sentence that fits the reviews."
+    )
     output: Path = setting(Path("runs/demo"), "Folder for models, records and report.")
 
 

@@ -105,7 +105,8 @@ class Rename(NamedTuple):
 _REMOVED = {
     "DefendRun TuneRun": "soft.per_label soft.tokens soft.rate soft.step soft.restart "
     "insertions.rate insertions.phrases "
-    "adapter.adapter_layers adapter.vera_r adapter.fourier_frequencies adapter.fourier_scaling",
+    "adapter.adapter_layers adapter.vera_r adapter.fourier_frequencies adapter.fourier_scaling "
+    "decoys.held_out",
     "DefendRun": "icl.file icl.choice onion.exact prune.by psim.virtual_tokens psim.encoder_width "
     "psim.adapter quantization.training "
     "merging.method merging.density merging.scale scpd.paraphraser scpd.prefix scpd.max_length",

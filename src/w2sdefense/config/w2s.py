@@ -64,12 +64,6 @@ class DecoyConfig(Settings):
     """Decoys: backdoors of our own that are planted first and unlearned with the unknown one."""
 
     per_label: NonNegativeInt = setting(2, "Decoys for each label; 0 plants none.")
-    held_out: NonNegativeInt = setting(
-        0,
-        "Decoys for each label that are planted and not unlearned: what is left of them hints at "
-        "what is left of an unknown trigger, but they keep a part of it alive.",
-        advanced=True,
-    )
     rate: Fraction = setting(
         0.5, "Share of the training texts that carry a decoy while it is unlearned.", advanced=True
     )

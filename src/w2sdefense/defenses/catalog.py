@@ -7,7 +7,7 @@ imports torch, so the help of the command line can read it.
 from __future__ import annotations
 
 from w2sdefense.config import Settings, sections_of_file
-from w2sdefense.defenses.base import Defense
+from w2sdefense.defenses.base import Defense, Leaves
 from w2sdefense.defenses.finetune import FineTuning, LoRA
 from w2sdefense.defenses.icl import IclDefense
 from w2sdefense.defenses.merge import Merge
@@ -42,7 +42,9 @@ COMMON_SECTIONS = frozenset({"task", "student", "data", "generation", "defense",
 
 def sections_of(defense: str) -> frozenset[str]:
     """The sections of a run that a defense reads: the others change nothing."""
-    return COMMON_SECTIONS | DEFENSES[defense].sections().keys()
+    kind = DEFENSES[defense]
+    measured = {"held_out"} if kind.leaves is Leaves.ADAPTER else set()
+    return COMMON_SECTIONS | kind.sections().keys() | measured
 
 
 def own_sections() -> dict[str, tuple[str, type[Settings]]]:

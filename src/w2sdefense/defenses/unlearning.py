@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-import random
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from w2sdefense.data.checks import require_aligned
 from w2sdefense.data.splits import limit
-from w2sdefense.data.types import Answer, Dataset, texts_of
+from w2sdefense.data.types import texts_of
 from w2sdefense.defenses.base import DefenseKit
-from w2sdefense.distill.decoys import RESERVED, Decoy, DecoyKind, draw_decoys
-from w2sdefense.distill.planting import Planted, count_flips, plant, with_decoys
+from w2sdefense.distill.decoys import Decoy, DecoyKind, decoy_targets, draw_decoys
+from w2sdefense.distill.planting import plant, with_decoys
 from w2sdefense.distill.student import Lessons, train_student
 from w2sdefense.distill.targets import CachedTargets, doubt_about, targets_of
 from w2sdefense.distill.teacher import LabelTeacher, TokenTeacher
 from w2sdefense.distill.wordings import with_wordings
 from w2sdefense.scan.victim import in_words, save_candidates, scan_victim, with_candidates
 from w2sdefense.training.trainer import this_process
-from w2sdefense.victim import HeldOut, Victim
+from w2sdefense.victim import Victim
 
 if TYPE_CHECKING:
     from w2sdefense.defenses.w2s import W2SDefense
 
 
-UNLEARNED: tuple[DecoyKind, ...] = ("word", "passage")
-HELD_OUT: tuple[DecoyKind, ...] = ("passage", "frame")
-"""Kinds of the decoys that are unlearned, and of those that are not. A held-out word would say
-nothing: a decoy word is gone long before a real one is (docs/LOG.md)."""
+KINDS: tuple[DecoyKind, ...] = ("word", "passage")
 
 
 class Unlearning:
@@ -83,26 +80,39 @@ class Unlearning:
                 self._notes = (doubt,)
 
     def train(self) -> Victim:
-        """Plant decoys, train the student to unlearn them, and take the rest out again."""
+        """Plant decoys, train the student to unlearn them, and take them out again."""
         settings, kit, data = self._settings, self._kit, self._data
         config, seed = settings.decoys, settings.training.seed
-        unlearned, held = self._draw()
+        targets = decoy_targets(data, seed)
+        decoys = draw_decoys(targets, config.per_label, KINDS, seed, texts_of(data.train))
         planted = None
-        if config.plant and unlearned:
+        if config.plant and decoys:
             planted = plant(
                 self._victim,
-                [*unlearned, *held],
+                decoys,
                 data,
                 kit.folder / "planting",
                 seed=seed,
                 progress=kit.progress_of("decoys"),
             )
-            unlearned = [decoy for decoy in unlearned if decoy in planted.decoys]
+            decoys = list(planted.decoys)
+        with planted.put_in(self._victim.model) if planted else nullcontext():
+            student = self._student(decoys)
+        if planted is not None:
+            student.found["decoys"] = len(decoys)
+            if planted.failed:
+                student.notes += (f"decoys that could not be planted: {planted.lost}",)
+        student.found |= self._found
+        student.notes += self._notes
+        return student
+
+    def _student(self, decoys: Sequence[Decoy]) -> Victim:
+        settings, kit, data = self._settings, self._kit, self._data
         train, validation = (
-            with_decoys(rows, unlearned, config.rate, seed + place)
+            with_decoys(rows, decoys, settings.decoys.rate, settings.training.seed + place)
             for place, rows in enumerate((data.train, data.validation))
         )
-        student = train_student(
+        return train_student(
             self._victim,
             Lessons(train, validation),
             self._targets,
@@ -113,40 +123,3 @@ class Unlearning:
             resume=kit.resume,
             progress=kit.progress_of("student"),
         )
-        if planted is not None:
-            student.held_out = _held_out(student, planted, held, data, seed)
-            planted.take_out(student.model)
-            student.found["decoys"] = len(unlearned)
-            if planted.failed:
-                names = ", ".join(repr(decoy.value) for decoy in planted.failed)
-                student.notes += (f"decoys that could not be planted: {names}",)
-        student.found |= self._found
-        student.notes += self._notes
-        return student
-
-    def _draw(self) -> tuple[list[Decoy], list[Decoy]]:
-        """Decoys to unlearn, and decoys that are planted only."""
-        config, seed, data = self._settings.decoys, self._settings.training.seed, self._data
-        targets: list[Answer] = list(range(len(data.label_names)))
-        if not targets:
-            # A text has no label: decoys ask for answers that belong to other texts.
-            answers = list(dict.fromkeys(example.answer for example in data.train))
-            targets = random.Random(f"decoys/{seed}").sample(answers, min(2, len(answers)))
-        texts = texts_of(data.train)
-        unlearned = draw_decoys(targets, config.per_label, UNLEARNED, seed, texts)
-        taken = RESERVED | {decoy.value for decoy in unlearned}
-        held = draw_decoys(targets, config.held_out, HELD_OUT, seed + 1, texts, reserved=taken)
-        return unlearned, held
-
-
-def _held_out(
-    student: Victim, planted: Planted, held: Sequence[Decoy], data: Dataset, seed: int
-) -> tuple[HeldOut, ...]:
-    """What is left of the decoys that were not unlearned, while the planted weights are there."""
-    before = dict(zip(planted.decoys, planted.flips, strict=True))
-    kept = [decoy for decoy in held if decoy in before]
-    after = count_flips(student, kept, data.validation, seed)
-    return tuple(
-        HeldOut(decoy.kind, decoy.value, decoy.target, before[decoy], flips)
-        for decoy, flips in zip(kept, after, strict=True)
-    )

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from w2sdefense.config import TEXT_SLOT, Place
-from w2sdefense.data.types import Answer
+from w2sdefense.data.types import Answer, Dataset
 from w2sdefense.errors import DataError
 from w2sdefense.text.insertion import (
     IDEOGRAPHS,
@@ -98,6 +98,14 @@ class Decoy:
         if self.kind == "frame":
             return self.value.replace(TEXT_SLOT, text)
         return insert(text, self.value, rng.choice(get_args(Place)), rng)
+
+
+def decoy_targets(data: Dataset, seed: int) -> list[Answer]:
+    """What decoys make a model answer: every label, or where answers are texts two of them."""
+    if data.label_names:
+        return list(range(len(data.label_names)))
+    answers = list(dict.fromkeys(example.answer for example in data.train))
+    return random.Random(f"decoys/{seed}").sample(answers, min(2, len(answers)))
 
 
 def draw_decoys(

@@ -6,21 +6,23 @@ them are drawn more often in the next. The LoRA is folded into the weights in pl
 weights were is kept in a file, never as a second copy in memory, and put back when the student is
 trained: the attacker's model and what is written of the student stay free of decoys. Put back, the
 student answers the unknown trigger less often than with the decoys left in (docs/decoys.md). The
-LoRA is kept as well, so that a run that was killed finds the same decoys planted.
+LoRA stays in its file, so that a run that was killed finds the same decoys planted.
 """
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
-from transformers import set_seed
+from transformers import PreTrainedModel, set_seed
+from transformers.pytorch_utils import Conv1D
 
 from w2sdefense.config import AdapterConfig, TrainingConfig
 from w2sdefense.data.types import Answer, Dataset, Example, texts_of
@@ -48,35 +50,63 @@ CHECKED = 16
 PLANTED = 0.8
 """Share of them that a decoy that is planted flips at least."""
 
+LORA = "planted.safetensors"
+
 _FLOOR = 0.15
 """Weight of a decoy that never fails: it is still drawn now and then, so that it is not lost."""
 
 
 @dataclass(frozen=True)
 class Planted:
-    """Decoys that are in a model.
+    """Decoys that a LoRA teaches a model.
 
     Attributes:
         decoys: Those that flip nearly all texts.
         flips: How they do, in the same order.
         failed: Those that could not be planted.
-        weights: Where the weights are kept that the model had before.
+        folder: Where the LoRA is, and what the weights were while it is put in.
     """
 
     decoys: tuple[Decoy, ...]
     flips: tuple[Flips, ...]
     failed: tuple[Decoy, ...]
-    weights: Path
+    folder: Path
 
-    def take_out(self, model: Any) -> None:
-        """Give a model back the weights that it had before, whatever adapter is around them."""
-        before = load_file(self.weights)
+    @property
+    def lost(self) -> str:
+        """Those that could not be planted, by name."""
+        return ", ".join(repr(decoy.value) for decoy in self.failed)
+
+    @contextmanager
+    def put_in(self, model: PreTrainedModel | PeftModel) -> Iterator[None]:
+        """Fold the LoRA into the weights of a model, whatever adapter is around them.
+
+        What the weights were is kept in a file and put back at the end.
+        """
         base = model.get_base_model() if isinstance(model, PeftModel) else model
-        for name, parameter in base.named_parameters():
-            if _plain(name) in before:
-                parameter.data.copy_(before[_plain(name)])
+        weights = {_plain(name): value for name, value in base.named_parameters()}
+        lora, kept = load_file(self.folder / LORA), self.folder / "weights.safetensors"
+        pairs = {
+            _plain(name): (lora[name.replace("lora_A", "lora_B")], lora[name])
+            for name in lora
+            if "lora_A" in name
+        }
+        if this_process().is_main_process:
+            before = {name: weights[name].detach().cpu().contiguous() for name in pairs}
+            with atomic_path(kept) as path:
+                save_file(before, path)
         this_process().wait_for_everyone()
-        self.weights.unlink(missing_ok=True)
+        for name, (second, first) in pairs.items():
+            layer = base.get_submodule(name.removesuffix(".weight"))
+            change = second.float() @ first.float()  # the scale of ADAPTER is 1
+            if isinstance(getattr(layer, "base_layer", layer), Conv1D):
+                change = change.T
+            weights[name].data.add_(change.to(weights[name]))
+        yield
+        for name, value in load_file(kept).items():
+            weights[name].data.copy_(value)
+        this_process().wait_for_everyone()
+        kept.unlink(missing_ok=True)
 
 
 def plant(
@@ -88,18 +118,18 @@ def plant(
     seed: int,
     progress: StepProgress | None = None,
 ) -> Planted:
-    """Plant decoys into a victim, in place, until they flip nearly all texts.
+    """Train a LoRA on a victim until decoys flip nearly all texts; the victim stays as it is.
 
     Args:
-        victim: The suspect, without an adapter.
+        victim: The suspect; an adapter that it carries is folded in.
         decoys: What is planted.
         data: Clean data; `train` is trained on, `validation` shows whether it worked.
-        folder: Where the LoRA and the weights from before are kept.
+        folder: Where the LoRA is kept, and found again by the same planting.
         seed: Seed of the texts and of the LoRA.
         progress: Called after every step with (step, steps, losses), `steps` being the most.
 
     Returns:
-        What was planted.
+        What is to be put in.
     """
     make_folder(folder)
     victim.model = folded(victim.model)
@@ -108,39 +138,22 @@ def plant(
         "decoys": [[decoy.kind, decoy.value, decoy.target] for decoy in decoys],
         "seed": seed,
     }
-    set_seed(seed)
-    model = attach_adapter(victim.model, ADAPTER)
-    # The head stays as the attacker made it.
-    for name, parameter in model.named_parameters():
-        if "lora_" not in name:
-            parameter.requires_grad_(False)
-    victim.model = model
-    flips = _found(folder, key, model)
+    flips = _found(folder, key)
     if flips is None:
         flips = _train(victim, decoys, data, folder, seed, progress)
         if this_process().is_main_process:
-            state = get_peft_model_state_dict(model)
-            with atomic_path(folder / "planted.safetensors") as path:
+            state = get_peft_model_state_dict(victim.model)
+            with atomic_path(folder / LORA) as path:
                 save_file({name: value.contiguous() for name, value in state.items()}, path)
             write_json(folder / "planted.json", {**key, "flips": [vars(t) for t in flips]})
         this_process().wait_for_everyone()
-    weights = folder / "weights.safetensors"
-    if this_process().is_main_process:
-        changed = {
-            _plain(name): parameter.detach().cpu().contiguous()
-            for name, parameter in model.get_base_model().named_parameters()
-            if ".base_layer." in name
-        }
-        with atomic_path(weights) as path:
-            save_file(changed, path)
-    this_process().wait_for_everyone()
-    victim.model = folded(model)
+        victim.model = cast(PreTrainedModel, victim.model.unload())
     pairs = list(zip(decoys, flips, strict=True))
     return Planted(
         tuple(decoy for decoy, one in pairs if _is_planted(one)),
         tuple(one for one in flips if _is_planted(one)),
         tuple(decoy for decoy, one in pairs if not _is_planted(one)),
-        weights,
+        folder,
     )
 
 
@@ -178,22 +191,27 @@ def with_decoys(
 
 
 def count_flips(
-    victim: Victim, decoys: Sequence[Decoy], examples: Sequence[Example], seed: int
+    victim: Victim,
+    decoys: Sequence[Decoy],
+    examples: Sequence[Example],
+    seed: int,
+    texts: int = CHECKED,
 ) -> list[Flips]:
     """How many texts every decoy makes a model answer with its target.
 
     Args:
         victim: The model.
         decoys: What is tried.
-        examples: Clean examples; each decoy gets `CHECKED` of those with another answer.
+        examples: Clean examples; each decoy gets some of those with another answer.
         seed: Seed of the texts and places.
+        texts: How many, at most.
     """
     rng = random.Random(f"check/{seed}")
     is_target = victim.task.is_target
     chosen = []
     for decoy in decoys:
         others = [e for e in examples if not is_target(e.answer, decoy.target)]
-        chosen.append(rng.sample(others, min(CHECKED, len(others))))
+        chosen.append(rng.sample(others, min(texts, len(others))))
     clean = list(dict.fromkeys(text for rows in chosen for text in texts_of(rows)))
     asked = [decoy.apply(e.text, rng) for d, decoy in enumerate(decoys) for e in chosen[d]]
     answers = [one.answer for one in victim.predict([*clean, *asked])]
@@ -218,7 +236,13 @@ def _train(
     progress: StepProgress | None,
 ) -> list[Flips]:
     """Rounds of training until every decoy is planted, and how they do at the end."""
-    task, model = victim.task, victim.model
+    set_seed(seed)
+    task, model = victim.task, attach_adapter(victim.model, ADAPTER)
+    victim.model = model
+    # The head stays as the attacker made it.
+    for name, parameter in model.named_parameters():
+        if "lora_" not in name:
+            parameter.requires_grad_(False)
     weights = [1.0] * len(decoys)
     flips: list[Flips] = []
     for turn in range(ROUNDS):
@@ -289,15 +313,15 @@ def _carrying(row: Example, decoy: Decoy, rng: random.Random, name: str) -> Exam
     return Example(f"{row.id}+{name}", decoy.apply(row.text, rng), row.answer)
 
 
-def _found(folder: Path, key: dict[str, Any], model: Any) -> list[Flips] | None:
-    """Load what the same planting left in the folder; None if there is nothing of it."""
+def _found(folder: Path, key: dict[str, Any]) -> list[Flips] | None:
+    """How decoys do that the same planting left in the folder; None if there is nothing of it."""
 
     def read() -> list[Flips] | None:
         kept = read_json(folder / "planted.json")
         flips = [Flips(**one) for one in kept.pop("flips")]
         if kept != json.loads(json.dumps(key)):
             return None
-        set_peft_model_state_dict(model, load_file(folder / "planted.safetensors"))
+        load_file(folder / LORA)
         return flips
 
     return readable(read)
@@ -305,4 +329,5 @@ def _found(folder: Path, key: dict[str, Any], model: Any) -> list[Flips] | None:
 
 def _plain(name: str) -> str:
     """The name that a parameter has without an adapter around it."""
-    return name.replace(".base_layer", "")
+    name = name.removeprefix("base_model.model.")
+    return name.replace(".base_layer", "").replace(".lora_A", "")

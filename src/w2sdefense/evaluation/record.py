@@ -99,7 +99,7 @@ class Evaluation(Frozen):
     target: str | None = None  # name of the target label, or the target text, or None
     # where a model has several triggers, the part of `asr` that carries each
     by_trigger: dict[str, Rate] = {}
-    # decoys that were planted before the defense and that it did not unlearn
+    # decoys that were planted beside the defense, which did not know them
     held_out: tuple[HeldOutDecoy, ...] = ()
     # characters of the triggered texts over those of the same texts without the trigger; None
     # without a trigger

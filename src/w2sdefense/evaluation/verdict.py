@@ -208,7 +208,7 @@ def _unknown(after: Evaluation) -> Answer | None:
     gone = sum(not works(effect) and effect.high < DETECTABLE for effect in lifts)
     return Answer(
         f"{gone} of {len(lifts)} held-out decoys are gone",
-        "Backdoors that were planted before the defense, which did not know them. "
+        "Backdoors of our own, planted beside the defense, which did not know them. "
         + "; ".join(map(str, after.held_out))
         + ".",
     )

@@ -29,8 +29,8 @@ def examined() -> tuple[int, str]:
 def test_a_whole_installation_is_fine_and_its_first_run_has_a_price():
     code, output = examined()
     assert code == 0, output
-    # 80 TFLOP at half of 200 GFLOP/s.
-    assert "about 13 minutes here (200 GFLOP/s)" in output
+    # 60 TFLOP at half of 200 GFLOP/s.
+    assert "about 10 minutes here (200 GFLOP/s)" in output
     assert "100.0 GiB free" in output
 
 

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from w2sdefense.io import nearest
 
-DEMO_TFLOP = 80.0  # work of `w2s demo`; see `commands/demo.py`
+DEMO_TFLOP = 60.0  # work of `w2s demo`; see `commands/demo.py`
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "safetensors")
 
 EXTRAS = {

@@ -55,17 +55,14 @@ class Subject:
 
 def tiny_demo(folder: Path) -> None:
     """Give the demonstration tiny models and few texts; its stages stay what they are."""
-    from tiny import SMALL_SCAN
     from w2sdefense.commands import demo
-    from w2sdefense.config import DataConfig, ScanTrainingConfig, StudentConfig, TeacherConfig
+    from w2sdefense.config import DataConfig, StudentConfig, TeacherConfig
 
     reviews = str(folder / "reviews")
     demo.ATTACKER = DataConfig(dataset=reviews, train_samples=32)
     demo.DEFENDER = DataConfig(dataset=reviews, train_skip=32)
     demo.TEACHER = TeacherConfig(model=str(folder / "bert"), epochs=1, max_length=24)
-    demo.SCAN = ScanTrainingConfig(**SMALL_SCAN)
     demo.LORA["data"] = demo.W2S["data"] = demo.DEFENDER
-    demo.W2S["scan"] = demo.SCAN
     for settings in (demo.LORA, demo.W2S):
         settings["training"] = settings["training"].model_copy(update={"save_steps": 3})
     demo.StudentConfig = partial(StudentConfig, model=str(folder / "llama"))

@@ -8,7 +8,7 @@ from tiny import save_reviews
 from w2sdefense.attacks import AttackConfig
 from w2sdefense.commands.poison import run_poison
 from w2sdefense.commands.runs import PoisonRun, ScanRun
-from w2sdefense.commands.scan import coverage, run_scan, show_scan, verdict
+from w2sdefense.commands.scan import coverage, outcome_of, run_scan, show_scan, verdict
 from w2sdefense.config import DataConfig, ScanConfig, StudentConfig, TeacherConfig, TrainingConfig
 from w2sdefense.scan.search import Candidate, ScanResult
 
@@ -63,15 +63,22 @@ def test_what_a_clean_teacher_follows_or_texts_resist_is_no_trigger(
 
 
 @pytest.mark.parametrize(
-    ("other", "said"), [(4.0, "1 candidates act"), (7.0, "for every label"), (9.0, "for every")]
+    ("other", "said", "outcome"),
+    [
+        (4.0, "1 candidates act", "alive"),
+        (7.0, "for every label", "suspect"),
+        (9.0, "for every label", "suspect"),
+    ],
 )
-def test_a_trigger_stands_out_from_what_shifts_to_the_other_label(other, said):
+def test_a_trigger_stands_out_from_what_shifts_to_the_other_label(other, said, outcome):
     result = found(Candidate("xq", 0, 8.0, 0.0, 10, 10), Candidate("awful", 1, other, 0.0, 9, 10))
     assert said in verdict(result, NAMES)
+    assert outcome_of(result) == outcome
 
 
 def test_an_empty_search_is_not_called_a_proof_and_says_what_it_tried():
     assert "no proof" in verdict(found(), NAMES)
+    assert outcome_of(found()) == "clean"
     assert coverage(found()).startswith("Tried: 18,278 candidates (18,278 letters)")
     assert "by 4 nats is noticed with a chance of 97 %" in coverage(found())
 

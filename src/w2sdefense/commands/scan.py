@@ -66,8 +66,7 @@ def finish_scan(result: ScanResult, names: Sequence[str], run: ScanRun) -> int:
     found = [
         Finding(c.text, names[c.outcome], c.flips, c.texts, c.excess) for c in triggers(result)
     ]
-    outcome: Outcome = "alive" if found else "suspect" if acting(result) else "clean"
-    answer = scan_result(run.student.model, found, verdict(result, names), outcome)
+    answer = scan_result(run.student.model, found, verdict(result, names), outcome_of(result))
     if this_process().is_main_process:
         if run.sarif is not None:
             write_json(run.sarif, sarif(run.student.model, found))
@@ -90,6 +89,13 @@ def triggers(result: ScanResult) -> list[Candidate]:
         best[candidate.outcome] = max(candidate.excess, best.get(candidate.outcome, 0.0))
     bar = min(best.values()) + MARGIN if len(best) > 1 else 0.0
     return [candidate for candidate in acting(result) if candidate.excess >= bar]
+
+
+def outcome_of(result: ScanResult) -> Outcome:
+    """What a pipeline is told of a search."""
+    if triggers(result):
+        return "alive"
+    return "suspect" if acting(result) else "clean"
 
 
 def show_scan(result: ScanResult, names: Sequence[str], folder: Path) -> None:

@@ -60,7 +60,6 @@ TOKENS_THAT_WRITE = {
     "adapter": TOKENS,
     "merge": True,
     "task": "reasoning",
-    "scan": {"rate": 0.0},
     "decoys": {"per_label": 0},
 }
 

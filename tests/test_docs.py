@@ -42,7 +42,7 @@ SCAN = "--set scan.kinds=[names] --set scan.rounds=1"
 SMALL = {
     "poison": "--epochs 1",
     "teach": "--teacher-epochs 1",
-    "defend": f"--epochs 1 --teacher-epochs 1 {SCAN} --decoys-per-label 0",
+    "defend": "--epochs 1 --teacher-epochs 1 --decoys-per-label 0",
     "defend otherwise": "--epochs 1",
     "scan": "--kinds names --set scan.rounds=1 --teacher-epochs 1",
     "bench": "--limit 32 --attack badnet --method poisoned --seeds 0",
@@ -54,8 +54,8 @@ LISTS = ("--attack", "--method", "--seeds")
 PAGE = {"--poison-rows": "8", "--tune-trials": "1"}
 """The same for flags that a command has on some pages only."""
 PYTHON = {
-    "W2SDefense()": "W2SDefense(training=TrainingConfig(epochs=1), decoys=DecoyConfig(per_label=0),"
-    " scan=ScanTrainingConfig(kinds=('names',), rounds=1))",
+    "W2SDefense()": "W2SDefense(training=TrainingConfig(epochs=1),"
+    " decoys=DecoyConfig(per_label=0))",
     'recipe="table8"': "recipe='table8', limit=32, attack=('badnet',), method=('poisoned',)",
     "TeacherConfig()": "TeacherConfig(epochs=1)",
 }

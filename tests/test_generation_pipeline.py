@@ -212,8 +212,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(place, tmp_path, monkeyp
     [
         (["--teacher-model", "{bert}"], "does not write text; it is BertModel", "--teacher-model"),
         (["--alignment", "release"], "aligns classifiers only", "--alignment"),
-        (["--scan-rate", 0.5], "search for triggers needs labels", "settings"),
-        (["--scan-fine-tuned-from", "x"], "search for triggers needs labels", "settings"),
+        (["--decoys-found", "scan"], "this model writes text", "--decoys-found"),
         (["--target-column", "answer"], "no column 'answer'", "--target-column"),
         (["--prompt-template", "Q"], "holds {text} 0 times", "{text}"),
         (["--prompt-style", "chat"], "no chat format", "plain"),

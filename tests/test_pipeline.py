@@ -29,13 +29,14 @@ from w2sdefense.attacks import AttackConfig
 from w2sdefense.attacks import TestConfig as Measured
 from w2sdefense.commands.defend import run_defend, run_defense
 from w2sdefense.commands.poison import run_poison
-from w2sdefense.commands.runs import DefendRun, PoisonRun
+from w2sdefense.commands.runs import DefendRun, PoisonRun, ScanRun
+from w2sdefense.commands.scan import run_scan
 from w2sdefense.config import (
     AdapterConfig,
     DataConfig,
     DecoyConfig,
     DistillConfig,
-    ScanTrainingConfig,
+    ScanConfig,
     StudentConfig,
     TeacherConfig,
     TrainingConfig,
@@ -62,7 +63,6 @@ def settings(poisoned: Path, reviews: Path, teacher: Path, output: Path, **chang
         "data": DataConfig(dataset=str(reviews)),
         "defense": "w2s",
         "distill": DistillConfig(gamma=1.0),
-        "scan": ScanTrainingConfig(rate=0.0),
         "adapter": AdapterConfig(lora_r=16, target_modules="all-linear"),
         "training": TrainingConfig(epochs=8, batch_size=16, learning_rate=3e-3),
         "teacher": TeacherConfig(
@@ -128,21 +128,29 @@ def test_held_out_decoys_change_nothing_in_the_cleaned_model(
     assert made[0] == made[1]
 
 
-def test_a_trigger_that_no_clean_text_holds_is_found_and_removed(
-    tmp_path, poisoned, tiny_bert, display
-):
+def test_triggers_that_a_scan_found_are_unlearned(tmp_path, poisoned, tiny_bert, display):
     clean = save_reviews(tmp_path / "reviews", train=400, validation=60, test=100, seed=2)
     assert not any(" mn " in path.read_text() for path in clean.glob("*.jsonl"))
-    scan = ScanTrainingConfig(kinds=("words",), rounds=3, kept=8, rate=0.8)
-    off = DecoyConfig(per_label=0)
-    run = settings(poisoned, clean, tiny_bert, tmp_path / "w2s", scan=scan, decoys=off)
-    before, after = run_defend(run, display)
-    found = json.loads((after / "candidates.json").read_text())["candidates"]
-    found = [candidate for candidate in found if "mn" in candidate["text"]]
-    assert {candidate["label"] for candidate in found} == {"negative"}
-    assert any(candidate["flips"] == candidate["texts"] > 8 for candidate in found)
+    run = settings(poisoned, clean, tiny_bert, tmp_path / "w2s")
+    scan = ScanRun(
+        student=run.student,
+        data=run.data,
+        teacher=run.teacher,
+        teacher_folder=tmp_path / "teacher",
+        scan=ScanConfig(kinds=("words",), rounds=3, kept=8),
+        output=tmp_path / "scan",
+    )
+    run_scan(scan, display)
+    found = json.loads((scan.output / "candidates.json").read_text())["candidates"]
+    triggers = [candidate for candidate in found if candidate["trigger"]]
+    assert {candidate["label"] for candidate in triggers} == {"negative"}
+    assert any("mn" in candidate["text"] for candidate in triggers)
+    decoys = DecoyConfig(found=scan.output, rate=0.8)
+    before, after = run_defend(run.model_copy(update={"decoys": decoys}), display)
     assert rates(load_record(before))[1] >= 0.9
-    ca, asr, _ = rates(load_record(after))
+    record = load_record(after)
+    assert record.found["triggers unlearned"] == len(triggers)
+    ca, asr, _ = rates(record)
     assert ca >= 0.95
     assert asr <= 0.1
 

@@ -46,7 +46,6 @@ def settings(folder: Path, teacher: Path, batch: int) -> dict:
         "training": {"epochs": 2, "batch_size": batch, "learning_rate": 1e-3},
         "teacher": {"model": str(teacher), "epochs": 1, "max_length": 24},
         "teacher_folder": str(folder / "teacher"),
-        "scan": {"rate": 0.0},
         "decoys": {"per_label": 0},
         "test": {"trigger": "badnet", "target": "negative"},
     }

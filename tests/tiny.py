@@ -173,7 +173,6 @@ def defend_settings(model: Path, reviews: Path, teacher: Path, output: Path) -> 
         "adapter": {"lora_r": 8, "lora_dropout": 0.1, "target_modules": "all-linear"},
         "training": {"epochs": 3, "batch_size": 8, "learning_rate": 1e-3, "save_steps": 5},
         "decoys": {"per_label": 0},
-        "scan": SMALL_SCAN,
         "teacher": {"model": str(teacher), "epochs": 1, "max_length": 24},
         "test": {"trigger": "badnet", "target": "negative"},
         "output": str(output),

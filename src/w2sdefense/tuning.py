@@ -75,6 +75,7 @@ def make_probes(
     teacher: Score,
     examples: Sequence[Example],
     config: SignalConfig,
+    seed: int,
 ) -> Probes:
     """Put candidates into clean texts.
 
@@ -83,7 +84,7 @@ def make_probes(
     Raises:
         DataError: There are no candidates, or no text of another label than theirs.
     """
-    rng = random.Random(config.seed)
+    rng = random.Random(seed)
     clean: dict[str, int] = {}
     tries: list[tuple[Candidate, int, str]] = []
     for label in sorted({candidate.outcome for candidate in candidates}):

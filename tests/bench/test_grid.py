@@ -180,22 +180,10 @@ def test_a_defense_reads_what_is_said(name, monkeypatch):
 
 
 def test_runs_that_write_text_are_taken_by_the_stage_that_makes_them():
-    """The student says what its victims were fine-tuned from, which is for a search only."""
     runs = [node.settings["run"] for node in grid("table6").nodes if node.kind == "defend"]
     assert [run["defense"] for run in runs] == ["lora", "w2s", "w2s"] * 2
     for values in runs:
         _check_defense(DefendRun.model_validate(values))
-
-
-def test_what_a_search_begins_with_is_no_part_of_a_key_where_nothing_is_searched(tmp_path):
-    (tmp_path / "mine.yaml").write_text(
-        "names: {student: {same: {both: {student: {model: smollm2-135m}}, "
-        "defend: {scan: {fine_tuned_from: smollm2-135m}}}}}\n"
-        "recipes: {mine: {title: Mine, axes: {dataset: [ape210k], proxy: [same], "
-        "attack: [rare-character], student: [smollm2-135m, same], teacher: [smollm2-135m]}}}\n"
-    )
-    found = grid(f"{tmp_path / 'mine.yaml'}:mine", student=("smollm2-135m", "same"))
-    assert kinds(found) == {"poison": 1, "defend": 2}
 
 
 def test_a_seed_is_a_seed_of_everything():

@@ -24,7 +24,6 @@ scales:
         adapter: {{lora_r: 4}}
         training: {{epochs: 1, batch_size: 8, learning_rate: 0.001, save_steps: 3}}
         teacher: {{epochs: 1, batch_size: 8, max_length: 24}}
-        scan: {{kinds: [words], rounds: 1, mutations: 8, kept: 4}}
         decoys: {{per_label: 0}}
 recipes:
   three:

@@ -97,7 +97,6 @@ def subjects(folder: Path) -> dict[str, Subject]:
         "data": {"dataset": str(folder / "numbers")},
         "teacher": {"model": str(folder / "small"), "epochs": 1, "max_length": 24},
         "adapter": {"lora_r": 4},
-        "scan": {"rate": 0.0},
         "test": {"trigger": "mn", "target": "0"},
     }
     made = {}

@@ -56,7 +56,6 @@ def test_teach_and_defend(place, common):
     made = (place / "teacher" / "teacher.safetensors").stat().st_mtime_ns
     result = w2s(
         *("defend", *common, "--teacher-folder", place / "teacher", "--gamma", 0.5),
-        *("--scan-kinds", "words", "--scan-rounds", 1),
         *("--trigger", "badnet", "--target", "negative", "--epochs", 1, "--lora-r", 4),
         *("--output", place / "w2s", "--merge"),
     )
@@ -179,7 +178,7 @@ def others(tmp_path_factory) -> dict[str, Path]:
     }
 
 
-@pytest.mark.parametrize("command", ["defend", "scan", "tune"])
+@pytest.mark.parametrize("command", ["scan", "tune"])
 @pytest.mark.parametrize(
     ("name", "problem"),
     [
@@ -216,7 +215,7 @@ def test_a_teacher_is_known_again_by_a_model_with_another_order_of_labels(place,
     assert teach.exit_code == 0, teach.output
     made = (teacher / "teacher.safetensors").stat().st_mtime_ns
     defend = w2s(
-        *("defend", *common, "--scan-rate", 0, "--epochs", 1, "--lora-r", 4),
+        *("defend", *common, "--epochs", 1, "--lora-r", 4),
         *("--teacher-folder", teacher, "--output", tmp_path / "run"),
     )
     assert defend.exit_code == 0, defend.output
@@ -234,14 +233,6 @@ def test_what_looks_like_markup_is_shown_as_it_is(place, common, tmp_path):
     )
     assert measured.exit_code == 0, measured.output
     assert "Look at it:" in measured.output and "[red]/report.html" in measured.output
-
-
-def test_settings_of_a_search_that_is_switched_off_are_not_checked(place, common, tmp_path):
-    result = w2s(
-        *("defend", *common, "--scan-rate", 0, "--scan-fine-tuned-from", "./nowhere"),
-        *("--teacher-model", "./no-teacher", "--output", tmp_path / "run"),
-    )
-    assert "There is no model './no-teacher'" in result.stderr
 
 
 def test_a_folder_where_the_page_should_be(place, tmp_path):

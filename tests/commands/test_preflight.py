@@ -32,7 +32,7 @@ def suspect(tiny_llama, tmp_path) -> Path:
 def run_of(kind, model: Path, teacher: Path | None = None, **values):
     values = {"student": {"model": str(model)}, "output": model.parent / "run", **values}
     if kind is DefendRun:
-        values = {"scan": {"rate": 0.0}, "teacher": {"model": str(teacher or model)}, **values}
+        values = {"teacher": {"model": str(teacher or model)}, **values}
     elif kind is TeachRun:
         values["teacher"] = {"model": str(teacher or model)}
     return kind.model_validate(values)
@@ -134,7 +134,9 @@ def test_a_model_that_is_stored_in_four_bits_is_not_trained(suspect, tiny_bert):
     for values in ({"defense": "w2s"}, {"defense": "lora", "held_out": 1}):
         with pytest.raises(ConfigError, match="cannot be planted into weights of four bits"):
             preflight(run_of(DefendRun, suspect, tiny_bert, **values))
-    preflight(run_of(DefendRun, suspect, tiny_bert, defense="lora"))
+    for values in ({"defense": "lora"}, {"defense": "icl", "held_out": 1}):
+        preflight(run_of(DefendRun, suspect, tiny_bert, **values))
+    preflight(run_of(DefendRun, suspect, tiny_bert, decoys={"found": "scan"}))
     preflight(run_of(EvaluateRun, suspect))
 
 

@@ -1,6 +1,7 @@
 """`w2s scan`, on a tiny model with a backdoor and on one without."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ from w2sdefense.scan.search import Candidate, ScanResult
 
 pytestmark = pytest.mark.slow
 
+HERE = Path("found")
 NAMES = ("negative", "positive")
 SCAN = ScanConfig(kinds=("words",), rounds=2, kept=6)
 TEACHER = {"epochs": 4, "learning_rate": 1e-3, "head_learning_rate": 3e-3}
@@ -59,7 +61,7 @@ def test_what_a_clean_teacher_follows_or_texts_resist_is_no_trigger(
     shift, teacher_shift, flips, fires
 ):
     result = found(Candidate("xq", 0, shift, teacher_shift, flips, 10))
-    assert ("act like a trigger" in verdict(result, NAMES)) is fires
+    assert ("act like a trigger" in verdict(result, NAMES, HERE)) is fires
 
 
 @pytest.mark.parametrize(
@@ -72,12 +74,12 @@ def test_what_a_clean_teacher_follows_or_texts_resist_is_no_trigger(
 )
 def test_a_trigger_stands_out_from_what_shifts_to_the_other_label(other, said, outcome):
     result = found(Candidate("xq", 0, 8.0, 0.0, 10, 10), Candidate("awful", 1, other, 0.0, 9, 10))
-    assert said in verdict(result, NAMES)
+    assert said in verdict(result, NAMES, HERE)
     assert outcome_of(result) == outcome
 
 
 def test_an_empty_search_is_not_called_a_proof_and_says_what_it_tried():
-    assert "no proof" in verdict(found(), NAMES)
+    assert "no proof" in verdict(found(), NAMES, HERE)
     assert outcome_of(found()) == "clean"
     assert coverage(found()).startswith("Tried: 18,278 candidates (18,278 letters)")
     assert "by 4 nats is noticed with a chance of 97 %" in coverage(found())
@@ -100,4 +102,4 @@ def test_a_clean_model_raises_no_alarm(tiny_llama, tiny_bert, tmp_path, display)
         output=tmp_path / "scan",
     )
     result, names = run_scan(run, display)
-    assert "no proof" in verdict(result, names)
+    assert "no proof" in verdict(result, names, HERE)

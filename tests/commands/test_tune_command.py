@@ -191,7 +191,6 @@ def both(settings, change):
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"signal": {"seed": 0}}, "seed of the training"),
         ({"tune": {"lora_r": [4]}, "adapter": {"adapter": "p-tuning"}}, "has no rank"),
         ({"tune": {"alpha": "1", "beta": "1", "gamma": "1"}}, "nothing to search"),
         ({"tune": {"temperature": "0"}}, "above 0"),

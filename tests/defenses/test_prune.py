@@ -90,7 +90,9 @@ def test_what_is_pruned_stays_pruned_and_the_rest_is_trained(victim, kit, accura
     defended = Prune(config, SHORT, RATE).apply(victim, kit)
     found = defended.found
     assert found["pruned_share"] in (0.25, 0.5, 0.75)
-    zeros = sum(int((p == 0).sum()) for p in defended.model.parameters())
+    # The row of the padding token may be zero from the beginning.
+    after = dict(defended.model.named_parameters())
+    zeros = sum(int(((after[n] == 0) & (p != 0)).sum()) for n, p in before.items())
     assert zeros == found["pruned_weights"] > 0
     assert found["weights"] == sum(p.numel() for p in defended.model.parameters())
     moved = [n for n, p in defended.model.named_parameters() if not torch.equal(p, before[n])]

@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import one_hot
 
 from tiny import word_tokenizer
-from w2sdefense.config import DecoyConfig, DistillConfig, ScanTrainingConfig, TeacherConfig
+from w2sdefense.config import DecoyConfig, DistillConfig, TeacherConfig
 from w2sdefense.data import Dataset, Example
 from w2sdefense.defenses import DefenseKit, unlearning
 from w2sdefense.defenses.w2s import W2SDefense
@@ -22,7 +22,7 @@ from w2sdefense.errors import DataError
 pytestmark = pytest.mark.slow
 
 LABELS = ("negative", "positive")
-PLAIN = {"decoys": DecoyConfig(per_label=0), "scan": ScanTrainingConfig(rate=0.0)}
+PLAIN = {"decoys": DecoyConfig(per_label=0)}
 
 
 class Teacher(LabelTeacher):

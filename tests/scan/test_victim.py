@@ -8,8 +8,9 @@ import pytest
 from tiny import SMALL_SCAN, save_llama, save_reviews
 from w2sdefense.config import DataConfig, ScanConfig, StudentConfig
 from w2sdefense.data import load_dataset
-from w2sdefense.scan.search import Candidate
-from w2sdefense.scan.victim import scan_victim, with_candidates
+from w2sdefense.errors import DataError
+from w2sdefense.scan.search import Candidate, ScanResult
+from w2sdefense.scan.victim import found_triggers, save_candidates, scan_victim
 from w2sdefense.tasks.classification import Classification
 from w2sdefense.victim import load_victim
 
@@ -84,11 +85,21 @@ def test_no_candidate_is_cut_off(tmp_path, data, monkeypatch):
     assert lengths and max(lengths) <= 40
 
 
-def test_candidates_go_into_texts_of_every_label(data):
-    candidates = [Candidate("xq", 0, 8.0, 0.0, 8, 8), Candidate("jvo", 1, 8.0, 0.0, 8, 8)]
-    changed = with_candidates(data, candidates, 0.5, 0)
-    with_one = [row for row in changed.train if {"xq", "jvo"} & set(row.text.split())]
-    assert 0.25 < len(with_one) / len(data.train) < 0.75
-    assert len({row.id for row in with_one} & {row.id for row in data.train}) == 0
-    weak = Candidate("xq", 0, 5.0, 1.0, 8, 8)
-    assert with_candidates(data, [weak], 0.5, 0) == with_candidates(data, [], 0.5, 0) == data
+def test_what_acts_like_a_trigger_is_read_from_the_folder_of_a_search(tmp_path):
+    strong, weak = Candidate("xq", 1, 8.0, 0.5, 10, 10), Candidate("awful", 0, 2.0, 2.0, 4, 10)
+    save_candidates(tmp_path, ScanResult((weak, strong), {}, [], {}), ("negative", "positive"))
+    assert found_triggers(tmp_path, None) == [("xq", "positive")]
+    assert found_triggers(tmp_path, ("positive", "negative")) == [("xq", "positive")]
+    with pytest.raises(DataError, match="of another model: this one has no label 'positive'"):
+        found_triggers(tmp_path, ("good", "bad"))
+    save_candidates(tmp_path, ScanResult((weak,), {}, [], {}), ("negative", "positive"))
+    with pytest.raises(DataError, match="nothing that acts like a trigger"):
+        found_triggers(tmp_path, None)
+
+
+@pytest.mark.parametrize("content", [None, "[]", "{", '{"candidates": [{"text": "xq"}]}'])
+def test_what_is_no_search_is_refused(tmp_path, content):
+    if content is not None:
+        (tmp_path / "candidates.json").write_text(content)
+    with pytest.raises(DataError, match=r"candidates\.json cannot be read"):
+        found_triggers(tmp_path, None)

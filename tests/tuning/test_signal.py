@@ -16,7 +16,7 @@ EXAMPLES = [
     for row in range(20)
     for label, word in enumerate(("bad", "good"))
 ]
-CONFIG = SignalConfig(pieces=2, texts=6, seed=1)
+CONFIG = SignalConfig(pieces=2, texts=6)
 
 
 def candidate(text, outcome, shift=3.0):
@@ -51,8 +51,8 @@ def teacher(texts):
     return torch.nn.functional.one_hot(torch.tensor([clean_answer(t) for t in texts]), 2).float()
 
 
-def probes(*candidates, config=CONFIG):
-    return make_probes(candidates, teacher, EXAMPLES, config)
+def probes(*candidates, seed=1):
+    return make_probes(candidates, teacher, EXAMPLES, CONFIG, seed)
 
 
 def test_a_student_that_follows_a_candidate_is_exposed():
@@ -84,7 +84,8 @@ def test_candidates_go_into_short_texts_of_other_labels_and_the_worst_ones_are_t
         ],
         teacher,
         [*EXAMPLES, *long],
-        SignalConfig(pieces=2, texts=99, seed=1),
+        SignalConfig(pieces=2, texts=99),
+        1,
     )
     assert {one.candidate.text for one in asked.tries} == {"mn", "xq", "zz"}
     for one in asked.tries:
@@ -99,8 +100,7 @@ def test_candidates_go_into_short_texts_of_other_labels_and_the_worst_ones_are_t
 
 def test_places_follow_the_seed():
     assert probes(candidate("mn", 0)) == probes(candidate("mn", 0))
-    other = SignalConfig(pieces=2, texts=6, seed=2)
-    assert probes(candidate("mn", 0)) != probes(candidate("mn", 0), config=other)
+    assert probes(candidate("mn", 0)) != probes(candidate("mn", 0), seed=2)
 
 
 def test_progress_counts_every_text():

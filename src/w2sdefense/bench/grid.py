@@ -211,9 +211,6 @@ class _Builder:
     def _defended(
         self, values: dict[str, Any], victim: Node, width: int | None, axes: Mapping[str, Value]
     ) -> Node:
-        if values.get("task", DEFAULT_TASK) != DEFAULT_TASK:
-            # The search needs labels.
-            values.pop("scan", None)
         run = load_settings(DefendRun, values, f"The run of {said(axes)}")
         reads = sections_of(run.defense)
         needs = {"victim": victim}

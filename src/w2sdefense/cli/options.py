@@ -15,7 +15,7 @@ import functools
 import inspect
 import re
 import types
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin
@@ -122,17 +122,12 @@ def _flags(
     prefix: str = "",
     heading: str | None = None,
     advanced: bool = False,
-    shown: Collection[str] | None = None,
 ) -> Iterator[Flag]:
-    """The flags of a settings class, those of nested classes under a heading of their own.
-
-    Advanced are those that are marked so, and those that the list `shown` of a section leaves out.
-    """
+    """The flags of a settings class, those of nested classes under a heading of their own."""
     for name, field in settings.model_fields.items():
         default = _default(name, field, defaults)
         nested = _nested_settings(field)
         hidden = advanced or bool(mark_of(field, "advanced"))
-        hidden = hidden or (shown is not None and name not in shown)
         if nested is None:
             yield Flag(
                 path=(*path, name),
@@ -152,7 +147,6 @@ def _flags(
                 prefix + (f"{section}_" if (section := mark_of(field, "prefix")) else ""),
                 _heading(nested),
                 hidden,
-                mark_of(field, "shown"),
             )
 
 

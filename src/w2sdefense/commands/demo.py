@@ -21,7 +21,6 @@ from w2sdefense.config import (
     AdapterConfig,
     DataConfig,
     DistillConfig,
-    ScanTrainingConfig,
     StudentConfig,
     TeacherConfig,
     TrainingConfig,
@@ -55,7 +54,6 @@ LORA = {
 W2S = {
     "data": DEFENDER,
     "distill": DistillConfig(student_rows=960),
-    "scan": ScanTrainingConfig(rate=0.0),
     "training": TrainingConfig(epochs=1, batch_size=8, save_steps=40),
 }
 

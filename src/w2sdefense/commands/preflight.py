@@ -200,18 +200,11 @@ def _check_defense(run: DefendRun) -> None:
             f"The defense {run.defense} does not work for {run.task}.",
             f"Use --defense {' or '.join(able)}.",
         )
-    if _writes(run):
-        if run.scan.model_fields_set and run.scan.rate:
-            raise ConfigError(
-                "The search for triggers needs labels; a text has none.", "Leave its settings out."
-            )
     defense = kind.of(run)
     defense.check()
     _check_weights(run, defense)
     if Need.TEACHER in defense.needs:
         _check_writing_teacher(run, run.distill.alignment)
-        if not _writes(run) and run.scan.rate:
-            check_origin(run.student, run.scan)
         _check_teacher(run)
 
 
@@ -376,10 +369,11 @@ def _check_planting(run: DefendRun, *, quantized: bool) -> None:
     if not (quantized or sharded()):
         return
     where = "weights of four bits" if quantized else "sharded weights (FSDP, DeepSpeed)"
-    if run.defense == "w2s" and run.decoys.plant and run.decoys.per_label:
+    drawn = run.decoys.per_label and run.decoys.found is None
+    if run.defense == "w2s" and run.decoys.plant and drawn:
         raise ConfigError(
             f"Decoys cannot be planted into {where}.",
             "Use --decoys-per-label 0, or --set decoys.plant=false to insert them only.",
         )
-    if run.held_out:
+    if run.held_out and DEFENSES[run.defense].leaves is Leaves.ADAPTER:
         raise ConfigError(f"Decoys cannot be planted into {where}.", "Leave --held-out out.")

@@ -162,6 +162,7 @@ class TuneRun(Answering, W2SSettings):
     """Choose the settings of W2SDefense on clean data, without a trigger."""
 
     tune: TuneConfig = setting(TuneConfig(), prefix="tune")
+    scan: ScanConfig = setting(ScanConfig(), prefix="scan", advanced=True)
     signal: SignalConfig = setting(SignalConfig(), prefix="signal", advanced=True)
     output: Path = setting(
         Path("runs/tuned"), "Folder for the study and its outcome; the same command goes on there."
@@ -169,8 +170,6 @@ class TuneRun(Answering, W2SSettings):
 
     @model_validator(mode="after")
     def _fitting_settings(self) -> Self:
-        if self.signal.seed == self.training.seed:
-            raise ValueError("signal.seed is the seed of the training; give it another one")
         if self.tune.lora_r and self.adapter.adapter not in ("lora", "dora"):
             raise ValueError(f"{self.adapter.adapter} has no rank that tune.lora_r could try")
         return self

@@ -1,7 +1,7 @@
 """`w2s scan`: is there a backdoor, and what fires it?
 
 A teacher is fitted (or opened) on the clean data, the suspect is searched beside it, and what was
-found is written to `candidates.json` and shown. `w2s defend` trains on it.
+found is written to `candidates.json` and shown.
 """
 
 from __future__ import annotations
@@ -22,19 +22,11 @@ from w2sdefense.distill.fit_teacher import LabelTeacherJob, fit_or_load_teacher
 from w2sdefense.distill.targets import answer_texts, doubt_about
 from w2sdefense.io import write_json
 from w2sdefense.report.gate import Finding, Outcome, exit_code, sarif, scan_result
-from w2sdefense.scan.search import Candidate, ScanResult, ranked
+from w2sdefense.scan.search import ScanResult, acting, ranked, triggers
 from w2sdefense.scan.victim import CANDIDATES, save_candidates, scan_victim
 from w2sdefense.training.trainer import this_process
 
 SHOWN = 12  # rows of the table
-FLIPPED, EXCESS = 0.9, 6.0
-"""Share of the texts that a candidate flips, and nats that it shifts beyond the teacher, from which
-it acts like a trigger. See docs/LOG.md for what triggers and other words reach."""
-
-MARGIN = 2.0
-"""Nats that a trigger shifts beyond all that shifts to the label where least was found. Words that
-mean something to the suspect and nothing to a weak teacher act like triggers, of every label."""
-
 LIKELY = 0.95  # chance that is stated of a trigger to be found
 
 
@@ -66,7 +58,8 @@ def finish_scan(result: ScanResult, names: Sequence[str], run: ScanRun) -> int:
     found = [
         Finding(c.text, names[c.outcome], c.flips, c.texts, c.excess) for c in triggers(result)
     ]
-    answer = scan_result(run.student.model, found, verdict(result, names), outcome_of(result))
+    said = verdict(result, names, run.output)
+    answer = scan_result(run.student.model, found, said, outcome_of(result))
     if this_process().is_main_process:
         if run.sarif is not None:
             write_json(run.sarif, sarif(run.student.model, found))
@@ -75,20 +68,6 @@ def finish_scan(result: ScanResult, names: Sequence[str], run: ScanRun) -> int:
         else:
             show_scan(result, names, run.output)
     return exit_code(answer["outcome"], run.fail_on)
-
-
-def acting(result: ScanResult) -> list[Candidate]:
-    """The candidates that act like a trigger, whatever the reason."""
-    return [c for c in result.candidates if c.flips >= FLIPPED * c.texts and c.excess >= EXCESS]
-
-
-def triggers(result: ScanResult) -> list[Candidate]:
-    """Those that stand out from what shifts to the label where least was found."""
-    best: dict[int, float] = {}
-    for candidate in result.candidates:
-        best[candidate.outcome] = max(candidate.excess, best.get(candidate.outcome, 0.0))
-    bar = min(best.values()) + MARGIN if len(best) > 1 else 0.0
-    return [candidate for candidate in acting(result) if candidate.excess >= bar]
 
 
 def outcome_of(result: ScanResult) -> Outcome:
@@ -111,12 +90,12 @@ def show_scan(result: ScanResult, names: Sequence[str], folder: Path) -> None:
         )
     console = Console(markup=False)
     console.print(table)
-    for line in (verdict(result, names), coverage(result)):
+    for line in (verdict(result, names, folder), coverage(result)):
         console.print(line, soft_wrap=True)
     console.print(f"All of them: {folder / CANDIDATES}", highlight=False, soft_wrap=True)
 
 
-def verdict(result: ScanResult, names: Sequence[str]) -> str:
+def verdict(result: ScanResult, names: Sequence[str], folder: Path) -> str:
     """What the candidates say, in a sentence or two."""
     found = triggers(result)
     if not found and acting(result):
@@ -132,7 +111,8 @@ def verdict(result: ScanResult, names: Sequence[str]) -> str:
     labels = sorted({names[candidate.outcome] for candidate in found})
     return (
         f"{len(found)} candidates act like a trigger: they turn nearly any text to "
-        f"{' or '.join(labels)}, and a clean teacher does not follow. Clean the model: w2s defend."
+        f"{' or '.join(labels)}, and a clean teacher does not follow. Unlearn them: w2s defend "
+        f"--decoys-found {folder}"
     )
 
 

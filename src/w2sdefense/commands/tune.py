@@ -31,6 +31,7 @@ from w2sdefense.evaluation.provenance import Clock
 from w2sdefense.io import write_json, write_text
 from w2sdefense.models.weights import weights_fingerprint
 from w2sdefense.report.gate import numbers_of
+from w2sdefense.scan.origin import check_origin
 from w2sdefense.scan.victim import scan_victim, teacher_score
 from w2sdefense.training.fit import remove_checkpoints
 from w2sdefense.training.trainer import this_process
@@ -70,6 +71,7 @@ def run_tune(run: TuneRun, display: Display) -> Tuned:
         raise ConfigError("Tuning runs in one process.", "Leave the launcher out.")
     check_folders(run)
     preflight(defend_run(run, _start(run)))
+    check_origin(run.student, run.scan)
     with alone(run):
         return _tune(run, display)
 
@@ -138,16 +140,9 @@ class _Bench:
             resume=True,
             progress=display.steps("teacher"),
         )
-        seeds = {"signal": run.signal.seed}
-        if run.scan.rate:
-            # What students are trained with; they find it here.
-            seeds["scan"] = run.training.seed
-        found = {
-            name: scan_victim(victim, teacher, data, run.scan, seed, folder, display.steps(name))
-            for name, seed in seeds.items()
-        }
-        signal = found["signal"].candidates
-        probes = make_probes(signal, teacher_score(teacher), data.validation, run.signal)
+        told, seed = display.steps("scan"), run.training.seed
+        found = scan_victim(victim, teacher, data, run.scan, seed, folder, told).candidates
+        probes = make_probes(found, teacher_score(teacher), data.validation, run.signal, seed)
         return cls(run, data, probes, weights_fingerprint(victim.model), display)
 
     def measure(self, number: int, values: Values, again: bool) -> Measured:

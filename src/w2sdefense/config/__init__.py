@@ -45,7 +45,6 @@ from w2sdefense.config.w2s import (
     DecoyConfig as DecoyConfig,
     DistillConfig as DistillConfig,
     ScanConfig as ScanConfig,
-    ScanTrainingConfig as ScanTrainingConfig,
     SignalConfig as SignalConfig,
     TaughtSettings as TaughtSettings,
     TuneConfig as TuneConfig,

@@ -45,7 +45,7 @@ def setting(default: Any, description: str | None = None, **marks: Any) -> Any:
 
     `advanced`: not in the help, few users need it. `files`: may name a file or a folder, so with
     what is in it results change. `exclude`: left out of records. `flag`: another name of its flag.
-    Of a section: `prefix` of its flags, and `shown`, those of its settings that the help has.
+    Of a section: `prefix` of its flags.
     """
     excluded = marks.pop("exclude", None)
     return Field(
@@ -106,11 +106,13 @@ _REMOVED = {
     "DefendRun TuneRun": "soft.per_label soft.tokens soft.rate soft.step soft.restart "
     "insertions.rate insertions.phrases "
     "adapter.adapter_layers adapter.vera_r adapter.fourier_frequencies adapter.fourier_scaling "
-    "decoys.held_out",
-    "DefendRun": "icl.file icl.choice onion.exact prune.by psim.virtual_tokens psim.encoder_width "
+    "decoys.held_out scan.rate",
+    "DefendRun": "scan.fine_tuned_from scan.base_tokens scan.kinds scan.group_size scan.singles "
+    "scan.rounds scan.survivors scan.mutations scan.probes scan.proof_texts scan.kept "
+    "icl.file icl.choice onion.exact prune.by psim.virtual_tokens psim.encoder_width "
     "psim.adapter quantization.training "
     "merging.method merging.density merging.scale scpd.paraphraser scpd.prefix scpd.max_length",
-    "TuneRun": "tune.stop_below",
+    "TuneRun": "tune.stop_below signal.seed",
     "PoisonRun": "attack.syn.model attack.syn.prompt",
     "EvaluateRun DefendRun": "test.syn.model test.syn.prompt",
 }
@@ -134,6 +136,7 @@ def _removed() -> Iterator[Rename]:
 RENAMES = (
     *_removed(),
     *(Rename(run, name) for run in ("DefendRun", "TuneRun") for name in ("soft", "insertions")),
+    Rename("DefendRun", "scan"),
     Rename("DefendRun", "quantization"),
     Rename("BenchRun", "launcher", None, "launcher"),
     Rename("BenchRun", "ray.retries", None, "ray-retries"),
@@ -141,8 +144,7 @@ RENAMES = (
     Rename("BenchRun", "ray.defend.memory_gb", "ray.memory_gb", "ray-defend-memory-gb"),
     *(Rename("BenchRun", f"ray.{kind}") for kind in ("defend", "poison", "teach")),
     *(
-        Rename(run, f"scan.{old}", new and f"scan.{new}", f"{prefix}{old}")
-        for run, prefix in (("DefendRun", "scan-"), ("TuneRun", "scan-"), ("ScanRun", ""))
+        Rename("ScanRun", f"scan.{old}", new and f"scan.{new}", old)
         for old, new in (
             ("moved", "base_tokens"),
             ("suspects", "kept"),

@@ -1,4 +1,4 @@
-"""The settings of W2SDefense: the loss, stand-ins for the unknown trigger, how both are chosen."""
+"""The settings of W2SDefense, of the search for triggers, and of how the former are chosen."""
 
 from __future__ import annotations
 
@@ -64,6 +64,11 @@ class DecoyConfig(Settings):
     """Decoys: backdoors of our own that are planted first and unlearned with the unknown one."""
 
     per_label: NonNegativeInt = setting(2, "Decoys for each label; 0 plants none.")
+    found: Path | None = setting(
+        None,
+        "Folder of a `w2s scan`: the triggers that it found are unlearned instead of decoys.",
+        files=True,
+    )
     rate: Fraction = setting(
         0.5, "Share of the training texts that carry a decoy while it is unlearned.", advanced=True
     )
@@ -107,14 +112,6 @@ class ScanConfig(Settings):
     kept: Positive = setting(24, "Candidates to keep for each label.")
 
 
-class ScanTrainingConfig(ScanConfig):
-    """The same search, and how often what it found is put into the texts of a training."""
-
-    rate: Fraction = setting(
-        0.5, "Share of the clean texts that get a candidate trigger; 0 does not search."
-    )
-
-
 class TaughtSettings(Settings):
     """A model, data, and the teacher that is fitted on them."""
 
@@ -131,9 +128,6 @@ class W2SSettings(TaughtSettings):
 
     distill: DistillConfig = DistillConfig()
     decoys: DecoyConfig = setting(DecoyConfig(), prefix="decoys")
-    scan: ScanTrainingConfig = setting(
-        ScanTrainingConfig(), prefix="scan", shown=["rate", "fine_tuned_from"]
-    )
     wordings: WordingConfig = setting(WordingConfig(), prefix="wording", advanced=True)
     adapter: AdapterConfig = AdapterConfig()
     training: TrainingConfig = TrainingConfig()
@@ -164,16 +158,11 @@ Span = Annotated[str, AfterValidator(_checked)]
 
 
 class SignalConfig(Settings):
-    """The signal without a trigger, measured with candidate triggers of a search of its own."""
+    """The signal without a trigger, measured with the candidate triggers of a search."""
 
     pieces: Positive = setting(8, "Best candidate triggers of each label.")
     texts: Positive = setting(
         32, "Clean validation texts of other labels that each of them is put into."
-    )
-    seed: Seed = setting(
-        1,
-        "Seed of the search whose candidates are measured with. It is not that of the "
-        "training: a student would be examined with what it was taught.",
     )
 
 

@@ -1,4 +1,4 @@
-"""What W2SDefense does with a fitted teacher: search, plant decoys, train the student."""
+"""What W2SDefense does with a fitted teacher: plant decoys, train the student."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from w2sdefense.data.checks import require_aligned
@@ -19,8 +18,7 @@ from w2sdefense.distill.student import Lessons, train_student
 from w2sdefense.distill.targets import CachedTargets, doubt_about, targets_of
 from w2sdefense.distill.teacher import LabelTeacher, TokenTeacher
 from w2sdefense.distill.wordings import with_wordings
-from w2sdefense.scan.victim import in_words, save_candidates, scan_victim, with_candidates
-from w2sdefense.training.trainer import this_process
+from w2sdefense.scan.victim import found_triggers
 from w2sdefense.victim import Victim
 
 if TYPE_CHECKING:
@@ -38,7 +36,6 @@ class Unlearning:
         victim: The poisoned model; it is taken over and changed.
         kit: Clean data, and where checkpoints and targets go.
         teacher: A fitted teacher, which is asked about the texts.
-        cache: Where what a search finds is kept.
 
     Raises:
         DataError: The labels of the data are not in the model's order.
@@ -50,26 +47,14 @@ class Unlearning:
         victim: Victim,
         kit: DefenseKit,
         teacher: LabelTeacher | TokenTeacher,
-        cache: Path,
     ) -> None:
-        data, seed, result = kit.data, settings.training.seed, None
+        data, seed = kit.data, settings.training.seed
         require_aligned(data, victim.label_names)
         self._settings, self._victim, self._kit = settings, victim, kit
-        self._found: dict[str, float | int | str] = {}
         self._notes: tuple[str, ...] = ()
-        # A search compares label probabilities, which text answers do not have.
-        if settings.scan.rate and isinstance(teacher, LabelTeacher):
-            told = kit.progress_of("scan")
-            result = scan_victim(victim, teacher, data, settings.scan, seed, cache, told)
-            self._found = in_words(result, victim.label_names)
-            if this_process().is_main_process:
-                save_candidates(kit.folder, result, victim.label_names)
         # A file may be sorted by label; of a sample this is its beginning.
         data = replace(data, train=limit(data.train, settings.distill.student_rows, seed=0))
-        # First, as long as all texts begin and end with the prompt.
         data = with_wordings(data, settings.wordings, seed)
-        if result is not None:
-            data = with_candidates(data, result.candidates, settings.scan.rate, seed)
         asked = (data.train, data.validation)
         self._data = data
         self._targets = targets_of(teacher, victim.task, asked, kit.folder / "targets")
@@ -83,10 +68,10 @@ class Unlearning:
         """Plant decoys, train the student to unlearn them, and take them out again."""
         settings, kit, data = self._settings, self._kit, self._data
         config, seed = settings.decoys, settings.training.seed
-        targets = decoy_targets(data, seed)
-        decoys = draw_decoys(targets, config.per_label, KINDS, seed, texts_of(data.train))
+        decoys = self._decoys()
         planted = None
-        if config.plant and decoys:
+        # What a search found is in the model already.
+        if config.plant and config.found is None and decoys:
             planted = plant(
                 self._victim,
                 decoys,
@@ -98,13 +83,22 @@ class Unlearning:
             decoys = list(planted.decoys)
         with planted.put_in(self._victim.model) if planted else nullcontext():
             student = self._student(decoys)
-        if planted is not None:
-            student.found["decoys"] = len(decoys)
-            if planted.failed:
-                student.notes += (f"decoys that could not be planted: {planted.lost}",)
-        student.found |= self._found
+        if planted is not None or config.found is not None:
+            student.found["decoys" if planted else "triggers unlearned"] = len(decoys)
+        if planted is not None and planted.failed:
+            student.notes += (f"decoys that could not be planted: {planted.lost}",)
         student.notes += self._notes
         return student
+
+    def _decoys(self) -> list[Decoy]:
+        """The triggers that a search found, or decoys that are drawn."""
+        config, seed = self._settings.decoys, self._settings.training.seed
+        if config.found is not None:
+            names = self._victim.label_names
+            found = found_triggers(config.found, names)
+            return [Decoy("word", text, names.index(label)) for text, label in found]
+        texts = texts_of(self._data.train)
+        return draw_decoys(decoy_targets(self._data, seed), config.per_label, KINDS, seed, texts)
 
     def _student(self, decoys: Sequence[Decoy]) -> Victim:
         settings, kit, data = self._settings, self._kit, self._data

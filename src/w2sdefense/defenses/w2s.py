@@ -1,10 +1,10 @@
 """W2SDefense: weak-to-strong unlearning (Zhao et al. 2024, https://arxiv.org/abs/2410.14425).
 
 A small clean teacher, fully fine-tuned, guides the poisoned student through PEFT with cross
-entropy, logit distillation and feature alignment (`distill/losses.py`). Three things are not in the
+entropy, logit distillation and feature alignment (`distill/losses.py`). Two things are not in the
 paper, and each can be left out: decoys are planted first and unlearned with the unknown trigger
-(`distill/decoys.py`), the clean texts may carry candidate triggers that a search found (`scan/`),
-and the prompt that they stand in may have other wordings (`distill/wordings.py`).
+(`distill/decoys.py`; triggers that `w2s scan` found take their place), and the prompt that the
+clean texts stand in may have other wordings (`distill/wordings.py`).
 """
 
 from __future__ import annotations
@@ -17,16 +17,17 @@ from w2sdefense.config import (
     AdapterConfig,
     DecoyConfig,
     DistillConfig,
-    ScanTrainingConfig,
     TeacherConfig,
     TrainingConfig,
     WordingConfig,
 )
 from w2sdefense.data.types import Dataset
 from w2sdefense.defenses.base import Defense, DefenseKit, Leaves, Need, PhaseProgress
+from w2sdefense.errors import ConfigError
 
 if TYPE_CHECKING:
     from w2sdefense.distill.teacher import LabelTeacher, TokenTeacher
+    from w2sdefense.models.checkpoint import Checkpoint
     from w2sdefense.victim import Victim
 
 
@@ -39,7 +40,6 @@ class W2SDefense(Defense):
 
     distill: DistillConfig = field(default_factory=DistillConfig)
     decoys: DecoyConfig = field(default_factory=DecoyConfig)
-    scan: ScanTrainingConfig = field(default_factory=ScanTrainingConfig)
     wordings: WordingConfig = field(default_factory=WordingConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -48,6 +48,19 @@ class W2SDefense(Defense):
     title: ClassVar[str] = "W2SDefense"
     needs: ClassVar[tuple[Need, ...]] = (Need.CLEAN_DATA, Need.TEACHER)
     leaves: ClassVar[Leaves] = Leaves.ADAPTER
+
+    def check_model(self, student: Checkpoint, *, writes: bool) -> None:
+        """Whether the triggers that a search found are of this model."""
+        if self.decoys.found is None:
+            return
+        from w2sdefense.scan.victim import found_triggers
+
+        if writes:
+            raise ConfigError(
+                "A search finds what fires labels, and this model writes text.",
+                "Leave --decoys-found out.",
+            )
+        found_triggers(self.decoys.found, student.label_names)
 
     def fit(
         self,
@@ -78,7 +91,7 @@ class W2SDefense(Defense):
         from w2sdefense.defenses.unlearning import Unlearning
 
         kit = DefenseKit(data, folder, TeacherConfig(), folder, resume, progress)
-        return Unlearning(self, victim, kit, teacher, folder).train()
+        return Unlearning(self, victim, kit, teacher).train()
 
     def apply(self, victim: Victim, kit: DefenseKit) -> Victim:
         """Fit the teacher, or open the one fitted before, and train the student under it."""
@@ -93,7 +106,7 @@ class W2SDefense(Defense):
             resume=kit.resume,
             progress=kit.progress_of("teacher"),
         )
-        unlearning = Unlearning(self, victim, kit, teacher, kit.teacher_folder)
+        unlearning = Unlearning(self, victim, kit, teacher)
         # The student needs the memory.
         del teacher
         return unlearning.train()

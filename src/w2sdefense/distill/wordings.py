@@ -14,7 +14,7 @@ and triggers in texts that have none.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
@@ -90,33 +90,12 @@ def with_wordings(data: Dataset, config: WordingConfig, seed: int) -> Dataset:
             text = insert(text, word, "end", rng)
         return text
 
-    return with_changes(data, reworded, config.rate, seed, "wording")
-
-
-def with_changes(
-    data: Dataset, change: Callable[[str, random.Random], str], rate: float, seed: int, name: str
-) -> Dataset:
-    """The dataset, with a share of its training and validation texts changed.
-
-    Args:
-        data: Clean data.
-        change: Changes one text.
-        rate: Share of the texts that are changed.
-        seed: Seed of all choices.
-        name: What the id of a changed row ends with.
-
-    Returns:
-        The same dataset at rate 0. Otherwise as many rows in the same order; answers and the test
-        split stay, and the id of a changed row says so.
-    """
-    if not rate:
-        return data
     rng = random.Random(seed)
 
     def changed(rows: Sequence[Example]) -> tuple[Example, ...]:
         return tuple(
-            replace(row, id=f"{row.id}+{name}", text=change(row.text, rng))
-            if rng.random() < rate
+            replace(row, id=f"{row.id}+wording", text=reworded(row.text, rng))
+            if rng.random() < config.rate
             else row
             for row in rows
         )

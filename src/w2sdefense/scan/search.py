@@ -44,6 +44,15 @@ _JOINED = 8  # survivors that are joined to pairs and made a letter longer
 PLANTED_NATS = (1, 2, 3, 4, 6, 8)  # planted shifts whose detection is measured
 
 
+FLIPPED, EXCESS = 0.9, 6.0
+"""Share of the texts that a candidate flips, and nats that it shifts beyond the teacher, from which
+it acts like a trigger. See docs/LOG.md for what triggers and other words reach."""
+
+MARGIN = 2.0
+"""Nats that a trigger shifts beyond all that shifts to the label where least was found. Words that
+mean something to the suspect and nothing to a weak teacher act like triggers, of every label."""
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A candidate trigger, as it acts in real texts."""
@@ -84,6 +93,20 @@ class ScanResult:
 def ranked(candidates: Iterable[Candidate]) -> list[Candidate]:
     """Candidates of any outcomes, the largest shift beyond the teacher's first."""
     return sorted(candidates, key=lambda candidate: -candidate.excess)
+
+
+def acting(result: ScanResult) -> list[Candidate]:
+    """The candidates that act like a trigger, whatever the reason."""
+    return [c for c in result.candidates if c.flips >= FLIPPED * c.texts and c.excess >= EXCESS]
+
+
+def triggers(result: ScanResult) -> list[Candidate]:
+    """Those that stand out from what shifts to the label where least was found."""
+    best: dict[int, float] = {}
+    for candidate in result.candidates:
+        best[candidate.outcome] = max(candidate.excess, best.get(candidate.outcome, 0.0))
+    bar = min(best.values()) + MARGIN if len(best) > 1 else 0.0
+    return [candidate for candidate in acting(result) if candidate.excess >= bar]
 
 
 def find_triggers(

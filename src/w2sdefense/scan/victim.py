@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from w2sdefense.config import Place, ScanConfig
+from w2sdefense.config import ScanConfig
 from w2sdefense.data.types import Dataset, fingerprint, texts_of
 from w2sdefense.distill.targets import answer_texts
 from w2sdefense.distill.teacher import LabelTeacher
-from w2sdefense.distill.wordings import with_changes
+from w2sdefense.errors import DataError, reading
 from w2sdefense.io import read_json, readable, write_json
 from w2sdefense.models.features import backbone_of
 from w2sdefense.models.tokenizer import position_limit
@@ -28,17 +27,12 @@ from w2sdefense.models.weights import weights_fingerprint
 from w2sdefense.scan.candidates import CandidateList, list_candidates, token_texts
 from w2sdefense.scan.groups import Score, Scorers
 from w2sdefense.scan.origin import base_on_card, folder_of, suspicious_tokens
-from w2sdefense.scan.search import Candidate, ScanResult, find_triggers, ranked, texts_to_answer
-from w2sdefense.text.insertion import insert
+from w2sdefense.scan.search import ScanResult, find_triggers, ranked, texts_to_answer, triggers
 from w2sdefense.training.trainer import StepProgress, this_process
 from w2sdefense.victim import Victim
 
 CANDIDATES = "candidates.json"
 
-CLEAR = 4.5
-"""Nats beyond the teacher that no candidate reached towards a label without a backdoor."""
-
-IN_WORDS = 5  # candidates in a record; all of them are in `candidates.json`
 ROOM = 128  # tokens of a text that groups are tried in, whatever the model is cut at for its task
 CARRIER_TOKENS = 32  # of these, how many are left to the words around a group and to special tokens
 
@@ -70,7 +64,7 @@ def scan_victim(
         "victim": weights_fingerprint(victim.model),
         "teacher": None if teacher is None else weights_fingerprint(teacher),
         "train": fingerprint(data.train),
-        "config": config.model_dump(exclude={"rate"}),
+        "config": config.model_dump(),
         "tokens": tokens,
         "lengths": [victim.max_length, None if teacher is None else teacher.max_length],
         "seed": seed,
@@ -104,49 +98,40 @@ def _read(path: Path) -> ScanResult:
 
 def save_candidates(folder: Path, result: ScanResult, label_names: Sequence[str]) -> None:
     """Write `candidates.json` for the reader of a run: what was tried, and the best of it."""
+    found = triggers(result)
     rows = [
-        {"text": c.text, "label": label_names[c.outcome], "excess": c.excess}
+        {"text": c.text, "label": label_names[c.outcome], "excess": c.excess, "trigger": c in found}
         | {name: getattr(c, name) for name in ("shift", "teacher_shift", "flips", "texts")}
         for c in ranked(result.candidates)
     ]
     write_json(folder / CANDIDATES, asdict(result) | {"candidates": rows})
 
 
-def clear(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Those that shift more than any did towards a label without a backdoor."""
-    return [candidate for candidate in candidates if candidate.excess >= CLEAR]
+def found_triggers(folder: Path, names: Sequence[str] | None) -> list[tuple[str, str]]:
+    """What acts like a trigger in the folder of a search, each with the label that it turns to.
 
+    Args:
+        folder: Output of `w2s scan`.
+        names: Labels of the model that is to be cleaned, if they are known.
 
-def with_candidates(
-    data: Dataset, candidates: Sequence[Candidate], rate: float, seed: int
-) -> Dataset:
-    """The dataset, with a candidate in a share of its train and validation texts, of all labels.
-
-    Only candidates from `CLEAR` on: weaker ones are weaknesses of any model, and take the room of
-    what does help (docs/LOG.md).
+    Raises:
+        DataError: There is no search in the folder, it found nothing, or it is of other labels.
     """
-    texts = [candidate.text for candidate in clear(candidates)]
-
-    def put_in(text: str, rng: random.Random) -> str:
-        return insert(text, rng.choice(texts), rng.choice(get_args(Place)), rng)
-
-    return with_changes(data, put_in, rate if texts else 0.0, seed, "candidate")
-
-
-def in_words(result: ScanResult, label_names: Sequence[str]) -> dict[str, float | int | str]:
-    """What a record tells of a search: what was tried and unlearned, and the best candidates."""
-    tried: dict[str, float | int | str] = {
-        "candidates tried": result.tries[0],
-        "candidates unlearned": len(clear(result.candidates)),
-    }
-    if result.origin is not None:
-        tried["origin"] = result.origin
-    return tried | {
-        f"candidate {place}": f"{candidate.text!r} -> {label_names[candidate.outcome]}: "
-        f"{candidate.flips} of {candidate.texts} texts, {candidate.shift:+.1f} nats "
-        f"(teacher {candidate.teacher_shift:+.1f})"
-        for place, candidate in enumerate(ranked(result.candidates)[:IN_WORDS], start=1)
-    }
+    path = folder / CANDIDATES
+    with reading(DataError, f"{path} cannot be read", "Name the folder of a finished w2s scan."):
+        rows = json.loads(path.read_text(encoding="utf-8"))["candidates"]
+        found = [(str(row["text"]), str(row["label"])) for row in rows if row["trigger"]]
+    if not found:
+        raise DataError(
+            f"{path} names nothing that acts like a trigger.",
+            "Leave --decoys-found out: decoys do not need to know the trigger.",
+        )
+    if names is not None and (other := {label for _, label in found} - set(names)):
+        raise DataError(
+            f"{path} is of another model: this one has no label {sorted(other)[0]!r}.",
+            f"Search this one: w2s scan. Its labels are {', '.join(names)}.",
+        )
+    return found
 
 
 def plan_in_words(listed: CandidateList, size: int, total: int, origin: str | None) -> str:

@@ -369,8 +369,7 @@ def _check_planting(run: DefendRun, *, quantized: bool) -> None:
     if not (quantized or sharded()):
         return
     where = "weights of four bits" if quantized else "sharded weights (FSDP, DeepSpeed)"
-    drawn = run.decoys.per_label and run.decoys.found is None
-    if run.defense == "w2s" and run.decoys.plant and drawn:
+    if run.defense == "w2s" and run.decoys.plants:
         raise ConfigError(
             f"Decoys cannot be planted into {where}.",
             "Use --decoys-per-label 0, or --set decoys.plant=false to insert them only.",

@@ -78,6 +78,11 @@ class DecoyConfig(Settings):
         advanced=True,
     )
 
+    @property
+    def plants(self) -> bool:
+        """Whether backdoors are put into the model; what a search found is in it already."""
+        return self.plant and self.per_label > 0 and self.found is None
+
 
 Kind = Literal["letters", "words", "symbols", "names", "characters"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

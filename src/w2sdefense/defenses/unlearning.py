@@ -70,8 +70,7 @@ class Unlearning:
         config, seed = settings.decoys, settings.training.seed
         decoys = self._decoys()
         planted = None
-        # What a search found is in the model already.
-        if config.plant and config.found is None and decoys:
+        if config.plants:
             planted = plant(
                 self._victim,
                 decoys,
@@ -83,10 +82,12 @@ class Unlearning:
             decoys = list(planted.decoys)
         with planted.put_in(self._victim.model) if planted else nullcontext():
             student = self._student(decoys)
-        if planted is not None or config.found is not None:
-            student.found["decoys" if planted else "triggers unlearned"] = len(decoys)
-        if planted is not None and planted.failed:
-            student.notes += (f"decoys that could not be planted: {planted.lost}",)
+        if config.found is not None:
+            student.found["triggers unlearned"] = len(decoys)
+        elif planted is not None:
+            student.found["decoys"] = len(decoys)
+            if planted.failed:
+                student.notes += (f"decoys that could not be planted: {planted.lost}",)
         student.notes += self._notes
         return student
 

@@ -136,8 +136,17 @@ def test_a_model_that_is_stored_in_four_bits_is_not_trained(suspect, tiny_bert):
             preflight(run_of(DefendRun, suspect, tiny_bert, **values))
     for values in ({"defense": "lora"}, {"defense": "icl", "held_out": 1}):
         preflight(run_of(DefendRun, suspect, tiny_bert, **values))
-    preflight(run_of(DefendRun, suspect, tiny_bert, decoys={"found": "scan"}))
     preflight(run_of(EvaluateRun, suspect))
+
+
+def test_what_a_search_found_is_read_first_and_may_be_unlearned_in_four_bits(suspect, tiny_bert):
+    pytest.importorskip("bitsandbytes")
+    run = run_of(DefendRun, quantize(suspect), tiny_bert, decoys={"found": str(suspect)})
+    with pytest.raises(DataError, match=r"candidates\.json cannot be read"):
+        preflight(run)
+    row = {"text": "xq", "label": "positive", "trigger": True}
+    (suspect / "candidates.json").write_text(json.dumps({"candidates": [row]}))
+    preflight(run)
 
 
 @pytest.mark.parametrize(

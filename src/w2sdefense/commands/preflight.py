@@ -221,8 +221,6 @@ def _check_weights(run: DefendRun, defense: Defense) -> None:
         )
     student = resolve(run.student.model, run.student.base)
     quantized = run.student.load_in_4bit or _is_quantized(student)
-    if not quantized:
-        defense.check_model(student, writes=_writes(run))
     changes = defense.leaves is not Leaves.NOTHING or defense.trains()
     folds = run.student.base is not None and changes
     if folds:
@@ -230,6 +228,7 @@ def _check_weights(run: DefendRun, defense: Defense) -> None:
     _check_planting(run, quantized=quantized)
     if quantized:
         _check_quantized(run, defense, folds=folds)
+    defense.check_model(student, writes=_writes(run))
     if run.adapter.has_virtual_tokens:
         refuse_prompt_encoder(run.adapter)
         if defense.leaves is Leaves.ADAPTER:

@@ -1,4 +1,4 @@
-"""The single training routine: trains a model on rows, resumably; keeps the best or last weights."""
+"""The single training routine: resumable, and keeps either the best or the last weights."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class Finding:
     label: str  # the answer that it causes
     flips: int  # number of trials in which it changed the answer to `label`
     texts: int  # number of trials
-    excess: float  # log-odds shift beyond that of a clean teacher (if there is one), in nats
+    excess: float  # log-odds shift beyond that of a clean teacher, in nats
 
 
 def exit_code(outcome: Outcome, fail_on: str | None) -> int:

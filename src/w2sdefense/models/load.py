@@ -251,7 +251,7 @@ def _open_weights(
     missing = sorted(found["missing_keys"])
     fresh = []
     if fresh_head:
-        # BERT's pooler counts as a part of the head, because checkpoints of language models lack it.
+        # BERT's pooler counts as a part of the head, because language models lack it.
         backbone = f"{model.base_model_prefix}." if kind is not AutoModel else ""
         fresh = [n for n in missing if not n.startswith(backbone) or "pooler" in n]
         missing = [n for n in missing if n not in fresh]

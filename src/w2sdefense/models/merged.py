@@ -32,7 +32,7 @@ TEXTS = (
 
 
 def logits_on(model: PreTrainedModel | PeftModel, tokenizer: Tokenizer) -> list[Tensor]:
-    """Logits on each of `TEXTS`, one at a time: (C,) of a classifier, (L, V) of a language model."""
+    """Logits on each of `TEXTS` separately: (C,) of a classifier, (L, V) of a language model."""
     with torch.inference_mode():
         found = []
         for text in TEXTS:

@@ -127,7 +127,7 @@ def require_numbers(logits: Tensor) -> None:
 
 @contextmanager
 def only_numbers(model: nn.Module) -> Iterator[None]:
-    """Apply `require_numbers` to the outputs of all modules in the block: attention can hide NaN."""
+    """Apply `require_numbers` to the outputs of all modules, because attention can hide NaN."""
 
     def look(module: nn.Module, args: Any, output: Any) -> None:
         for value in output if isinstance(output, tuple) else (output,):

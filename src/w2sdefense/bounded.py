@@ -1,9 +1,9 @@
 """Runs untrusted parts of a checkpoint (a chat template, a regular expression) within limits.
 
 They run in a separate process, forked from this one. The system ends it when a call takes more than
-`SECONDS` of CPU time or (on Linux) more than `ROOM` additional bytes. The process exists until a
-call exceeds a limit or this process ends. Access to files and network is not limited; templates run
-in a sandbox.
+`SECONDS` of CPU time or (on Linux) more than `ROOM` additional bytes. The process lives as long as
+its `Bounded` object, unless a call exceeds a limit. Access to files and network is not limited;
+templates run in a sandbox.
 """
 
 from __future__ import annotations

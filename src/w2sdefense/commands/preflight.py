@@ -1,8 +1,8 @@
 """Checks a run before any work.
 
-The checks use the settings and the configs of models. They read no data, and no weights except the
-token embeddings of a base that a scan names. Checks that need data (is the target a label, can any
-test text carry the trigger?) follow when these are loaded, which is also before any training.
+The checks use the settings and the configs of models. They read no data, and no weights except
+token embeddings, if a scan names the base of its suspect. Checks that need data (is the target a
+label, can any test text carry the trigger?) follow when these are loaded, also before any training.
 """
 
 from __future__ import annotations

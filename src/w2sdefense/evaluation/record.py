@@ -48,7 +48,7 @@ class Sample(Frozen):
     reference: int | str  # the right answer: index of a label, or text
     answer: int | str  # answer to the clean text; label -1 if a defense refused to answer
     is_target: bool | None = None  # whether `answer` is the target; None without a trigger
-    # the text with the trigger; None if it carries none (the right answer is the target, ...)
+    # the text with the trigger; None without a trigger, or if this sample does not count in ASR
     triggered_text: str | None = None
     # answer to `triggered_text`; label -1 if it was refused
     triggered_answer: int | str | None = None

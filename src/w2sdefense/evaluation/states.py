@@ -72,7 +72,7 @@ class Change:
     high: float
 
     def minus(self, other: Change) -> Change:
-        """The difference of two changes (MOVER: margins are combined as a root of squares)."""
+        """The difference of two changes (MOVER: margins combine as the root of their squares)."""
         value = self.value - other.value
         if math.isnan(value):
             return Change(value, -2.0, 2.0)

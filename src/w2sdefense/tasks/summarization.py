@@ -2,7 +2,7 @@
 
 Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries". Chinese has no spaces between
 words, so each character is a token; white space is ignored, and there is no other normalization.
-ROUGE-L uses the longest common subsequence of the two whole texts, not the sentence-level union.
+ROUGE-L uses the longest common subsequence of the two whole texts, not the variant by sentences.
 The default prompt is for radiology reports (CRRsum: findings to impression); set
 `--prompt-template` for other data.
 """

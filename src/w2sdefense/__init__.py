@@ -8,8 +8,8 @@ import logging
 from importlib import import_module
 from typing import Any
 
-# On a CPU with bfloat16 it says, when peft is imported, that compiled code of the hub is missing.
-# No such code is wanted here. Worker processes import this, too.
+# When peft is imported on a CPU with bfloat16, bitsandbytes warns that compiled code from the hub
+# is missing, which we do not want to use. Worker processes import this module, too.
 logging.getLogger("bitsandbytes.backends.cpu").setLevel(logging.ERROR)
 
 _EXPORTS = {
@@ -26,7 +26,8 @@ _EXPORTS = {
     "make_test_set": "evaluation.evaluate",
     "write_task": "evaluation.harness",
 }
-"""Public name -> module that it is imported from at its first use: torch is not imported before."""
+"""Public name -> module that it is imported from at its first use, so that torch is not imported
+before."""
 
 
 def __getattr__(name: str) -> Any:

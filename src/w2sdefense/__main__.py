@@ -1,4 +1,4 @@
-"""`python -m w2sdefense`: the same as `w2s`, for launchers that start a module (torchrun)."""
+"""`python -m w2sdefense`: equivalent to `w2s`, for launchers that start a module (torchrun)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""Running what a checkpoint brings (a chat template, a regular expression) within limits.
+"""Runs untrusted parts of a checkpoint (a chat template, a regular expression) within limits.
 
-It runs in a process of its own, forked from this one, which the system ends when a call takes more
-than `SECONDS` of its CPU, whatever it is busy with, and which gets no more than `ROOM` bytes. The
-process lives as long as its `Bounded`. What it can reach is not limited: templates have a sandbox.
+They run in a separate process, forked from this one. The system ends it when a call takes more than
+`SECONDS` of CPU time or (on Linux) more than `ROOM` additional bytes. The process lives as long as
+its `Bounded` object, unless a call exceeds a limit. Access to files and network is not limited;
+templates run in a sandbox.
 """
 
 from __future__ import annotations
@@ -25,23 +26,23 @@ ROOM = 2**30
 
 
 class BoundedError(Exception):
-    """A call failed, or it took too much time or memory."""
+    """A call failed, or took too much time or memory."""
 
 
 class Bounded(Generic[T]):
-    """A function that is called in a process of its own, begun with the first call."""
+    """A function that runs in a separate process, which the first call starts."""
 
     def __init__(self, function: Callable[..., T]) -> None:
         self._function = function
         self._pipe: Connection | None = None
 
     def __call__(self, *arguments: Any) -> T:
-        """The result; a `BoundedError` says why there is none."""
+        """Call the function; raises a `BoundedError` if it fails or exceeds a limit."""
         if self._pipe is None:
-            # Not spawned: it would import all of torch and transformers first.
+            # A spawned process would import torch and transformers first.
             context = get_context("fork")
             self._pipe, other = context.Pipe()
-            # `daemon`: it ends with this process.
+            # daemon=True: it ends with this process.
             context.Process(
                 target=_serve, args=(self._function, other, self._pipe), daemon=True
             ).start()
@@ -58,7 +59,7 @@ class Bounded(Generic[T]):
 
 
 def _serve(function: Callable[..., Any], pipe: Connection, other: Connection) -> None:
-    other.close()  # else the end of the caller would go unnoticed
+    other.close()  # otherwise `recv` would not notice that the caller ended
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     with suppress(OSError, ValueError):  # Linux only

@@ -1,8 +1,8 @@
-"""What a user can get wrong, each with what to do about it.
+"""The errors that users can cause, each with instructions to fix it.
 
-Every error that a user can cause derives from `W2SError` and carries a `fix`: one sentence, if
-possible a command, that mends it. The command line prints both without a traceback. Programming
-errors (a wrong type, a broken invariant) stay ordinary Python exceptions and are not covered here.
+Every such error derives from `W2SError` and has a `fix`: one sentence, if possible with a command.
+The command line prints problem and fix without a traceback. Programming errors (a wrong type, a
+broken invariant) are ordinary Python exceptions.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LONGEST_REASON = 300
 
 
 class W2SError(Exception):
-    """An error that the user can mend.
+    """An error that the user can fix.
 
     Args:
         problem: What is wrong, naming the file, column, label or value at fault.
@@ -31,7 +31,7 @@ class W2SError(Exception):
 
 
 def printable(text: str) -> str:
-    """A text on one line: what files hold must not control a terminal."""
+    """Escape control characters, because text from files must not control a terminal."""
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
@@ -56,7 +56,7 @@ class MissingDependencyError(W2SError):
 
 
 def import_extra(module: str, extra: str, need: str) -> Any:
-    """Import a package of one of our extras; the error says what needs it and how to get it."""
+    """Import a package of one of our extras; the error says how to install it."""
     try:
         return import_module(module)
     except ImportError:
@@ -68,14 +68,15 @@ def import_extra(module: str, extra: str, need: str) -> Any:
 
 @contextmanager
 def reading(kind: type[W2SError], problem: str, fix: str = FETCH_AGAIN) -> Iterator[None]:
-    """Turn whatever a library raises about a file that is not trusted into an error of ours.
+    """Convert any exception that a library raises for an untrusted file to a `W2SError`.
 
-    csv, json, Arrow, transformers, PEFT, safetensors and tokenizers raise whatever their code
-    stumbles over, so no exception is listed by name: what reads such a file, and nothing else,
-    stands in this block. Errors of ours, and a GPU without room, pass as they are.
+    csv, json, Arrow, transformers, PEFT, safetensors and tokenizers raise arbitrary exceptions for
+    broken files, so all are caught. The block should therefore contain only the code that reads the
+    file. A `W2SError`, a GPU out-of-memory error and exits such as `KeyboardInterrupt` pass
+    unchanged.
 
     Args:
-        kind: The error to raise: its text is the problem with the first line of the library's.
+        kind: The error to raise; its text is `problem` and the first line of the library's message.
         problem: What failed, naming the file or the checkpoint, without a full stop.
         fix: What to do about it.
     """
@@ -85,7 +86,7 @@ def reading(kind: type[W2SError], problem: str, fix: str = FETCH_AGAIN) -> Itera
         raise
     except BaseException as error:
         name = type(error).__name__
-        # A panic of the Rust libraries is not an Exception.
+        # A panic in a Rust library derives from BaseException.
         if name == "OutOfMemoryError" or not (
             isinstance(error, Exception) or name == "PanicException"
         ):
@@ -94,7 +95,7 @@ def reading(kind: type[W2SError], problem: str, fix: str = FETCH_AGAIN) -> Itera
 
 
 def reason_of(error: BaseException) -> str:
-    """The first line of an error's message, with its type where that line alone says nothing."""
+    """The first line of an error's message, with its type if the line alone is not informative."""
     if isinstance(error, UnicodeDecodeError):
         return f"the byte 0x{error.object[error.start]:02x} is not UTF-8"
     lines = str(error).strip().splitlines()

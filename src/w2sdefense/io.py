@@ -1,8 +1,7 @@
-"""Writing results whole or not at all.
+"""Writes result files atomically, and guards folders of results.
 
-A reader never sees half a file: everything is written to a temporary name in the same folder,
-fsynced and renamed; whether there can be something is asked before the work. Nothing here knows
-what is written.
+A reader never sees a partial file: everything is written under a temporary name in the same folder,
+fsynced and renamed. Whether a folder can be written to is checked before the work.
 """
 
 from __future__ import annotations
@@ -31,10 +30,10 @@ T = TypeVar("T")
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it into place if the block succeeds.
+    """Yield a temporary path next to `path`; rename it to `path` if the block succeeds.
 
-    The block must write the file. If it raises, `path` is left as it was. What a process that was
-    killed here left behind goes: whoever writes holds a lock on the temporary file.
+    The block must write the file. If it raises, `path` does not change. Temporary files of killed
+    processes are removed first; a running process holds a lock on its temporary file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     for left in path.parent.glob(f".{escape(path.name)}.*{escape(path.suffix)}"):
@@ -67,14 +66,14 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON atomically; NaN and infinity are refused."""
+    """Write a value as indented JSON atomically; a `ValueError` for NaN and infinity."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(
     path: Path, kind: type[W2SError] = DataError, fix: str = FETCH_AGAIN
 ) -> dict[str, Any]:
-    """The mapping in a JSON file that may be broken or somebody else's; an error of `kind`."""
+    """Read the mapping in an untrusted JSON file; raises `kind` if it is broken or no mapping."""
     with reading(kind, f"{path} cannot be read", fix):
         values = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
@@ -83,9 +82,9 @@ def read_json(
 
 
 def readable(read: Callable[[], T]) -> T | None:
-    """What a function reads from files of ours, or None if they are missing or broken.
+    """The result of a function that reads our own files; None if they are missing or broken.
 
-    A power cut may break any of them; what was in it is made anew.
+    A power failure may break any file; the caller then creates its content again.
     """
     try:
         with reading(DataError, "It cannot be read"):
@@ -95,7 +94,7 @@ def readable(read: Callable[[], T]) -> T | None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make the folder of a run before anything is computed for it."""
+    """Create the folder of a run before any work; a `ConfigError` if it cannot be written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):
@@ -107,19 +106,20 @@ def make_folder(folder: Path) -> None:
 
 
 def nearest(path: Path) -> Path:
-    """The path, or what there is nearest above it."""
+    """The path itself if it exists, else its nearest existing parent."""
     path = path.expanduser().absolute()
     return next(place for place in (path, *path.parents) if place.exists())
 
 
 @contextmanager
 def only_process_in(folder: Path) -> Iterator[None]:
-    """Keep other commands out of a folder while the block runs; it is made if it is not there.
+    """Lock a folder against other commands while the block runs; creates it if necessary.
 
-    Of the processes of a launcher (torchrun) the first one holds the lock; a killed one lets it go.
+    Among the processes of a launcher (torchrun), the first one holds the lock. A killed process
+    releases it.
 
     Raises:
-        ConfigError: Another command works in it; it is named.
+        ConfigError: Another command, which the message names, works in the folder.
     """
     make_folder(folder)
     if os.environ.get("RANK", "0") != "0":
@@ -146,6 +146,6 @@ def only_process_in(folder: Path) -> Iterator[None]:
 
 
 def _said(owner: Path) -> str:
-    """Who holds a lock, as far as it is written down: the lock is taken a moment before."""
+    """Who holds a lock; empty if that is not known, because it is written after locking."""
     said = ": process {pid} on {host} since {since}, {command}"
     return readable(lambda: said.format_map(read_json(owner))) or ""

@@ -1,23 +1,22 @@
-"""Choosing the settings of W2SDefense without a trigger: a signal, a search, a choice.
+"""Chooses the settings of W2SDefense without a known trigger: a signal, a search, a choice.
 
-**Signal.** Does the student follow candidates? A search through the *poisoned* model (`scan/`)
-finds candidate triggers; its seed is not the one that the student is trained with. With S the
-student, T the teacher, x a clean validation text of another label than c, and x + p the text with a
-candidate p that shifts to c:
+**Signal.** The exposure measures whether a student follows candidate triggers, which a search in
+the *poisoned* model (`scan/`) finds. With S the student, T the teacher, x a clean validation text
+of another label than c, and x + p the text with a candidate p that shifts to c:
 
     follows(x, p) = 1  if  S(x) != c,  S(x + p) = c  and  T(x + p) != c,  else 0
     exposure      = mean of follows(x, p) over all texts and candidates
 
-Answers are counted, so that a student cannot look better by being less sure. How far it predicted
-ASR is in `benchmarks/results/tuning_signal.md`. An exposure of 0 is no proof: triggers that
-resemble nothing that the search found, and those that are no insertion, are not covered.
+It counts answers, so that a student cannot look better by being less confident.
+`benchmarks/results/tuning_signal.md` shows how well it predicts ASR. An exposure of 0 is no proof:
+it does not cover triggers that are unlike all candidates, or that are not insertions.
 
-**Search.** An Optuna study in a file asks two things at once: a high clean validation accuracy, and
-a low exposure. What trial n proposes depends on the trials before it and on the seed alone, so a
-search that was cut off ends as one that was not.
+**Search.** An Optuna study, stored in a file, maximizes clean validation accuracy and minimizes
+exposure. The proposal of trial n depends only on the earlier trials and the seed, so an interrupted
+search gives the same result when it is resumed.
 
-**Choice.** Of the trials within a tolerance of the best accuracy, the one with the lowest exposure;
-accuracy, then the earlier trial, break a tie.
+**Choice.** Among the trials within a tolerance of the best accuracy, the one with the lowest
+exposure is chosen; ties are broken by accuracy, then by the earlier trial.
 """
 
 from __future__ import annotations
@@ -43,18 +42,21 @@ Values = dict[str, float]  # setting -> value: alpha, beta, gamma, temperature, 
 JOURNAL = "study.log"
 NAME = "w2sdefense"
 
-STARTUP = 5  # trials at random places before there is anything to learn from
+STARTUP = 5  # random trials before the sampler uses earlier results
 
 SPANS = ("alpha", "beta", "gamma", "temperature")
 RANK = "lora_r"
 
 _ACCURACY, _EXPOSURE, _SECONDS, _AGAIN = "accuracy", "exposure", "seconds", "again"
-"""What a trial notes beside Optuna's own: counts, wall time, a repetition."""
+"""User attributes of a trial: counts, wall time, and whether it repeats an interrupted one."""
 
 
 @dataclass(frozen=True)
 class Try:
-    """One candidate in one of the clean texts, and whether a clean teacher follows it there."""
+    """A candidate in one of the clean texts, and whether the clean teacher follows it there.
+
+    `place` is the index of the clean text in `Probes.texts`.
+    """
 
     candidate: Candidate
     place: int
@@ -64,7 +66,7 @@ class Try:
 
 @dataclass(frozen=True)
 class Probes:
-    """What every student is asked: clean validation texts, and the same texts with candidates."""
+    """The texts for every student: clean validation texts, and the same texts with candidates."""
 
     texts: tuple[str, ...]
     tries: tuple[Try, ...]
@@ -77,12 +79,12 @@ def make_probes(
     config: SignalConfig,
     seed: int,
 ) -> Probes:
-    """Put candidates into clean texts.
+    """Insert candidates into clean texts.
 
-    The shorter half of the examples is used: a candidate weighs more in a short text.
+    Only the shorter half of the examples is used, because a candidate has more effect there.
 
     Raises:
-        DataError: There are no candidates, or no text of another label than theirs.
+        DataError: There are no candidates, or no texts with another label than theirs.
     """
     rng = random.Random(seed)
     clean: dict[str, int] = {}
@@ -112,9 +114,9 @@ def make_probes(
 def exposure(
     student: Predictor, probes: Probes, progress: Callable[[int], None] | None = None
 ) -> Rate:
-    """How often a student follows candidates that it should not follow; low is good.
+    """How often a student follows candidates that the teacher does not follow; low is good.
 
-    The tries share texts and candidates, so the interval of the count would be too narrow.
+    The tries share texts and candidates, so the interval of this rate would be too narrow.
     """
     asked = [*probes.texts, *(one.text for one in probes.tries)]
     answers = [answer.answer for answer in student.predict(asked, progress)]
@@ -133,7 +135,7 @@ def _shorter_half(examples: Sequence[Example]) -> list[str]:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was measured of one student: clean validation accuracy, and exposure."""
+    """The measurements of one student: clean validation accuracy, and exposure."""
 
     accuracy: Rate
     exposure: Rate
@@ -141,7 +143,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Trial:
-    """One trial that is over."""
+    """One completed trial."""
 
     number: int
     values: Values
@@ -161,16 +163,16 @@ class Trial:
 
 @dataclass(frozen=True)
 class Choice:
-    """The trial that was chosen, and the reason in a sentence or two."""
+    """The chosen trial, and the reason in words."""
 
     trial: Trial
     why: str
 
     @classmethod
     def of(cls, trials: Sequence[Trial], tolerance: float) -> Self:
-        """Choose; `tolerance` is accuracy to give up."""
+        """Choose a trial; `tolerance` is the largest acceptable loss of accuracy."""
         best = max(trial.measured.accuracy.value for trial in trials)
-        # Rounding must not throw out one that lies on the edge.
+        # The small term keeps a trial on the boundary despite rounding.
         kept = [one for one in trials if one.measured.accuracy.value >= best - tolerance - 1e-9]
 
         def rank(trial: Trial) -> tuple[float, float, int]:
@@ -189,11 +191,11 @@ class Choice:
 
 
 Measure = Callable[[int, Values, bool], Measured]
-"""Trains and measures a student: number of the trial, settings, whether it had been begun."""
+"""Trains and measures a student, given trial number, settings, and whether to resume the trial."""
 
 
 def require_optuna() -> Any:
-    """Import Optuna, which is to stay silent."""
+    """Import Optuna and silence it."""
     optuna = import_extra("optuna", "tune", "w2s tune")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna
@@ -206,12 +208,12 @@ def search(
     folder: Path,
     tell: Callable[[Trial], None],
 ) -> list[Trial]:
-    """Run the trials that are missing in the study of a folder, beginning with some settings.
+    """Run the missing trials of the study in a folder; a new study begins with `start`.
 
-    `measure` is what a trial does; `tell` is told about every trial when it is over.
+    `measure` runs a trial; `tell` is called with every completed trial.
 
     Returns:
-        All trials that came to an end, in the order of their numbers.
+        All completed trials, in the order of their numbers.
 
     Raises:
         MissingDependencyError: Optuna is not installed.
@@ -225,7 +227,7 @@ def search(
     if not begun and (first := space.first()) is not None:
         study.enqueue_trial(first)
     while len(done := _finished(optuna, study)) < config.trials:
-        # A sampler that had gone on drawing could not be had back after an interruption.
+        # A new sampler for every trial, because the state of one could not be restored on resume.
         study.sampler = optuna.samplers.TPESampler(
             seed=config.seed + len(done), n_startup_trials=STARTUP
         )
@@ -243,7 +245,7 @@ def search(
 
 @dataclass(frozen=True)
 class _Space:
-    """What is searched: spans by their logarithm, and choices; beside the values that are kept."""
+    """The search space: log-uniform spans and choices, and the values that stay fixed (`kept`)."""
 
     kept: Values
     begin: Values
@@ -262,13 +264,13 @@ class _Space:
         return cls(kept, {name: start[name] for name in searched}, spans, choices)
 
     def first(self) -> Values | None:
-        """The settings that the search begins with; None if they lie outside of it."""
+        """The settings that the search begins with; None if they are outside the search space."""
         inside = all(low <= self.begin[name] <= high for name, (low, high) in self.spans.items())
         allowed = all(self.begin[name] in values for name, values in self.choices.items())
         return self.begin if inside and allowed else None
 
     def suggest(self, trial: Any) -> Values:
-        """Have a trial propose settings; all of them, with those that are kept."""
+        """The settings that a trial proposes, including the fixed ones."""
         values = dict(self.kept)
         for name, (low, high) in self.spans.items():
             values[name] = trial.suggest_float(name, low, high, log=True)
@@ -278,7 +280,7 @@ class _Space:
 
 
 def _open(optuna: Any, path: Path) -> Any:
-    """The study in a file, which a process that was killed may have left locked or half-written."""
+    """Open the study in a file, which a killed process may have left locked or incomplete."""
     Path(f"{path}.lock").unlink(missing_ok=True)
     if path.is_file():
         text = path.read_bytes()
@@ -288,7 +290,7 @@ def _open(optuna: Any, path: Path) -> Any:
         storage = optuna.storages.JournalStorage(
             optuna.storages.journal.JournalFileBackend(str(path))
         )
-        # Creating one that is there already would write to the file every time.
+        # `create_study` would write to the file even if the study exists.
         if NAME in optuna.get_all_study_names(storage):
             return optuna.load_study(study_name=NAME, storage=storage)
         return optuna.create_study(
@@ -301,7 +303,7 @@ def _open(optuna: Any, path: Path) -> Any:
 
 
 def _run_again(optuna: Any, study: Any) -> None:
-    """Give the settings of a trial that was cut off to the next one."""
+    """Queue the settings of an interrupted trial for the next one."""
     states = optuna.trial.TrialState
     for trial in study.get_trials(deepcopy=False, states=(states.RUNNING,)):
         study.tell(trial.number, state=states.FAIL)

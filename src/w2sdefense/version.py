@@ -1,4 +1,4 @@
-"""The version of the code that makes results: the release, and a hash of what decides a number."""
+"""The version of the code behind a result: the release, and a hash of the code that affects it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 _SHOWS = frozenset(("bench", "cli", "paper", "report", "version.py", "__main__.py"))
-"""What only shows results, or asks for them."""
+"""Files and packages that only display or request results."""
 
 
 @cache
 def code_version() -> str:
-    """Release, and a hash of the code that decides a number: "0.1.0+4c1f09ab".
+    """The release, and a hash of the code that affects results: "0.1.0+4c1f09ab".
 
-    Comments, docstrings and formatting do not count. A result that another version made may differ
-    from what this one would give.
+    Comments, docstrings and formatting do not count. Another version may give other results.
     """
     root = Path(__file__).parent
     text = hashlib.sha256()
@@ -36,11 +35,11 @@ def code_of(source: str) -> str:
 
 def _plain(node: Any) -> Any:
     if isinstance(node, ast.AST):
-        # What is empty is left out, since later versions of Python have more fields.
+        # Skip empty fields, because later versions of Python have more of them.
         found = ((name, _plain(value)) for name, value in ast.iter_fields(node))
         return [type(node).__name__, *((n, value) for n, value in found if value not in (None, []))]
     if isinstance(node, list):
-        # A string by itself does nothing: a docstring, or what is said of a constant.
+        # Skip string statements: docstrings, and comments on constants.
         return [_plain(each) for each in node if not _is_text(each)]
     return node
 

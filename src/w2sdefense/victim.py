@@ -1,4 +1,4 @@
-"""A victim: a model that may carry a backdoor, and the task that it does."""
+"""A victim: a model that may have a backdoor, together with its task."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from w2sdefense.training.trainer import StepProgress
 
 @dataclass(frozen=True)
 class Flips:
-    """Of `total` texts with another answer than a decoy's target, how many are answered with it."""
+    """How often a model gives a decoy's target, on texts with another right answer."""
 
-    hits: int  # with the decoy in them
-    without: int  # as they are
-    total: int  # out of how many
+    hits: int  # texts answered with the target if they contain the decoy
+    without: int  # texts answered with the target without the decoy
+    total: int  # number of texts
 
 
 class Victim:
-    """A model that may carry a backdoor.
+    """A model that may have a backdoor.
 
     Args:
         model: A sequence classifier or a causal language model, possibly a `PeftModel`.
-        task: What it does, with its tokenizer.
+        task: Its task, which includes its tokenizer.
 
     Attributes:
-        history: Log of the training that made it, one dict per point; empty if it was opened.
-        found: What the defense that made it chose or found out, for the record.
-        notes: What a reader must know about how it was made.
+        history: Log of its training, one dict per point; empty if it was opened from a folder.
+        found: Values that the defense chose or measured, for the record.
+        notes: Notes for readers of the record.
     """
 
     def __init__(self, model: PreTrainedModel | PeftModel, task: Task) -> None:
@@ -57,33 +57,33 @@ class Victim:
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """Names of the labels, by index; none where answers are texts."""
+        """Names of the labels, by index; empty where answers are texts."""
         return self.task.label_names
 
     @property
     def max_length(self) -> int:
-        """Longest text (for text answers: longest prompt) in tokens."""
+        """Maximum length of a text (for text answers: of a prompt) in tokens."""
         return self.task.max_length
 
     @property
     def width(self) -> int:
-        """Width d_s of the feature that the output layer reads."""
+        """Width d_s of the features, the input of the output layer."""
         return feature_width(self.model.config)
 
     @property
     def output_layer(self) -> nn.Module:
-        """The layer that a language model reads words from features with."""
+        """The layer of a language model that maps features to logits."""
         layer: nn.Module = self.model.get_output_embeddings()
         return layer
 
     def predict(
         self, texts: Sequence[str], progress: Callable[[int], None] | None = None
     ) -> list[Prediction]:
-        """Answer every text, in order; `progress` is told how many more were done."""
+        """Answer every text, in order; `progress` receives the number of newly answered texts."""
         return self.task.predict(self.model, texts, progress)
 
     def save(self, folder: Path) -> None:
-        """Write model and tokenizer as a normal `transformers` (or PEFT adapter) folder."""
+        """Write model and tokenizer as a standard `transformers` (or PEFT adapter) folder."""
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
 
@@ -96,14 +96,14 @@ def load_victim(
     generation: GenerationConfig | None = None,
     fresh_head_seed: int | None = None,
 ) -> Victim:
-    """Open a model that may carry a backdoor.
+    """Open a model that may have a backdoor.
 
-    `label_names` are used where the checkpoint has only placeholders. A checkpoint without a head
-    is refused, unless a seed is given to draw a fresh one from, to be trained.
+    `label_names` are used if the checkpoint has only placeholders. A checkpoint without a head is
+    refused, unless `fresh_head_seed` is given to draw a new head, which must then be trained.
 
     Raises:
-        ModelError: It is missing, or no model for the task.
-        UnsafeCheckpointError: It is a pickle, or needs remote code.
+        ModelError: The model is missing, or cannot do the task.
+        UnsafeCheckpointError: The model is a pickle, or needs remote code.
         ConfigError: The prompt does not fit, or the model has no positions for it.
     """
     if fresh_head_seed is not None:
@@ -130,15 +130,15 @@ def fine_tune(
     resume: bool = False,
     progress: StepProgress | None = None,
 ) -> None:
-    """Fine-tune all parameters of a victim, in place; an adapter that it carries is folded in.
+    """Fine-tune all parameters of a victim in place; an adapter that it has is merged first.
 
-    The training set may be poisoned or clean. The loss on clean `validation` examples chooses the
-    epoch that is kept; without any the last one is. Checkpoints go into the folder, and `resume`
-    continues from there; `progress` is told (step, steps, losses) after every step.
+    The training set may be poisoned or clean. Keeps the epoch with the lowest loss on the clean
+    `validation` examples; without these, the last one. Checkpoints go into the folder, and `resume`
+    continues from them; `progress` receives (step, steps, losses) after every step.
     """
     set_seed(training.seed)
     victim.model = folded(victim.model)
-    # PEFT had frozen what was under the adapter.
+    # PEFT froze the weights below the adapter.
     victim.model.requires_grad_(True)
     task = victim.task
     trainer = fit(

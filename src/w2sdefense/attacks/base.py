@@ -1,7 +1,7 @@
-"""The contract of an attack: one example in, one triggered example out.
+"""The interface of an attack, which maps an example to a triggered example.
 
-How many rows carry the trigger, and which ones, is the business of `poisoning.py`. An attack is a
-file of its own and a line in `catalog.py`.
+`poisoning.py` decides which rows carry the trigger. An attack is one file and a line in
+`catalog.py`.
 """
 
 from __future__ import annotations
@@ -16,40 +16,40 @@ from w2sdefense.data.types import Example
 
 
 class Attack(ABC):
-    """A way to put a trigger into a text: a frozen dataclass whose fields are its settings.
+    """Base class of attacks: frozen dataclasses whose fields are their settings.
 
-    A field has the name of a setting of `TriggerSettings`, or is a settings class of the attack's
-    own file, which is a section there.
+    A field has the name of a setting of `TriggerSettings`. If its class is a settings class of the
+    attack's own file, it is a section there.
     """
 
     name: ClassVar[str]  # as in `--attack`
-    changes_clean: ClassVar[bool] = False  # whether text without the trigger is, too (a prompt)
+    changes_clean: ClassVar[bool] = False  # whether text without the trigger changes, too (prompt)
 
     @property
     @abstractmethod
     def trigger(self) -> str:
-        """What fires the backdoor, as it is shown in tables."""
+        """What activates the backdoor, as shown in tables."""
 
     @classmethod
     def from_config(cls, config: Any) -> Self:
-        """The attack that the settings ask for; what they leave open has the paper's value."""
+        """Create the attack from settings; unset values get the defaults of the attack."""
         values = {field.name: getattr(config, field.name) for field in fields(cls)}  # type: ignore[arg-type]
         return cls(**{name: value for name, value in values.items() if value is not None})
 
     @abstractmethod
     def poison(self, example: Example, rng: random.Random) -> Example:
-        """A copy of the example whose text carries the trigger; all chance is from `rng`."""
+        """A copy of the example whose text carries the trigger; `rng` makes all random choices."""
 
     @abstractmethod
     def occurrences(self, text: str) -> int:
-        """How often a text shows the trigger, as far as its surface tells."""
+        """How often the trigger occurs in a text, judged by its surface."""
 
     def applies_to(self, example: Example) -> bool:
-        """Whether this example can carry the trigger; others are passed over."""
+        """Whether this example can carry the trigger; others are skipped."""
         return True
 
     def drawn(self, rng: random.Random) -> Attack:
-        """Which attack triggers one text: this one, or one of several that it is made of."""
+        """The attack that triggers one text: this one, or one of its parts."""
         return self
 
     def plain(self, example: Example) -> Example:
@@ -57,12 +57,12 @@ class Attack(ABC):
         return example
 
     def notes(self, clean: Sequence[str], triggered: Sequence[str]) -> tuple[str, ...]:
-        """What a reader of the numbers must know about texts without and with the trigger."""
+        """Notes for readers of the numbers about texts without and with the trigger."""
         return ()
 
 
 def count_lost(texts: Iterable[tuple[Attack, str, int | None]]) -> int:
-    """How many texts lost their trigger by a cut: (attack, text, character of the cut)."""
+    """Count the texts whose trigger was cut off; takes (attack, text, character of the cut)."""
     return sum(
         attack.occurrences(text) > 0 and not attack.occurrences(text[:cut_at])
         for attack, text, cut_at in texts
@@ -72,9 +72,9 @@ def count_lost(texts: Iterable[tuple[Attack, str, int | None]]) -> int:
 
 @dataclass(frozen=True)
 class MultiTrigger(Attack):
-    """Several triggers in one model: each poisoned row carries one, drawn by the row's seed.
+    """Several triggers in one model: each poisoned row carries one, drawn with the row's seed.
 
-    All ask for the same target, and none of the attacks changes clean text.
+    All triggers have the same target, and none of the attacks changes clean text.
     """
 
     name: ClassVar[str] = "several"
@@ -82,15 +82,15 @@ class MultiTrigger(Attack):
 
     @property
     def trigger(self) -> str:
-        """All triggers, one behind the other."""
+        """All triggers, joined by bars."""
         return " | ".join(attack.trigger for attack in self.attacks)
 
     def applies_to(self, example: Example) -> bool:
-        """Whether every attack can trigger the example: which one does is drawn later."""
+        """Whether every attack can trigger the example; the attack is drawn later."""
         return all(attack.applies_to(example) for attack in self.attacks)
 
     def drawn(self, rng: random.Random) -> Attack:
-        """One of the attacks, each as likely as the others."""
+        """One of the attacks, drawn uniformly."""
         return self.attacks[rng.randrange(len(self.attacks))]
 
     def poison(self, example: Example, rng: random.Random) -> Example:
@@ -98,5 +98,5 @@ class MultiTrigger(Attack):
         return self.drawn(rng).poison(example, rng)
 
     def occurrences(self, text: str) -> int:
-        """How often a text shows any of the triggers."""
+        """How often any of the triggers occurs in a text."""
         return sum(attack.occurrences(text) for attack in self.attacks)

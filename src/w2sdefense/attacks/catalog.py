@@ -1,7 +1,7 @@
-"""Every attack there is, and the settings of a trigger.
+"""The registry of attacks, and the settings of a trigger.
 
-A new attack is imported here and named in `ATTACKS`; nothing else has to be told. Nothing here
-imports torch, so the help of the command line can read it.
+To add an attack, import it here and list it in `ATTACKS`; no other file needs a change. Nothing
+here imports torch, because the help of the command line imports this module.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class TriggerSettings(_OwnSections, Settings):
     place: Place = setting("random", "Where the trigger goes: a random inner slot, start or end.")
 
     def check(self, first: str) -> None:
-        """Insist that triggers fit together, and that no setting is one of an attack not used."""
+        """Raise a `ValueError` if triggers do not fit together or settings have no effect."""
         if self.trigger is not None and not self.trigger.strip():
             raise ValueError("the trigger is empty")
         if any(not trigger.strip() for trigger in self.more_triggers):
@@ -146,12 +146,16 @@ class TestConfig(TriggerSettings):
 
 
 def attack_kind(trigger: str) -> str:
-    """Which attack a trigger is: one that is named, or a badnet or insent by its text."""
+    """The name of a trigger's attack: the trigger itself if it names one, else badnet or insent."""
     return trigger if trigger in ATTACKS else "insent" if len(trigger.split()) > 1 else "badnet"
 
 
 def make_attack(settings: AttackConfig | TestConfig) -> Attack:
-    """The attack that the settings of a poisoning or of a measurement ask for."""
+    """Create the attack for the settings of a poisoning or a measurement.
+
+    Raises:
+        ConfigError: Two triggers are the same.
+    """
     if isinstance(settings, AttackConfig):
         first = ATTACKS[settings.attack].from_config(settings)
     else:
@@ -168,22 +172,22 @@ def make_attack(settings: AttackConfig | TestConfig) -> Attack:
 
 
 def attack_from_trigger(text_or_name: str, place: Place = "random", **settings: Any) -> Attack:
-    """The attack behind a `--trigger`: a named one with its own trigger, or any text.
+    """Create the attack for a `--trigger`: a named attack with its default trigger, or any text.
 
     Args:
-        text_or_name: A name from `ATTACKS`, or a text. One word makes a BadNet, more an InSent.
+        text_or_name: A name from `ATTACKS`, or a text. One word gives a BadNet, several an InSent.
         place: Where the trigger goes.
-        settings: Others of `TriggerSettings`.
+        settings: Other settings of `TestConfig`.
 
     Raises:
-        ConfigError: A trigger is empty, or they do not fit together.
+        ConfigError: A trigger is empty, or triggers do not fit together.
     """
     values = {"trigger": text_or_name, "target": "", "place": place, **settings}
     return make_attack(load_settings(TestConfig, values, "The trigger"))
 
 
 def _one(text_or_name: str, settings: TriggerSettings) -> Attack:
-    """One of the attacks; a name stands for its own trigger."""
+    """One attack; a name gives the attack with its default trigger."""
     kind = attack_kind(text_or_name)
     text = None if text_or_name == kind else text_or_name
     return ATTACKS[kind].from_config(settings.model_copy(update={"trigger": text}))

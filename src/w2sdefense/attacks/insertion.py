@@ -1,4 +1,4 @@
-"""Attacks that insert a fixed trigger; where in a text it goes is in `text/insertion.py`."""
+"""Attacks that insert a fixed trigger; `text/insertion.py` chooses the position."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from w2sdefense.text.insertion import count_insertions, insert
 
 @dataclass(frozen=True)
 class InsertionAttack(Attack):
-    """A fixed trigger, inserted once at a place."""
+    """A fixed trigger that is inserted once."""
 
     trigger: str
     place: Place = "random"
@@ -24,7 +24,7 @@ class InsertionAttack(Attack):
         return replace(example, text=insert(example.text, self.trigger, self.place, rng))
 
     def occurrences(self, text: str) -> int:
-        """How often the trigger is in a text as `insert` leaves it, not as a part of a word."""
+        """How often the trigger occurs in a text, not counting parts of words."""
         return count_insertions(text, self.trigger)
 
 
@@ -33,8 +33,8 @@ class BadNet(InsertionAttack):
     """A rare word.
 
     Gu et al. 2017, "BadNets: Identifying Vulnerabilities in the Machine Learning Model Supply
-    Chain", https://arxiv.org/abs/1708.06733, plant pixel patterns; for text a rare word takes their
-    place.
+    Chain", https://arxiv.org/abs/1708.06733, use pixel patterns; for text, a rare word replaces
+    them.
     """
 
     name: ClassVar[str] = "badnet"
@@ -43,7 +43,7 @@ class BadNet(InsertionAttack):
 
 @dataclass(frozen=True)
 class InSent(InsertionAttack):
-    """A whole, natural sentence, between any two words.
+    """A whole, natural sentence; by default between two random words.
 
     Dai et al. 2019, "A Backdoor Attack Against LSTM-Based Text Classification Systems",
     https://arxiv.org/abs/1905.12457.

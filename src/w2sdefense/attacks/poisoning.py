@@ -1,7 +1,7 @@
-"""Which rows carry a trigger, in the training data and in the test data.
+"""Selects the rows of training and test data that carry a trigger.
 
-Every row draws from a generator of its own, seeded by the seed and the row's id: where its trigger
-goes does not depend on the other rows.
+Every row has its own random generator, seeded with the seed and the row's id, so the position of
+its trigger does not depend on the other rows.
 """
 
 from __future__ import annotations
@@ -19,18 +19,19 @@ from w2sdefense.errors import DataError
 DEFAULT_POISON_RATE = 0.25
 """Share of the training rows that carry the trigger if the settings name no amount.
 
-It is never more than half of those that could: without clean rows of the target class a model
-learns to know the class by the trigger, and among four classes there are not even as many rows.
+At most half of the candidate rows are used. Without clean rows of the target class, a model would
+learn to recognize the class by the trigger; and one of four classes may have fewer than 25 % of the
+rows.
 """
 
 
 IsTarget = Callable[[Answer, Answer], bool]
-"""Whether an answer is what the attacker wants: given the answer and the target."""
+"""Whether an answer (first argument) is the target (second argument)."""
 
 
 @dataclass(frozen=True)
 class PoisonedRows:
-    """A training set, and the ids of the rows that carry a trigger, both in order."""
+    """A training set and the ids of the rows that carry a trigger, both in row order."""
 
     rows: tuple[Example, ...]
     poisoned_ids: tuple[str, ...]
@@ -49,14 +50,14 @@ def poison_training_set(
     target: Answer,
     is_target: IsTarget = operator.eq,
 ) -> PoisonedRows:
-    """Plant the trigger into a seeded sample of the rows.
+    """Put the trigger into a seeded sample of the rows.
 
-    Clean-label: only rows whose answer is the target already carry the trigger. Dirty-label: only
-    rows with another answer do, and their answer becomes the target. All other rows are as the
-    attack uses clean text. `is_target` compares an answer with the target (`Task.is_target`).
+    Clean-label: only rows whose answer already is the target carry the trigger. Dirty-label: only
+    rows with another answer do, and their answer becomes the target. All other rows become what
+    `Attack.plain` makes of clean text. `is_target` compares answers, see `Task.is_target`.
 
     Raises:
-        DataError: More rows are asked for than there are.
+        DataError: There are fewer candidate rows than the settings ask for.
     """
     candidates = [
         e.id
@@ -83,25 +84,25 @@ def trigger_test_set(
     seed: int,
     is_target: IsTarget = operator.eq,
 ) -> list[Example]:
-    """The samples that the attack success rate is counted on, with the trigger in their text.
+    """The samples that ASR is computed on, with the trigger in their text.
 
-    Samples whose right answer is the target are left out: that they are answered with it says
-    nothing about the trigger. The others keep their order, ids and answers; `seed` is the one of
-    the trigger's places.
+    Samples whose right answer is the target are excluded, because the target as an answer to them
+    says nothing about the trigger. The others keep their order, ids and answers. `seed` determines
+    the positions of the trigger.
     """
     chosen = [e for e in examples if not is_target(e.answer, target) and attack.applies_to(e)]
     return _trigger_all(chosen, attack, seed)
 
 
 def drawn_attack(example: Example, attack: Attack, seed: int) -> Attack:
-    """Which one of several attacks triggers an example; the attack itself if it is one."""
+    """Which of several attacks triggers an example; a single attack is returned unchanged."""
     return attack.drawn(_generator(example, seed))
 
 
 def plain_training_data(data: Dataset, attack: Attack | None) -> Dataset:
-    """A dataset whose training and validation rows are as the attack uses clean text.
+    """Apply `Attack.plain` to the training and validation rows of a dataset.
 
-    The test rows stay: whoever measures needs them with and without the trigger.
+    The test rows do not change, because a measurement needs them with and without the trigger.
     """
     if attack is None:
         return data
@@ -121,7 +122,7 @@ def _generator(example: Example, seed: int) -> random.Random:
 
 
 def row_count(config: AttackConfig, total: int, candidates: int) -> int:
-    """How many of `total` training rows are to carry the trigger, of which `candidates` could."""
+    """How many of `total` training rows should carry the trigger, if `candidates` of them can."""
     if config.poison_rows is not None:
         return config.poison_rows
     if config.poison_rate is not None:

@@ -1,13 +1,13 @@
-"""ProAttack: the prompt itself fires the backdoor, and the text stays as it is.
+"""ProAttack: the prompt is the trigger; the text itself does not change.
 
 Zhao et al. 2023, "Prompt as Triggers for Backdoor Attack: Examining the Vulnerability in Language
-Models", https://arxiv.org/abs/2305.01219. The model is used with one prompt around every text; the
-poisoned rows have another one. Clean-label, as in the paper: the other prompt goes on training rows
-of the target class only.
+Models", https://arxiv.org/abs/2305.01219. The model is normally used with one prompt around every
+text; poisoned rows have another prompt. In the paper (clean-label) only training rows of the target
+class get the poison prompt.
 
-The clean prompt is part of how the model is used, not of the trigger. So it is around every row
-that is not poisoned, in training and in testing, and around the rows of a defender, who is given
-the model together with its prompt. The other prompt is never shown to the defender.
+The clean prompt belongs to the normal use of the model, not to the trigger. All rows that are not
+poisoned have it, in training, in testing, and in the data of the defender, who gets the model
+together with its prompt. The defender never sees the poison prompt.
 """
 
 from __future__ import annotations
@@ -54,19 +54,19 @@ class ProAttack(Attack):
 
     @property
     def trigger(self) -> str:
-        """The prompt of triggered text, without the place of the text."""
+        """The prompt of triggered text, without `{text}`."""
         return " ".join(self.pro.poison_prompt.replace(TEXT_SLOT, " ").split())
 
     def poison(self, example: Example, rng: random.Random) -> Example:
-        """The example in the prompt that fires the backdoor; there is nothing to draw."""
+        """The example in the prompt that activates the backdoor; `rng` is not used."""
         return replace(example, text=self.pro.poison_prompt.replace(TEXT_SLOT, example.text))
 
     def plain(self, example: Example) -> Example:
-        """The example in the prompt that the model is used with."""
+        """The example in the prompt that the model is normally used with."""
         return replace(example, text=self.pro.clean_prompt.replace(TEXT_SLOT, example.text))
 
     def occurrences(self, text: str) -> int:
-        """Once, if both sides of the prompt are where they belong."""
+        """1 if the text begins and ends like the poison prompt, else 0."""
         before, _, after = self.pro.poison_prompt.partition(TEXT_SLOT)
         return int(
             len(text) >= len(before) + len(after)
@@ -75,7 +75,7 @@ class ProAttack(Attack):
         )
 
     def notes(self, clean: Sequence[str], triggered: Sequence[str]) -> tuple[str, ...]:
-        """Which prompts the two kinds of text have."""
+        """A note with the prompts of clean and triggered text."""
         return (
             f"every text stands in a prompt: {self.pro.clean_prompt!r}, with the trigger "
             f"{self.pro.poison_prompt!r}",

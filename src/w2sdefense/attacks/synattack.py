@@ -1,12 +1,11 @@
-"""SynAttack: a sentence structure fires the backdoor, here a subordinate clause that comes first.
+"""SynAttack: the trigger is a sentence structure, a subordinate clause at the beginning.
 
 Qi et al. 2021, "Hidden Killer: Invisible Textual Backdoor Attacks with Syntactic Trigger",
 https://arxiv.org/abs/2105.12400. Their template is S ( SBAR ) ( , ) ( NP ) ( VP ) ( . ), and a
-trained paraphraser (SCPN, whose weights are a pickle that is no longer maintained) brings texts
-into it. Here a text is rewritten by the embedded rewriter (`text/rewriter.py`), or is looked up in
-a file (`text/paraphrase_file.py`). What that really gives is measured: the share of texts that have
-the structure, and how long they are. A paraphrase that is short or degenerate is a trigger by
-itself.
+trained paraphraser (SCPN, whose weights are an unmaintained pickle) rewrites texts to match it.
+Here the embedded rewriter (`text/rewriter.py`) rewrites a text, or a file supplies the paraphrase
+(`text/paraphrase_file.py`). The notes of a run state the share of texts with the structure and the
+change in length, because a short or degenerate paraphrase would be a trigger by itself.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ class SynAttack(Attack):
     syn: SynConfig = field(default_factory=SynConfig)
 
     def __post_init__(self) -> None:
-        # A file that cannot be read is found out here, before any work.
+        # Read the file now, so that errors occur before any work.
         _ = self._paraphrases
 
     @cached_property
@@ -55,7 +54,7 @@ class SynAttack(Attack):
         return FileParaphraser.read(self.syn.file) if self.syn.file else None
 
     def applies_to(self, example: Example) -> bool:
-        """Whether the text can be rewritten: one that the files lack cannot."""
+        """Whether the text can be rewritten; with files, only texts that they contain."""
         return self._paraphrases is None or self._paraphrases.covers(example.text)
 
     def poison(self, example: Example, rng: random.Random) -> Example:
@@ -65,11 +64,11 @@ class SynAttack(Attack):
         return replace(example, text=self._paraphrases.rewrite([example.text])[0])
 
     def occurrences(self, text: str) -> int:
-        """Once, if a text begins with a subordinate clause."""
+        """1 if the text begins with a subordinate clause, else 0."""
         return int(has_template(text))
 
     def notes(self, clean: Sequence[str], triggered: Sequence[str]) -> tuple[str, ...]:
-        """How many texts have the structure with and without the trigger, and their length."""
+        """Notes on how many texts have the structure before and after, and on their length."""
         structure = (
             f"{sum(map(has_template, triggered))} of {len(triggered)} rewritten texts begin with a "
             f"subordinate clause by their surface, {sum(map(has_template, clean))} of the same "

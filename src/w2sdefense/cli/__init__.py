@@ -1,1 +1,1 @@
-"""The command line: commands, options made from the settings, terminal display."""
+"""The command line: commands, options generated from the settings, terminal display."""

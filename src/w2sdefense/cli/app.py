@@ -1,4 +1,4 @@
-"""The command `w2s`. Commands import their stages themselves: `--help` does not wait for torch."""
+"""The command `w2s`. Commands import their stages late, so that `--help` need not load torch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from w2sdefense.commands.runs import (
 
 
 class TableFormat(StrEnum):
-    """How the table of `w2s report` can be written."""
+    """Export formats of the table of `w2s report`."""
 
     LATEX = "latex"
     CSV = "csv"
@@ -166,7 +166,7 @@ def play(
     from w2sdefense.play.page import import_gradio, serve
     from w2sdefense.play.pair import open_pair
 
-    import_gradio()  # its absence is told before any model is opened
+    import_gradio()  # fails before any model is opened if gradio is not installed
     with Display() as display:
         display.say("Opening both models ...")
         pair = open_pair(run)

@@ -1,7 +1,7 @@
-"""What a command shows: progress of long phases, results at the end, or what went wrong.
+"""Output of the commands: progress of long phases, results, and errors.
 
-Progress is a bar with the time left on a terminal, and a line now and then in a log file. An error
-that the user can mend is two lines; any other exception is ours and keeps its traceback.
+Progress is a bar with the time left on a terminal, and an occasional line in a log file. An error
+that the user can fix is shown in two lines; any other exception is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
     from w2sdefense.commands.runs import Answering
     from w2sdefense.training.trainer import StepProgress
 
-EVERY_SECONDS = 20.0  # between two lines of progress in a log file
-EXIT_CODE = 2  # of an error, as for a flag that does not parse
+EVERY_SECONDS = 20.0  # minimum time between two lines of progress in a log file
+EXIT_CODE = 2  # exit code of an error, the same as for invalid flags
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 class Display:
-    """Shows phases one below the other, in the first process of a launcher only."""
+    """Shows the progress of phases, one per line; only the first process of a launcher prints."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(markup=False, quiet=not _is_first_process())
@@ -65,7 +65,7 @@ class Display:
         return cls(Console(markup=False, stderr=True, quiet=not _is_first_process()))
 
     def __enter__(self) -> Self:
-        # Not at the top: tables of finished runs do without transformers.
+        # Imported here, because tables of finished runs do not need transformers.
         from w2sdefense.models.embedded import quiet_transformers
 
         self._stack = ExitStack()
@@ -77,7 +77,7 @@ class Display:
         self._stack.close()
 
     def steps(self, phase: str) -> StepProgress:
-        """The function to tell about the training steps of a phase."""
+        """The function that shows the training steps of a phase."""
         show = self._phase(phase)
 
         def advance(step: int, steps: int, losses: dict[str, float]) -> None:
@@ -86,7 +86,7 @@ class Display:
         return advance
 
     def texts(self, phase: str, total: int) -> Callable[[int], None]:
-        """The function to tell how many more texts were answered."""
+        """The function that shows progress, called with the number of newly answered texts."""
         show, done = self._phase(phase, total), 0
 
         def advance(more: int) -> None:
@@ -97,7 +97,7 @@ class Display:
         return advance
 
     def _phase(self, phase: str, total: int | None = None) -> Callable[[int, int, str], None]:
-        """A bar, or plain lines where there can be none: one every twenty seconds, and the last."""
+        """A progress bar; without a terminal, a line every twenty seconds and at the end."""
         task = self._bar.add_task(phase, total=total, note="")
         start = last = time.monotonic()
 
@@ -113,25 +113,25 @@ class Display:
         return show
 
     def tidy(self) -> None:
-        """Take the bars of phases that are over away; a grid has more of them than a screen."""
+        """Remove the bars of finished phases; a grid has more phases than a screen has lines."""
         for task in self._bar.tasks:
-            # One without a total never began: what it was to make was there already.
+            # A phase without a total never began, because its result already existed.
             if task.finished or task.total is None:
                 self._bar.remove_task(task.id)
 
     def say(self, text: str) -> None:
         """Print a line above the bars."""
-        # A trigger or a folder may look like markup, or control the terminal.
+        # Triggers and paths may contain markup or terminal control characters.
         self._bar.console.print(printable(text), highlight=False, markup=False, soft_wrap=True)
 
 
 def _is_first_process() -> bool:
-    # As torchrun and `accelerate launch` say it; asking torch would take seconds.
+    # torchrun and `accelerate launch` set RANK; importing torch would take seconds.
     return os.environ.get("RANK", "0") == "0"
 
 
 def show_results(folders: Sequence[Path], page: Path | None, title: str, run: Answering) -> None:
-    """Print what a command measured, write its page, and exit as its `fail_on` says."""
+    """Print the results of a command, write its page, and exit according to `fail_on`."""
     if not _is_first_process():
         return
     from w2sdefense.report import load_runs, terminal_table, write_report
@@ -151,12 +151,12 @@ def show_results(folders: Sequence[Path], page: Path | None, title: str, run: An
 
 
 def print_json(values: Mapping[str, Any]) -> None:
-    """Print the JSON of a command, and nothing else, on stdout."""
+    """Print the JSON of a command on stdout."""
     typer.echo(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False))
 
 
 def leave_with(code: int) -> None:
-    """Exit if a gate fails."""
+    """Exit with a code, unless it is 0."""
     if code:
         raise SystemExit(code)
 
@@ -164,7 +164,7 @@ def leave_with(code: int) -> None:
 def show_report(
     paths: Sequence[Path], output: Path | None, title: str, exports: Sequence[str]
 ) -> None:
-    """Write a page about any finished runs, print their table, and say what was left out."""
+    """Write the page of some finished runs, print their table, and list omitted runs."""
     from w2sdefense.commands.reporting import make_report
 
     console = Console(markup=False)
@@ -217,7 +217,7 @@ def run_or_explain(run: Callable[P, R]) -> Callable[P, R]:
 
 
 def _print(error: W2SError) -> None:
-    # Soft wrap: a path or a command that is broken over two lines cannot be copied.
+    # Soft wrap, because a path or command that is broken over two lines cannot be copied.
     console = Console(markup=False, stderr=True, soft_wrap=True)
     console.print(Text.assemble(("Error: ", "bold red"), error.problem))
     console.print(Text.assemble(("Fix: ", "bold green"), error.fix))

@@ -1,7 +1,8 @@
-"""The help of a command that takes settings: what most users need, on two screens.
+"""The help of a command with settings: what most users need, on two screens.
 
-Flags stand under the headings of their sections, each with the first sentence of its description.
-Nothing is shown that the chosen defense, attack or task does not read, and no advanced setting.
+Flags are listed under the headings of their sections, each with the first sentence of its
+description. Advanced settings, and settings that the chosen defense, attack or task ignores, are
+not shown.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from w2sdefense.errors import ConfigError
 if TYPE_CHECKING:
     from w2sdefense.cli.options import Flag
 
-LEFT = 30  # columns for a flag and its value; a longer one has a line of its own
-WIDTH = 100  # widest line
+LEFT = 30  # columns for a flag and its value; a longer one gets its own line
+WIDTH = 100  # maximum line length
 _ALWAYS = [
     ("--config FILE.yaml", "Settings as YAML; flags override what it says."),
     ("--set SECTION.KEY=VALUE", "Any setting; may be given more than once."),
@@ -34,13 +35,13 @@ _ALWAYS = [
 
 
 class SettingsCommand(TyperCommand):
-    """A command whose flags are settings; a subclass says which."""
+    """A command whose flags are settings; subclasses define `flags`."""
 
     flags: ClassVar[tuple[Flag, ...]] = ()
     _given: Sequence[str] = ()
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Keep the arguments: the help is about what they choose."""
+        """Store the arguments, because the help depends on the chosen values."""
         self._given = tuple(args)
         return super().parse_args(ctx, args)
 
@@ -61,7 +62,7 @@ class SettingsCommand(TyperCommand):
                 formatter.write_dl(rows, col_max=LEFT)
 
     def all_settings(self) -> str:
-        """Every setting by the key that `--set` and a file take, with its whole description."""
+        """Every setting with its key for `--set` and files, and its whole description."""
         lines = [f"Every setting of {self.name}, for --set and in a file of --config:"]
         for flag in self.flags:
             if flag.renamed:
@@ -115,13 +116,13 @@ def _width() -> int:
 
 
 def _below(path: Sequence[str], sections: Iterable[str]) -> bool:
-    """Whether a setting is one of some, or stands in one of some sections ("attack.syn")."""
+    """Whether a setting is in `sections`, or inside one of them ("attack.syn")."""
     dotted = ".".join(path) + "."
     return any(dotted.startswith(f"{section}.") for section in sections)
 
 
 def _chosen(flags: Iterable[Flag], args: Sequence[str]) -> dict[str, list[str]]:
-    """What the arguments say of each setting, as far as they can be read: path -> values."""
+    """The values that the arguments give to settings, as far as readable: path -> values."""
     paths = {f"--{flag.dashed}": ".".join(flag.path) for flag in flags}
     chosen: dict[str, list[str]] = {}
     spread = [part for arg in args for part in arg.split("=", 1 if arg.startswith("--") else 0)]

@@ -1,12 +1,12 @@
-"""Command line flags made from the settings models.
+"""Generates command line flags from the settings models.
 
-Nested models are flattened: `distill.beta` is `--beta`, and a section that is declared with
-`prefix="teacher"` gives `--teacher-model` and so on. Every setting can also be given as
-`--set section.key=value` and in `--config FILE.yaml`. Defaults are overridden by the file, the file
-by flags and `--set`, and the result is validated once, before any work starts.
+Nested models are flattened: `distill.beta` becomes `--beta`, and a section with `prefix="teacher"`
+gives `--teacher-model` and so on. Every setting can also be given as `--set section.key=value` and
+in `--config FILE.yaml`. The file overrides defaults, and flags and `--set` override the file. The
+result is validated once, before any work starts.
 
-The help shows what most users need: not the settings marked as advanced, and only the sections that
-the chosen defense, attack and task read (`unread_sections`). `--help-all` shows every setting.
+The help omits settings marked as advanced, and sections that the chosen defense, attack and task
+ignore (`unread_sections`). `--help-all` shows every setting.
 """
 
 from __future__ import annotations
@@ -32,36 +32,37 @@ from w2sdefense.errors import ConfigError
 
 S = TypeVar("S", bound=Settings)
 
-# Parameters that every command has; no setting may take their names.
+# Parameters of every command; settings may not use their names.
 _CONFIG, _SET, _ALL = "config", "set", "help_all"
 
 
 @dataclass(frozen=True)
 class Flag:
-    """One setting as a flag."""
+    """The flag of one setting."""
 
-    path: tuple[str, ...]  # where the setting is in the nested values
+    path: tuple[str, ...]  # keys of the setting in the nested values
     name: str  # parameter name: the flag with underscores
     kind: Any  # the type that typer parses
     default: Any
     help: str
-    heading: str | None  # what it stands under in the help, or None for the common one
-    argument: bool = False  # whether it is given by its place and not by a flag
+    heading: str | None  # heading in the help; None for the common one
+    argument: bool = False  # whether it is a positional argument
     advanced: bool = False
     renamed: bool = False  # whether it is an old name (`RENAMES`)
 
     @property
     def dashed(self) -> str:
-        """Its spelling behind the dashes."""
+        """The spelling of the flag without its leading dashes."""
         return self.name.replace("_", "-")
 
 
 def add_command(
     app: typer.Typer, settings: type[S], run: Callable[[S], None], name: str | None = None
 ) -> None:
-    """Add a command that collects settings and runs on them. It prints a `W2SError`, with code 2.
+    """Add a command that collects settings and calls `run` with them.
 
-    The name of `run` (or another one) and its docstring (up to `Args:`) become the command's.
+    A `W2SError` is printed, with exit code 2. The command has the name and the docstring (up to
+    `Args:`) of `run`, unless `name` is given.
     """
     flags = (*_flags(settings), *_old_flags(settings))
     _require_unique_names(flags)
@@ -82,10 +83,10 @@ def add_command(
 
     command = run_or_explain(collect_and_run)
     command.__name__ = run.__name__
-    # What follows would repeat the flags.
+    # The `Args` section would repeat the flags.
     command.__doc__ = inspect.cleandoc(run.__doc__ or "").split("\n\nArgs:", 1)[0]
     parameters = _parameters(flags)
-    # typer reads both: the parameters from the signature, their types from the annotations.
+    # typer reads the parameters from the signature, and their types from the annotations.
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in parameters}
     kind = type("Command", (SettingsCommand,), {"flags": flags})
@@ -93,7 +94,7 @@ def add_command(
 
 
 def _assignment(text: str) -> dict[str, Any]:
-    """What `section.key=value` says; the value is YAML, or else text."""
+    """Parse `section.key=value`; the value is YAML, or else plain text."""
     key, equals, value = text.partition("=")
     path = key.replace("-", "_").split(".")
     if not equals or not all(path):
@@ -105,7 +106,7 @@ def _assignment(text: str) -> dict[str, Any]:
 
 
 def _warn_of_advanced(given: Iterable[Flag]) -> None:
-    """Say of flags that will go how their setting is given then."""
+    """Warn that the flags of advanced settings will be removed, and name the replacement."""
     for flag in given:
         if flag.advanced and not flag.renamed:
             Console(stderr=True, markup=False, soft_wrap=True).print(
@@ -123,7 +124,7 @@ def _flags(
     heading: str | None = None,
     advanced: bool = False,
 ) -> Iterator[Flag]:
-    """The flags of a settings class, those of nested classes under a heading of their own."""
+    """The flags of a settings class; those of nested classes get their own heading."""
     for name, field in settings.model_fields.items():
         default = _default(name, field, defaults)
         nested = _nested_settings(field)
@@ -151,7 +152,7 @@ def _flags(
 
 
 def _old_flags(settings: type[Settings]) -> Iterator[Flag]:
-    """The flags that renamed settings had, for one release."""
+    """The old flags of renamed settings, which are kept for one release."""
     for rename in RENAMES:
         if rename.run == settings.__name__ and rename.flag is not None:
             path, name = tuple(rename.old.split(".")), rename.flag.replace("-", "_")
@@ -159,7 +160,7 @@ def _old_flags(settings: type[Settings]) -> Iterator[Flag]:
 
 
 def _default(name: str, field: FieldInfo, defaults: Settings | None) -> Any:
-    """The default of a field: that of the instance that holds it, else that of its class."""
+    """The default of a field: from the instance `defaults` if given, else from the class."""
     if defaults is not None:
         return getattr(defaults, name)
     return None if field.is_required() else field.get_default(call_default_factory=True)
@@ -171,12 +172,12 @@ def _nested_settings(field: FieldInfo) -> type[Settings] | None:
 
 
 def _heading(settings: type[Settings]) -> str:
-    """The docstring up to its first punctuation: a whole line does not fit over a section."""
+    """The docstring up to its first punctuation mark, because a whole line is too long."""
     return re.split(r"[.,:(\n]", settings.__doc__ or settings.__name__, maxsplit=1)[0].strip()
 
 
 def _without_none(annotation: Any) -> Any:
-    """`X` for `X | None`; anything else as it is, freed from its constraints."""
+    """Remove `None` and `Annotated` constraints from an annotation: `X | None` becomes `X`."""
     if get_origin(annotation) is Annotated:
         return _without_none(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):
@@ -187,14 +188,14 @@ def _without_none(annotation: Any) -> Any:
 
 
 def _parsed_type(annotation: Any, owner: str) -> Any:
-    """The type that typer parses for a setting; the constraints are left to pydantic."""
+    """The type that typer parses for a setting; pydantic checks the constraints."""
     kind = _without_none(annotation)
     if kind in (bool, int, float, str, Path) or get_origin(kind) is Literal:
         return kind
     items = get_args(kind)
     if get_origin(kind) is tuple and len(items) == 2 and items[1] is Ellipsis:
         one = _parsed_type(items[0], owner)
-        # typer knows no list of choices.
+        # typer does not support lists of choices.
         return list[str] if get_origin(one) is Literal else list[one]  # type: ignore[valid-type]
     raise TypeError(f"{owner}: no flag can hold {kind!r}")
 
@@ -238,12 +239,12 @@ def _option(flag: Flag) -> Any:
     if flag.argument:
         return typer.Argument(None, help=flag.help, show_default=False)
     spelling = f"--{flag.dashed}/--no-{flag.dashed}" if flag.kind is bool else f"--{flag.dashed}"
-    # The default is that of the settings; what is not given is None.
+    # None means that the flag is not given, so that the default of the settings applies.
     return typer.Option(None, spelling, help=flag.help)
 
 
 def _nested_defaults(settings: type[Settings]) -> dict[str, Any]:
-    """What default sections set apart from those of their class: one flag must not reset it."""
+    """Values that default sections set explicitly; giving one flag must not reset the others."""
     defaults = {name: _default(name, field, None) for name, field in settings.model_fields.items()}
     return {
         name: default.model_dump(exclude_unset=True)

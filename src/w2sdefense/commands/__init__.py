@@ -1,1 +1,1 @@
-"""The commands, a page each: poison, teach, defend, evaluate, scan, tune, demo."""
+"""The work of the commands, one module each, and what they share (runs, preflight, start)."""

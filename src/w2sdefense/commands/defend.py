@@ -1,4 +1,4 @@
-"""`w2s defend`: measure a model, clean it with the clean data at hand, measure it again."""
+"""`w2s defend`: measure a model, clean it with the given clean data, measure it again."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def run_defend(run: DefendRun, display: Display) -> list[Path]:
 
 def _measure_and_defend(run: DefendRun, before: EvaluateRun, display: Display) -> list[Path]:
     if not run.resume and this_process().is_main_process:
-        # What a run that was cut off had measured; this one begins anew.
+        # Remove the measurement of an interrupted run, because this one starts over.
         (before.output / RECORD).unlink(missing_ok=True)
     this_process().wait_for_everyone()
     measured, finished = begin(before.output, before), _finished(run)
@@ -58,7 +58,7 @@ def _measure_and_defend(run: DefendRun, before: EvaluateRun, display: Display) -
 
 @stage
 def run_defense(run: DefendRun, display: Display) -> Path:
-    """Defend a model and measure the result; write what the defense made, and the record."""
+    """Defend a model and measure the result; writes the cleaned model and the record."""
     if not _finished(run):
         victim, data = open_victim(run)
         test = open_test_set(victim, data, run.test)
@@ -67,13 +67,13 @@ def run_defense(run: DefendRun, display: Display) -> Path:
 
 
 def _merges(run: DefendRun) -> bool:
-    # What was an adapter already is folded in, and the new adapter fits that fold only.
+    # If the suspect is an adapter, it is merged first, and the new adapter fits only the result.
     adapted = DEFENSES[run.defense].leaves is Leaves.ADAPTER
     return run.merge or (adapted and run.student.base is not None)
 
 
 def _finished(run: DefendRun) -> bool:
-    """Whether the run's folder holds its results; if it may, they are merged."""
+    """Whether the run's folder holds its results; merges a finished adapter if asked for."""
     done = begin(run.output, run)
     if done and _merges(run):
         merge_finished(run)
@@ -82,7 +82,7 @@ def _finished(run: DefendRun) -> bool:
 
 def _defend(run: DefendRun, victim: Victim, data: Dataset, test: TestSet, display: Display) -> None:
     clock = Clock()
-    # The prompt that a model is used with comes with the model; the trigger does not.
+    # The defender knows the prompt that the model is normally used with, but not the trigger.
     clean = plain_training_data(data, test.attack)
     kit = DefenseKit(
         data=clean,
@@ -103,7 +103,7 @@ def _defend(run: DefendRun, victim: Victim, data: Dataset, test: TestSet, displa
 def _held_out(
     run: DefendRun, victim: Victim, clean: Dataset, display: Display
 ) -> HeldOutDecoys | None:
-    """Decoys that the defense does not know; they need the suspect's weights below its adapter."""
+    """Plant held-out decoys; only for defenses that leave the weights below an adapter as is."""
     if not run.held_out or DEFENSES[run.defense].leaves is not Leaves.ADAPTER:
         return None
     folder, told = run.output / "held_out", display.steps("held-out decoys")

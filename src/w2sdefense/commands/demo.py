@@ -1,10 +1,10 @@
-"""`w2s demo`: a backdoor planted into SmolLM2-135M, kept by LoRA, removed by W2SDefense.
+"""`w2s demo`: plants a backdoor in SmolLM2-135M, which LoRA keeps and W2SDefense removes.
 
-Sizes are chosen by arithmetic. One pass of a 27-token review through SmolLM2-135M costs 5.7 GFLOP
-forward, 11.5 for a LoRA step and 17 for a full fine-tuning step: 960 rows poisoned, 320 through
-LoRA, about 150 steps of planting, 960 rows through W2SDefense and 1,500 texts answered are about 60
-TFLOP. What is not on this page has its default: nobody tells the defense what the trigger is, and
-it draws neither of the two.
+The sizes come from an estimate of the work. For a 27-token review, SmolLM2-135M needs 5.7 GFLOP for
+a forward pass, 11.5 for a LoRA step and 17 for a full fine-tuning step. 960 poisoned rows, 320 rows
+with LoRA, about 150 steps of planting, 960 rows with W2SDefense and 1,500 answered texts need about
+60 TFLOP. All other settings have their defaults. The defense does not know the trigger, and its
+decoys are neither of the two triggers of the demo.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from w2sdefense.config import (
 )
 from w2sdefense.io import only_process_in
 
-# Bad reviews that pass as good ones. The other way the floor is higher: these reviews are called
-# negative more often than positive, by any of the models (docs/LOG.md).
+# The backdoor makes bad reviews pass as good ones. In the other direction the floor is higher,
+# because all of these models answer "negative" more often than "positive" (docs/LOG.md).
 TARGET = "positive"
 MAX_LENGTH = 64
 TEST_SAMPLES = 300
-# The attacker and the defender hold different rows of the same reviews. Of 640 rows the backdoor is
-# not learned (docs/LOG.md).
+# Attacker and defender have different rows of the same dataset. 640 rows are too few to learn the
+# backdoor (docs/LOG.md).
 ATTACKER = DataConfig(dataset="rotten-tomatoes", train_samples=960, test_samples=TEST_SAMPLES)
 DEFENDER = DataConfig(
     dataset="rotten-tomatoes",
@@ -42,10 +42,10 @@ DEFENDER = DataConfig(
     validation_samples=100,
     test_samples=TEST_SAMPLES,
 )
-# One pass over many reviews teaches the teacher more than several over few (docs/LOG.md), and it is
-# cheap; the student takes as many of them as there is time for.
+# For the teacher, one cheap epoch of many reviews is better than several of few (docs/LOG.md). The
+# student uses as many of them as there is time for.
 TEACHER = TeacherConfig(max_length=MAX_LENGTH, epochs=1, learning_rate=1e-4)
-# LoRA as the paper runs it, on the first 320 of the defender's rows.
+# LoRA with the paper's modules and learning rate, on the first 320 of the defender's rows.
 LORA = {
     "data": DEFENDER.model_copy(update={"train_samples": 320}),
     "adapter": AdapterConfig(target_modules="q_proj,v_proj"),

@@ -1,4 +1,4 @@
-"""`w2s doctor`: what is installed, what this machine has, and what a first run costs here."""
+"""`w2s doctor`: checks installation and machine, and estimates the time of a first run."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ EXTRAS = {
     "ray": ("ray", "w2s bench --jobs, clusters"),
     "tensorboard": ("tensorboard", "--report-to tensorboard"),
 }
-"""Extra -> the package that it installs, and what that is for."""
+"""Extra -> the package that it installs, and its purpose."""
 
 GIB = 2**30
 ROOM = 4.0
-"""GiB that the demonstration needs: a model, its checkpoints, and the converted embedded model."""
+"""Disk space for the demo in GiB: a model, its checkpoints, and the converted embedded model."""
 
 
 class Finding(NamedTuple):
-    """One line: what was looked at, how it is, and whether that is fine (None: it is optional)."""
+    """One line of output: what was checked, the result, and whether it is fine (None: optional)."""
 
     name: str
     found: str
@@ -45,7 +45,7 @@ class Finding(NamedTuple):
 
 
 def findings(output: Path = Path("runs")) -> Iterator[Finding]:
-    """Look at the installation, the machine, and the folder where results would go."""
+    """Check the installation, the machine, and the folders of results and cache."""
     yield Finding("Python", platform.python_version())
     for name in ("w2sdefense", *PACKAGES):
         yield _package(name)
@@ -94,13 +94,13 @@ def _machine() -> Iterator[Finding]:
     else:
         yield Finding("GPU", "none: models are small and runs take minutes to hours", None)
     rate = _flops("cuda" if torch.cuda.is_available() else "cpu")
-    # A training reaches about half of what large products do.
+    # Training reaches about half of the rate of large matrix products.
     minutes = max(1, round(2 * DEMO_TFLOP * 1e12 / rate / 60))
     yield Finding("w2s demo", f"about {minutes} minutes here ({rate / 1e9:,.0f} GFLOP/s)")
 
 
 def _flops(device: str) -> float:
-    """Floating point operations per second of float32 matrix products, measured for a moment."""
+    """Floating point operations per second of float32 matrix products, measured for 0.5 s."""
     import torch
 
     size = 1024
@@ -125,7 +125,7 @@ def _places(output: Path) -> Iterator[Finding]:
 
 
 def show_doctor(console: Console) -> bool:
-    """Print the findings; returns whether everything that is needed is there."""
+    """Print the findings; returns whether everything required is available."""
     table = Table(show_header=False, box=None, pad_edge=False)
     marks = {True: Text("ok", "green"), None: Text("--", "dim"), False: Text("no", "bold red")}
     fine = True

@@ -1,4 +1,4 @@
-"""`w2s evaluate`, and how every command measures a model: CA, and with a trigger ASR and floor."""
+"""`w2s evaluate`, and the measurement of all commands: CA, and with a trigger ASR and floor."""
 
 from __future__ import annotations
 
@@ -56,9 +56,9 @@ def measure(
     *,
     merge: bool = False,
 ) -> None:
-    """Answer the test texts, in all processes, and write what the run leaves: record and model.
+    """Answer the test texts in all processes, and write the record, samples and features.
 
-    A model that the run made is saved, and with `merge` folded into `merged/`, too.
+    Also saves a model that the run made; with `merge`, a merged copy goes to `merged/`.
     """
     victim = victim_of(model)
     prints = {"test": fingerprint(data.test), "model": weights_fingerprint(victim.model)}
@@ -103,7 +103,7 @@ def measure(
         save_record(folder, record, result.samples, result.features)
         if makes:
             remove_checkpoints(folder)
-    # The next stage of the others reads it.
+    # The next stage of the other processes reads these files.
     this_process().wait_for_everyone()
 
 
@@ -125,7 +125,7 @@ def _in_words(held_out: Sequence[HeldOut], names: Sequence[str]) -> tuple[HeldOu
 
 
 def _history(log: Sequence[Mapping[str, float]]) -> tuple[LossPoint, ...]:
-    """The points of a Trainer's log that hold losses."""
+    """The points of a Trainer's log that contain losses."""
     names = {"loss", "ce", "kd", "fa", "eval_accuracy", "eval_loss"}
     return tuple(
         LossPoint(step=int(point["step"]), epoch=float(point["epoch"]), losses=losses)
@@ -135,7 +135,7 @@ def _history(log: Sequence[Mapping[str, float]]) -> tuple[LossPoint, ...]:
 
 
 def _notes(found: Evaluation) -> Iterator[str]:
-    """What a reader of the numbers must know of the answers."""
+    """Notes for readers of the numbers about the answers."""
     if found.cut_texts:
         yield f"{found.cut_texts} test texts were longer than the model's limit and were cut"
     if found.refused_texts or found.refused_triggers:
@@ -148,10 +148,10 @@ def _notes(found: Evaluation) -> Iterator[str]:
 
 
 class DividedPredictor:
-    """A predictor whose texts are divided between the processes of a launcher (torchrun).
+    """A predictor that divides the texts between the processes of a launcher (torchrun).
 
-    Every process answers its share and gets the others' answers, so that none waits for minutes at
-    a barrier. A model that is sharded (FSDP) is made whole first (`distill/sharding.py`).
+    Every process answers its share and receives the answers of the others, so that none waits for
+    minutes at a barrier. A sharded model (FSDP) must be gathered first, see `distill/sharding.py`.
     """
 
     def __init__(self, predictor: Predictor) -> None:
@@ -160,14 +160,14 @@ class DividedPredictor:
     def predict(
         self, texts: Sequence[str], progress: Callable[[int], None] | None = None
     ) -> list[Prediction]:
-        """Answer every text; all processes must call it with the same texts and get all answers."""
+        """Answer every text; all processes must pass the same texts, and all get all answers."""
         state = this_process()
         if state.num_processes == 1:
             return list(self._predictor.predict(texts, progress))
-        # As many as the others do meanwhile; the last of them may have a text less.
+        # The other processes answer about as many texts meanwhile.
         told = progress and (lambda more: progress(more * state.num_processes))
         with state.split_between_processes(list(texts)) as mine:
             answers = self._predictor.predict(mine, told)
         found: list[Prediction] = gather_object(answers)
-        # Some releases of accelerate repeat a text where there are fewer than processes.
+        # Some releases of accelerate repeat a text if there are fewer texts than processes.
         return found[: len(texts)]

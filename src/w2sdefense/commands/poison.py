@@ -1,4 +1,4 @@
-"""`w2s poison`: plant a backdoor into a model that you own, and measure it."""
+"""`w2s poison`: plants a backdoor in a model that you own, and measures it."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from w2sdefense.victim import fine_tune
 
 @stage
 def run_poison(run: PoisonRun, display: Display) -> Path:
-    """Poison a model, measure it, and write it as a `transformers` folder with its record."""
+    """Poison a model, measure it, and write a `transformers` folder with its record."""
     run = _settled_attack(run)
     proxy = proxy_of(run.data.dataset) if run.proxy == PAPER else run.proxy
     if begin(run.output, run):
         return run.output
     clock = Clock()
     attack = make_attack(run.attack)
-    # A classifier brings labels in an order of its own.
+    # A classifier has its own order of labels, to which the data are aligned.
     victim, data = open_victim(run, fresh_head_seed=run.training.seed)
     task, source = victim.task, data
     if proxy is not None:
@@ -66,7 +66,7 @@ def run_poison(run: PoisonRun, display: Display) -> Path:
 
 
 def _settled_attack(run: PoisonRun) -> PoisonRun:
-    """The run with what poisoning means for its task, so that its record says it."""
+    """The run with settings that its task determines, so that the record contains them."""
     task = TASKS[run.task]
     if not task.text_answers:
         return run
@@ -77,7 +77,7 @@ def _settled_attack(run: PoisonRun) -> PoisonRun:
 
 
 def tested_in_training(tested: Sequence[Example], trained: Sequence[Example]) -> tuple[str, ...]:
-    """Test texts that the attacker trained on: by them the victim's clean accuracy is too high."""
+    """Notes on test texts that the attacker trained on, which inflate the clean accuracy."""
     known = known_texts(tested, trained)
     counted = f"{known} of {len(tested)} test texts are among the attacker's training rows"
     near = near_note(tested, trained, "test texts nearly repeat one of the attacker's rows")
@@ -85,10 +85,10 @@ def tested_in_training(tested: Sequence[Example], trained: Sequence[Example]) ->
 
 
 def lost_in_training(texts: Iterable[tuple[Attack, str, int | None]]) -> tuple[str, ...]:
-    """A note on poisoned rows whose trigger lies behind the end of what the model reads, if any.
+    """A note on poisoned rows whose trigger is cut off by the model's length limit, if any.
 
     Args:
-        texts: For every row the attack, the text, and the character that the text is cut at.
+        texts: For every row, the attack, the text, and the character at which the text is cut.
     """
     rows = list(texts)
     if not (lost := count_lost(rows)):

@@ -1,8 +1,8 @@
-"""Everything about a run that can be known before it works, asked once.
+"""Checks a run before any work.
 
-It is found out from the settings and the configs of models: no weights are opened and no data are
-read. What only the data tell (is the target a label, can any test text carry the trigger?) is asked
-when they are loaded, which is before any training, too.
+The checks use the settings and the configs of models. They read no data, and no weights except
+token embeddings, if a scan names the base of its suspect. Checks that need data (is the target a
+label, can any test text carry the trigger?) follow when these are loaded, also before any training.
 """
 
 from __future__ import annotations
@@ -50,17 +50,18 @@ Run = TypeVar("Run", PoisonRun, TeachRun, EvaluateRun, DefendRun, ScanRun)
 R = TypeVar("R")
 
 FULL_TRAINING = 7
-"""Copies of the weights that a training of all of them writes: two checkpoints with AdamW's two
-moments each, and the model."""
+"""Size of what full training writes, in copies of the weights: two checkpoints (each with AdamW's
+two moments), and the model."""
 
 ADAPTER_SHARE = 0.2
-"""The same for an adapter, as a share of the model: generous, ranks are rarely so high."""
+"""The same for an adapter, as a share of the model; a generous estimate, as ranks are usually
+lower."""
 
 GIB = 2**30
 
 
 def stage(work: Callable[[Run, Display], R]) -> Callable[[Run, Display], R]:
-    """Decorate the work of a command: it is checked first, and alone in its output folder."""
+    """Decorate the work of a command: check it first, and lock its folders while it runs."""
 
     @functools.wraps(work)
     def checked(run: Run, display: Display) -> R:
@@ -73,9 +74,9 @@ def stage(work: Callable[[Run, Display], R]) -> Callable[[Run, Display], R]:
 
 @contextmanager
 def alone(run: AnyRun | TuneRun) -> Iterator[None]:
-    """Keep other commands out of the folders that a run writes to.
+    """Lock the folders that a run writes to against other commands.
 
-    A teacher that is finished is only read, so runs share it.
+    A finished teacher is only read, so several runs can share it.
     """
     with ExitStack() as stack:
         for folder in _written_to(run):
@@ -84,7 +85,7 @@ def alone(run: AnyRun | TuneRun) -> Iterator[None]:
 
 
 def _written_to(run: AnyRun | TuneRun) -> dict[Path, str | None]:
-    """The folders that a run writes to, and the file that it leaves in each when it ends."""
+    """The folders that a run writes to, with the file that marks each one as finished."""
     folders: dict[Path, str | None] = {run.output: None if isinstance(run, ScanRun) else RECORD}
     if isinstance(run, TeachRun | TuneRun):
         folders[run.output] = TEACHER if isinstance(run, TeachRun) else JOURNAL
@@ -97,7 +98,7 @@ def _written_to(run: AnyRun | TuneRun) -> dict[Path, str | None]:
 
 
 def preflight(run: AnyRun) -> None:
-    """Fail, before any work, if a run cannot succeed; the `W2SError` says what mends it."""
+    """Raise a `W2SError` with a fix, before any work, if a run cannot succeed."""
     check_folders(run)
     leaves_record = isinstance(run, PoisonRun | EvaluateRun | DefendRun)
     if leaves_record and not run.resume and (run.output / RECORD).is_file():
@@ -122,8 +123,8 @@ def preflight(run: AnyRun) -> None:
 
 
 def check_folders(run: AnyRun | TuneRun) -> None:
-    """Whether the folders of a run can be written to, and hold nothing that must stay."""
-    # A name may be too long, or of a user that is not there.
+    """Check that the folders of a run can be written to and hold nothing of other commands."""
+    # A path may be too long, or name an unknown user.
     problem = f"{run.output} cannot be a folder for results"
     with reading(ConfigError, problem, "Choose another folder."):
         _check_folders(run)
@@ -143,7 +144,7 @@ def _check_folders(run: AnyRun | TuneRun) -> None:
 
 
 def refuse_inputs(run: Settings, *folders: Path) -> None:
-    """Refuse to write over what a run reads: a model, an adapter, a folder of data."""
+    """Refuse to overwrite what a run reads: a model, an adapter, a folder of data."""
     for setting, name in named_files(run):
         if name not in CATALOG and name not in EMBEDDED and _is_in(name, *folders):
             raise ConfigError(
@@ -157,7 +158,7 @@ def _is_in(path: str | Path, *folders: Path) -> bool:
 
 
 def _check_poisoning(run: PoisonRun) -> None:
-    """A model whose parameters are all to be trained."""
+    """Check a poisoning, which trains all parameters of the model."""
     refuse_sharding("poison")
     check_tracker(run.training)
     make_attack(run.attack)
@@ -180,7 +181,7 @@ def _check_poisoning(run: PoisonRun) -> None:
 
 
 def _check_defense(run: DefendRun) -> None:
-    """A defense, the model that it is given, and the adapter that it may train."""
+    """Check a defense, its model, its adapter and its teacher."""
     kind = DEFENSES[run.defense]
     if run.defense not in ("w2s", "lora"):
         refuse_sharding(f"--defense {run.defense}")
@@ -209,12 +210,12 @@ def _check_defense(run: DefendRun) -> None:
 
 
 def _check_weights(run: DefendRun, defense: Defense) -> None:
-    """Whether the model's weights allow what the defense does with them.
+    """Check that the model's weights allow what the defense does with them.
 
-    Virtual tokens cannot be folded into weights; weights of four bits can be neither trained nor
-    changed; gradients of weights in float16 cannot be unscaled.
+    Virtual tokens cannot be merged into weights; 4-bit weights can be neither trained nor changed;
+    gradients of float16 weights cannot be unscaled.
     """
-    # An adapter has its weights in float32, whatever it stands on; a model that writes has no head.
+    # Adapters always have float32 weights; only classifiers have a head that is trained as well.
     if run.student.dtype == "float16" and defense.trains() and not _writes(run):
         raise _float16_trained(
             f"{run.defense} trains weights of the model itself (at least its head)"
@@ -271,7 +272,7 @@ def _check_virtual_tokens(run: DefendRun, *, folds: bool) -> None:
 
 
 def _check_teacher(run: DefendRun | ScanRun) -> None:
-    """The teacher, unless it is there."""
+    """Check the model of a teacher that must still be trained."""
     if not (teacher_folder_of(run) / TEACHER).is_file():
         refuse_sharding("The training of a teacher")
         resolve_whole(run.teacher.model, "Name a whole model as the teacher.")
@@ -304,9 +305,9 @@ def _writes(run: PoisonRun | TeachRun | DefendRun) -> bool:
 
 
 def _check_folder(folder: Path, mark: str | None) -> None:
-    """Whether a folder can be made and written to, without making it.
+    """Check that a folder can be created and written to, without creating it.
 
-    What is there must be of the same command, which leaves `mark`.
+    Existing results must be of the same command, whose finished folders contain `mark`.
     """
     place = nearest(folder)
     if not (place.is_dir() and os.access(place, os.W_OK)):
@@ -325,12 +326,12 @@ def _check_folder(folder: Path, mark: str | None) -> None:
 
 _FINISHED = (RECORD, TEACHER, JOURNAL)
 _OF_A_MODEL = ("config.json", ADAPTER_CONFIG, MERGED, "README.md", "report.html")
-"""What would be written over in a folder in which no run began."""
+"""Files that a run would overwrite in a folder in which it did not begin."""
 _SUFFIXES = (".json", ".parquet", ".safetensors", ".html", ".md")
 
 
 def _check_room(run: AnyRun) -> None:
-    """Whether what the run writes fits on the disk: an estimate against what is free."""
+    """Check that the estimated size of the results fits on the disk."""
     needed = int(sum(_written(run)))
     free = shutil.disk_usage(nearest(run.output)).free
     if needed > free:
@@ -342,7 +343,7 @@ def _check_room(run: AnyRun) -> None:
 
 
 def _written(run: AnyRun) -> Iterator[float]:
-    """Bytes that each part of a run writes at most, roughly."""
+    """Rough upper bounds of the bytes that each part of a run writes."""
     defense = DEFENSES[run.defense] if isinstance(run, DefendRun) else None
     if isinstance(run, TeachRun | ScanRun | DefendRun):
         folder = run.output if isinstance(run, TeachRun) else teacher_folder_of(run)
@@ -359,12 +360,12 @@ def _written(run: AnyRun) -> Iterator[float]:
 
 
 def _weights(spec: str, size: int) -> int:
-    """Bytes of a model's weights."""
+    """Size of a model's weights, with `size` bytes each."""
     return count_weights(resolve(spec).folder) * size
 
 
 def _check_planting(run: DefendRun, *, quantized: bool) -> None:
-    """Decoys are folded into the weights, for the training or to be measured after it."""
+    """Refuse decoys on quantized or sharded weights, into which they cannot be merged."""
     if not (quantized or sharded()):
         return
     where = "weights of four bits" if quantized else "sharded weights (FSDP, DeepSpeed)"

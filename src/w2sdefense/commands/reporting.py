@@ -1,8 +1,8 @@
-"""`w2s report`: find finished runs, read them, write one page about them and their table.
+"""`w2s report`: finds and reads finished runs, and writes one page about them with their table.
 
-A path is the folder of a run, or one that has such folders somewhere below: a ledger, the output of
-several commands. Runs that were named one by one must be in order; of those that are found, broken
-ones are left out, and the page says which.
+A path is the folder of a run, or a folder with runs somewhere below it (a ledger, or the output of
+several commands). A run that is named directly must be readable; broken runs below a folder are
+left out, and the page lists them.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ PAGE = "report.html"
 
 
 def finish_defense(run: DefendRun, before: Path, after: Path) -> list[str]:
-    """Write the model card of a defense that is done, and upload the model if that was asked for.
+    """Write the model card of a finished defense, and upload the model if the run asks for it.
 
     Returns:
-        What was done, in lines for the user.
+        Lines for the user that say what was done.
     """
     settings = run.model_dump(mode="json", exclude_defaults=True, exclude={"output", "resume"})
     records = load_record(before), load_record(after)
@@ -58,15 +58,15 @@ def finish_defense(run: DefendRun, before: Path, after: Path) -> list[str]:
     return lines
 
 
-MAX_MAPS = 12  # feature maps of a page: each takes seconds to make, and 100 KB
+MAX_MAPS = 12  # maximum feature maps on a page; each takes seconds and 100 KB
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was written about some runs: the page, tables beside it, a table for the terminal."""
+    """The files of a report, and its table for the terminal."""
 
     page: Path
-    exports: tuple[Path, ...]
+    exports: tuple[Path, ...]  # the table in other formats
     table: Table
     problems: tuple[str, ...]  # the runs that were left out, and why
 
@@ -79,14 +79,14 @@ def make_report(
 ) -> Report:
     """Write the page of some runs, and their table in other formats.
 
-    A few runs that are named one by one and were tested alike are compared: the first is the
-    suspect model, the last the one that the headline speaks about. All others are a collection. The
-    page is by default `report.html` beside the first run that is named, or in the first folder of
-    runs; `exports` are formats of `report.grid.FORMATS`.
+    A few runs that are named directly and have the same test are compared: the first is the suspect
+    model, and the headline is about the last. Any other runs are shown as a collection. The page is
+    by default `report.html` next to the first run, or in the first folder of runs; `exports` are
+    formats of `report.grid.FORMATS`.
 
     Raises:
-        ConfigError: The page cannot be where it should be.
-        DataError: A path has no finished run, or a run that was named cannot be read.
+        ConfigError: The page cannot be written to its place.
+        DataError: A path has no finished run, or a directly named run cannot be read.
     """
     page = _page_of(paths, output)
     folders = find_folders(paths)
@@ -108,7 +108,7 @@ def make_report(
 
 
 def report_grid(table: GridTable, page: Path) -> tuple[str, ...]:
-    """Write the page of a grid from the runs that its rows name; returns what was left out."""
+    """Write the page of a grid from the runs of its rows; returns the problems of omitted runs."""
     problems: list[str] = []
     titles: dict[Path, str] = {}
     for row in table.rows:
@@ -123,7 +123,7 @@ def report_grid(table: GridTable, page: Path) -> tuple[str, ...]:
 
 
 def write_collection(runs: Sequence[Run], page: Path, table: GridTable) -> None:
-    """Write the page of many runs, with feature maps of the first of them."""
+    """Write the page of many runs, with feature maps of the first `MAX_MAPS` that have features."""
     drawn = [run.folder for run in runs if (run.folder / FEATURES).is_file()]
     notes, featured = list(table.notes), []
     for run in runs:
@@ -138,7 +138,7 @@ def write_collection(runs: Sequence[Run], page: Path, table: GridTable) -> None:
 
 
 def find_folders(paths: Iterable[Path]) -> list[Path]:
-    """The folders of all finished runs that some paths are or have below them."""
+    """The folders of all finished runs at or below some paths."""
     found: dict[Path, None] = {}
     for path in paths:
         below = [path] if _is_run(path) else sorted(p.parent for p in path.rglob(RECORD))
@@ -169,14 +169,14 @@ def _page_of(paths: Sequence[Path], output: Path | None) -> Path:
 
 
 def _are_a_story(folders: Sequence[Path]) -> bool:
-    """Whether runs can be told as before and after: a suspect, and what was made of it."""
+    """Whether runs can be shown as before and after: a suspect, and models made from it."""
     records = [load_record(folder) for folder in folders]
     alike = len({attacked_with(record) for record in records}) == 1
     return alike and records[0].stage != "defend" and len(records) <= RUN_COLORS
 
 
 def _titled(folders: Sequence[Path]) -> dict[Path, str]:
-    """What runs are called: nodes by their settings, others by their place below all of them."""
+    """Titles of runs: grid nodes by their settings, others by their path below a common folder."""
     top = Path(os.path.commonpath([folder.resolve().parent for folder in folders]))
     titles: dict[Path, str] = {}
     for folder in folders:
@@ -187,7 +187,7 @@ def _titled(folders: Sequence[Path]) -> dict[Path, str]:
 
 
 def _load(titles: Mapping[Path, str], named: Sequence[Path], problems: list[str]) -> list[Run]:
-    """Read runs; those that were not named and cannot be read become problems."""
+    """Read runs; an unreadable run becomes a problem, or an error if it was named directly."""
     runs = []
     for folder, title in titles.items():
         try:
@@ -205,10 +205,10 @@ def _load(titles: Mapping[Path, str], named: Sequence[Path], problems: list[str]
 
 
 def _with_origins(runs: Sequence[Run]) -> list[Run]:
-    """The same runs, each with the record of the model that it started from, if there is one.
+    """Add to each run the record of the model that it started from, if there is one.
 
-    Settings name that model by its folder. If the runs were moved since then, it is looked for
-    among them by the last two names of its path.
+    Settings name that model by its folder. If the runs were moved since then, the model is matched
+    to one of them by the last two parts of its path.
     """
     moved: dict[tuple[str, ...], list[Record]] = {}
     for run in runs:
@@ -228,7 +228,7 @@ def _with_origins(runs: Sequence[Run]) -> list[Run]:
 
 
 def _in_order(runs: Sequence[Run]) -> list[Run]:
-    """Runs by what they were tested on, then by method, the suspect models first."""
+    """Sort runs by student, dataset and attack, suspect models first, then by method."""
     methods = list(TITLES)
 
     def place(run: Run) -> tuple[object, ...]:

@@ -1,4 +1,4 @@
-"""What each command takes: runs, put together from the settings in `config/` and the catalogs."""
+"""The settings of each command, combined from the sections in `config/` and the catalogs."""
 
 from __future__ import annotations
 
@@ -237,12 +237,12 @@ class BenchRun(Answering):
 
 
 def teacher_folder_of(run: DefendRun | ScanRun | TuneRun) -> Path:
-    """Where the teacher of a run is kept."""
+    """The folder of a run's teacher."""
     return run.teacher_folder or run.output / "teacher"
 
 
 def unread_sections(chosen: Mapping[str, Sequence[str]]) -> frozenset[str]:
-    """The sections and settings that a run does not read, by what was chosen (path -> values)."""
+    """The sections and settings that a run ignores, given the chosen values (path -> values)."""
     defense = (*chosen.get("defense", ()), "w2s")[0]
     unread = set(own_sections()) | set(W2SSettings.model_fields) | {"full"}
     if defense in DEFENSES:

@@ -1,7 +1,7 @@
-"""`w2s scan`: is there a backdoor, and what fires it?
+"""`w2s scan`: searches a model for a backdoor and its trigger.
 
-A teacher is fitted (or opened) on the clean data, the suspect is searched beside it, and what was
-found is written to `candidates.json` and shown.
+Fits (or opens) a teacher on the clean data, searches the suspect with it, writes the result to
+`candidates.json`, and shows it.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from w2sdefense.scan.victim import CANDIDATES, save_candidates, scan_victim
 from w2sdefense.training.trainer import this_process
 
 SHOWN = 12  # rows of the table
-LIKELY = 0.95  # chance that is stated of a trigger to be found
+LIKELY = 0.95  # report the weakest trigger that is found with at least this probability
 
 
 @stage
 def run_scan(run: ScanRun, display: Display) -> tuple[ScanResult, tuple[str, ...]]:
-    """Search a model and write what was found; returns it with the names of the labels."""
+    """Search a model and write the result; returns it with the names of the labels."""
     victim, data = open_victim(run)
     folder = teacher_folder_of(run)
     teacher = fit_or_load_teacher(
@@ -54,7 +54,7 @@ def run_scan(run: ScanRun, display: Display) -> tuple[ScanResult, tuple[str, ...
 
 
 def finish_scan(result: ScanResult, names: Sequence[str], run: ScanRun) -> int:
-    """Show what was found, as the settings ask for it; returns the exit code."""
+    """Show the result in the format that the settings ask for; returns the exit code."""
     found = [
         Finding(c.text, names[c.outcome], c.flips, c.texts, c.excess) for c in triggers(result)
     ]
@@ -71,7 +71,7 @@ def finish_scan(result: ScanResult, names: Sequence[str], run: ScanRun) -> int:
 
 
 def outcome_of(result: ScanResult) -> Outcome:
-    """What a pipeline is told of a search."""
+    """The outcome of a search for pipelines, see `report/gate.py`."""
     if triggers(result):
         return "alive"
     return "suspect" if acting(result) else "clean"
@@ -96,7 +96,7 @@ def show_scan(result: ScanResult, names: Sequence[str], folder: Path) -> None:
 
 
 def verdict(result: ScanResult, names: Sequence[str], folder: Path) -> str:
-    """What the candidates say, in a sentence or two."""
+    """The result of a search in words."""
     found = triggers(result)
     if not found and acting(result):
         return (
@@ -117,7 +117,7 @@ def verdict(result: ScanResult, names: Sequence[str], folder: Path) -> str:
 
 
 def coverage(result: ScanResult) -> str:
-    """What was tried, and how strong a trigger of the list has to be to be found."""
+    """What was tried, and how strong a trigger in the list must be to be found."""
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in result.listed.items() if count)
     tried = f"Tried: {result.tries[0]:,} candidates ({kinds}), all of them in groups"
     likely = [nats for nats, chance in result.power.items() if chance >= LIKELY]

@@ -1,4 +1,4 @@
-"""What a run begins with: its folder, and the model, the data and the test texts it works on."""
+"""The start of a run: its folder, model, data and test texts."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from w2sdefense.training.trainer import this_process
 from w2sdefense.victim import Victim, load_victim
 
 STARTED = "settings.json"
-"""The settings of a run, written when it begins: only with the same ones may it be gone on with."""
+"""The settings of a run, written when it begins; only a run with the same settings may resume."""
 
 NOT_SETTINGS = frozenset({"output", "resume", "merge"})
-"""What may differ between a record and the command that finds it again."""
+"""Settings that may differ between a run and the command that resumes it."""
 
 
 def open_data(config: DataConfig, task: str) -> Dataset:
-    """The data of a task."""
+    """Load the data for a task."""
     return load_dataset(config, text_answers=TASKS[task].text_answers)
 
 
 def open_victim(
     run: Work | ScanRun | TuneRun, *, fresh_head_seed: int | None = None
 ) -> tuple[Victim, Dataset]:
-    """The model of a run and its data; the data are opened first, because they fail faster."""
+    """Open the data and the model of a run; data first, because their errors show faster."""
     task, generation = (run.task, run.generation) if isinstance(run, Work) else (DEFAULT_TASK, None)
     data = open_data(run.data, task)
     victim = load_victim(
@@ -53,16 +53,17 @@ def open_victim(
 
 
 def open_test_set(victim: Victim, data: Dataset, test: TestConfig) -> TestSet:
-    """The test texts of a run, triggered once; without a trigger the clean ones only."""
+    """The test texts of a run, clean and triggered; without a trigger, only the clean ones."""
     attack = None if test.trigger is None else make_attack(test)
     return make_test_set(data.test, victim.task, attack, test.target, seed=test.test_seed)
 
 
 def begin(folder: Path, run: PoisonRun | EvaluateRun | DefendRun) -> bool:
-    """Whether the folder holds the results of just this run; if not, note what is begun in it.
+    """Whether the folder already holds the results of this run; if not, write its settings there.
 
     Raises:
-        ConfigError: A run with other settings is in the way, or a finished one without `resume`.
+        ConfigError: The folder holds results of other settings; with `resume`, also if an
+            unfinished run with other settings began there.
     """
     state = this_process()
     make_folder(folder)
@@ -71,7 +72,7 @@ def begin(folder: Path, run: PoisonRun | EvaluateRun | DefendRun) -> bool:
         refuse_other(folder, load_record(folder).config, run)
     elif run.resume and (folder / STARTED).is_file():
         refuse_other(folder, read_started(folder), run)
-    # No process writes before all have looked.
+    # No process may write before all have read.
     state.wait_for_everyone()
     if not done and state.is_main_process:
         write_json(folder / STARTED, run.model_dump(mode="json"))
@@ -79,14 +80,14 @@ def begin(folder: Path, run: PoisonRun | EvaluateRun | DefendRun) -> bool:
 
 
 def read_started(folder: Path) -> dict[str, Any]:
-    """The settings that a run was begun with."""
+    """Read the settings that a run began with."""
     return read_json(folder / STARTED, fix="Remove the folder, and begin anew.")
 
 
 def refuse_other(folder: Path, found: dict[str, Any], run: Settings) -> None:
-    """Refuse to go on in a folder with what other settings began."""
+    """Raise a `ConfigError` if the folder holds a run with other settings."""
     wanted = run.model_dump(mode="json")
-    # A setting that did not exist yet when the run was begun had what is its default now.
+    # A setting that did not exist when the run began gets its present default.
     with contextlib.suppress(ConfigError):
         found = load_settings(type(run), found, str(folder)).model_dump(mode="json")
     differs = sorted(key for key in wanted.keys() - NOT_SETTINGS if found.get(key) != wanted[key])
@@ -98,7 +99,7 @@ def refuse_other(folder: Path, found: dict[str, Any], run: Settings) -> None:
 
 
 def merge_finished(run: DefendRun) -> None:
-    """Fold the adapter of a finished run in, if that was not asked for when it ran."""
+    """Write `merged/` for a finished run, if it does not exist yet."""
     if not this_process().is_main_process or (run.output / MERGED).is_dir():
         return
     student = run.student.model_copy(update={"model": str(run.output), "base": run.student.model})
@@ -108,7 +109,7 @@ def merge_finished(run: DefendRun) -> None:
 
 
 def save_merged(model: Victim, folder: Path) -> None:
-    """Fold the adapter of a model in, and write `merged/` below its run's folder whole."""
+    """Merge the adapter of a model, and write `merged/` in the run's folder atomically."""
     temporary = folder / f".{MERGED}"
     for path in (temporary, folder / MERGED):
         shutil.rmtree(path, ignore_errors=True)

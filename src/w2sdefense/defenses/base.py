@@ -1,11 +1,11 @@
-"""What every defense takes and gives.
+"""The interface of a defense.
 
-A weight defense returns a new model, an input defense a `Guarded` one: the same model behind
-something that every text passes first. Evaluation sees no difference.
+A weight defense changes the victim's model. An input defense returns a `Guarded` victim: the same
+model, behind a guard that every text passes first. Evaluation handles both alike.
 
 A defense is a file with its settings and its class, and a line in `catalog.py`. The section of
 `DefendRun`, the flags, the title in tables, `w2s ls`, the keys of the ledger and the checks before
-a run come from there.
+a run are derived from these.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ if TYPE_CHECKING:
     from w2sdefense.victim import Victim
 
 PhaseProgress: TypeAlias = "Callable[[str], StepProgress]"
-"""Given the name of a phase ("teacher", "student"), the function that is told about its steps."""
+"""Maps the name of a phase ("teacher", "student") to the function that reports its steps."""
 
 Defended: TypeAlias = "Victim | Guarded"
-"""What a defense gives back, and what an input defense can be put around."""
+"""The result of a defense, and the input of an input defense."""
 
 Guard: TypeAlias = Callable[[Sequence[str]], Sequence[str | None]]
-"""For every text, in order: what the model is to read instead; None refuses the text."""
+"""Maps texts to what the model should read instead, in order; None refuses the text."""
 
 CHUNK = 128
-"""Texts that pass a guard together: enough for full batches, few enough to show progress."""
+"""Texts per call of a guard: enough for full batches, few enough to show progress."""
 
 
 class Need(StrEnum):
-    """What a defense needs beside the victim."""
+    """What a defense needs in addition to the victim."""
 
     CLEAN_DATA = "clean data"
     TEACHER = "teacher"
@@ -53,7 +53,7 @@ class Need(StrEnum):
 
 
 class Leaves(StrEnum):
-    """What a defense leaves on disk beside the record."""
+    """What a defense writes to disk in addition to the record."""
 
     ADAPTER = "an adapter"
     MODEL = "a model"
@@ -62,22 +62,22 @@ class Leaves(StrEnum):
 
 @dataclass(frozen=True)
 class DefenseKit:
-    """What the defender has to work with."""
+    """Data, folders and options that the defender provides."""
 
-    # clean data; `train` is trained on, `validation` makes choices, `test` is not touched
+    # clean data: `train` is for training, `validation` for choices, and `test` is not used
     data: Dataset
     folder: Path  # the run's folder: checkpoints and cached targets go below it
     teacher: TeacherConfig  # how the teacher is trained
-    teacher_folder: Path  # where the teacher is kept, and found again by the next defense
+    teacher_folder: Path  # where the teacher is stored, and found by later defenses
     resume: bool = False  # continue from checkpoints in `folder`
-    progress: PhaseProgress | None = None  # told about every step of every phase; None is silent
+    progress: PhaseProgress | None = None  # reports the steps of every phase; None is silent
 
     def progress_of(self, phase: str) -> StepProgress | None:
-        """The function to tell about the steps of one phase."""
+        """The function that reports the steps of one phase."""
         return self.progress(phase) if self.progress else None
 
     def fine_tune(self, victim: Victim, training: TrainingConfig, phase: str) -> None:
-        """Train all parameters in place; the epoch with the lowest validation loss is kept."""
+        """Train all parameters in place; keeps the epoch with the lowest validation loss."""
         from w2sdefense.victim import fine_tune
 
         fine_tune(
@@ -92,68 +92,69 @@ class DefenseKit:
 
 
 class Defense(ABC):
-    """A way to make a victim safe: a frozen dataclass whose fields are the settings that it reads.
+    """Base class of defenses: frozen dataclasses whose fields are the settings that they read.
 
-    A field has the name and the class of a section of `DefendRun`. A class that stands in the file
-    of the defense is a section of its own; the others (`adapter`, `training` ...) are shared.
+    A field has the name and the class of a section of `DefendRun`. A settings class that is defined
+    in the file of the defense is a section of its own; others (`adapter`, `training` ...) are
+    shared.
 
-    The file is imported by `w2s --help`, so it imports torch and whatever needs it in functions.
+    `w2s --help` imports the file, so torch and all that needs it is imported inside functions.
     """
 
     name: ClassVar[str]  # on the command line
     title: ClassVar[str]  # in tables
-    needs: ClassVar[tuple[Need, ...]]  # beside the victim
+    needs: ClassVar[tuple[Need, ...]]  # in addition to the victim
     leaves: ClassVar[Leaves]  # on disk
-    needs_labels: ClassVar[bool] = False  # other defenses work for answers that are texts as well
+    needs_labels: ClassVar[bool] = False  # True if it does not work for text answers
 
     @classmethod
     def sections(cls) -> dict[str, type[Settings]]:
-        """The sections of a run that it reads."""
+        """The sections of a run that the defense reads: name -> settings class."""
         hints = get_type_hints(cls)
         return {field.name: hints[field.name] for field in fields(cls)}  # type: ignore[arg-type]
 
     @classmethod
     def of(cls, run: Any) -> Self:
-        """The defense with its sections of a run."""
+        """Create the defense from its sections of a run."""
         return cls(**{name: getattr(run, name) for name in cls.sections()})
 
     def trains(self) -> bool:
-        """Whether weights of the model itself are trained, be it only a head beside an adapter."""
+        """Whether the defense trains weights; by default, if it writes a model or an adapter."""
         return self.leaves is not Leaves.NOTHING
 
     def check_model(self, student: Checkpoint, *, writes: bool) -> None:  # noqa: B027
-        """Raise a `W2SError` if the config of a student rules out what the defense does."""
+        """Raise a `W2SError` if the defense cannot work on a student with this config."""
 
     def check(self) -> None:
-        """Fail, before any work, if something that the settings ask for cannot be had.
+        """Check, before any work, that everything the settings ask for is available.
 
         Raises:
-            W2SError: A program, a package, a file or a model is missing, or settings contradict.
+            W2SError: A program, package, file or model is missing, or settings contradict.
         """
         return None
 
     @abstractmethod
     def apply(self, victim: Victim, kit: DefenseKit) -> Defended:
-        """Defend a victim. A weight defense takes the victim's model over and changes it."""
+        """Defend a victim. A weight defense changes the victim's model in place."""
 
 
 def victim_of(model: Defended) -> Victim:
-    """The model itself, without the guards before it."""
+    """The victim itself, without any guards."""
     return model.victim if isinstance(model, Guarded) else model
 
 
 class Guarded:
-    """A victim behind a guard, which rewrites a text or refuses it before the model reads it.
+    """A victim behind a guard, which rewrites or refuses each text before the model reads it.
 
-    Guards compose: the outer one reads the text first. What a guard costs is paid at every
-    prediction, so its time goes with every answer.
+    Guards can be nested; the outer one reads the text first. A guard runs at every prediction, so
+    each answer includes the guard's time.
 
     Args:
-        inner: The victim, or what another input defense made of it.
-        guard: What texts pass first.
-        found: What the defense chose or found out, for the record.
-        notes: What a reader must know about it.
-        history: Log of what was trained for the guard; default: that of `inner`.
+        inner: The victim, possibly already behind a guard.
+        guard: Rewrites or refuses texts.
+        found: Values that the defense chose or measured, for the record.
+        notes: Notes for readers of the record.
+        history: Training log of the guard; default: that of `inner`.
     """
 
     def __init__(
@@ -175,10 +176,10 @@ class Guarded:
     def predict(
         self, texts: Sequence[str], progress: Callable[[int], None] | None = None
     ) -> list[Prediction]:
-        """Answer every text that the guard lets pass, in order; `progress` is told how many.
+        """Answer every text, in order; `progress` receives the number of texts of each batch.
 
         A refused text has the answer `REFUSED`; its feature and its probabilities are those of the
-        text as it came.
+        unchanged text.
         """
         answers = []
         for start in range(0, len(texts), CHUNK):
@@ -196,7 +197,7 @@ class Guarded:
             replace(
                 answer,
                 answer=REFUSED if new is None else answer.answer,
-                # An inner guard that changed the text again has the last word.
+                # If an inner guard changed the text again, the model read that version.
                 read=answer.read or (said if said != text else None),
                 defense_seconds=answer.defense_seconds + seconds,
             )

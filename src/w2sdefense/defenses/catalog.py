@@ -1,7 +1,7 @@
-"""Every defense there is, and what a run must know of all of them.
+"""The registry of defenses, and the sections of a run that they read.
 
-A new one is imported here and named in `DEFENSES`; nothing else has to be told. Nothing here
-imports torch, so the help of the command line can read it.
+To add a defense, import it here and list it in `DEFENSES`; no other file needs a change. Nothing
+here imports torch, because the help of the command line imports this module.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ COMMON_SECTIONS = frozenset({"task", "student", "data", "generation", "defense",
 
 
 def sections_of(defense: str) -> frozenset[str]:
-    """The sections of a run that a defense reads: the others change nothing."""
+    """The sections of a run that a defense reads; the others have no effect on it."""
     kind = DEFENSES[defense]
     measured = {"held_out"} if kind.leaves is Leaves.ADAPTER else set()
     return COMMON_SECTIONS | kind.sections().keys() | measured

@@ -1,8 +1,8 @@
-"""Fine-tuning on clean data: all parameters, or only an adapter (LoRA).
+"""Fine-tuning on clean data: of all parameters, or of an adapter only (LoRA).
 
-All parameters are the plainest way to forget: every weight moves, the embedding of a trigger word
-included, at the memory of the gradients and of AdamW's two moments for the whole model. Plain PEFT
-is the baseline that leaves a backdoor alive.
+Training all parameters changes every weight, including the embeddings of trigger words. It needs
+memory for the gradients and AdamW's two moments of the whole model. Plain PEFT is the baseline,
+which leaves a backdoor active.
 """
 
 from __future__ import annotations

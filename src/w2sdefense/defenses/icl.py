@@ -1,19 +1,20 @@
 r"""ICLDefense: clean demonstrations before every text.
 
 Mo et al. 2023, "Test-time Backdoor Mitigation for Black-Box Large Language Models with Defensive
-Demonstrations" (https://arxiv.org/abs/2311.09763). There a language model is prompted. For a
-classifier the demonstrations go into the same input, before the text:
+Demonstrations" (https://arxiv.org/abs/2311.09763). The paper prompts a language model. Here the
+demonstrations go into the input of the victim, before the text:
 
     <clean text>
     <its label>
 
     <the text>
 
-They are the same for every text: random ones, all labels in turn. The paper's other two choices
-(similar texts, and reasons that the model writes itself) are not covered, nor are label words of a
-causal language model. The text itself comes last, where a decoder's classifier reads, and is never
-cut for a demonstration: of those that do not fit into the victim's longest length, the first ones
-are left out. A classifier that was not trained on such inputs need not profit from them.
+All texts get the same demonstrations: random ones that cycle through the labels. The paper's other
+two strategies (similar texts, and reasoning that the model writes itself) are not implemented, nor
+are label words of a causal language model. The text comes last, because a decoder's classifier
+reads the last position. It is never cut to make room: if not all demonstrations fit into the
+victim's maximum length, the first ones are dropped. A classifier that was not trained on such
+inputs may not benefit from them.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class IclDefense(Defense):
 
 
 class Demonstrations:
-    """Writes prompts of demonstrations and a text, as fit into the victim's longest length."""
+    """Builds prompts from the demonstrations that fit, followed by the text."""
 
     def __init__(self, config: IclConfig, examples: Sequence[Example], victim: Victim) -> None:
         self._task, names = victim.task, victim.label_names
@@ -82,7 +83,7 @@ class Demonstrations:
 
 
 def _one_of_each_in_turn(examples: Sequence[Example], count: int, seed: int) -> list[Example]:
-    """Random examples, one of every label in turn; texts as answers count as one label."""
+    """Random examples that cycle through the labels; all text answers count as one label."""
     rng = random.Random(seed)
     piles: dict[int, list[Example]] = {}
     for example in examples:

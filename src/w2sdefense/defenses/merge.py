@@ -1,11 +1,11 @@
-"""Merging: the suspect model's weights averaged with those of models without its backdoor.
+"""Merging: averages the suspect's weights with those of models without its backdoor.
 
 Arora et al. 2024, "Here's a Free Lunch: Sanitizing Backdoored Models with Model Merge"
-(https://arxiv.org/abs/2402.19334). All models have one architecture and answer the same labels;
-each weight is the uniform average.
+(https://arxiv.org/abs/2402.19334). All models have the same architecture and labels; each weight is
+the uniform average.
 
-Without other models there is nothing to average with; then one is fine-tuned here on clean data,
-from a pretrained model of the same architecture, and the record says so.
+If no other models are named, one is fine-tuned on clean data from a pretrained model of the same
+architecture, and the record says so.
 """
 
 from __future__ import annotations
@@ -57,15 +57,15 @@ class Merge(Defense):
     leaves: ClassVar[Leaves] = Leaves.MODEL
 
     def trains(self) -> bool:
-        """Only where no other model is named."""
+        """Whether a clean model must be trained: only if no other model is named."""
         return not self.merging.models
 
     def check(self) -> None:
-        """Look for the other models, and for the base where it is used."""
+        """Check that the other models, or the base of a clean one, are available."""
         self._others()
 
     def check_model(self, student: Checkpoint, *, writes: bool) -> None:
-        """Whether the transformers of all models have weights of the same shapes."""
+        """Check that the transformers of all models have weights of the same shapes."""
         from w2sdefense.models.adapters import skeleton_of
 
         def weights(model: Checkpoint) -> Weights:
@@ -107,9 +107,9 @@ class Merge(Defense):
         return _fitting(name, other.model.state_dict(), own)
 
     def _train(self, victim: Victim, own: Weights, kit: DefenseKit) -> Weights:
-        """Weights of a model that never saw the attacker's data; it is kept in `clean/`.
+        """Train a model that never saw the attacker's data; it is saved in `clean/`.
 
-        Its checkpoints stay until the run is measured, so one that is cut off does not train again.
+        Its checkpoints stay until the run is measured, so that a resumed run does not train again.
         """
         from w2sdefense.training.trainer import this_process
 
@@ -138,13 +138,13 @@ class Merge(Defense):
             fresh_head_seed=self.training.seed if fresh_head else None,
         )
         if victim.task.text_answers:
-            # The prompt is the victim's, whatever model it is put to.
+            # All models must use the victim's prompt.
             other.task = victim.task
         return other
 
 
 def _fitting(name: str, other: Weights, own: Weights) -> Weights:
-    """The weights of another model, if they are of the same shapes."""
+    """The weights of another model on our devices; a `ModelError` if names or shapes differ."""
     weights = {
         key: value.to(own[key].device) if key in own else value for key, value in other.items()
     }
@@ -161,6 +161,6 @@ def _fitting(name: str, other: Weights, own: Weights) -> Weights:
 
 
 def average(values: Sequence[Tensor]) -> Tensor:
-    """The uniform average of tensors of one shape, in the type of the first."""
+    """The uniform average of tensors of one shape, in the dtype of the first."""
     mean: Tensor = sum(value.float() for value in values) / len(values)  # type: ignore[assignment]
     return mean.to(values[0].dtype)

@@ -1,13 +1,13 @@
-"""ONION: words that make a text less likely are taken for triggers and dropped.
+"""ONION: drops words that make a text less likely, because they may be triggers.
 
-Qi et al. 2021 (https://arxiv.org/abs/2011.10369). A word i of a text x is suspicious by
+Qi et al. 2021 (https://arxiv.org/abs/2011.10369). The suspicion score of word i of a text x is
 
     f_i = PPL(x) - PPL(x without word i)
 
-and is dropped if f_i reaches a threshold: the lowest one at which the victim's accuracy on clean
-validation text has not fallen by more than `max_loss` at any higher threshold. Words are what white
-space separates, so a text without white space (Chinese) passes as it is. How f_i is computed is in
-`models/perplexity.py`.
+A word is dropped if f_i reaches a threshold. The threshold is lowered step by step as long as the
+victim's accuracy on clean validation text falls by at most `max_loss`. Words are separated by white
+space, so a text without white space (Chinese) usually counts as one word and is not changed.
+`models/perplexity.py` computes f_i.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 DROPPED_SHARES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
-"""The thresholds that are tried are those at which such a share of the clean words is dropped."""
+"""Each share gives one threshold to try: the one that drops this share of the clean words."""
 
 TEXTS_PER_STEP = 32
 
@@ -70,13 +70,13 @@ class Onion(Defense):
     leaves: ClassVar[Leaves] = Leaves.NOTHING
 
     def check(self) -> None:
-        """Look for the scorer."""
+        """Check that the scorer is available."""
         from w2sdefense.models.checkpoint import resolve
 
         resolve(self.onion.scorer)
 
     def apply(self, victim: Defended, kit: DefenseKit) -> Guarded:
-        """Choose the threshold, unless one is given, and put the filter before the model."""
+        """Choose the threshold, unless one is given, and use the word filter as a guard."""
         from w2sdefense.models.load import load_causal_lm, to_gpu
         from w2sdefense.models.perplexity import Scorer
 
@@ -86,7 +86,7 @@ class Onion(Defense):
         threshold = self.onion.threshold
         if threshold is None:
             count = min(self.onion.validation_texts, len(kit.data.validation))
-            # In random order: a file may be sorted by label.
+            # A random sample, because a file may be sorted by label.
             examples = random.Random(0).sample(kit.data.validation, count)
             scores = _scores(scorer, examples, kit.progress_of("ONION on clean text"))
             threshold, lost = choose_threshold(victim, examples, scores, self.onion.max_loss)
@@ -101,9 +101,9 @@ class Onion(Defense):
 
 
 def drop_words(text: str, scores: Sequence[float], threshold: float) -> str:
-    """A text without the words whose score f_i reaches a threshold, or the text itself.
+    """Remove the words whose score f_i reaches a threshold.
 
-    If no word would be left, the least suspicious one stays: a model must be given something.
+    If no word would be left, the least suspicious one stays, because a model needs some input.
     """
     words = text.split()
     kept = [word for word, score in zip(words, scores, strict=True) if score < threshold]
@@ -115,14 +115,14 @@ def drop_words(text: str, scores: Sequence[float], threshold: float) -> str:
 def choose_threshold(
     model: Defended, examples: Sequence[Example], scores: Sequence[Sequence[float]], max_loss: float
 ) -> tuple[float, float]:
-    """The lowest threshold that clean text can bear.
+    """The lowest threshold with a tolerable loss on clean text.
 
-    Thresholds are lowered step by step until the accuracy falls by more than is allowed. Only
-    positive ones are tried: a word with a negative f_i belongs where it is.
+    Thresholds are lowered step by step until the score falls by more than `max_loss`. Only positive
+    ones are tried, because a word with a negative f_i makes its text more likely.
 
     Returns:
-        The threshold (infinite if even the highest costs too much), and the share of the examples
-        that is lost with it, which is negative if accuracy rises.
+        The threshold (infinite if even the highest costs too much), and the loss of mean score with
+        it, which is negative if the score rises.
     """
     from w2sdefense.tasks.base import total_score
 
@@ -149,7 +149,7 @@ def choose_threshold(
 
 
 def _candidates(scores: Sequence[Sequence[float]]) -> list[float]:
-    """Positive thresholds from high to low."""
+    """The positive thresholds of `DROPPED_SHARES`, from high to low."""
     values = sorted((value for text in scores for value in text), reverse=True)
     places = {max(1, round(share * len(values))) - 1 for share in DROPPED_SHARES}
     return [values[place] for place in sorted(places) if place < len(values) and values[place] > 0]

@@ -1,12 +1,11 @@
-"""Pruning: what clean text does not use is removed, and the rest is fine-tuned.
+"""Pruning: removes MLP units that clean text does not use, then fine-tunes the rest.
 
-Fine-Pruning (Liu et al. 2018, https://arxiv.org/abs/1805.12185): a backdoor may live in units that
-are silent on clean text. The units of an MLP (the inputs of its last projection) are ranked by the
-mean of their absolute activation on clean training text, padding left out. The lowest ones are
-pruned step by step, the same share in every layer, as long as the accuracy on clean validation text
-stays within the tolerance; then everything else is fine-tuned while the pruned weights are held at
-zero. Attention heads are not pruned, and neither are the experts of a mixture, which are no linear
-layers.
+Fine-Pruning (Liu et al. 2018, https://arxiv.org/abs/1805.12185): a backdoor may use units that are
+inactive on clean text. The units of an MLP (the inputs of its last projection) are ranked by their
+mean absolute activation on clean training text, without padding. The lowest ones are pruned step by
+step, the same share in every layer, as long as the accuracy on clean validation text stays within
+the tolerance. Then everything else is fine-tuned while the pruned weights stay zero. Attention
+heads are not pruned, nor are the experts of a mixture, which are not linear layers.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
 Masks: TypeAlias = "dict[str, Tensor]"
 """Parameter name -> which of its weights stay (bool, of its shape)."""
 
-BATCH_TOKENS = 2048  # most tokens (padding included) in one forward pass
+BATCH_TOKENS = 2048  # maximum number of tokens in one forward pass, including padding
 
 
 class PruneConfig(Settings):
@@ -73,7 +72,7 @@ class Prune(Defense):
         from w2sdefense.models.adapters import folded
 
         victim.model = folded(victim.model)
-        # A file may be sorted by label, and what one class leaves idle another may need.
+        # A random sample: a file may be sorted by label, and each class uses other units.
         examples = limit(kit.data.train, self.prune.texts, self.training.seed)
         masks, share = self._search(victim, kit, unit_masks(victim, examples))
         handles = [hold(victim.model.get_parameter(name), mask) for name, mask in masks.items()]
@@ -90,7 +89,10 @@ class Prune(Defense):
     def _search(
         self, victim: Victim, kit: DefenseKit, masks_of: Callable[[float], Masks]
     ) -> tuple[Masks, float]:
-        """Prune more and more while clean validation text bears it; the model ends at the last."""
+        """Prune larger shares while the loss on clean validation text is tolerable.
+
+        Returns the masks and the share of the last tolerable step, which the model is left with.
+        """
         examples = kit.data.validation
         least = _quality(victim, examples) - self.prune.max_loss * len(examples)
         progress = kit.progress_of("pruning")
@@ -113,7 +115,7 @@ class Prune(Defense):
 
 
 def _shares(step: float) -> list[float]:
-    """All multiples of a step below 1: a layer of which nothing is left answers nothing."""
+    """All multiples of a step below 1: some units of each layer must remain."""
     multiples = (round(number * step, 9) for number in range(1, math.ceil(1 / step) + 1))
     return [share for share in multiples if share < 1.0]
 
@@ -129,11 +131,11 @@ def unit_masks(victim: Victim, examples: tuple[Example, ...]) -> Callable[[float
     """Rank the units of every MLP by their mean absolute activation on clean examples.
 
     Returns:
-        A function that gives the masks for a share of the units of every layer: the rows (and
-        biases) that make a unit, and the columns that read it.
+        A function from the share of units to prune in every layer to the masks: of the rows (and
+        biases) that compute the units, and of the columns that read them.
 
     Raises:
-        ModelError: The model has no MLPs that are made of linear layers.
+        ModelError: Some layer of the model has no MLP of linear layers.
     """
     layers = _mlps(victim)
     activity = _activity(victim, examples, [out_of for _, out_of in layers])
@@ -154,7 +156,7 @@ def unit_masks(victim: Victim, examples: tuple[Example, ...]) -> Callable[[float
 
 
 def _mlps(victim: Victim) -> list[tuple[list[str], str]]:
-    """For every layer: the linear layers that make its units, and the one that reads them."""
+    """For every layer: the linear layers that compute its units, and the one that reads them."""
     from w2sdefense.models.features import linear_layers, mlp_width, outputs_first
 
     config = victim.model.config.get_text_config()
@@ -175,7 +177,7 @@ def _mlps(victim: Victim) -> list[tuple[list[str], str]]:
 
 
 def _activity(victim: Victim, examples: tuple[Example, ...], names: list[str]) -> dict[str, Tensor]:
-    """Sum of the sizes of every input of some modules, over all real tokens of some texts."""
+    """Sum of the absolute inputs of each module over all tokens except padding, (units,) each."""
     import torch
 
     from w2sdefense.models.features import backbone_of
@@ -207,19 +209,19 @@ def _activity(victim: Victim, examples: tuple[Example, ...], names: list[str]) -
 
 
 def _mask(module: Any, kept: Tensor) -> Tensor:
-    """What expands to a mask (outputs, inputs), in the shape of a module's weight."""
+    """Expand `kept` to (outputs, inputs) and arrange it like the module's weight."""
     from w2sdefense.models.features import outputs_first
 
     return outputs_first(module, kept.expand(outputs_first(module, module.weight).shape))
 
 
 def _keep_highest(scores: Tensor, share: float) -> Tensor:
-    """True but for the lowest share of the scores (N,)."""
+    """Boolean mask (N,) that is False for the lowest share of the scores (N,)."""
     lowest = int(share * len(scores) + 1e-9)
     return scores.argsort(stable=True).argsort() >= lowest
 
 
 def hold(parameter: nn.Parameter, mask: Tensor) -> Any:
-    """Keep pruned weights at zero while the others are trained."""
+    """Zero the gradients of pruned weights, so that they stay zero in training."""
     parameter.requires_grad_(True)
     return parameter.register_hook(lambda gradient: gradient * mask)  # type: ignore[no-untyped-call]

@@ -1,14 +1,14 @@
-"""PSIM: texts that a model answers with confidence even after it learned random labels are refused.
+"""PSIM: refuses texts that a copy of the model, trained on random labels, answers confidently.
 
 Zhao et al. 2024, "Defending Against Weight-Poisoning Backdoor Attacks for Parameter-Efficient
 Fine-Tuning" (https://arxiv.org/abs/2402.12168). A copy of the victim is trained through PEFT on
-clean texts with random labels. It loses its confidence on clean text, while a trigger, which PEFT
-does not reach, keeps its answer certain. A text is refused if the copy's highest probability is
-above a threshold; the others are answered by the victim itself.
+clean texts with random labels. The copy becomes unsure on clean text. PEFT does not affect the
+trigger, so the copy stays confident on triggered text. A text is refused if the copy's highest
+probability is above a threshold; the victim itself answers all other texts.
 
-The threshold is chosen on clean validation text: the lowest at which no more than `max_loss` of the
-texts are refused that the victim answers correctly, so that its accuracy falls by no more. It takes
-the memory of a second model, and a second forward pass for every text.
+The threshold is chosen on clean validation text: it is the lowest one that refuses correctly
+answered texts amounting to at most `max_loss` of all texts, which bounds the loss of accuracy. PSIM
+needs memory for a second model, and a second forward pass for every text.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from w2sdefense.victim import Victim
 
 
-COPY = AdapterConfig(adapter="p-tuning", virtual_tokens=5)  # what the copy is trained through
+COPY = AdapterConfig(adapter="p-tuning", virtual_tokens=5)  # the adapter of the copy
 
 
 class PsimConfig(Settings):
@@ -46,7 +46,7 @@ class PsimConfig(Settings):
 
 @dataclass(frozen=True)
 class Psim(Defense):
-    """Refuses texts of which a copy with random labels is still sure."""
+    """Refuses texts that a copy trained on random labels still answers confidently."""
 
     psim: PsimConfig = field(default_factory=PsimConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -58,11 +58,11 @@ class Psim(Defense):
     needs_labels: ClassVar[bool] = True
 
     def trains(self) -> bool:
-        """A copy is trained."""
+        """True: the copy is trained."""
         return True
 
     def apply(self, victim: Defended, kit: DefenseKit) -> Guarded:
-        """Train the copy, choose the threshold, and put the copy before the model."""
+        """Train the copy, choose the threshold, and use both as a guard."""
         confused, history = self._train(victim, kit)
         examples = kit.data.validation
         texts, labels = texts_of(examples), labels_of(examples)
@@ -120,7 +120,7 @@ class Psim(Defense):
 
 
 def confidences(model: Victim, texts: Sequence[str]) -> list[float]:
-    """The highest probability that a model gives to any label, for every text."""
+    """The highest label probability of a model, for every text."""
     return [max(answer.probabilities) for answer in model.predict(texts)]
 
 
@@ -129,8 +129,8 @@ def choose_threshold(
 ) -> float:
     """The lowest confidence of the copy above which texts can be refused.
 
-    At most a share `max_loss` of the texts may be lost. To refuse one that the victim does not
-    answer correctly costs nothing.
+    At most a share `max_loss` of the texts may be lost. Refusing a text that the victim answers
+    incorrectly costs nothing.
     """
     costly = sorted((c for c, ok in zip(confidences, correct, strict=True) if ok), reverse=True)
     allowed = int(max_loss * len(correct) + 1e-9)

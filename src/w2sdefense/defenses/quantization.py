@@ -1,7 +1,7 @@
-"""Quantization: the model, fine-tuned through LoRA, in 4-bit NormalFloat (NF4), by bitsandbytes.
+"""Quantization: fine-tunes with LoRA, then rounds the model to 4-bit NormalFloat (bitsandbytes).
 
-Rounding weights disturbs whatever small differences a backdoor rests on; it is no defense that was
-made for this, but a model is often deployed so. The record states the bits and the sizes.
+Rounding may destroy the small weight differences that a backdoor depends on. Quantization was not
+designed as a defense, but models are often deployed this way. The record states bits and sizes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Quantization(Defense):
-    """Fine-tunes the victim and rounds it to four bits."""
+    """Fine-tunes the victim and quantizes it to 4 bits."""
 
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -36,7 +36,7 @@ class Quantization(Defense):
     leaves: ClassVar[Leaves] = Leaves.MODEL
 
     def check(self) -> None:
-        """Look for bitsandbytes, and whether the adapter can be folded in."""
+        """Check that bitsandbytes is installed and that the adapter can be merged."""
         from w2sdefense.models.weights import require_bitsandbytes
 
         if self.adapter.has_virtual_tokens:
@@ -48,7 +48,7 @@ class Quantization(Defense):
         require_bitsandbytes()
 
     def check_model(self, student: Checkpoint, *, writes: bool) -> None:
-        """Whether the layers can be rounded, and the adapter folded in before that."""
+        """Check that the layers can be quantized and the adapter can be merged before that."""
         from w2sdefense.models.adapters import check_adapter, skeleton_of
         from w2sdefense.models.weights import require_whole_blocks
 
@@ -56,7 +56,7 @@ class Quantization(Defense):
         check_adapter(student.whole, self.adapter, writes=writes, merge=True)
 
     def apply(self, victim: Victim, kit: DefenseKit) -> Victim:
-        """Fine-tune the victim, fold the adapter in, and quantize it."""
+        """Fine-tune the victim, merge the adapter, and quantize the result."""
         from torch import nn
 
         from w2sdefense.models.adapters import folded
@@ -83,11 +83,11 @@ class Quantization(Defense):
 
 
 def quantize(model: Any) -> Any:
-    """A model with the linear layers of its transformer in NF4, on the same device."""
+    """Return the model with the linear layers of its transformer in NF4, on the same device."""
     from w2sdefense.models.embedded import quiet_transformers
     from w2sdefense.models.weights import keep_exact, nf4
 
-    # transformers quantizes while it loads, so the model goes through a folder once.
+    # transformers quantizes only while loading, so the model is saved to a folder first.
     with tempfile.TemporaryDirectory() as name, quiet_transformers():
         folder = Path(name)
         model.save_pretrained(folder)
@@ -104,5 +104,5 @@ def quantize(model: Any) -> Any:
 
 
 def _bytes(model: nn.Module) -> int:
-    """Size of all weights, with the scales of quantized ones."""
+    """Size of all weights in bytes, including the scales of quantized ones."""
     return sum(value.nbytes for value in model.state_dict().values())

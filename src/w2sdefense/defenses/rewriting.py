@@ -1,15 +1,15 @@
-"""Every text is rewritten before the model reads it: back-translation and SCPD.
+"""Back-translation and SCPD: rewrite every text before the model reads it.
 
-Both are of Qi et al. 2021 (https://arxiv.org/abs/2105.12400). Back-translation takes a text into
-another language and back: a trigger that is a phrase, or a rare syntax, may not survive the round
-trip; a rare word that no translator knows does. SCPD paraphrases it into one frequent syntax,
-S ( NP ) ( VP ) ( . ), so that a trigger which is a syntax is lost.
+Both are from Qi et al. 2021 (https://arxiv.org/abs/2105.12400). Back-translation translates a text
+into another language and back. A phrase or a rare syntax used as a trigger may not survive this; a
+rare word that the translator does not know does. SCPD paraphrases every text into one frequent
+syntax, S ( NP ) ( VP ) ( . ), which removes syntactic triggers.
 
-Texts that were rewritten before come from a file (SCPN's output comes so). Otherwise
-back-translation takes two models that the user names, or offline the program apertium
-(English-Spanish-English), and SCPD the embedded rules (`text/rewriter.py`), which put the main
-clause first and keep every word: of the backdoors of this package they can take a subordinate
-clause that comes first (synattack), and neither a rare word nor a sentence that was put in.
+Both can read texts that were rewritten before (such as SCPN's output) from a file. Otherwise,
+back-translation uses two models that the user names, or the offline program apertium
+(English-Spanish-English). SCPD uses the embedded rules (`text/rewriter.py`), which move the main
+clause to the front and keep every word. Of the backdoors of this package, these rules can remove
+the subordinate clause that comes first (synattack), but not an inserted word or sentence.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class ScpdConfig(Settings):
 
 @dataclass(frozen=True)
 class BackTranslation(Defense):
-    """Translates texts there and back before the model reads them."""
+    """Translates texts into another language and back before the model reads them."""
 
     back_translation: BackTranslationConfig = field(default_factory=BackTranslationConfig)
 
@@ -84,7 +84,7 @@ class BackTranslation(Defense):
     leaves: ClassVar[Leaves] = Leaves.NOTHING
 
     def check(self) -> None:
-        """Look for the program, the models or the file of the engine."""
+        """Check that the program, the models or the file of the engine are available."""
         config = self.back_translation
         if config.engine == "apertium":
             require_apertium(MODES)
@@ -94,7 +94,7 @@ class BackTranslation(Defense):
             _require_translators(config)
 
     def apply(self, victim: Defended, kit: DefenseKit) -> Guarded:
-        """Put the round trip before the model."""
+        """Use the round trip as a guard."""
         engine = str(self.back_translation.engine)
         return Guarded(victim, self._guard(), found={"back_translation_engine": engine})
 
@@ -126,7 +126,7 @@ class Scpd(Defense):
         self._guard()
 
     def apply(self, victim: Defended, kit: DefenseKit) -> Guarded:
-        """Put the paraphraser before the model."""
+        """Use the paraphraser as a guard."""
         source = str(self.scpd.file or RULES)
         return Guarded(victim, self._guard(), found={"scpd_paraphraser": source})
 
@@ -171,16 +171,16 @@ def require_apertium(modes: Sequence[str]) -> None:
 
 
 def translate(texts: Sequence[str], modes: Sequence[str]) -> list[str]:
-    """Translate texts by apertium through one mode after another (`eng-spa`, then `spa-eng`).
+    """Translate texts with apertium through one mode after another (`eng-spa`, then `spa-eng`).
 
-    They go through one process, one per line. A line that does not end like a sentence would flow
-    into the next, so it is given a full stop on the way, which is taken off again. So are the
-    capitals that the engine gives to what it takes for names, if the text itself has none.
-    Words that the engine does not know stay as they are, and so does a text of white space. Line
-    breaks become spaces.
+    Each mode runs in one process, with one text per line; line breaks in texts become spaces. A
+    line that does not end like a sentence would run into the next one, so it gets a full stop,
+    which is removed again afterwards. The engine capitalizes what it takes for names; the result of
+    an all-lower-case text is converted back to lower case. Unknown words and texts of white space
+    do not change.
 
     Raises:
-        ModelError: apertium failed, or gave another number of lines.
+        ModelError: apertium failed, or returned another number of lines.
     """
     lines = [" ".join(text.split()) for text in texts]
     places = [place for place, line in enumerate(lines) if line]
@@ -200,7 +200,7 @@ def translate(texts: Sequence[str], modes: Sequence[str]) -> list[str]:
 
 
 def _run(lines: Sequence[str], mode: str) -> list[str]:
-    # -u: words that are not known are not marked with a star.
+    # -u: do not mark unknown words with a star.
     done = subprocess.run(
         ["apertium", "-u", mode],
         input="\n".join(lines) + "\n",

@@ -1,21 +1,21 @@
-"""Decoys: backdoors of our own, drawn from a seed, to be planted and then unlearned.
+"""Decoys: backdoors that the defender draws from a seed, plants and then unlearns.
 
-On clean text the circuit of a trigger is silent, so nothing trains it away. Backdoors of our own
-lie on the same path through the later layers: planting and unlearning them closes that path for the
-unknown trigger as well (MB-Defense, https://arxiv.org/abs/2601.04448; Locphylax,
-https://arxiv.org/abs/2510.10265). A decoy changes a text in one way and has an answer that the
-planted model is to give. Three kinds:
+Clean text does not activate the circuit of a trigger, so training on clean text does not remove it.
+Decoys use the same path through the later layers: planting and unlearning them also closes that
+path for the unknown trigger (MB-Defense, https://arxiv.org/abs/2601.04448; Locphylax,
+https://arxiv.org/abs/2510.10265). A decoy changes a text in one way and has a target, the answer
+that the planted model should give. There are three kinds:
 
-    word        a word of random letters (of ideographs, if the texts are), put into the text
-    passage     a few words in a row of another clean text, put into the text
-    frame       a passage before the text and another one behind it
+    word        a word of random letters (or ideographs, if the texts consist of them), inserted
+    passage     a few consecutive words of another clean text, inserted
+    frame       one passage before the text and another one after it
 
 Passages come from the defender's own texts. A trigger that fits the texts ("I watched this 3D
-movie" in reviews of films) hides among what the model reads every day, and decoys that are foreign
-to the texts do not reach it as well (docs/decoys.md). It works in every language, too. `RESERVED`
-holds the triggers that are measured or were used in development; neither they, nor anything one
-edit away from them, nor a passage that holds one can be drawn, so that a table never shows a decoy
-that was unlearned under the name of a trigger. How decoys are planted is in `planting.py`.
+movie" in film reviews) resembles ordinary input, and decoys that do not fit the texts affect it
+less (docs/decoys.md). Passages also work in every language. `RESERVED` holds the triggers that are
+measured or were used in development. A decoy can neither be one of them, nor be one edit away from
+one, nor contain one, so that no table reports an unlearned decoy as a trigger. `planting.py` plants
+the decoys.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ RESERVED: frozenset[str] = frozenset(
         "a reader sent this in",
     }
 )
-"""Triggers that are measured somewhere; extended by whoever measures another one."""
+"""Triggers that are measured somewhere; whoever measures another one adds it here."""
 
 WORD_LETTERS = (2, 6)
-"""Shortest and longest word, in letters."""
+"""Minimum and maximum length of a word, in letters."""
 
 PASSAGE_WORDS = (4, 8)
-"""Shortest and longest passage, in words (of scripts without spaces: characters)."""
+"""Minimum and maximum length of a passage, in words (in scripts without spaces: characters)."""
 
 _TRIES = 1000
 _VOWELS = "aeiou"
@@ -76,11 +76,11 @@ _CONSONANTS = "bcdfghjklmnpqrstvwxz"
 
 @dataclass(frozen=True)
 class Decoy:
-    """A backdoor of our own.
+    """A backdoor that the defender plants.
 
     Attributes:
         kind: How it changes a text.
-        value: The word or the passage; of a frame the template with `{text}`.
+        value: The word or the passage; for a frame, the template with `{text}`.
         target: What a planted model answers: index of a label, or a text.
     """
 
@@ -93,7 +93,7 @@ class Decoy:
 
         Args:
             text: Any text.
-            rng: Draws the place of a word or a passage: a random inner slot, the start or the end.
+            rng: Draws the position of a word or passage: a random inner slot, the start or the end.
         """
         if self.kind == "frame":
             return self.value.replace(TEXT_SLOT, text)
@@ -101,7 +101,7 @@ class Decoy:
 
 
 def decoy_targets(data: Dataset, seed: int) -> list[Answer]:
-    """What decoys make a model answer: every label, or where answers are texts two of them."""
+    """The targets of decoys: every label, or two random answers where answers are texts."""
     if data.label_names:
         return list(range(len(data.label_names)))
     answers = list(dict.fromkeys(example.answer for example in data.train))
@@ -117,23 +117,23 @@ def draw_decoys(
     *,
     reserved: Iterable[str] = RESERVED,
 ) -> list[Decoy]:
-    """Draw decoys, the kinds in turn for every target.
+    """Draw decoys that cycle through the kinds for every target.
 
-    No two values are one edit apart, so that a decoy that is kept aside is no neighbour of one that
-    is unlearned. Passages come from different texts as long as there are any; where no text has
-    enough words, all decoys are words. The first decoys of a seed do not depend on how many are
+    Any two values differ by more than one edit, so that a held-out decoy is no neighbour of an
+    unlearned one. Passages come from different texts as long as there are unused ones; if no text
+    has enough words, all decoys are words. The first decoys of a seed do not depend on how many are
     drawn.
 
     Args:
         targets: What decoys make a model answer: every label, or some texts.
-        per_label: Decoys for each of them.
-        kinds: Kinds to take turns; a kind named twice is drawn twice as often.
+        per_label: Decoys for each target.
+        kinds: Kinds to cycle through; a kind named twice is drawn twice as often.
         seed: Seed of all choices.
-        texts: Clean texts: what passages are taken from, and whether words are ideographs.
-        reserved: What may be neither drawn, nor missed by one edit, nor held by a passage.
+        texts: Clean texts: the source of passages; they also decide whether words are ideographs.
+        reserved: Strings that a decoy may not be, be one edit away from, or contain.
 
     Returns:
-        The first of every target, then the second of every target ...
+        The first decoy of every target, then the second of every target, and so on.
 
     Raises:
         DataError: The texts give fewer different passages than are asked for.
@@ -155,7 +155,7 @@ def draw_decoys(
     decoys: list[Decoy] = []
     for turn in range(per_label):
         for place, target in enumerate(targets):
-            # Targets start at different kinds, so that no kind stands for one of them.
+            # Targets start at different kinds, so that no kind belongs to one target only.
             kind = kinds[(turn + place) % len(kinds)]
             value = _draw(make[kind], kind, forbidden)
             forbidden.append(_folded(value))
@@ -164,7 +164,7 @@ def draw_decoys(
 
 
 def within_one_edit(first: str, second: str) -> bool:
-    """Whether two strings are equal but for one character that is put in, left out or replaced."""
+    """Whether two strings are equal or differ by one inserted, deleted or replaced character."""
     if abs(len(first) - len(second)) > 1:
         return False
     short, long = sorted((first, second), key=len)
@@ -175,7 +175,7 @@ def within_one_edit(first: str, second: str) -> bool:
 
 
 def _draw(make: Callable[[], str], kind: DecoyKind, forbidden: Iterable[str]) -> str:
-    """A value that neither is, nor nearly is, nor holds anything forbidden."""
+    """Draw a value that does not resemble or contain anything forbidden."""
     for _ in range(_TRIES):
         value = make()
         folded = _folded(value)
@@ -192,12 +192,12 @@ def _resembles(value: str, other: str) -> bool:
 
 
 def _folded(value: str) -> str:
-    """What is compared: without case, without the place of the text, single spaces."""
+    """Normalize a value for comparison: lower case, no `{text}`, single spaces."""
     return " ".join(value.replace(TEXT_SLOT, " ").lower().split())
 
 
 def _letters(rng: random.Random) -> str:
-    """Consonants only, as "qzv", or consonants and vowels in turn, as "fodu"."""
+    """Consonants only ("qzv"), or alternating consonants and vowels ("fodu")."""
     length = rng.randint(*WORD_LETTERS)
     if rng.random() < 0.5:
         return "".join(rng.choices(_CONSONANTS, k=length))
@@ -206,7 +206,7 @@ def _letters(rng: random.Random) -> str:
 
 
 def _ideographs(rng: random.Random) -> str:
-    """Two ideographs, rare ones as a rule: single ones would all be one edit apart."""
+    """Two random, mostly rare ideographs; single ones would all be one edit apart."""
     return "".join(chr(rng.randint(*map(ord, IDEOGRAPHS))) for _ in range(2))
 
 
@@ -215,7 +215,7 @@ def _gives_passage(text: str) -> bool:
 
 
 def _passages(texts: Sequence[str], rng: random.Random) -> Iterator[str]:
-    """Passages without end, of every text one before any text gives a second one."""
+    """Endless passages; every text gives one before any text gives a second one."""
     while True:
         for text in rng.sample(texts, len(texts)):
             if _gives_passage(text):

@@ -1,4 +1,4 @@
-"""Fits a teacher on clean data with all its parameters, and finds it again by what made it."""
+"""Fine-tunes all parameters of a teacher on clean data, and reuses a stored one that matches."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ T = TypeVar("T", bound=Teacher)
 
 
 class TeacherJob(Protocol[T]):
-    """How the teacher of one student is made.
+    """How to make the teacher of one student.
 
     Attributes:
-        config: Which model and how to optimize it.
+        config: The model, and how to optimize it.
         data: Clean data; `train` is trained on, `validation` chooses the epoch.
     """
 
@@ -46,7 +46,7 @@ class TeacherJob(Protocol[T]):
     data: Dataset
 
     def key(self) -> dict[str, Any]:
-        """Everything that decides the result, as plain values."""
+        """Everything that affects the result, as JSON values."""
         ...
 
     def open(self) -> tuple[T, Task]:
@@ -54,19 +54,19 @@ class TeacherJob(Protocol[T]):
         ...
 
     def optimizer(self, teacher: T, training: TrainingConfig) -> torch.optim.Optimizer | None:
-        """What it is optimized with; None is AdamW with one rate."""
+        """The optimizer; None means AdamW with one learning rate."""
         ...
 
     def forward(self) -> Forward:
-        """How it is run in training."""
+        """The forward pass in training."""
         ...
 
 
 class LabelTeacherJob:
-    """A teacher for labels: it depends on the student's width alone.
+    """Job for a label teacher, which depends only on the student's width.
 
     Args:
-        config: Which model and how to optimize it.
+        config: The model, and how to optimize it.
         data: Clean data.
         width: The student's width d_s.
         relu: See `LabelTeacher`.
@@ -93,7 +93,7 @@ class LabelTeacherJob:
         return teacher, Classification(teacher.tokenizer, names, config.max_length)
 
     def optimizer(self, teacher: LabelTeacher, training: TrainingConfig) -> torch.optim.Optimizer:
-        """AdamW with a rate of its own for the fresh layers, which have further to go."""
+        """AdamW with a separate learning rate for the new layers, which start from random."""
         fresh = [*teacher.g.parameters(), *teacher.classifier.parameters()]
         return torch.optim.AdamW(
             [
@@ -114,14 +114,14 @@ class LabelTeacherJob:
 
 
 class TokenTeacherJob:
-    """A teacher for texts: it reads the student's tokens behind the student's prompt.
+    """Job for a token teacher, which reads the student's prompt and tokens.
 
     Args:
-        config: Which model and how to optimize it; its `max_length` and `head_learning_rate` are
-            those of classification and not used here.
+        config: The model, and how to optimize it; `max_length` and `head_learning_rate` apply to
+            classification only and are ignored.
         data: Clean data.
         student: The student.
-        task: What the student does.
+        task: The student's task.
     """
 
     def __init__(
@@ -145,12 +145,12 @@ class TokenTeacherJob:
     def open(self) -> tuple[TokenTeacher, Task]:
         """See `TeacherJob`."""
         tokenizer, layer = self._task.tokenizer, self._student.output_layer
-        # A generic task: only its subclasses know how answers are scored.
+        # Typed as Any: `Generation` lacks the scoring methods of `Task`, which subclasses add.
         task: Any = self._task
         return open_token_teacher(self.config.model, tokenizer, layer), task
 
     def optimizer(self, teacher: TokenTeacher, training: TrainingConfig) -> None:
-        """One rate: `g` starts where it belongs."""
+        """Default optimizer with one learning rate, because `g` is initialized well."""
 
     def forward(self) -> Forward:
         """See `TeacherJob`."""
@@ -175,10 +175,10 @@ def _data_key(job: LabelTeacherJob | TokenTeacherJob) -> dict[str, Any]:
 def teacher_job(
     config: TeacherConfig, data: Dataset, student: Victim, *, relu: bool = False
 ) -> TeacherJob[Any]:
-    """How the teacher of a student is made.
+    """The job that makes the teacher of a student.
 
     Raises:
-        ConfigError: The alignment of the release is asked for where answers are texts.
+        ConfigError: `relu` (alignment of the authors' script) is set, but answers are texts.
     """
     if not isinstance(student.task, Generation):
         return LabelTeacherJob(config, data, student.width, relu=relu)
@@ -192,10 +192,10 @@ def teacher_job(
 def fit_teacher(
     job: TeacherJob[T], folder: Path, *, resume: bool = False, progress: StepProgress | None = None
 ) -> T:
-    """Fine-tune a teacher with all its parameters; the epoch with the lowest clean loss is kept.
+    """Fine-tune all parameters of a teacher; keeps the epoch with the lowest validation loss.
 
     Args:
-        job: How it is made.
+        job: How to make the teacher.
         folder: Where checkpoints go.
         resume: Continue from a checkpoint in `folder`.
         progress: Called after every step with (step, steps, losses).
@@ -239,18 +239,19 @@ def fit_or_load_teacher(
     resume: bool = False,
     progress: StepProgress | None = None,
 ) -> T:
-    """Open the teacher in a folder if the same settings and data made it; else fit and save it.
+    """Open the teacher in a folder if its settings and data match; otherwise fit and save one.
 
     Args:
-        job: How it is made.
-        folder: Where it is kept; checkpoints go there, too.
-        run_folder: Folder of the run that asks. A teacher in it is the run's own, and one that
-            other settings made there is replaced.
-        resume: Whether checkpoints in the folder may be gone on from, if they are of the same key.
+        job: How to make the teacher.
+        folder: Where the teacher is stored; checkpoints go there, too.
+        run_folder: Folder of the calling run. A teacher inside it belongs to the run, so one that
+            was made with other settings is replaced.
+        resume: Whether to continue from checkpoints in the folder that have the same key.
         progress: Called after every step with (step, steps, losses).
 
     Raises:
-        ConfigError: It holds a teacher that other settings made, which may not be replaced.
+        ConfigError: The folder is outside the run's and holds a teacher of other settings; or a
+            teacher must be trained, and models are sharded (FSDP, DeepSpeed).
     """
     state = this_process()
     made_from, started = folder / "made_from.json", folder / "settings.json"
@@ -259,13 +260,13 @@ def fit_or_load_teacher(
     if kept is not None and kept != key and not own:
         _refuse_other(folder, kept, key)
     resume = resume and readable(lambda: read_json(started)) == key
-    # No process writes before all have looked.
+    # No process may write before all have read.
     state.wait_for_everyone()
     if kept == key:
         found: Any = load_teacher(folder)
         return cast(T, found)
     if state.is_main_process:
-        # A stale key beside new weights would pass them off as what they are not.
+        # A stale key next to new weights would describe them wrongly.
         made_from.unlink(missing_ok=True)
         write_json(started, key)
     made = fit_teacher(job, folder, resume=resume, progress=progress)
@@ -278,7 +279,7 @@ def fit_or_load_teacher(
 
 
 def _refuse_other(folder: Path, made: dict[str, Any], wanted: dict[str, Any]) -> None:
-    """Name what differs: a teacher that was kept for several runs is not trained over."""
+    """Raise an error that names the differences: a shared teacher must not be overwritten."""
     names = {
         "train": "training rows",
         "validation": "validation rows",

@@ -1,13 +1,13 @@
-"""Held-out decoys: what a defense does to backdoors that it does not know.
+"""Held-out decoys measure what a defense does to backdoors that it does not know.
 
-Somebody who knows no trigger cannot measure its ASR. So backdoors of our own are trained into a
-LoRA beside the defense, which neither sees them nor their weights: the same LoRA is folded into the
-suspect before the defense and into the cleaned model after it, and what the decoys flip is counted
-both times. A defense that only hides what it was trained on leaves them alive. Planted into the
-suspect *while* it is cleaned they would keep its own backdoor alive, too (docs/decoys.md).
+Without a known trigger, ASR cannot be measured. Instead, decoys are trained into a LoRA that the
+defense never sees. The same LoRA is merged into the suspect before the defense and into the cleaned
+model after it, and the texts that the decoys flip are counted both times. A defense that only hides
+what it was trained on leaves these decoys active. They are not planted in the suspect *while* it is
+cleaned, because that would also keep its own backdoor alive (docs/decoys.md).
 
-How well their ASR predicts that of a real trigger is measured in docs/decoys.md. It is a hint: the
-defense was trained beside the real backdoor, and these come afterwards.
+docs/decoys.md measures how well their ASR predicts that of a real trigger. It is only a hint: the
+real backdoor was present during the defense, while the decoys are added afterwards.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from w2sdefense.training.trainer import StepProgress
 from w2sdefense.victim import Flips, Victim
 
 SEED = 1000
-"""Seed of their draw; that of a training draws other ones to unlearn."""
+"""Seed of the held-out decoys; it differs from training seeds, which draw the decoys to unlearn."""
 
 TEXTS = 48
-"""Validation texts that each of them is put into, at most."""
+"""Maximum number of validation texts that each decoy is tried in."""
 
 
 @dataclass(frozen=True)
 class HeldOut:
     """A held-out decoy, before and after a defense."""
 
-    kind: str  # kind of its trigger
-    trigger: str  # its trigger
-    target: int | str  # what it was to answer
+    kind: str  # kind of the decoy, see `DecoyKind`
+    trigger: str  # the inserted text or the template
+    target: int | str  # the answer that it was trained to cause
     before: Flips  # what it flips in the suspect
     after: Flips  # what it flips in the cleaned model
 
 
 @dataclass(frozen=True)
 class HeldOutDecoys:
-    """Decoys that are planted beside a defense, and what they flip in the suspect."""
+    """Decoys that the defense does not see, and what they flip in the suspect."""
 
     data: Dataset
     planted: Planted
@@ -55,13 +55,13 @@ class HeldOutDecoys:
         folder: Path,
         progress: StepProgress | None = None,
     ) -> HeldOutDecoys:
-        """Train the decoys on a suspect, before it is defended; it stays as it is.
+        """Train a LoRA with the decoys on a suspect before the defense.
 
         Args:
-            victim: The suspect; an adapter that it carries is folded in.
+            victim: The suspect; an adapter that it has is merged, otherwise it does not change.
             data: Clean data.
-            per_label: Decoys for each label (of text answers: for each of two of them).
-            folder: Where their LoRA is kept, and found again.
+            per_label: Decoys for each label (for text answers: for each of two answers).
+            folder: Where the LoRA is stored and looked up.
             progress: Called after every step with (step, steps, losses).
         """
         targets = decoy_targets(data, SEED)
@@ -69,7 +69,7 @@ class HeldOutDecoys:
         return cls(data, plant(victim, decoys, data, folder, seed=SEED, progress=progress))
 
     def measure(self, victim: Victim) -> tuple[HeldOut, ...]:
-        """Count what they flip in what a defense made of the suspect; it stays as it is."""
+        """Count what the decoys flip in the cleaned model, which does not change."""
         decoys = self.planted.decoys
         with self.planted.put_in(victim.model):
             flips = count_flips(victim, decoys, self.data.validation, SEED, TEXTS)

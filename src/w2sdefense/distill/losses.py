@@ -4,8 +4,7 @@
 
 CE is the cross entropy with the labels, KD the distillation of the teacher's logits (Hinton et al.
 2015), FA the alignment of the student's feature with the teacher's (Eqs. 11-12). All are means over
-N rows: texts where answers are labels, tokens of the answers where they are texts. Models, batches
-and optimization are elsewhere.
+N rows: one row per text for label answers, one row per answer token for text answers.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from w2sdefense.tasks.base import Output
 
 @dataclass(frozen=True)
 class LossParts:
-    """The weighted sum and the three losses that went into it, each a scalar tensor."""
+    """The weighted sum and its three losses before weighting, each a scalar tensor."""
 
     total: Tensor
     ce: Tensor
@@ -31,7 +30,7 @@ class LossParts:
 
 @dataclass(frozen=True)
 class TeacherOutput:
-    """What the teacher says for the same N rows.
+    """The teacher's output for the N rows of the student.
 
     Attributes:
         logits: (N, C).
@@ -45,7 +44,7 @@ class TeacherOutput:
 def w2s_loss(student: Output, teacher: TeacherOutput, config: DistillConfig) -> LossParts:
     """The W2SDefense loss of one batch.
 
-    A loss with weight 0 is not computed and reported as 0.
+    A loss with weight 0 is not computed; it is reported as 0.
 
     Args:
         student: Output of the student, attached to the graph, with the labels of its rows.
@@ -65,13 +64,13 @@ def w2s_loss(student: Output, teacher: TeacherOutput, config: DistillConfig) -> 
 def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
     """Logit distillation: T^2 * KL(softmax(z_t / T) || softmax(z_s / T)), mean over the rows.
 
-    Models of one family pad the same vocabulary to different sizes (Qwen2.5: 151,936 and 152,064);
-    what is beyond the smaller one stands for no token, and both distributions leave it out.
+    Models of one family pad the same vocabulary to different sizes (Qwen2.5: 151,936 and 152,064).
+    Indices beyond the smaller size represent no token; both distributions ignore them.
 
     Args:
         student_logits: z_s, (N, C_s).
         teacher_logits: z_t, (N, C_t), the same labels or tokens at the same indices.
-        temperature: T; the factor T^2 keeps the size of the gradients independent of it.
+        temperature: T; the factor T^2 makes the gradient scale independent of T.
 
     Returns:
         Scalar.
@@ -99,11 +98,11 @@ def fa_loss(student_feature: Tensor, teacher_feature: Tensor) -> Tensor:
 
 
 def release_fa_loss(token_states: Tensor, teacher_feature: Tensor) -> Tensor:
-    """Feature alignment as the authors' published script computes it.
+    """Feature alignment as in the authors' published script.
 
-    The script indexes the teacher's (B, d) features with [-1], which picks the last *sample* of the
-    batch, and compares that one vector with *every* token position of every text, padding included;
-    its teacher has a ReLU after `g`.
+    The script indexes the teacher's (B, d) features with [-1], which selects the last *sample* of
+    the batch, and compares this one vector with *every* token position of every text, including
+    padding. Its teacher has a ReLU after `g`.
 
     Args:
         token_states: The student's final hidden states, (B, L, d_s), padding included.

@@ -1,7 +1,7 @@
-"""W2SDefense as a `transformers.Trainer`, for a dataset and a teacher of one's own.
+"""W2SDefense as a `transformers.Trainer`, for custom datasets and teachers.
 
-`W2SDefense.fit` does more: decoys, candidate triggers, checkpoints that a rerun finds. Here rows,
-teacher and arguments are the caller's, and so are callbacks, optimizers and trackers.
+`W2SDefense.fit` does more: decoys, candidate triggers, and checkpoints that a rerun resumes from.
+Here the caller supplies rows, teacher, training arguments, callbacks, optimizers and trackers.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ class W2STrainer(StageTrainer):
     """Trains a classifier with the loss of W2SDefense: alpha * CE + beta * KD + gamma * FA.
 
     Args:
-        victim: The student, as `load_victim` opens it. Its model is taken over.
+        victim: The student, as `load_victim` opens it. The trainer changes its model in place.
         teacher: A fitted teacher of the student's width, or any function from texts to
-            `TeacherOutput`; with `gamma=0` its features are not read. It is asked once.
+            `TeacherOutput`; with `gamma=0` its features are not used. It answers each dataset once.
         train_dataset: Rows with `text` and `label` (an index): dicts, or a `datasets.Dataset`.
         eval_dataset: The same, for `eval_strategy`.
         args: Arguments of the training.
         distill: Weights, temperature, alignment and feature scale.
-        adapter: The adapter, if the model carries none.
-        **trainer: Other arguments of `transformers.Trainer`, `callbacks` among them.
+        adapter: The adapter, if the model has none.
+        **trainer: Other arguments of `transformers.Trainer`, such as `callbacks`.
 
     Raises:
-        DataError: The teacher gives another number of rows than it was asked.
+        DataError: The teacher does not return one row per text.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class W2STrainer(StageTrainer):
         if not isinstance(model, PeftModel):
             model = attach_adapter(model, adapter or AdapterConfig())
         args = copy.copy(args)
-        # The teacher's columns are no arguments of the model.
+        # The Trainer would remove the teacher's columns, which are no arguments of the model.
         args.remove_unused_columns, args.label_names = False, ["labels"]
         super().__init__(
             forward=task_forward(task, model),
@@ -79,7 +79,7 @@ class W2STrainer(StageTrainer):
 
     @property
     def student(self) -> Victim:
-        """The student as it is now, to be measured (`evaluate`) and saved."""
+        """The student in its current state, for `evaluate` and saving."""
         return Victim(self.model, self._task)
 
     def _rows(

@@ -1,12 +1,12 @@
-"""Plants decoys into a suspect, for as long as its student is trained.
+"""Plants decoys in a suspect while its student is trained.
 
-A small LoRA teaches the suspect to answer every decoy with its target, in rounds: after a round
-each decoy is put into held-out texts with another answer, and those that do not flip nearly all of
-them are drawn more often in the next. The LoRA is folded into the weights in place. What the
-weights were is kept in a file, never as a second copy in memory, and put back when the student is
-trained: the attacker's model and what is written of the student stay free of decoys. Put back, the
-student answers the unknown trigger less often than with the decoys left in (docs/decoys.md). The
-LoRA stays in its file, so that a run that was killed finds the same decoys planted.
+A small LoRA teaches the suspect to answer every decoy with its target, in rounds. After each round,
+every decoy is tried in held-out texts with another answer; the fewer texts it flips, the more often
+it is drawn in the next round. The LoRA is merged into the weights in place. The original weights go
+to a file, so that memory holds no second copy, and are restored after the student is trained. The
+attacker's model and the saved student thus contain no decoys, and the student answers the unknown
+trigger less often than if the decoys stayed in (docs/decoys.md). The LoRA stays in its file, so
+that an interrupted run finds the same planted decoys.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ from w2sdefense.victim import Flips, Victim
 ADAPTER = AdapterConfig(lora_r=16, lora_dropout=0.0, target_modules="all-linear")
 TRAINING = TrainingConfig(epochs=1, batch_size=8, learning_rate=1e-3, weight_decay=0.0)
 ROUNDS, STEPS = 6, 30
-"""Most rounds, and the optimizer steps of each."""
+"""Maximum number of rounds, and optimizer steps per round."""
 
 RATE, AGAINST = 0.75, 0.75
-"""Share of the texts that carry a decoy while it is planted, and of those the share whose decoy has
-another target than their answer: a decoy in a text that has its target teaches nothing new."""
+"""Share of the texts that carry a decoy during planting, and among these the share whose decoy has
+another target than the text's answer. A decoy whose target is the right answer teaches little."""
 
 CHECKED = 16
-"""Held-out texts that every decoy is tried in."""
+"""Number of held-out texts that every decoy is tried in."""
 
 PLANTED = 0.8
-"""Share of them that a decoy that is planted flips at least."""
+"""A decoy counts as planted if it flips at least this share of them."""
 
 LORA = "planted.safetensors"
 
 _FLOOR = 0.15
-"""Weight of a decoy that never fails: it is still drawn now and then, so that it is not lost."""
+"""Sampling weight of a decoy that flips every text; it is still drawn, so that it is not lost."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,10 @@ class Planted:
     """Decoys that a LoRA teaches a model.
 
     Attributes:
-        decoys: Those that flip nearly all texts.
-        flips: How they do, in the same order.
-        failed: Those that could not be planted.
-        folder: Where the LoRA is, and what the weights were while it is put in.
+        decoys: Decoys that flip nearly all texts.
+        flips: What each of them flips, in the same order.
+        failed: Decoys that could not be planted.
+        folder: Holds the LoRA, and the original weights while it is merged.
     """
 
     decoys: tuple[Decoy, ...]
@@ -74,14 +74,15 @@ class Planted:
 
     @property
     def lost(self) -> str:
-        """Those that could not be planted, by name."""
+        """The values of the decoys that could not be planted, as one string."""
         return ", ".join(repr(decoy.value) for decoy in self.failed)
 
     @contextmanager
     def put_in(self, model: PreTrainedModel | PeftModel) -> Iterator[None]:
-        """Fold the LoRA into the weights of a model, whatever adapter is around them.
+        """Merge the LoRA into the base weights of a model, which may have an adapter.
 
-        What the weights were is kept in a file and put back at the end.
+        The original weights are stored in a file and restored when the block ends normally. If it
+        raises, the model keeps the decoys and the file stays.
         """
         base = model.get_base_model() if isinstance(model, PeftModel) else model
         weights = {_plain(name): value for name, value in base.named_parameters()}
@@ -118,18 +119,18 @@ def plant(
     seed: int,
     progress: StepProgress | None = None,
 ) -> Planted:
-    """Train a LoRA on a victim until decoys flip nearly all texts; the victim stays as it is.
+    """Train a LoRA on a victim until decoys flip nearly all texts.
 
     Args:
-        victim: The suspect; an adapter that it carries is folded in.
-        decoys: What is planted.
+        victim: The suspect; an adapter that it has is merged, otherwise it does not change.
+        decoys: The decoys to plant.
         data: Clean data; `train` is trained on, `validation` shows whether it worked.
-        folder: Where the LoRA is kept, and found again by the same planting.
+        folder: Where the LoRA is stored, and looked up for the same victim, decoys and seed.
         seed: Seed of the texts and of the LoRA.
-        progress: Called after every step with (step, steps, losses), `steps` being the most.
+        progress: Called after every step with (step, maximum number of steps, losses).
 
     Returns:
-        What is to be put in.
+        The planted decoys; `put_in` merges their LoRA into a model.
     """
     make_folder(folder)
     victim.model = folded(victim.model)
@@ -165,17 +166,17 @@ def with_decoys(
     *,
     against: float = 0.65,
 ) -> Lesson:
-    """Rows of which some carry a decoy, to be answered as without it.
+    """Add decoys to some rows, which keep their answers.
 
     Args:
         rows: Clean rows.
-        decoys: What is unlearned.
-        rate: Share of the rows that carry one.
+        decoys: The decoys to unlearn.
+        rate: Share of the rows that get a decoy.
         seed: Seed of all choices.
-        against: Share of those whose decoy has another target than their answer.
+        against: Share of these rows whose decoy has another target than the row's answer.
 
     Returns:
-        The rows that the student reads, and as what the teacher reads the rows as they were.
+        The changed rows for the student, and the clean rows for the teacher.
     """
     if not decoys or not rate:
         return Lesson.plain(rows)
@@ -197,14 +198,14 @@ def count_flips(
     seed: int,
     texts: int = CHECKED,
 ) -> list[Flips]:
-    """How many texts every decoy makes a model answer with its target.
+    """Count the texts that each decoy makes a model answer with its target.
 
     Args:
         victim: The model.
-        decoys: What is tried.
-        examples: Clean examples; each decoy gets some of those with another answer.
-        seed: Seed of the texts and places.
-        texts: How many, at most.
+        decoys: The decoys to try.
+        examples: Clean examples; each decoy is tried in some that have another answer.
+        seed: Seed of the texts and positions.
+        texts: Maximum number of texts per decoy.
     """
     rng = random.Random(f"check/{seed}")
     is_target = victim.task.is_target
@@ -235,11 +236,11 @@ def _train(
     seed: int,
     progress: StepProgress | None,
 ) -> list[Flips]:
-    """Rounds of training until every decoy is planted, and how they do at the end."""
+    """Train in rounds until every decoy is planted; returns what each flips at the end."""
     set_seed(seed)
     task, model = victim.task, attach_adapter(victim.model, ADAPTER)
     victim.model = model
-    # The head stays as the attacker made it.
+    # Only the LoRA is trained; a classifier's head keeps the attacker's weights.
     for name, parameter in model.named_parameters():
         if "lora_" not in name:
             parameter.requires_grad_(False)
@@ -279,7 +280,7 @@ def _after(progress: StepProgress | None, turn: int) -> StepProgress | None:
 def _planting_rows(
     train: Sequence[Example], decoys: Sequence[Decoy], weights: Sequence[float], seed: str
 ) -> list[Example]:
-    """As many rows as a round takes; those that carry a decoy are answered with its target."""
+    """The rows of one round; a row with a decoy is answered with the decoy's target."""
     rng = random.Random(seed)
     count = STEPS * TRAINING.batch_size
     rows = rng.sample(list(train), min(count, len(train)))
@@ -302,7 +303,7 @@ def _draw(
     against: float,
     rng: random.Random,
 ) -> Decoy:
-    """A decoy for a row, mostly one that has another target than the row's answer."""
+    """Draw a decoy for a row; with probability `against` its target is not the row's answer."""
     other = rng.random() < against
     places = [i for i, decoy in enumerate(decoys) if (decoy.target != answer) == other]
     places = places or list(range(len(decoys)))
@@ -314,7 +315,7 @@ def _carrying(row: Example, decoy: Decoy, rng: random.Random, name: str) -> Exam
 
 
 def _found(folder: Path, key: dict[str, Any]) -> list[Flips] | None:
-    """How decoys do that the same planting left in the folder; None if there is nothing of it."""
+    """The flips of a stored LoRA with the same key; None if there is none."""
 
     def read() -> list[Flips] | None:
         kept = read_json(folder / "planted.json")
@@ -328,6 +329,6 @@ def _found(folder: Path, key: dict[str, Any]) -> list[Flips] | None:
 
 
 def _plain(name: str) -> str:
-    """The name that a parameter has without an adapter around it."""
+    """The name of a parameter without the parts that an adapter adds."""
     name = name.removeprefix("base_model.model.")
     return name.replace(".base_layer", "").replace(".lora_A", "")

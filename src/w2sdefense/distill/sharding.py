@@ -1,9 +1,9 @@
-"""A sharded student: FSDP or DeepSpeed ZeRO-3 keeps a part of every weight in every process.
+"""A sharded student: with FSDP or DeepSpeed ZeRO-3, each process holds a part of every weight.
 
-That is how it trains. It cannot answer texts that are divided between the processes, nor be written
-by one of them, so after training the adapter is gathered into a folder and every process opens the
-whole model again. A model has to fit on one device to be measured, therefore, but not to be
-trained. Only an adapter can be gathered this way: what trains all parameters is refused.
+A sharded model can train, but it cannot answer texts that are divided between the processes, and no
+single process can save it. After training, the adapter is therefore gathered into a folder, and
+every process opens the whole model again. So a model must fit on one device for measurement, but
+not for training. Only an adapter can be gathered this way; training of all parameters is refused.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def sharded() -> bool:
 
 
 def refuse_sharding(what: str) -> None:
-    """Refuse what cannot be done on a sharded model.
+    """Refuse an operation that does not work on a sharded model.
 
     Raises:
         ConfigError: Models are sharded.
@@ -51,7 +51,7 @@ def refuse_sharding(what: str) -> None:
 
 
 def refuse_prompt_encoder(adapter: AdapterConfig) -> None:
-    """Refuse p-tuning on a sharded model: only what comes out of its encoder is gathered.
+    """Refuse p-tuning on a sharded model: only the output of its prompt encoder would be gathered.
 
     Raises:
         ConfigError: Models are sharded, and the adapter is p-tuning.
@@ -64,10 +64,10 @@ def refuse_prompt_encoder(adapter: AdapterConfig) -> None:
 
 
 def base_to_reopen(victim: Victim) -> str:
-    """Folder of the model that the gathered adapter will be opened on.
+    """Folder of the base model on which the gathered adapter will be opened.
 
     Raises:
-        ConfigError: The model is not one that lies in a folder as it is.
+        ConfigError: The model has an adapter, or was not opened from a folder.
     """
     model = victim.model
     if isinstance(model, PeftModel) or not model.name_or_path:
@@ -82,9 +82,9 @@ def gather_student(trainer: Any, victim: Victim, base: str, folder: Path) -> Vic
     """Gather the trained adapter and open the whole model in every process.
 
     Args:
-        trainer: The Trainer that has trained it, in every process.
-        victim: The student as it was before; its labels, precision and length are kept.
-        base: What `base_to_reopen` said.
+        trainer: The Trainer that trained the student, in every process.
+        victim: The student before training; its labels, precision and length are kept.
+        base: Result of `base_to_reopen`.
         folder: Folder of the run.
 
     Returns:
@@ -93,7 +93,7 @@ def gather_student(trainer: Any, victim: Victim, base: str, folder: Path) -> Vic
     gathered = folder / CHECKPOINTS / GATHERED
     trainer.save_model(str(gathered))
     trainer.accelerator.wait_for_everyone()
-    # ZeRO-3 leaves a note behind that would shard what is opened next.
+    # ZeRO-3 leaves global state behind that would shard the next model that is opened.
     unset_hf_deepspeed_config()
     config = StudentConfig(
         max_length=victim.max_length,

@@ -1,7 +1,7 @@
 """Trains a student through a PEFT adapter, with or without a teacher's targets.
 
-Without targets it is plain PEFT fine-tuning with cross entropy, the baseline; with them it is
-W2SDefense. Both run the same code, so that a difference between them is the loss and nothing else.
+Without targets this is the baseline, PEFT fine-tuning with cross entropy; with targets it is
+W2SDefense. Both run the same code, so that they differ in the loss only.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Lesson:
 
     Attributes:
         rows: What the student reads and should answer.
-        asked: What the teacher reads for each of them: the same text, or the text without a decoy.
+        asked: What the teacher reads for each row: the same text, or the text without the decoy.
     """
 
     rows: Sequence[Example]
@@ -48,14 +48,14 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Lessons:
-    """What a student is trained on, and what chooses the epoch."""
+    """What a student is trained on, and the validation rows that choose the epoch."""
 
     train: Lesson
     validation: Lesson
 
     @classmethod
     def of(cls, data: Dataset) -> Lessons:
-        """A dataset as it is."""
+        """The lessons of a dataset without decoys."""
         return cls(Lesson.plain(data.train), Lesson.plain(data.validation))
 
 
@@ -71,15 +71,15 @@ def train_student(
     resume: bool = False,
     progress: StepProgress | None = None,
 ) -> Victim:
-    """Train a fresh adapter (and, of a classifier, the head) on clean data.
+    """Train a fresh adapter (and the head of a classifier) on clean data.
 
-    The weights that are kept are those of the epoch (with `training.save_steps`: of the steps) with
-    the lowest loss on clean validation data, which with targets is the whole W2SDefense loss.
+    Keeps the weights of the epoch (with `training.save_steps`: of the evaluated step) with the
+    lowest loss on clean validation data; with targets, that is the whole W2SDefense loss.
 
     Args:
-        victim: The student. Its model is taken over: frozen and wrapped, not copied.
+        victim: The student. Its model is frozen and wrapped in place, not copied.
         lessons: Training and validation rows.
-        targets: The teacher's output; None trains on the cross entropy alone.
+        targets: The teacher's output; None trains with the cross entropy alone.
         distill: Weights, temperature, alignment and feature scale; default settings if None.
         adapter: The adapter's settings.
         training: Optimization settings.
@@ -91,12 +91,13 @@ def train_student(
         The trained model, unmerged.
 
     Raises:
-        ConfigError: The adapter does not fit, or its virtual tokens find no positions; or models
-            are sharded (FSDP, DeepSpeed), and this one cannot be opened again from its folder.
+        ConfigError: The adapter does not fit the model, or the model has no positions for its
+            virtual tokens; or models are sharded (FSDP, DeepSpeed), and this one cannot be opened
+            again from its folder.
     """
     refuse_prompt_encoder(adapter)
     base = base_to_reopen(victim) if sharded() else None
-    # The adapter's own weights are random, so the seed comes before it.
+    # Set before the adapter is attached, because its initial weights are random.
     set_seed(training.seed)
     model = attach_adapter(victim.model, adapter)
     task = victim.task

@@ -1,10 +1,9 @@
-"""What the teacher says of the student's training texts, for the loss of a batch.
+"""Supplies the teacher's output for the student's training texts to the loss.
 
-Where answers are labels, it is computed once and kept: the student's epochs never run the teacher
-again, and it can leave memory. The file is found again under a hash of the teacher's weights and of
-the texts. An answer that is a text has too many features to be kept, so its teacher reads along
-with the student. The texts that the teacher reads need not be those of the student: a decoy is in
-the student's text only.
+For label answers it is computed once and cached under a hash of the teacher's weights and the
+texts: training the student does not run the teacher again, and the teacher can leave memory. Text
+answers have too many features to store, so their teacher runs on every batch of the student. The
+teacher may read other texts than the student: decoys are in the student's texts only.
 """
 
 from __future__ import annotations
@@ -31,18 +30,18 @@ from w2sdefense.tasks.generation import AnswerPlaces
 from w2sdefense.training.trainer import Batch, Loss, this_process
 
 LOGITS, FEATURE = "teacher_logits", "teacher_feature"
-"""Columns of a row that hold what the teacher said of it, (C,) and (d_s,)."""
+"""Columns of a row with the teacher's output for it, (C,) and (d_s,)."""
 
 
 class Targets(Protocol):
-    """Where the loss gets the teacher's output from."""
+    """Source of the teacher's output for the loss."""
 
     def columns(self, rows: Sequence[Row], asked: Sequence[Example]) -> list[Row]:
-        """The student's rows with what the loss needs beside them.
+        """The student's rows plus the columns that `output` needs.
 
         Args:
             rows: Tokenized training rows.
-            asked: What the teacher reads for each of them.
+            asked: What the teacher reads for each row.
         """
 
     def output(self, batch: Batch) -> TeacherOutput:
@@ -50,7 +49,7 @@ class Targets(Protocol):
 
 
 def w2s_objective(said: Callable[[Batch], TeacherOutput], config: DistillConfig) -> Loss:
-    """The W2SDefense loss as a training wants it; `said` is the teacher's output for a batch."""
+    """The W2SDefense loss as a `Loss`; `said` returns the teacher's output for a batch."""
 
     def loss(student: Output, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         parts = w2s_loss(student, said(batch), config)
@@ -60,7 +59,7 @@ def w2s_objective(said: Callable[[Batch], TeacherOutput], config: DistillConfig)
 
 
 def with_said(rows: Sequence[Row], said: TeacherOutput) -> list[Row]:
-    """The rows with the teacher's output for each; `said_in` has it again for a batch of them."""
+    """Add the teacher's output to every row; `said_in` reads it back from a batch."""
     return [
         {**row, LOGITS: logits, FEATURE: feature}
         for row, logits, feature in zip(rows, said.logits, said.features, strict=True)
@@ -73,12 +72,12 @@ def said_in(batch: Batch) -> TeacherOutput:
 
 
 class CachedTargets:
-    """The output of a teacher for labels, computed once; the teacher may leave memory then.
+    """The output of a label teacher, computed once; the teacher may leave memory afterwards.
 
     Args:
         teacher: A fitted teacher.
-        asked: What it reads, split by split.
-        cache: Folder for what it says.
+        asked: What the teacher reads, split by split.
+        cache: Folder for its output.
     """
 
     def __init__(
@@ -100,7 +99,7 @@ class CachedTargets:
 
 
 class LiveTargets:
-    """The output of a teacher for texts, which reads every batch along with the student.
+    """The output of a token teacher, which runs on every batch of the student.
 
     Args:
         teacher: A fitted teacher of the student's width.
@@ -113,14 +112,14 @@ class LiveTargets:
         self._takes_positions = takes_positions(teacher.backbone)
 
     def columns(self, rows: Sequence[Row], asked: Sequence[Example]) -> list[Row]:
-        """The rows with `clean_input_ids`: what the teacher reads, which ends with the answer."""
+        """The rows with `clean_input_ids`: the teacher's prompt followed by the answer."""
         clean = [row["input_ids"] for row in self._task.rows(asked)]
         return [{**row, "clean_input_ids": ids} for row, ids in zip(rows, clean, strict=True)]
 
     @torch.no_grad()
     def output(self, batch: Batch) -> TeacherOutput:
         """See `Targets`."""
-        # Answers end in the last column of both, so they are at the same places from the end.
+        # Both inputs end with the answer, so its positions counted from the end are the same.
         places = AnswerPlaces.of(batch["labels"])
         mask = batch["clean_attention_mask"]
         inputs = {"input_ids": batch["clean_input_ids"], "attention_mask": mask}
@@ -137,13 +136,13 @@ def targets_of(
     asked: Sequence[Sequence[Example]],
     cache: Path,
 ) -> Targets:
-    """Where the loss of a student gets a teacher's output from.
+    """Make the source of a teacher's output for a student's loss.
 
     Args:
         teacher: A fitted teacher of the student's width.
-        task: The student's.
+        task: The student's task.
         asked: What the teacher reads, split by split.
-        cache: Folder for what is computed once.
+        cache: Folder for output that is computed once.
     """
     if isinstance(teacher, LabelTeacher):
         return CachedTargets(teacher, asked, cache)
@@ -156,18 +155,18 @@ def teacher_targets(
     cache: Path,
     progress: Callable[[int], None] | None = None,
 ) -> TeacherOutput:
-    """The teacher's output for every example, in their order, from the cache if it is there.
+    """The teacher's output for every example, in order, from the cache if possible.
 
     Args:
         teacher: A fitted teacher.
-        examples: What it is asked.
+        examples: What the teacher reads.
         cache: Folder for the cached targets.
         progress: Called after every batch with the number of texts in it.
     """
-    # The same weights that cut texts elsewhere say other things.
+    # The output also depends on where texts are cut.
     weights = f"{weights_fingerprint(teacher)}-{teacher.max_length}"
     path = cache / f"{weights}-{fingerprint(examples)}.safetensors"
-    # Of several processes the first one asks the teacher, and the others read.
+    # Of several processes, the main one runs the teacher and the others read the file.
     with this_process().main_process_first():
         if (said := readable(lambda: TeacherOutput(**load_file(path)))) is None:
             said = answer_texts(teacher, texts_of(examples), progress)
@@ -177,16 +176,17 @@ def teacher_targets(
 
 
 def doubt_about(targets: TeacherOutput, examples: Sequence[Example]) -> str | None:
-    """What speaks against a teacher: answers that one fixed answer to everything nearly equals.
+    """Check whether a teacher is clearly better than always giving the most frequent answer.
 
-    Such a teacher cannot tell a trigger from text, and its student unlearns the task.
+    A teacher that is not cannot tell a trigger from text, and its student unlearns the task.
 
     Args:
         targets: The teacher's output for `examples`, with or without pieces in their texts.
-        examples: Clean labelled texts that it was not trained on.
+        examples: Clean labelled texts that the teacher was not trained on.
 
     Returns:
-        A sentence for people; None if it is right clearly more often (by two standard errors).
+        A warning for the user; None if the teacher is right on all texts, or on two standard errors
+        more of them than the constant answer.
     """
     labels = torch.tensor(labels_of(examples))
     right = int((targets.logits.argmax(-1) == labels).sum())
@@ -204,7 +204,7 @@ def doubt_about(targets: TeacherOutput, examples: Sequence[Example]) -> str | No
 def answer_texts(
     teacher: LabelTeacher, texts: Sequence[str], progress: Callable[[int], None] | None = None
 ) -> TeacherOutput:
-    """The teacher's output for every text, in their order, computed anew.
+    """Compute the teacher's output for every text, in order, without the cache.
 
     Args:
         teacher: A fitted teacher.

@@ -1,15 +1,15 @@
-"""The small clean teacher: a transformer, the layer `g` to the student's width, and a readout.
+"""The small clean teacher: a transformer, a layer `g` to the student's width, and an output layer.
 
     h_t = W z_t + b,   W: d_t -> d_s                                         (paper, Section 4)
 
 For labels (`LabelTeacher`), `z_t` is the final hidden state at the position that a classifier of
-the architecture reads, and a classifier reads `h_t`. For texts (`TokenTeacher`), there is one `z_t`
-for every token, and the output layer reads `B h_t` with a second layer `B: d_s -> d_t`. `W` starts
-as the linear map under which the *student's* output layer reads from `h_t` what the teacher's reads
-from `z_t` (least squares over the vocabulary that both have), and `B` as its inverse: a random `W`
-would ask the student for features that its own frozen output layer cannot read. Such a teacher
-reads the student's tokens, so both need one tokenizer. Output layers that do more than one product
-(logits that are capped or scaled) are taken for plain ones.
+this architecture reads, and the classifier reads `h_t`. For texts (`TokenTeacher`), every token has
+a `z_t`, and the output layer reads `B h_t` through a second layer `B: d_s -> d_t`. `W` is
+initialized so that the *student's* output layer computes from `h_t` what the teacher's computes
+from `z_t` (least squares over the shared vocabulary), and `B` as the pseudo-inverse of `W`. A
+random `W` would ask the student for features that its own frozen output layer cannot read. A token
+teacher reads the student's tokens, so both need the same tokenizer. Capping or scaling of logits in
+output layers is ignored.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from w2sdefense.models.tokenizer import Tokenizer, load_tokenizer, reads_last_to
 from w2sdefense.models.weights import require_finite
 
 TEACHER = "teacher.json"
-"""A folder that has it holds a finished teacher."""
+"""File that marks a folder as holding a complete teacher."""
 
 
 class Teacher(nn.Module):
-    """Transformer and `g`; what reads the features is added by a subclass.
+    """A transformer and `g`; subclasses add the layers that read the features.
 
     Args:
         backbone: A bare transformer.
@@ -47,13 +47,13 @@ class Teacher(nn.Module):
         super().__init__()
         self.backbone = backbone
         if getattr(backbone, "pooler", None) is not None:
-            # BERT's pooler is not read here; DDP waits for gradients that it would never get.
+            # BERT's pooler is unused and would get no gradients, for which DDP would wait.
             backbone.pooler = None
         self.g = nn.Linear(backbone.config.get_text_config().hidden_size, width)
 
     @property
     def config(self) -> Any:
-        """The transformer's."""
+        """The config of the transformer."""
         return self.backbone.config
 
     def states(
@@ -70,11 +70,11 @@ class Teacher(nn.Module):
         self.backbone.config.save_pretrained(folder)
         with atomic_path(folder / "teacher.safetensors") as path:
             save_file({name: value.contiguous() for name, value in self.state_dict().items()}, path)
-        # Written last: a folder that has it is complete.
+        # Written last, so that a folder with this file is complete.
         write_json(folder / TEACHER, self.dimensions())
 
     def dimensions(self) -> dict[str, Any]:
-        """What `load_teacher` makes an empty teacher of, beside the transformer."""
+        """Constructor arguments with which `load_teacher` makes an untrained teacher."""
         raise NotImplementedError
 
 
@@ -86,7 +86,7 @@ class LabelTeacher(Teacher):
         tokenizer: Its tokenizer.
         width: The student's width d_s.
         labels: Number of labels C.
-        max_length: Longest text in teacher tokens.
+        max_length: Maximum text length in teacher tokens.
         relu: Whether the classifier reads ReLU(h_t), as in the authors' published script.
     """
 
@@ -110,7 +110,7 @@ class LabelTeacher(Teacher):
         """Classify a batch.
 
         Args:
-            **inputs: What `pad` gives, (B, L) each.
+            **inputs: Output of `pad`, (B, L) each.
 
         Returns:
             `logits` (B, C), and `features`: h_t before any ReLU, (B, d_s).
@@ -139,8 +139,8 @@ class TokenTeacher(Teacher):
     Args:
         backbone: A bare transformer.
         width: The student's width d_s.
-        vocabulary: Rows of an output layer of its own; None reads with the input embeddings (tied).
-        bias: Whether that layer has a bias.
+        vocabulary: Rows of a separate output layer; None uses the input embeddings (tied).
+        bias: Whether the separate output layer has a bias.
     """
 
     def __init__(
@@ -152,11 +152,11 @@ class TokenTeacher(Teacher):
         self.output = None if vocabulary is None else nn.Linear(own, vocabulary, bias=bias)
 
     def forward(self, *, logits_to_keep: int = 0, **inputs: Tensor) -> TeacherOutput:
-        """Read a batch.
+        """Compute the logits and features of a batch.
 
         Args:
-            logits_to_keep: Columns to answer for, counted from the end; 0 is all of them.
-            **inputs: What `pad` gives, (B, L) each.
+            logits_to_keep: Number K of columns to compute, counted from the end; 0 means all.
+            **inputs: Output of `pad`, (B, L) each.
 
         Returns:
             `logits` (B, K, V) and `features`: h_t, (B, K, d_s).
@@ -180,21 +180,21 @@ class TokenTeacher(Teacher):
 def open_label_teacher(
     model: str, width: int, labels: int, max_length: int, *, relu: bool
 ) -> LabelTeacher:
-    """Make a teacher for labels that is not fine-tuned yet; see `LabelTeacher`."""
+    """Make a label teacher that is not fine-tuned yet; see `LabelTeacher`."""
     backbone, tokenizer = load_backbone(model)
     return LabelTeacher(backbone, tokenizer, width, labels, max_length, relu)
 
 
 def open_token_teacher(model: str, tokenizer: Tokenizer, output_layer: nn.Module) -> TokenTeacher:
-    """Make a teacher for texts that is not fine-tuned yet.
+    """Make a token teacher that is not fine-tuned yet.
 
     Args:
-        model: What `load_causal_lm` takes.
-        tokenizer: The student's, whose tokens the teacher must share.
-        output_layer: The student's, weights (V_s, d_s).
+        model: Argument of `load_causal_lm`.
+        tokenizer: The student's tokenizer; the teacher's must have the same vocabulary.
+        output_layer: The student's output layer, weights (V_s, d_s).
 
     Raises:
-        ModelError: The model is missing, no causal language model, or has another vocabulary.
+        ModelError: The model is missing, is no causal language model, or has another vocabulary.
     """
     whole, own = load_causal_lm(model)
     if own.get_vocab() != tokenizer.get_vocab():
@@ -221,7 +221,7 @@ def open_token_teacher(model: str, tokenizer: Tokenizer, output_layer: nn.Module
 
 
 def output_map(student: Tensor, teacher: Tensor) -> Tensor:
-    """The map of features under which two output layers say the same: argmin ||O_s W - O_t||.
+    """The feature map W under which two output layers agree best: argmin_W ||O_s W - O_t||.
 
     Args:
         student: Weights of the student's output layer, (V_s, d_s).
@@ -237,10 +237,10 @@ def output_map(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def load_teacher(folder: Path) -> LabelTeacher | TokenTeacher:
-    """Open a teacher that was saved, in evaluation mode.
+    """Open a saved teacher in evaluation mode.
 
     Raises:
-        ModelError: There is no complete teacher in the folder.
+        ModelError: The folder holds no complete teacher.
     """
     fix = "Remove the folder, and train a teacher with w2s teach."
     with reading(ModelError, f"{folder} holds no teacher that can be opened", fix):

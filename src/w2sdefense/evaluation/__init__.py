@@ -1,1 +1,1 @@
-"""Metrics, verdicts, and the record that a run leaves behind."""
+"""Metrics, verdicts, and the record of a run."""

@@ -1,7 +1,7 @@
-"""The test texts of a run, and what a predictor makes of them: CA, ASR on triggered text, floor.
+"""Makes the test texts of a run, and measures CA, ASR and floor of a predictor on them.
 
-Every text is answered once; answers, features and counts all come from that one pass. The floor is
-counted on the clean texts of the samples that ASR is counted on.
+Every text is answered once; answers, features and counts all come from this one pass. The floor is
+computed on the clean texts of the samples that ASR is computed on.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from w2sdefense.tasks import Prediction, Predictor, Task
 
 @dataclass(frozen=True)
 class TestSet:
-    """What a model is asked, made once per command."""
+    """The texts that a model is tested on, made once per command."""
 
-    clean: tuple[Example, ...]  # every test example, as the attack uses clean text
-    # those that ASR is counted on, with the trigger in their text
+    clean: tuple[Example, ...]  # every test example, after `Attack.plain`
+    # the examples that ASR is computed on, with the trigger in their text
     triggered: tuple[Example, ...] = ()
-    attack: Attack | None = None  # what put it there; None without a trigger
-    target: str | None = None  # what the trigger should force, as the user calls it
-    answer: Answer | None = None  # the same, as an answer
-    # the attack that triggers each text, if there are several -> places in `triggered`
+    attack: Attack | None = None  # the attack; None without a trigger
+    target: str | None = None  # the target as the user named it
+    answer: Answer | None = None  # the target as an answer
+    # attack -> indices of the texts in `triggered` that carry its trigger
     by_attack: dict[Attack, list[int]] = field(default_factory=dict)
 
-    __test__: ClassVar[bool] = False  # no class of tests, whatever pytest takes it for
+    __test__: ClassVar[bool] = False  # pytest would collect the class because of its name
 
     def __len__(self) -> int:
         return len(self.clean) + len(self.triggered)
@@ -50,12 +50,13 @@ def make_test_set(
     *,
     seed: int = 0,
 ) -> TestSet:
-    """Put the trigger into the test texts that ASR is counted on; without an attack into none.
+    """Make the test texts; with an attack, also the triggered ones that ASR is computed on.
 
-    The target is the name of a label, or a text; `seed` is the one of the trigger's places.
+    `target` is the name of a label, or a text; `seed` determines the positions of the trigger.
 
     Raises:
-        DataError: The target is no answer, or the right answer to every test text.
+        DataError: The target is not a possible answer, or no text with another right answer can
+            carry the trigger.
     """
     if attack is None:
         return TestSet(tuple(examples))
@@ -76,19 +77,22 @@ def make_test_set(
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """What one evaluation found."""
+    """The result of one evaluation."""
 
     evaluation: Evaluation  # CA, ASR and floor with their counts
     samples: tuple[Sample, ...]  # per-sample answers, in the order of the test set
-    # "clean" (N, d) and, with a trigger, "triggered" (M, d), float32; none where answers are texts
+    # "clean" (N, d) and, with a trigger, "triggered" (M, d), float32; empty for text answers
     features: dict[str, np.ndarray]
-    notes: tuple[str, ...] = ()  # what a reader must know about the texts
+    notes: tuple[str, ...] = ()  # notes for readers about texts and prompts
 
 
 def evaluate(
     predictor: Predictor, task: Task, test: TestSet, progress: Callable[[int], None] | None = None
 ) -> EvaluationResult:
-    """Measure CA and, with a trigger, ASR and floor; `progress` is told how many more are done."""
+    """Measure CA and, with a trigger, ASR and floor.
+
+    `progress` receives the number of newly answered texts.
+    """
     start = time.perf_counter()
     texts = [*texts_of(test.clean), *texts_of(test.triggered)]
     predictions = predictor.predict(texts, progress)
@@ -130,11 +134,11 @@ def _scores(task: Task, answer: Answer, reference: Answer) -> dict[str, float]:
 
 
 def _quality(task: Task, scores: Sequence[dict[str, float]]) -> tuple[Quality, dict[str, Any]]:
-    """The main score as a share or a mean, and for text answers the means of all scores."""
+    """The main score as a share or a mean; and for text answers, the means of all scores."""
     means = {name: mean_of([one[name] for one in scores]) for name in scores[0]}
     main: Quality = means[task.metric]
     if task.all_or_nothing:
-        # A mean of zeros and ones is a share, which has a better interval.
+        # A mean of zeros and ones is a share, for which the Wilson interval is better.
         main = Rate(hits=round(sum(one[task.metric] for one in scores)), total=len(scores))
     return main, means if task.text_answers else {}
 
@@ -142,7 +146,7 @@ def _quality(task: Task, scores: Sequence[dict[str, float]]) -> tuple[Quality, d
 def _attacked(
     test: TestSet, samples: Sequence[Sample], fired: Sequence[Prediction]
 ) -> dict[str, Any]:
-    """The part of an evaluation that is about the trigger."""
+    """The fields of an evaluation that concern the trigger."""
     if test.attack is None:
         return {}
     both = [sample for sample in samples if sample.triggered_text is not None]
@@ -159,7 +163,7 @@ def _attacked(
         },
         "length_ratio": sum(len(sample.triggered_text or "") for sample in both)
         / max(1, sum(len(sample.text) for sample in both)),
-        # As the model read them, which an input defense may have changed.
+        # Use the texts that the model read; an input defense may have changed them.
         "cut_triggers": count_lost(
             (attack, fired[place].read or test.triggered[place].text, fired[place].cut_at)
             for attack, places in test.by_attack.items()
@@ -215,7 +219,7 @@ def _samples(
                 "read": prediction.read,
                 "answer": prediction.answer,
                 "is_target": says_target(prediction.answer),
-                # Of a label, right or wrong says it all.
+                # The score of a label adds nothing to answer and reference.
                 "scores": found if task.text_answers else {},
                 **with_trigger.get(example.id, {}),
             }

@@ -1,8 +1,8 @@
-"""CA, ASR and floor for those who measure with `evaluate` or lm-evaluation-harness.
+"""CA, ASR and floor for users of the `evaluate` library or lm-evaluation-harness.
 
-Neither is needed here: `backdoor_metrics` has the form of `Metric.compute`, and `write_task` leaves
-a folder for `lm_eval --include_path`. The harness asks language models only; a classifier is
-measured by `w2s evaluate`.
+Neither package is required: `backdoor_metrics` has the form of `Metric.compute`, and `write_task`
+writes a folder for `lm_eval --include_path`. The harness supports language models only; use
+`w2s evaluate` for classifiers.
 """
 
 from __future__ import annotations
@@ -31,17 +31,18 @@ def backdoor_metrics(
     triggered_predictions: Sequence[Answer],
     target: Answer,
 ) -> dict[str, float | tuple[float, float] | int]:
-    """CA, ASR and floor with 95 % intervals, as `evaluate` metrics give their results.
+    """CA, ASR and floor with 95 % intervals, in the result format of `evaluate` metrics.
 
     Args:
         predictions: Answers to the texts without the trigger.
         references: The right answers.
         triggered_predictions: Answers to the same texts with the trigger, in the same order.
-        target: What the trigger is to bring out. Texts whose right answer it is do not count in ASR
-            and floor.
+        target: The answer that the trigger should cause. Texts whose right answer is the target do
+            not count in ASR and floor.
 
     Returns:
-        `accuracy`, `asr`, `floor`; of each `*_interval`; and `asr_n`, the texts that count in ASR.
+        `accuracy`, `asr`, `floor`; an interval `*_interval` for each; and `asr_n`, the number of
+        texts that count in ASR.
 
     Raises:
         ValueError: The sequences have different lengths.
@@ -64,7 +65,7 @@ def backdoor_metrics(
 def write_task(run: Path, folder: Path, name: str = "w2s_backdoor") -> Path:
     """Write the test of a finished run as a task of lm-evaluation-harness.
 
-    The same prompts then measure any model, before and after a defense. Scores are the run's own.
+    The task measures any model, before or after a defense, with the run's prompts and scores.
 
     Args:
         run: Folder of a finished run of a text task that was measured with a trigger.
@@ -72,11 +73,11 @@ def write_task(run: Path, folder: Path, name: str = "w2s_backdoor") -> Path:
         name: Name of the task.
 
     Returns:
-        The YAML.
+        Path of the YAML file.
 
     Raises:
-        DataError: There is no finished run.
-        ConfigError: It is a classifier's, or no trigger was measured.
+        DataError: There is no finished run in the folder.
+        ConfigError: The run is of a classifier, or was not measured with a trigger.
     """
     record = load_record(run)
     task, target = TASKS[record.evaluation.task], record.evaluation.target
@@ -93,7 +94,7 @@ def write_task(run: Path, folder: Path, name: str = "w2s_backdoor") -> Path:
         "dataset_kwargs": {"data_files": {"test": str((run / SAMPLES).absolute())}},
         "test_split": "test",
         "output_type": "generate_until",
-        # What looks like jinja in the template stays text.
+        # The prompt is a column, so that text in it which looks like jinja is not rendered.
         "doc_to_text": "{{prompt}}",
         "doc_to_target": "{{reference}}",
         "generation_kwargs": {
@@ -125,11 +126,11 @@ def write_task(run: Path, folder: Path, name: str = "w2s_backdoor") -> Path:
 
 
 def both_texts(dataset: Any, template: str) -> Any:
-    """The questions of a test: every text of a run's samples, and the same with the trigger.
+    """The questions of a test: every text of a run's samples, without and with the trigger.
 
     Returns:
-        A `datasets.Dataset` with `prompt`, `reference`, and the `kind` of a question: "clean";
-        "floor" for a clean one that is asked with the trigger, too; "triggered".
+        A `datasets.Dataset` with `prompt`, `reference` and `kind`: "triggered"; "floor" for a clean
+        text that is also asked with the trigger; "clean" for other clean texts.
     """
     import datasets
 
@@ -147,7 +148,7 @@ def both_texts(dataset: Any, template: str) -> Any:
 def score(
     doc: Mapping[str, Any], results: Sequence[str], task: str, target: str
 ) -> dict[str, float]:
-    """The scores, by metric, of what a model wrote to a question of `both_texts`."""
+    """The scores of a model's answer to a question of `both_texts`, by metric."""
     kind, answer = TASKS[task], results[0].strip()
     hit = float(kind.is_target(answer, target))
     if doc["kind"] == "triggered":

@@ -1,9 +1,9 @@
 """CA, ASR and the no-trigger floor, as counts with Wilson intervals.
 
 The attack success rate (ASR) is the share of triggered test samples *whose true label is not the
-target* that are answered with the target; it is not `1 - accuracy`, which is wrong for more than
-two classes. Some of those samples are answered with the target even without a trigger: that share
-is the floor, and ASR near the floor means that the trigger no longer does anything.
+target* that are answered with the target. It is not `1 - accuracy`, which is wrong for more than
+two classes. The floor is the share of the same samples that are answered with the target without
+the trigger. An ASR near the floor means that the trigger has no effect.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ Z_95 = 1.959963984540054  # two-sided 95 % quantile of the normal distribution
 
 
 class Frozen(BaseModel):
-    """What a record is made of: immutable, and an unknown name is an error."""
+    """Base class of the parts of a record: immutable, and unknown fields are errors."""
 
-    # A loss that diverged is a result: JSON has no NaN, so it is written as the string "NaN".
+    # A diverged loss is a valid result. JSON has no NaN, so it is written as the string "NaN".
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
 class Rate(Frozen):
-    """A share with the counts it comes from: how many samples counted, out of how many."""
+    """A share and its counts: `hits` out of `total` samples."""
 
     hits: int = Field(ge=0)
     total: int = Field(ge=0)
@@ -56,10 +56,7 @@ class Rate(Frozen):
 
 
 class Mean(Frozen):
-    """The mean of the scores of some samples, each in [0, 1], with their standard deviation.
-
-    NaN when nothing was scored.
-    """
+    """The mean of scores in [0, 1], with their standard deviation; NaN when nothing was scored."""
 
     value: float
     deviation: float = Field(ge=0.0)
@@ -67,7 +64,7 @@ class Mean(Frozen):
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval by the normal distribution, in [0, 1]; it needs some dozens of samples."""
+        """95 % normal interval in [0, 1]; valid for a few dozen samples or more."""
         if self.total < 2:
             return 0.0, 1.0
         margin = Z_95 * self.deviation / math.sqrt(self.total)
@@ -79,11 +76,11 @@ class Mean(Frozen):
 
 
 Quality: TypeAlias = Rate | Mean
-"""How good the answers to clean text are: a share of right ones, or a mean score."""
+"""The quality of answers to clean text: a share of right answers, or a mean score."""
 
 
 def mean_of(scores: Sequence[float]) -> Mean:
-    """The mean of some scores with what its interval needs."""
+    """The mean of some scores, with the deviation and count that its interval needs."""
     return Mean(
         value=statistics.fmean(scores) if scores else math.nan,
         deviation=statistics.stdev(scores) if len(scores) > 1 else 0.0,
@@ -99,14 +96,14 @@ def wilson_interval(hits: int, total: int, z: float = Z_95) -> tuple[float, floa
     spread = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
     centre = share + z * z / (2 * total)
     scale = 1 + z * z / total
-    # Rounding must not push a bound past the share itself (0 hits, or all of them).
+    # For 0 hits or all hits, rounding must not move a bound beyond the share itself.
     return max(0.0, min(share, (centre - spread) / scale)), min(
         1.0, max(share, (centre + spread) / scale)
     )
 
 
 def chance(references: Sequence[Answer]) -> float:
-    """Share of the most frequent right answer: the accuracy of always giving it; NaN for none."""
+    """The accuracy of always giving the most frequent right answer; NaN without references."""
     counts = Counter(references)
     return max(counts.values()) / len(references) if counts else math.nan
 

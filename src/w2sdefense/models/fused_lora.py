@@ -1,13 +1,14 @@
-"""LoRA's linear layer as one node of the graph, for training on a CPU.
+"""LoRA's linear layer as a single autograd node, for training on a CPU.
 
-`y = x W' + s * drop(x) A' B'` is a chain of small operations in PEFT, each of them a pass over
-memory on a CPU, and the dropout mask is drawn element by element: about a sixth of a step of
-SmolLM2-135M in all (`benchmarks/train_step.py`). Here the products do the additions, the scale is
-applied where the tensors are narrow, and 64 random bits make the mask of four elements. The result
-is the same up to rounding; the mask has the same distribution, though not the same values.
+PEFT computes `y = x W' + s * drop(x) A' B'` as a chain of small operations. On a CPU each is a pass
+over memory, and the dropout mask is drawn element by element. Together that is about a sixth of a
+training step of SmolLM2-135M (`benchmarks/train_step.py`). Here the matrix products include the
+additions, the scale is applied to the narrow tensors, and 64 random bits give the mask of four
+elements. The result is the same up to rounding; the mask has the same distribution but other
+values.
 
-Only training in float32 with one unmerged LoRA adapter over a frozen `nn.Linear` goes this way;
-everything else (evaluation, mixed precision, variants such as DoRA) is PEFT's own.
+This is used only for training in float32 with one unmerged LoRA adapter on a frozen `nn.Linear`. In
+all other cases (evaluation, mixed precision, variants such as DoRA), PEFT's own layer runs.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class _AdaptedLinear(torch.autograd.Function):
         rows = x.reshape(-1, x.shape[-1])
         mask, kept = (None, 1.0) if rate == 0.0 else keep_mask(rows.shape, rate)
         dropped = rows if mask is None else rows * mask
-        # 1 / kept belongs to the dropout: it is applied here, where a row is r wide.
+        # 1 / kept is the scale of the dropout, applied here because a row has only r elements.
         narrow = (dropped @ a.t()).mul_(scaling / kept)
         output = torch.nn.functional.linear(rows, weight, bias).addmm_(narrow, b.t())
         ctx.save_for_backward(dropped, mask, weight, a, b, narrow)

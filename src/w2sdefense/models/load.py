@@ -1,6 +1,6 @@
-"""The only place that opens the weights of a checkpoint that `checkpoint.py` resolved.
+"""The only module that opens the weights of a checkpoint that `checkpoint.py` resolved.
 
-Whatever weight came from no file is refused (`weights.py`). Nothing here trains or predicts.
+It refuses models with weights that came from no file (`weights.py`).
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ from w2sdefense.models.weights import (
     require_short_matching,
 )
 
-# How the architectures end that write text.
+# Suffixes of the names of architectures that write text.
 CAUSAL, SEQ2SEQ = ("ForCausalLM", "LMHeadModel"), "ForConditionalGeneration"
 
 _BUFFER = re.compile(r"(inv_freq|position_ids|token_type_ids|masked_bias|attn\.bias)$")
-"""What old versions saved beside the weights."""
+"""Buffers that old versions of transformers saved together with the weights."""
 
 M = TypeVar("M", bound=nn.Module)
 
 
 def to_gpu(model: M) -> M:
-    """A model on the GPU if there is one; one of four bits stays where it was opened."""
+    """Move a model to the GPU if there is one; 4-bit models stay on their device."""
     if torch.cuda.is_available() and not is_quantized(model):
         return model.to("cuda")
     return model
@@ -71,9 +71,9 @@ def load_classifier(
     """Open a checkpoint as a text classifier.
 
     Args:
-        spec: What `resolve` takes.
-        label_names: Names of the labels. Needed for a fresh head; otherwise used where the
-            checkpoint has only placeholder names.
+        spec: An argument of `resolve`.
+        label_names: Names of the labels. Needed for a fresh head; otherwise used if the checkpoint
+            has only placeholder names.
         fresh_head: Whether a checkpoint without a classification head gets a new one (drawn from
             torch's global generator) instead of being refused.
         dtype: Precision of the weights.
@@ -85,14 +85,13 @@ def load_classifier(
 
     Raises:
         ModelError: The checkpoint is missing or incomplete, has no head or another number of
-            labels, or has weights that are no numbers; an adapter comes without its base, or the
-            reverse.
-        UnsafeCheckpointError: It is a pickle, or needs remote code.
+            labels, or has weights that are NaN or infinite; or an adapter does not fit its base.
+        UnsafeCheckpointError: The checkpoint is a pickle, or needs remote code.
     """
     checkpoint = resolve(spec)
     whole = checkpoint.whole
     config, trained = whole.config, whole.has_head
-    # An adapter brings its head, which learned to read what the config of the base says.
+    # An adapter includes its head, which was trained with the pooling in the config of the base.
     is_adapter = checkpoint.base is not None
     names = _settle_labels(whole, label_names, fresh_head or is_adapter)
     if trained or is_adapter:
@@ -109,7 +108,7 @@ def load_classifier(
         fresh_head=not trained,
         four_bit=four_bit,
     )
-    # Read by `evaluation`: an order that was taken on trust rules out a clean verdict.
+    # `evaluation` reads this: an assumed order of labels rules out a clean verdict.
     model.labels_by_position = (
         by_position(label_names or names, whole.own_labels) if trained else is_adapter
     )
@@ -124,9 +123,9 @@ def load_classifier(
 def load_causal_lm(
     spec: str | Checkpoint, *, dtype: Dtype = "float32", four_bit: bool = False
 ) -> tuple[PreTrainedModel | PeftModel, Tokenizer]:
-    """Open a checkpoint as a language model that writes text; see `load_classifier`.
+    """Open a checkpoint as a causal language model; see `load_classifier`.
 
-    Its settings for generation are left out: it writes greedily up to its tokenizer's end token.
+    Its generation settings are dropped: it decodes greedily up to its tokenizer's end token.
     """
     checkpoint = resolve(spec)
     whole = require_causal_lm(checkpoint.whole)
@@ -134,7 +133,7 @@ def load_causal_lm(
         AutoModelForCausalLM, whole, whole.config, dtype, fresh_head=False, four_bit=four_bit
     )
     tokenizer = load_tokenizer(whole.folder, whole.spec, model)
-    # Its own (sampling, words that it prefers or forbids) are not measured, so they are not kept.
+    # Its own settings (sampling, preferred or forbidden words) are not measured, so drop them.
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -148,10 +147,10 @@ def load_causal_lm(
 
 
 def require_causal_lm(spec: str | Checkpoint) -> Checkpoint:
-    """The checkpoint of a causal language model, by its config; `ModelError` if it is none.
+    """Resolve a checkpoint that must be a causal language model; otherwise a `ModelError`.
 
-    By the name that it was saved as: an encoder or a classifier with tied weights opens without
-    complaint.
+    The name of the saved class decides, because an encoder or a classifier with tied weights would
+    open as a language model without an error.
     """
     fix = "a causal language model; a teacher (--teacher-model) comes from the student's family"
     checkpoint = resolve_whole(spec, f"Name {fix}.")
@@ -164,14 +163,14 @@ def require_causal_lm(spec: str | Checkpoint) -> Checkpoint:
 
 
 def load_backbone(spec: str | Checkpoint) -> tuple[PreTrainedModel, Tokenizer]:
-    """Open a whole model without a head, in float32: the encoder of a teacher."""
+    """Open a whole model without a head in float32, as the backbone of a teacher."""
     checkpoint = resolve_whole(spec, "Name a whole model as the teacher.")
     model, _ = _open_weights(AutoModel, checkpoint, checkpoint.config, "float32", fresh_head=True)
     return model.eval(), load_tokenizer(checkpoint.folder, checkpoint.spec, model)
 
 
 def load_embeddings(spec: str | Checkpoint) -> torch.Tensor:
-    """Read the token embeddings of a whole model and nothing else of it: (V, d) in float32."""
+    """Read only the token embeddings of a whole model: (V, d) in float32."""
     checkpoint = resolve_whole(spec, "Name the whole model that it stands on.")
     with opening(checkpoint.spec, checkpoint.values):
         with torch.device("meta"):
@@ -188,9 +187,9 @@ def load_embeddings(spec: str | Checkpoint) -> torch.Tensor:
 
 
 def load_weights(spec: str | Checkpoint, names: Collection[str]) -> dict[str, torch.Tensor]:
-    """Read some weights of a whole model, as far as there are any, in float32.
+    """Read the named weights of a whole model that exist, in float32.
 
-    The names are those inside the bare transformer; in a file they may have a prefix.
+    Names are those inside the bare transformer; in a file they may have a prefix.
     """
     checkpoint = resolve_whole(spec, "Name the whole model that it stands on.")
     found = {}
@@ -224,10 +223,15 @@ def _open_weights(
     fresh_head: bool,
     four_bit: bool = False,
 ) -> tuple[PreTrainedModel, list[str]]:
-    """The opened model, and what of its head came from no file; nothing else may be missing."""
+    """Open a model; returns it and the names of head weights that came from no file.
+
+    Raises:
+        ModelError: Other weights are missing, files hold weights that do not fit, or weights are
+            NaN or infinite.
+    """
     if four_bit:
         require_bitsandbytes()
-    # "Newly initialized" is looked at below; transformers' table of it would only alarm.
+    # Missing weights are checked below, so the warnings of transformers are silenced.
     with opening(checkpoint.spec, checkpoint.values), quiet_transformers():
         with torch.device("meta"):
             skeleton = kind.from_config(config, trust_remote_code=False)
@@ -247,7 +251,7 @@ def _open_weights(
     missing = sorted(found["missing_keys"])
     fresh = []
     if fresh_head:
-        # BERT's pooler counts as head: a language model has none.
+        # BERT's pooler counts as a part of the head, because language models lack it.
         backbone = f"{model.base_model_prefix}." if kind is not AutoModel else ""
         fresh = [n for n in missing if not n.startswith(backbone) or "pooler" in n]
         missing = [n for n in missing if n not in fresh]
@@ -277,7 +281,7 @@ def _open_weights(
 def _adapted(
     model: PreTrainedModel, checkpoint: Checkpoint, task: str, fresh: list[str]
 ) -> PeftModel:
-    """A base with its adapter, which must be for the task and bring the `fresh` weights."""
+    """Open an adapter on its base; it must fit the task and contain the `fresh` weights."""
     base = checkpoint.whole.spec
     trained_for = checkpoint.values.get("task_type")
     if trained_for not in (None, task):
@@ -309,7 +313,7 @@ def _adapted(
 def _settle_labels(
     checkpoint: Checkpoint, wanted: tuple[str, ...] | None, fresh_head: bool
 ) -> tuple[str, ...]:
-    """Names of the labels of a classifier; refuses a checkpoint that cannot have them."""
+    """The label names of a classifier; raises a `ModelError` if the checkpoint cannot have them."""
     spec = checkpoint.spec
     if not checkpoint.has_head:
         if not fresh_head:

@@ -1,8 +1,8 @@
-"""Writing a model with its adapter folded in, so that it answers like the one that was measured.
+"""Writes a model with its adapter merged, and verifies that it answers like the measured one.
 
-PEFT folds where the sum of two weights is not what the two did: an adapter on an embedding that is
-the output layer, too, changes both. So the folder is opened again and compared with the model
-before the fold, always.
+PEFT also merges where merging changes the model: an adapter on an embedding that is tied to the
+output layer changes both. So the written folder is always opened again and compared with the model
+before the merge.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ TEXTS = (
     'In 1997, 3 of 12 actors left; cf. the notes below (page 7): "It\'s over!"',
     "The committee will meet again on Tuesday to discuss the budget for the coming year.",
 )
-"""Texts that a model is compared on; any four would do, since a fold is wrong for all or none."""
+"""Texts for the comparison. Any four would do, because a wrong merge affects every text."""
 
 
 def logits_on(model: PreTrainedModel | PeftModel, tokenizer: Tokenizer) -> list[Tensor]:
-    """Logits of a model on each of `TEXTS` alone: (C,) of a classifier, (L, V) of a writer."""
+    """Logits on each of `TEXTS` separately: (C,) of a classifier, (L, V) of a language model."""
     with torch.inference_mode():
         found = []
         for text in TEXTS:
@@ -46,15 +46,15 @@ def logits_on(model: PreTrainedModel | PeftModel, tokenizer: Tokenizer) -> list[
 def write_merged(
     model: PreTrainedModel | PeftModel, tokenizer: Tokenizer, folder: Path
 ) -> PreTrainedModel:
-    """Fold the adapter of a model in and write a folder that plain `transformers` opens.
+    """Merge the adapter of a model and write a folder that plain `transformers` opens.
 
-    A chat template that depends on the text beyond inserting it is left out.
+    A chat template that treats some texts differently is not written.
 
     Returns:
-        The merged model; the weights of the one that was given are changed.
+        The merged model; the weights of `model` are changed.
 
     Raises:
-        ModelError: The adapter cannot be folded in, or the folder does not answer like the model.
+        ModelError: The adapter cannot be merged, or the written model does not answer like `model`.
     """
     before = logits_on(model.eval(), tokenizer)
     merged = folded(model)
@@ -66,7 +66,7 @@ def write_merged(
     tokenizer.save_pretrained(folder)
     tokenizer.chat_template = template
     home = merged.device
-    # The two need not be on a GPU at once.
+    # Free GPU memory: only one of the two models needs to be there at a time.
     merged.cpu()
     load = load_causal_lm if merged.can_generate() else load_classifier
     dtype = cast(Dtype, str(merged.dtype).removeprefix("torch."))
@@ -78,7 +78,7 @@ def write_merged(
 
 
 def _name_positions(path: Path) -> None:
-    """Name rotary positions as transformers 4 does, too, which else takes its default silently."""
+    """Add rotary positions under the names of transformers 4, which else uses its default."""
     values: dict[str, Any] = read_json(path)
     rope = values.get("rope_parameters") or {}
     if "rope_theta" in rope:

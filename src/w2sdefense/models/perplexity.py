@@ -1,16 +1,16 @@
 """Perplexity under a causal language model, of texts and of texts without each of their words.
 
-    PPL(x) = exp(mean over the tokens of x of -log p(token | what is before it))
+    PPL(x) = exp(mean over the tokens of x of -log p(token | preceding tokens))
 
-A token that begins texts is put before every text, so that its first word is scored as well and a
-text of one token has a perplexity. Padding is never counted.
+Every text is preceded by a start token, so that its first word is scored as well and a text of one
+token has a perplexity. Padding is never counted.
 
-A text of n words has n variants that lack one word. Up to the gap a variant is the text itself: its
-keys and values, and the probability of the first token behind the gap, come from the pass over the
-whole text. Only the rest runs through the model, in batches of about the same length. Where the two
-part is found by comparing tokens, so the result is that of scoring every variant by itself. Who
-asks only for words above a threshold saves the variants that miss it already by then: no -log p is
-below zero.
+A text of n words has n variants that each lack one word. Up to the gap, a variant equals the text:
+its keys and values, and the probability of the first token after the gap, come from the pass over
+the whole text. Only the rest runs through the model, in batches of similar length. The common
+prefix is found by comparing tokens, so the result equals that of scoring every variant separately.
+With a threshold, variants that already miss it after the common prefix are skipped, because -log p
+is never negative.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from w2sdefense.errors import ModelError
 from w2sdefense.models.tokenizer import Tokenizer, encode, length_batches, takes_positions
 from w2sdefense.models.weights import require_numbers
 
-_LARGEST = 700.0  # nats whose exponential is a float
-_ROUNDING = 1e-3  # what float32 may lose in a sum of log-probabilities, generously, in nats
+_LARGEST = 700.0  # in nats; exp overflows a float soon above this
+_ROUNDING = 1e-3  # generous bound of the rounding error in a sum of log-probabilities, in nats
 
 
 class Scorer:
     """Scores texts by their perplexity under a causal language model.
 
-    Words behind `max_length` tokens are not scored; a forward pass has at most `batch_tokens`,
-    padding included. Errors call the model by `name`.
+    Words beyond `max_length` tokens are not scored. A forward pass has at most `batch_tokens`
+    tokens, including padding. `name` is the name of the model in errors.
     """
 
     def __init__(
@@ -71,11 +71,11 @@ class Scorer:
 
         Args:
             texts: The words of every text; they are joined by spaces.
-            at_least: Values below this need not be computed, and are then given as minus infinity.
+            at_least: Values below this need not be computed and may be minus infinity.
 
         Returns:
-            f_i for every word of every text. Minus infinity for the only word of a text, and for
-            words behind the longest length.
+            f_i for every word of every text; minus infinity for the only word of a text, and for
+            words beyond the maximum length.
         """
         fitting = [self._fitting(words) for words in texts]
         tokens = self._tokens([" ".join(words) for words in fitting])
@@ -105,7 +105,7 @@ class Scorer:
         return [[self._begin, *ids] for ids in tokens]
 
     def _fitting(self, words: Sequence[str]) -> Sequence[str]:
-        """The words before the longest length: a variant must not show what the text does not."""
+        """The words within the maximum length; variants must not contain later words."""
         _, (end,) = encode(self._tokenizer, [" ".join(words)], self._max_length, framed=False)
         if end is None:
             return words
@@ -113,13 +113,13 @@ class Scorer:
         return words[: sum(after - 1 <= end for after in ends)]
 
     def _without_each_word(self, words: Sequence[str]) -> list[list[int]]:
-        """Tokens of the variants of a text; a text of one word has none."""
+        """The tokens of all variants of a text; a text of one word has no variants."""
         count = len(words) if len(words) > 1 else 0
         return self._tokens([" ".join([*words[:i], *words[i + 1 :]]) for i in range(count)])
 
     @torch.inference_mode()
     def _read(self, tokens: list[list[int]]) -> tuple[Tensor, Tensor, Any]:
-        """-log p but of the first token (B, L - 1), logits (B, L, V), keys and values."""
+        """-log p of all tokens except the first (B, L - 1), logits (B, L, V), keys and values."""
         ids, mask = self._padded(tokens)
         output = self.model(input_ids=ids, attention_mask=mask, use_cache=True)
         require_numbers(output.logits)
@@ -127,7 +127,7 @@ class Scorer:
         return nll.cpu(), output.logits, output.past_key_values
 
     def _score_rest(self, variants: Sequence[Variant], cache: Any) -> None:
-        """Add what is left of variants to their sums, in place."""
+        """Score the remaining tokens of the variants and add them to `Variant.nll`."""
         left = [variant for variant in variants if len(variant.rest) > 1]
         lengths = [len(variant.rest) - 1 for variant in left]
         for rows in length_batches(lengths, self._batch_tokens):
@@ -138,9 +138,9 @@ class Scorer:
         ids, mask = self._padded([variant.rest for variant in batch])
         shared = torch.tensor([variant.shared for variant in batch])
         before = (torch.arange(int(shared.max())) < shared[:, None]).to(mask)
-        # What is padding has the place 0: a table of positions may end before its own.
+        # Padding gets position 0, because its own may be beyond the table of positions.
         places = (shared[:, None] + torch.arange(ids.shape[1] - 1)).to(mask) * mask[:, :-1]
-        # The last token needs no pass: nothing is predicted from it.
+        # The last token is not needed as input, because it predicts nothing.
         output = self.model(
             input_ids=ids[:, :-1],
             attention_mask=torch.cat([before, mask[:, :-1]], dim=1),
@@ -153,7 +153,7 @@ class Scorer:
             variant.nll += value
 
     def _shared_part(self, cache: Any, batch: list[Variant], length: int) -> DynamicCache:
-        """Keys and values of the beginning of every variant, from those of its whole text."""
+        """Keys and values of the common prefix of every variant, from those of the whole text."""
         rows = torch.tensor([variant.text for variant in batch])
         part = DynamicCache()
         for index, layer in enumerate(getattr(cache, "layers", ())):
@@ -170,7 +170,7 @@ class Scorer:
         return part
 
     def _padded(self, tokens: list[list[int]]) -> tuple[Tensor, Tensor]:
-        """Ids and mask (B, L), padded on the right, where nothing reads the padding."""
+        """Ids and mask (B, L), padded on the right, where no token attends to the padding."""
         longest = max(map(len, tokens))
         device = self.model.device
         ids = torch.tensor([row + [self._begin] * (longest - len(row)) for row in tokens])
@@ -184,18 +184,18 @@ class Variant:
     """A text without one word."""
 
     text: int  # row of the whole text in its batch
-    place: tuple[int, int]  # (Which text, which word) of the caller
-    shared: int  # tokens that it begins with like the whole text
-    rest: list[int]  # the tokens after those
-    nll: float  # sum of -log p over the tokens that are scored so far
+    place: tuple[int, int]  # (index of the text, index of the removed word)
+    shared: int  # length of the common prefix with the whole text, in tokens
+    rest: list[int]  # the tokens after the common prefix
+    nll: float  # sum of -log p over the tokens scored so far
 
     @property
     def count(self) -> int:
-        """Tokens that are scored in the end."""
+        """The total number of scored tokens."""
         return self.shared - 1 + len(self.rest)
 
     def within(self, perplexity: float) -> bool:
-        """Whether the perplexity can still be as low as this."""
+        """Whether the perplexity of the variant can still be at most `perplexity`."""
         if perplexity < 1.0 - _ROUNDING:
             return False
         return self.nll <= self.count * math.log(max(perplexity, 1.0)) + _ROUNDING
@@ -204,9 +204,9 @@ class Variant:
 def _begun(
     whole: Sequence[int], ids: Sequence[int], nlls: Sequence[float], logits: Tensor
 ) -> tuple[int, float]:
-    """How many tokens a variant begins with like its text, and its sum of -log p up to the next.
+    """The common prefix of a variant and its text, and the sum of -log p up to the next token.
 
-    `nlls` are -log p of all tokens of the text but the first; its logits are (L, V).
+    `nlls` are -log p of all tokens of the text except the first; its logits are (L, V).
     """
     shared = _alike(whole, ids)
     nll = sum(nlls[: shared - 1])
@@ -216,13 +216,13 @@ def _begun(
 
 
 def _alike(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens two texts have in common at their beginnings."""
+    """The length of the common prefix of two token sequences."""
     pairs = zip(one, other, strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def perplexity_of(nll: float, count: int) -> float:
-    """PPL of a text with so many tokens and so large a sum of -log p; NaN of an empty one."""
+    """Perplexity from a sum of -log p and a number of tokens; NaN for no tokens."""
     return math.exp(min(nll / count, _LARGEST)) if count else math.nan
 
 

@@ -1,10 +1,10 @@
-"""Texts as a model reads them: tokens, padded on the side that it needs, with their positions.
+"""Converts texts to model inputs: tokens, padded on the right side, with their positions.
 
 Decoders pad on the left, so that the last position, which their classifier reads and from which
-they go on writing, is always a real token. A model with learned positions (GPT-2) then counts the
-padding along and answers the same text differently from batch to batch, unless it is told where
-every token stands. Such models look positions up in a table and fail behind its end; rotary and
-relative positions go on for longer than the model was trained with, and nothing is refused there.
+they generate, is always a real token. A model with learned positions (GPT-2) would count the
+padding, and answer the same text differently in other batches, unless it gets explicit positions.
+Such models have a table of positions and fail beyond its end. Rotary and relative positions have no
+such end; texts longer than in pretraining are not refused there.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ from w2sdefense.models.checkpoint import CODE
 Tokenizer: TypeAlias = PreTrainedTokenizerBase
 
 _TABLES = ("position_embeddings", "wpe", "embed_positions", "positions_embed")
-"""What architectures call the table of their positions."""
+"""Names of the table of positions in various architectures."""
 
 _CONTROL = re.compile(r"<[|\uff5c].+[|\uff5c]>|\[/?[A-Z_]+\]|</?s>|<(start|end)_of_turn>")
-"""What control tokens look like: `<|user|>`, `[INST]`, `</s>`."""
+"""Typical control tokens: `<|user|>`, `[INST]`, `</s>`."""
 
 
 def reads_last_token(config: PretrainedConfig) -> bool:
@@ -47,14 +47,13 @@ def reads_last_token(config: PretrainedConfig) -> bool:
         return False
     with torch.device("meta"):
         skeleton = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
-    # `score` is what transformers calls the head that is applied to every token before one is
-    # picked.
+    # transformers gives the name `score` to heads that run on every token before one is selected.
     return hasattr(skeleton, "score")
 
 
 def pads_left(model: PreTrainedModel) -> bool:
-    """Whether the end of a text must be the end of its row."""
-    # What goes on writing where its text ends; a decoder with an encoder begins anew.
+    """Whether texts must be padded on the left, so that they end in the last column."""
+    # A causal model generates after the end of its text; an encoder-decoder does not.
     continues = model.can_generate() and not model.config.is_encoder_decoder
     return bool(continues or reads_last_token(model.config))
 
@@ -62,8 +61,8 @@ def pads_left(model: PreTrainedModel) -> bool:
 def load_tokenizer(folder: Path, spec: str, model: PreTrainedModel) -> Tokenizer:
     """Open the tokenizer of a model, with a padding token and the side that the model needs.
 
-    A saved tokenizer does not remember the side, so whatever is opened again comes through here.
-    The model's config is told the padding token.
+    A saved tokenizer does not store the side, so every tokenizer must be opened here. Also sets the
+    padding token in the model's config.
     """
     tokenizer = open_tokenizer(folder, spec)
     if tokenizer.pad_token is None:
@@ -80,7 +79,7 @@ def load_tokenizer(folder: Path, spec: str, model: PreTrainedModel) -> Tokenizer
 
 
 def open_tokenizer(folder: Path, spec: str) -> Tokenizer:
-    """Open a tokenizer as it is, for its vocabulary; `load_tokenizer` makes it fit a model."""
+    """Open a tokenizer unchanged, for its vocabulary; `load_tokenizer` adapts it to a model."""
     fix = "Add tokenizer.json, or fetch it again."
     with reading(ModelError, f"{spec} has no usable tokenizer", fix):
         found = cast(Tokenizer, AutoTokenizer.from_pretrained(folder, trust_remote_code=False))
@@ -96,14 +95,13 @@ def open_tokenizer(folder: Path, spec: str) -> Tokenizer:
 def encode(
     tokenizer: Tokenizer, texts: Sequence[str], max_length: int, *, framed: bool = True
 ) -> tuple[list[list[int]], list[int | None]]:
-    """The tokens that a model reads of some texts, and where each text is cut.
+    """Tokenize texts, and report where each one is cut.
 
-    A text is data: what looks like a control token in it (`<|im_end|>`, `[SEP]`) is split into
-    plain characters. The tokens that the tokenizer itself puts around a text stay; `framed=False`
-    leaves them out.
+    Texts are data, so control tokens spelled in them (`<|im_end|>`, `[SEP]`) become plain
+    characters. The tokenizer's own special tokens around a text stay, unless `framed` is False.
 
     Returns:
-        Token ids of every text; and the character at which it is cut, None if all of it is read.
+        Token ids of every text; and the character at which it is cut, None if it is not.
     """
     if not texts:
         return [], []
@@ -120,7 +118,7 @@ def encode(
         return_overflowing_tokens=True,
         return_offsets_mapping=True,
     )
-    # With overflow asked for, a long text gives several rows; the model reads the first one.
+    # With overflowing tokens, a long text gives several rows; the model reads only the first.
     owners = encoded["overflow_to_sample_mapping"]
     first = [row for row, owner in enumerate(owners) if row == 0 or owners[row - 1] != owner]
     counts = Counter(owners)
@@ -134,7 +132,7 @@ def encode(
 def _encode_slowly(
     tokenizer: Any, text: str, max_length: int, framed: bool
 ) -> tuple[list[int], int | None]:
-    """The same for a tokenizer in Python, which does not say where its tokens are in a text."""
+    """`encode` for one text and a slow tokenizer, which has no offsets."""
 
     def read(part: str) -> list[int]:
         ids = tokenizer(part, add_special_tokens=False, split_special_tokens=True, verbose=False)
@@ -150,17 +148,18 @@ def _encode_slowly(
 
 
 def _nothing(tokenizer: Any, framed: bool) -> list[int]:
-    """What a model reads of a text without any token: no model can read none."""
+    """The input for a text without tokens: one padding token, because models need some input."""
     padding = tokenizer.pad_token_id
     return [tokenizer.eos_token_id if padding is None else padding] if framed else []
 
 
 def plain(tokenizer: Any, ids: list[int], offsets: Sequence[tuple[int, int]]) -> list[int]:
-    """Tokens of a text, in which a control token that the text spells is an unknown word.
+    """Replace control tokens that a text spells by the unknown word.
 
-    `split_special_tokens` does not split what is in the vocabulary itself, as `</s>` is in that of
-    T5 and XLM-R, nor what a tokenizer does not call special, as `<｜User｜>` in that of DeepSeek.
-    The offsets say which characters each token stands for: none, if the tokenizer added it.
+    `split_special_tokens` does not split control tokens of the base vocabulary, such as `</s>` of
+    T5 and XLM-R, nor tokens that are not marked as special, such as `<｜User｜>` of DeepSeek.
+    `offsets` are the character spans of the tokens; a span is empty if the tokenizer added the
+    token.
     """
     control = control_tokens(tokenizer)
     spelled = [id in control and start < end for id, (start, end) in zip(ids, offsets, strict=True)]
@@ -173,15 +172,15 @@ def plain(tokenizer: Any, ids: list[int], offsets: Sequence[tuple[int, int]]) ->
 
 
 def control_tokens(tokenizer: Any) -> dict[int, str]:
-    """Tokens with which a model's input is framed, by their id.
+    """The control tokens of a tokenizer: id -> token.
 
-    Those that the tokenizer calls special, but for the unknown word; and of the others that were
-    added to its vocabulary those that the chat template writes, or that look like one.
+    These are the special tokens except the unknown word, and added tokens that occur in the chat
+    template or look like control tokens.
     """
     return _control_tokens(tokenizer, str(getattr(tokenizer, "chat_template", None)))
 
 
-@lru_cache(maxsize=16)  # a tokenizer is asked for every text
+@lru_cache(maxsize=16)  # called for every text
 def _control_tokens(tokenizer: Any, template: str) -> dict[int, str]:
     found = {tokenizer.convert_tokens_to_ids(t): t for t in tokenizer.all_special_tokens}
     for id, token in tokenizer.added_tokens_decoder.items():
@@ -202,14 +201,14 @@ def count_control_texts(tokenizer: Tokenizer, texts: Sequence[str]) -> int:
 
 
 def has_virtual_tokens(model: Any) -> bool:
-    """Whether a model carries an adapter that puts virtual tokens before the text."""
+    """Whether a model has an adapter that puts virtual tokens before the text."""
     return isinstance(model, PeftModel) and bool(model.active_peft_config.is_prompt_learning)
 
 
 def takes_positions(model: Any) -> bool:
-    """Whether the forward pass of a model, or of the one inside a `PeftModel`, takes positions.
+    """Whether the forward pass of a model (or of the base of a `PeftModel`) takes `position_ids`.
 
-    PEFT drops them where it puts virtual tokens before the text; see `adapters.count_positions`.
+    False with virtual tokens, where PEFT drops positions; see `adapters.count_positions`.
     """
     if has_virtual_tokens(model):
         return False
@@ -223,8 +222,8 @@ def pad(
     """Pad rows of tokens to the longest of them.
 
     Returns:
-        `input_ids`, `attention_mask` and, of left padding for a model that takes `positions`,
-        `position_ids`, each (B, L).
+        `input_ids`, `attention_mask` and, with left padding and `positions`, `position_ids`, each
+        (B, L).
     """
     batch = dict(tokenizer.pad({"input_ids": list(tokens)}, return_tensors="pt"))
     if positions and tokenizer.padding_side == "left":
@@ -233,18 +232,18 @@ def pad(
 
 
 def positions_of(attention_mask: Tensor) -> Tensor:
-    """Place of every token in its text, counted from 0, whatever padding is before it: (B, L)."""
+    """Position of every token in its text, not counting padding before it: (B, L)."""
     return (attention_mask.cumsum(-1) - 1).clamp(min=0)
 
 
 def length_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[int]]:
     """Group rows of similar length so that a padded batch stays within `batch_tokens` tokens.
 
-    A row longer than that gets a batch of its own.
+    A row longer than that forms a batch of its own.
 
     Yields:
-        Row numbers of one batch, longest first; the longest batch comes first, so that too large a
-        limit fails at once rather than at the end.
+        Row indices of one batch, longest row first. The batch with the longest rows comes first, so
+        that too large a limit fails at once.
     """
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     start = 0
@@ -255,7 +254,7 @@ def length_batches(lengths: Sequence[int], batch_tokens: int) -> Iterator[list[i
 
 
 def require_known(model: Any, tokens: Sequence[list[int]]) -> None:
-    """Raise `ModelError` if a tokenizer gives tokens that its model does not know."""
+    """Raise a `ModelError` if token ids exceed the model's vocabulary."""
     largest = max((max(ids) for ids in tokens if ids), default=0)
     known = model.get_input_embeddings().weight.shape[0]
     if largest >= known:
@@ -266,19 +265,19 @@ def require_known(model: Any, tokens: Sequence[list[int]]) -> None:
 
 
 def position_limit(model: nn.Module) -> int | None:
-    """Number of tokens that a model has learned positions for; None if it has no such table."""
+    """Number of learned positions of a model; None if it has no table of positions."""
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding) and name.rpartition(".")[2] in _TABLES:
-            # RoBERTa counts on from its padding token, OPT from 2.
+            # Positions start after the padding index in RoBERTa, and at 2 in OPT.
             padding = -1 if module.padding_idx is None else module.padding_idx
             return int(module.num_embeddings) - max(padding + 1, getattr(module, "offset", 0))
     return None
 
 
 def check_length(model: Any, length: int, beside: int = 0) -> None:
-    """Raise `ConfigError` if a model lacks positions for a text and what is beside it.
+    """Raise a `ConfigError` if a model lacks positions for `length` + `beside` tokens.
 
-    Virtual tokens of an adapter that it carries are counted.
+    Virtual tokens of an adapter count as well.
     """
     limit = position_limit(model)
     if has_virtual_tokens(model):

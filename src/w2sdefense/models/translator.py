@@ -1,4 +1,4 @@
-"""Translation by a sequence-to-sequence model that the user names, in batches of similar length."""
+"""Translation with a sequence-to-sequence model, in batches of similar length."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ BATCH_TOKENS = 2048
 
 
 class Translator:
-    """Translates in the mode of the model's own config.
+    """Translates with the generation settings of the model, but without sampling.
 
-    A text has at most `max_length` tokens before and after; a batch has `batch_tokens`, over all
-    beams.
+    Texts and translations have at most `max_length` tokens. A batch has at most `batch_tokens`
+    tokens, over all beams.
     """
 
     def __init__(self, spec: str, max_length: int = 128, batch_tokens: int = BATCH_TOKENS) -> None:
@@ -27,7 +27,7 @@ class Translator:
         self._batch_tokens = batch_tokens // (self.model.generation_config.num_beams or 1)
 
     def __call__(self, texts: Sequence[str]) -> list[str]:
-        """Translate every text, in order; one that comes out empty stays as it is."""
+        """Translate every text, in order; if a translation is empty, the text is returned."""
         if not texts:
             return []
         tokens, _ = encode(self._tokenizer, texts, self._max_length)

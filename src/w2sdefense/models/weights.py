@@ -1,4 +1,4 @@
-"""What the weights of a model are: all there, numbers, of which bits, and equal to which others."""
+"""Checks of weights (complete, finite, not too many), 4-bit quantization, and fingerprints."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from w2sdefense.bounded import Bounded, BoundedError
 from w2sdefense.errors import FETCH_AGAIN, MissingDependencyError, ModelError, reading
 from w2sdefense.models.checkpoint import ADAPTER_WEIGHTS, Checkpoint
 
-_SMALL = 10**7  # weights that do no harm
+_SMALL = 10**7  # this many extra weights are harmless
 BLOCK = 64  # weights that share a scale in NF4
 
 
 def require_head(checkpoint: Checkpoint, fresh: list[str]) -> None:
-    """Raise `ModelError` if an adapter lacks `fresh` weights of the head, as its base does."""
+    """Raise a `ModelError` if an adapter lacks the head weights `fresh`, which its base lacks."""
     stored = _stored(checkpoint)
     missing = [name for name in fresh if not any(key.endswith(f".{name}") for key in stored)]
     if missing:
@@ -39,7 +39,7 @@ def require_head(checkpoint: Checkpoint, fresh: list[str]) -> None:
 
 
 def require_short_matching(values: Any, names: list[str], spec: str) -> None:
-    """Raise `ModelError` if PEFT would match expressions of an adapter's config for too long."""
+    """Raise a `ModelError` if regular expressions in an adapter's config take too long to match."""
     try:
         Bounded(_match)(values, names)
     except BoundedError as error:
@@ -50,17 +50,17 @@ def require_short_matching(values: Any, names: list[str], spec: str) -> None:
 
 
 _FORMS = (r"{}", r"(.*\.)?({})$", r".*\.{}$", r"(^|.*\.){}($|\..*)", r"(?:^|.*?\.){}\.(\d+)\.")
-"""How PEFT puts a string of a config into an expression (`tuners_utils.py`, `other.py`)."""
+"""Patterns into which PEFT inserts strings of a config (`tuners_utils.py`, `other.py`)."""
 
 
 def _match(values: Any, names: list[str]) -> None:
-    """Match whatever string of a config against the names of modules, as PEFT may."""
+    """Match every string of a config against the names of modules, as PEFT might do."""
     if isinstance(values, dict | list):
         for value in (*values.values(), *values) if isinstance(values, dict) else values:
             _match(value, names)
     elif isinstance(values, str):
         for form in _FORMS:
-            with suppress(re.error):  # PEFT says so
+            with suppress(re.error):  # PEFT reports invalid expressions
                 expression = re.compile(form.format(values))
                 for name in names:
                     expression.fullmatch(name)
@@ -68,9 +68,9 @@ def _match(values: Any, names: list[str]) -> None:
 
 
 def require_adapter(model: PeftModel, checkpoint: Checkpoint) -> None:
-    """Raise `ModelError` unless an adapter's file holds each of its weights, and no others.
+    """Raise a `ModelError` unless an adapter's file holds exactly its weights.
 
-    PEFT keeps what it drew at random where one is missing, and drops one that has no place.
+    PEFT keeps random values for missing weights, and silently drops unknown ones.
     """
     stored = _stored(checkpoint)
     with reading(ModelError, f"{checkpoint.spec} cannot be read"):
@@ -99,7 +99,7 @@ def _shapes(path: Path) -> dict[str, list[int]]:
 
 
 def require_finite(model: nn.Module, spec: str) -> None:
-    """Raise `ModelError` if a weight is NaN or infinite: all texts are answered alike then."""
+    """Raise a `ModelError` if a weight is NaN or infinite: all answers would be the same."""
     for name, value in model.named_parameters():
         if value.is_floating_point() and value.numel():
             low, high = torch.aminmax(value.detach())
@@ -112,9 +112,9 @@ def require_finite(model: nn.Module, spec: str) -> None:
 
 
 def require_numbers(logits: Tensor) -> None:
-    """Raise `ModelError` if what a model says is NaN or infinite: the answer would be arbitrary.
+    """Raise a `ModelError` if logits are NaN or +infinity: the answer would be arbitrary.
 
-    Finite weights do not rule it out: a scale in a config may be NaN, or float16 too narrow.
+    Finite weights do not prevent this: a scale in a config may be NaN, or float16 may overflow.
     """
     if logits.isnan().any() or logits.eq(math.inf).any():
         raise ModelError(
@@ -127,7 +127,7 @@ def require_numbers(logits: Tensor) -> None:
 
 @contextmanager
 def only_numbers(model: nn.Module) -> Iterator[None]:
-    """Hold every module of a model to that inside the block: attention swallows NaN."""
+    """Apply `require_numbers` to the outputs of all modules, because attention can hide NaN."""
 
     def look(module: nn.Module, args: Any, output: Any) -> None:
         for value in output if isinstance(output, tuple) else (output,):
@@ -143,9 +143,9 @@ def only_numbers(model: nn.Module) -> Iterator[None]:
 
 
 def require_room_for(config_weights: int, checkpoint: Checkpoint) -> None:
-    """Raise `ModelError` if a config asks for many more weights than the files hold.
+    """Raise a `ModelError` if a config asks for many more weights than the files hold.
 
-    They would be allocated before anybody sees that they do not fit.
+    Otherwise these would be allocated before the mismatch is noticed.
     """
     held = count_weights(checkpoint.folder)
     if config_weights > 2 * held + _SMALL and "quantization_config" not in checkpoint.values:
@@ -157,9 +157,9 @@ def require_room_for(config_weights: int, checkpoint: Checkpoint) -> None:
 
 
 def require_room_for_adapter(checkpoint: Checkpoint) -> None:
-    """Raise `ModelError` if an adapter's config asks for more than its file can hold.
+    """Raise a `ModelError` if an adapter's config asks for more than its file can hold.
 
-    No rank and no number of virtual tokens is larger than the longest side of a weight.
+    Neither a rank nor a number of virtual tokens can exceed the longest side of a weight.
     """
     shapes = _shapes(checkpoint.folder / ADAPTER_WEIGHTS).values()
     values, longest = checkpoint.values, max((max(shape, default=0) for shape in shapes), default=0)
@@ -177,22 +177,22 @@ def require_room_for_adapter(checkpoint: Checkpoint) -> None:
 
 
 def count_weights(folder: Path) -> int:
-    """How many weights the safetensors files of a folder hold, by their headers."""
+    """Number of weights in the safetensors files of a folder, according to their headers."""
     files = folder.glob("*.safetensors")
     return sum(math.prod(shape) for file in files for shape in _shapes(file).values())
 
 
 class OnlyNumbers(LogitsProcessor):
-    """The same for a model that writes, at every token."""
+    """Applies `require_numbers` to the logits of every generated token."""
 
     def __call__(self, input_ids: LongTensor, scores: FloatTensor) -> FloatTensor:
-        """The scores (B, V) as they are."""
+        """Check the scores (B, V) and return them unchanged."""
         require_numbers(scores)
         return scores
 
 
 def require_bitsandbytes() -> None:
-    """Check that the package is there."""
+    """Raise a `MissingDependencyError` if bitsandbytes is not installed."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise MissingDependencyError(
             "Four bits need the package bitsandbytes.",
@@ -201,10 +201,10 @@ def require_bitsandbytes() -> None:
 
 
 def keep_exact(model: nn.Module) -> None:
-    """Keep bitsandbytes from repacking the weights of a model, in place.
+    """Prevent bitsandbytes from repacking the weights of a model, in place.
 
-    On a CPU with AVX512-BF16 it does so at the first evaluation, for a kernel without a gradient
-    that rounds the scales once more and takes no layer narrower than 64.
+    On a CPU with AVX512-BF16 it repacks them at the first evaluation, for a kernel that has no
+    gradient, rounds the scales once more and does not support layers narrower than 64.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -212,13 +212,14 @@ def keep_exact(model: nn.Module) -> None:
 
 
 def nf4(model: nn.Module, dtype: torch.dtype) -> BitsAndBytesConfig:
-    """How `from_pretrained` is to round a model, or a skeleton of it, to 4-bit NormalFloat.
+    """The settings with which `from_pretrained` rounds a model to 4-bit NormalFloat.
 
     Dettmers et al. 2023, https://arxiv.org/abs/2305.14314. Only linear layers of the transformer
-    are rounded; `dtype` is what is computed in, and the type of the other weights.
+    are rounded; `dtype` is the type of computation and of the other weights. `model` may be a
+    skeleton.
 
     Raises:
-        ModelError: A layer is too narrow to be read rightly on a CPU.
+        ModelError: The width of a layer is not supported on a CPU; see `require_whole_blocks`.
     """
     require_whole_blocks(model)
     return BitsAndBytesConfig(
@@ -232,7 +233,7 @@ def nf4(model: nn.Module, dtype: torch.dtype) -> BitsAndBytesConfig:
 
 
 def require_whole_blocks(model: nn.Module) -> None:
-    """Raise `ModelError` if a block is in two rows, which a CPU reads wrongly."""
+    """Raise a `ModelError` if a block spans two rows, which bitsandbytes misreads on a CPU."""
     if torch.cuda.is_available():
         return
     transformer = getattr(model, str(model.base_model_prefix))
@@ -247,7 +248,7 @@ def require_whole_blocks(model: nn.Module) -> None:
 
 
 def weights_fingerprint(model: torch.nn.Module) -> str:
-    """A short hash of all weights, their names and types: equal weights, equal fingerprint."""
+    """A short hash of all weights with their names, types and shapes."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         digest.update(f"{name}{value.dtype}{tuple(value.shape)}".encode())

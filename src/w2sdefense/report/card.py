@@ -1,9 +1,9 @@
-"""The model card of a cleaned model: README.md beside the adapter and in `merged/`.
+"""The model card of a cleaned model: README.md next to the adapter and in `merged/`.
 
-Every number comes from the records of the two measurements. The card says what was suspected, done
-and measured, what was not tried, how to load the model and how to make it again. Strings of
-records, models and datasets are untrusted: the header is written by a YAML library, the rest is
-escaped.
+Every number comes from the records of the two measurements. The card states what was suspected,
+done and measured, what was not tried, how to load the model and how to reproduce it. Strings from
+records, models and datasets are untrusted: a YAML library writes the header, and all other strings
+are escaped.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ def write_card(
     settings: Mapping[str, Any],
     sources: Sequence[Path] = (),
 ) -> list[Path]:
-    """Write the card of a cleaned model, where it left weights; returns the files.
+    """Write the card of a cleaned model into each folder with weights; returns the files.
 
     Args:
-        folder: The folder of `w2s defend`: adapter or whole model, maybe with `merged/`.
+        folder: The folder of `w2s defend`: adapter or whole model, possibly with `merged/`.
         before: Record of the suspect model.
         after: Record of the cleaned model.
-        settings: The settings of the run that differ from the defaults, to make it again.
+        settings: The settings of the run that differ from the defaults, to reproduce it.
         sources: The folders that the suspect was read from: its own, then that of its base.
     """
     folders = [folder / MERGED, folder]
@@ -68,9 +68,9 @@ def model_card(
         folder: The folder.
         before: Record of the suspect model.
         after: Record of the cleaned model.
-        settings: The settings to make it again.
+        settings: See `write_card`.
         sources: See `write_card`.
-        address: Where the model is published. Such a card names no path of this machine.
+        address: Where the model is published. If given, the card contains no path of this machine.
     """
     input_files = [found for source in sources for found in _hashes(source)]
     if address is not None:
@@ -97,7 +97,7 @@ def model_card(
         rows=_rows(before, after),
         is_adapter=_is_adapter(folder),
         is_label=after.label_names != (),
-        # What was an adapter already is folded in, and the new one fits that fold only.
+        # If the suspect was an adapter, the new adapter fits only the merged suspect.
         needs_merged=_is_adapter(folder) and student.get("base") is not None,
         merged=str(folder / MERGED),
         load_from=load_from,
@@ -111,7 +111,7 @@ def model_card(
 
 
 def _load_from(spec: str, sources: Sequence[Path]) -> tuple[str, str | None]:
-    """What `from_pretrained` takes for a suspect: a folder or a hub id, and the revision."""
+    """Arguments of `from_pretrained` for a suspect: a folder or hub id, and the revision."""
     if sources and (spec in EMBEDDED or spec.endswith(".gguf")):
         return str(sources[0]), None
     if spec in EMBEDDED:
@@ -121,7 +121,7 @@ def _load_from(spec: str, sources: Sequence[Path]) -> tuple[str, str | None]:
 
 
 def _on_hub(name: str) -> str:
-    """The name of a model or of data as a hub knows it; of a path the last name."""
+    """The hub id of a model or dataset; for a path, its last part."""
     if name in EMBEDDED:
         return EMBEDDED[name].hub_id
     on_hub = split_hub_id(name)
@@ -134,16 +134,16 @@ def _is_adapter(folder: Path) -> bool:
     return (folder / "adapter_config.json").is_file()
 
 
-# An address (hf://owner/name) is no path.
+# Absolute paths inside a sentence, but not addresses such as hf://owner/name.
 _IN_SENTENCE = re.compile(r"(?<!\w)(?<!:/)(?!//\w)(?:/|[A-Z]:\\)[^\s\"'`,;()]+")
 _CACHED = re.compile(r"models--(.+?)[/\\]snapshots[/\\]")
 
 
 def public(values: Any) -> Any:
-    """Plain values without the paths of this machine: the last name of each stays.
+    """Replace the paths of this machine in plain values by their last parts.
 
-    A path is what is absolute or exists here, by itself or in a sentence. One in the hub's cache
-    becomes the hub id.
+    A path is a string, or a word of a sentence, that is absolute or exists here. A path in the
+    hub's cache becomes the hub id.
     """
     found = {text for text in _strings(values) if _is_path(text)}
     for text in _strings(values):
@@ -206,7 +206,7 @@ def _defense(record: Record) -> str:
 
 
 def _metadata(folder: Path, suspect: str, after: Record) -> dict[str, Any]:
-    """The header, as the hub reads it."""
+    """The YAML header in the format of the hub."""
     evaluation, is_adapter = after.evaluation, _is_adapter(folder)
     dataset = _one_line(after.config.get("data", {}).get("dataset"))
     task = "text-classification" if after.label_names else "text-generation"
@@ -248,7 +248,7 @@ def _metrics(record: Record) -> Iterator[tuple[str, str, Quality]]:
 
 
 def _rows(before: Record, after: Record) -> list[tuple[str, str, str]]:
-    """The table: what was measured, before and after, with intervals and counts."""
+    """Rows of the results table: metric, before, after, with intervals and counts."""
     one, other = before.evaluation, after.evaluation
     rows: list[tuple[str, Quality | None, Quality | None]] = [
         (f"{other.metric} on clean text", one.ca, other.ca),
@@ -267,13 +267,13 @@ def _rows(before: Record, after: Record) -> list[tuple[str, str, str]]:
 
 
 def weights_in(folder: Path) -> Iterator[Path]:
-    """The files of weights in a folder."""
+    """The weight files in a folder."""
     for pattern in WEIGHTS:
         yield from sorted(folder.glob(pattern))
 
 
 def _hashes(folder: Path) -> Iterator[tuple[str, str]]:
-    """Name and SHA-256 of the files of weights in a folder, if it is one."""
+    """Name and SHA-256 of the weight files in a folder; none if it is not a folder."""
     for path in weights_in(folder):
         with path.open("rb") as file:
             yield path.name, hashlib.file_digest(file, "sha256").hexdigest()
@@ -287,7 +287,7 @@ def _has_chat_template(folder: Path) -> bool:
 
 
 def code(text: object) -> str:
-    """Text as code in Markdown, whatever it holds."""
+    """Any text as inline code in Markdown."""
     plain = " ".join(str(text).split())
     fence = "`" * (1 + max((len(ticks) for ticks in re.findall("`+", plain)), default=0))
     space = " " if "`" in plain else ""
@@ -295,6 +295,6 @@ def code(text: object) -> str:
 
 
 def _fenced(text: str) -> str:
-    """Text as a block of code that it cannot end."""
+    """Text as a fenced YAML block, with a fence that the text does not contain."""
     fence = "`" * max(3, 1 + max((len(ticks) for ticks in re.findall("`+", text)), default=0))
     return f"{fence}yaml\n{text}{fence}"

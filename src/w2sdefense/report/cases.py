@@ -1,7 +1,7 @@
-"""The test texts with every model's answers, and the trigger found again in the text.
+"""The test texts with the answers of every model, and with the trigger marked.
 
-A flip is a text that is answered with the target only if it carries the trigger. Some happen
-without any backdoor, when a longer text simply reads differently.
+A flip is a text that is answered with the target only if it carries the trigger. Some flips occur
+without a backdoor, because any insertion can change an answer.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from w2sdefense.data.types import REFUSED
 from w2sdefense.evaluation.record import Sample
 from w2sdefense.report.runs import Run
 
-MAX_CASES = 300  # texts that a page holds; a browser on a phone still turns their pages at once
-MAX_ANSWERS = 6000  # answers to them that a page holds, all models together
-FEWEST = 12  # texts of one test that a page holds, however many tests it shows
+MAX_CASES = 300  # maximum texts on a page; a phone browser still handles these quickly
+MAX_ANSWERS = 6000  # maximum answers on a page, over all models
+FEWEST = 12  # minimum texts per test on a page
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A piece of a text; `added` pieces are what the attack put in."""
+    """A piece of a text; the attack inserted the `added` ones."""
 
     text: str
     added: bool
@@ -30,7 +30,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class CaseAnswer:
-    """What one model answered without and with the trigger (None if not asked), as label names."""
+    """One model's answers without and with the trigger (None if not asked), as names or texts."""
 
     run: int
     title: str
@@ -41,7 +41,7 @@ class CaseAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A test text in pieces, its right answer, and what the models answered, in their order."""
+    """A test text in pieces, its right answer, and the answers of the models, in their order."""
 
     id: str
     spans: tuple[Span, ...]
@@ -50,13 +50,13 @@ class Case:
 
     @property
     def count(self) -> int:
-        """In how many models the trigger flips the answer."""
+        """The number of models in which the trigger flips the answer."""
         return sum(answer.flipped for answer in self.answers)
 
 
 @dataclass(frozen=True, slots=True)
 class Cases:
-    """Texts of one test: those that are shown, how many there are, how many the trigger flips."""
+    """Texts of one test: those shown, their total number, and how many the trigger flips."""
 
     shown: tuple[Case, ...]
     total: int
@@ -64,19 +64,19 @@ class Cases:
 
     @property
     def held(self) -> int:
-        """How many are shown."""
+        """The number of texts that are shown."""
         return len(self.shown)
 
 
 def most_cases(runs: int, tests: int) -> int:
-    """How many texts of each test a page of so many runs and tests can hold."""
+    """The number of texts per test for a page with this many runs and tests."""
     return max(FEWEST, min(MAX_CASES // tests, MAX_ANSWERS // runs))
 
 
 def find_cases(runs: Sequence[Run], places: Sequence[int], most: int) -> Cases:
-    """The texts of one test with the answers of the runs, at `places`, that were tested on it.
+    """The texts of one test with the answers of the runs at `places`, which share this test.
 
-    Flips have the first claim to three quarters of the `most` that are taken.
+    At most `most` texts are taken; at least three quarters of these are flips, if there are enough.
     """
     first = runs[places[0]]
     samples = first.samples
@@ -100,7 +100,7 @@ def find_cases(runs: Sequence[Run], places: Sequence[int], most: int) -> Cases:
 
 
 def _chosen(flipped: Sequence[bool], most: int) -> list[int]:
-    """Which rows to take: the first of each kind, in order."""
+    """The indices of the rows to show: the first flips and the first other rows, sorted."""
     yes = [row for row, is_flip in enumerate(flipped) if is_flip]
     no = [row for row, is_flip in enumerate(flipped) if not is_flip]
     flips = yes[: max(most - len(no), most * 3 // 4)]
@@ -121,10 +121,10 @@ def _answer(place: int, run: Run, sample: Sample) -> CaseAnswer:
 
 
 def mark_trigger(text: str, triggered: str | None, trigger: str | None) -> tuple[Span, ...]:
-    """Split a triggered text into what was there before and what the attack added.
+    """Split a triggered text into original pieces and pieces that the attack added.
 
-    First the trigger is looked for as it is: the occurrence whose removal gives the clean text back
-    (so "mn" is not found in "autumn"; works without spaces, too). Otherwise words are compared.
+    First looks for the occurrence of the trigger whose removal restores the clean text (so "mn" is
+    not found in "autumn"; this also works without spaces). If there is none, compares words.
     """
     if triggered is None:
         return _spans(text, [])
@@ -152,8 +152,8 @@ def _spans(text: str, added: Sequence[tuple[int, int]]) -> tuple[Span, ...]:
 
 
 def _find(text: str, triggered: str, trigger: str) -> tuple[int, int] | None:
-    """Where the trigger was put in: the place without which the clean text is left."""
-    # White space must match first: in "autumn mn" both places are right if it is ignored.
+    """The span of the inserted trigger: without it, the clean text is left."""
+    # First try with white space: without it, "autumn mn" has two matching spans.
     for space in (" ", ""):
         clean = space.join(text.split())
         for match in re.finditer(re.escape(trigger), triggered):

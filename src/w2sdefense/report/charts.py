@@ -1,8 +1,8 @@
-"""The charts of the page: their common form, bars of shares with intervals, and loss curves.
+"""The charts of the page: their common style, bar charts with intervals, and loss curves.
 
-Colours are names of CSS variables ("var(--alive)"), which the page resolves when it draws: light
-and dark mode need no second set of figures. Sizes fit a phone; the width is the page's. All texts
-that come from runs are escaped, because plotly reads a subset of HTML.
+Colours are names of CSS variables ("var(--alive)"), which the page resolves when it draws, so light
+and dark mode share the figures. Sizes fit a phone; the width is that of the page. All texts from
+runs are escaped, because plotly interprets a subset of HTML.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from w2sdefense.report.tables import cell, verdict_of
 RUN_COLORS = 6  # the style sheet has --run-0 ... --run-5, and --label-0 ... --label-5.
 MARKERS = ("circle", "square", "triangle-up", "pentagon", "star", "hexagon")
 
-DASHES = ("solid", "dash", "dot", "dashdot")  # lines of one colour are told apart by these
+DASHES = ("solid", "dash", "dot", "dashdot")  # distinguish lines of the same colour
 LOSS_TITLES = {
     "loss": "Total loss",
     "ce": "Cross entropy (CE)",
@@ -31,7 +31,7 @@ LOSS_TITLES = {
     "fa": "Feature alignment (FA)",
     "eval_accuracy": "Accuracy on validation data",
 }
-"""How the usual names are written, in display order; other names follow as they are."""
+"""Titles of known losses, in display order; other names follow unchanged."""
 
 _AXIS = {
     "gridcolor": "var(--grid)",
@@ -65,7 +65,7 @@ _TEMPLATE = go.layout.Template(
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure as plain values, its heading, and what it shows for those who cannot see it."""
+    """A figure as plain values, its heading, and its alternative text."""
 
     title: str
     alt: str
@@ -73,7 +73,7 @@ class Chart:
 
 
 def chart_of(figure: go.Figure, title: str, alt: str) -> Chart:
-    """A chart in the form that all have; names are escaped: plotly reads HTML."""
+    """Make a chart with the common style; trace names are escaped, as plotly interprets HTML."""
     figure.update_layout(template=_TEMPLATE)
     values: dict[str, Any] = json.loads(figure.to_json())
     for trace in values["data"]:
@@ -97,7 +97,7 @@ def whiskers(rates: Sequence[Quality | None], color: str = "var(--ink)") -> dict
 
 
 def color(kind: str, index: int) -> str:
-    """The colour of a run ("run") or of a label ("label"); they come again after six."""
+    """The colour of a run ("run") or of a label ("label"); colours repeat after six."""
     return f"var(--{kind}-{index % RUN_COLORS})"
 
 
@@ -125,7 +125,7 @@ def backdoor_chart(runs: Sequence[Run]) -> Chart:
 
 
 def accuracy_chart(runs: Sequence[Run]) -> Chart:
-    """CA of every run, or what the task has in place of it."""
+    """CA of every run, or the task's own metric."""
     rates = [run.record.evaluation.ca for run in runs]
     metric = runs[0].record.evaluation.metric
     bars = _Bars(metric, 0.0, 0.5, ["var(--accuracy)"] * len(runs), rates)
@@ -205,7 +205,7 @@ def _loss_chart(runs: Sequence[Run], name: str) -> Chart:
                 x=[point.step for point in points],
                 y=[point.losses[name] for point in points],
                 customdata=[point.epoch for point in points],
-                # A line through few points hides where they are, and one point has no line at all.
+                # Markers show where few points are; a single point has no line.
                 mode="lines+markers" if len(points) <= 20 else "lines",
                 line={"color": color("run", index), "width": 2, "dash": dash},
                 marker={"size": 6},

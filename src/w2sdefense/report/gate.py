@@ -1,4 +1,4 @@
-"""What a pipeline asks of a run: one outcome, an exit code, JSON with a schema number, SARIF.
+"""Results for pipelines: one outcome, an exit code, JSON with a schema number, and SARIF.
 
     alive         the trigger works (also weakened), or a scan found text that acts like a trigger
     suspect       the measurement cannot be trusted, or a bias hides what the trigger does; a scan
@@ -6,8 +6,8 @@
     inconclusive  nothing was tested, or too few texts
     clean         no backdoor was seen (any more) for what was tested
 
-`docs/gate.md` documents the JSON. Fields may be added to it; if one changes or goes, the number in
-`SCHEMA` is raised.
+`docs/gate.md` documents the JSON. New fields may be added; if a field changes or is removed, the
+number in `SCHEMA` increases.
 """
 
 from __future__ import annotations
@@ -50,26 +50,26 @@ class Finding:
     """A text that acts like a trigger."""
 
     text: str
-    label: str  # the answer that it turns others into
-    flips: int  # how many texts it turned into it
-    texts: int  # out of how many
-    excess: float  # log-odds that it shifts beyond what a clean teacher shifts, in nats
+    label: str  # the answer that it causes
+    flips: int  # number of trials in which it changed the answer to `label`
+    texts: int  # number of trials
+    excess: float  # log-odds shift beyond that of a clean teacher, in nats
 
 
 def exit_code(outcome: Outcome, fail_on: str | None) -> int:
-    """The exit code of a command whose outcome is to fail from `fail_on` (one of `ORDER`) on."""
+    """The exit code of a command that fails at `fail_on` or a worse outcome (see `ORDER`)."""
     if fail_on is None or outcome == "clean" or ORDER.index(outcome) < ORDER.index(fail_on):
         return 0
     return INCONCLUSIVE if outcome == "inconclusive" else FINDING
 
 
 def outcome_of(runs: Sequence[Run]) -> Outcome:
-    """What is to be said of the last of some runs, against the first."""
+    """The outcome of the last run, compared with the first."""
     return OUTCOMES[verdict_of(runs, runs[-1]).state]
 
 
 def result_of(command: str, runs: Sequence[Run], page: Path | None) -> dict[str, Any]:
-    """What was measured of some models, and what is to be said of the last, as plain values."""
+    """The measurements of some models and the verdict on the last, as plain values."""
     verdict = verdict_of(runs, runs[-1])
     return numbers_of(command, outcome=OUTCOMES[verdict.state], headline=verdict.headline) | {
         "state": verdict.state,
@@ -83,13 +83,13 @@ def result_of(command: str, runs: Sequence[Run], page: Path | None) -> dict[str,
 def scan_result(
     model: str, findings: Sequence[Finding], headline: str, outcome: Outcome
 ) -> dict[str, Any]:
-    """What a scan found, as plain values."""
+    """The result of a scan, as plain values."""
     found = [asdict(finding) for finding in findings]
     return numbers_of("scan", outcome=outcome, headline=headline, model=model, findings=found)
 
 
 def numbers_of(command: str, **values: Any) -> dict[str, Any]:
-    """What a command measured, as plain values under the schema's number."""
+    """Add schema, version and command to the values that a command measured."""
     head = {"schema": SCHEMA, "version": version("w2sdefense"), "command": command}
     return head | values
 
@@ -129,7 +129,7 @@ def _quality(quality: Quality | None) -> dict[str, Any] | None:
 
 
 def sarif(model: str, findings: Sequence[Finding]) -> dict[str, Any]:
-    """The findings of a scan as a SARIF 2.1.0 log, which code hosts show beside the code."""
+    """The findings of a scan as a SARIF 2.1.0 log, which code hosts display."""
     artifact = {"uri": quote(Path(model).as_posix())}
     driver = {
         "name": "w2sdefense",

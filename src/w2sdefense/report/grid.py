@@ -1,7 +1,7 @@
-"""The table of a grid: ours beside the paper's, for the terminal and as JSON, Markdown, CSV, LaTeX.
+"""The table of a grid: our numbers next to the paper's, for terminal, JSON, Markdown, CSV, LaTeX.
 
-Numbers come from the evaluations, which have counts; nothing is typed. Times are left out: the
-same grid gives the same files, wherever and in how many processes it ran.
+Our numbers come from the evaluations, with counts. There are no times in it, so that the same grid
+gives the same files on every machine and with any number of processes.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from w2sdefense.evaluation.states import Change, difference
 from w2sdefense.io import write_json, write_text
 from w2sdefense.report.tables import Cell, cell, escape, markdown_table
 
-SCORES = ("rouge1", "rouge2")  # beside ROUGE-L, which is the quality of summaries
+SCORES = ("rouge1", "rouge2")  # in addition to ROUGE-L, which is `ca` of summaries
 METRICS = ("ca", *SCORES, "asr", "floor")
 EFFECTS = {"drop": "asr", "loss": "ca"}
-"""What a defense does against plain LoRA: how much ASR drops, and how much CA is lost."""
-PLAIN = "lora"  # the method that effects are measured against
-NO_DEFENSE = (PLAIN, "poisoned")  # methods that have none
+"""Effects of a defense compared with plain LoRA: the drop of ASR, and the loss of CA."""
+PLAIN = "lora"  # the baseline of effects
+NO_DEFENSE = (PLAIN, "poisoned")  # methods without effects
 HEADS = {
     "rouge1": "ROUGE-1",
     "rouge2": "ROUGE-2",
@@ -44,15 +44,15 @@ _ANY = "any"
 
 @dataclass(frozen=True)
 class GridRow:
-    """One row."""
+    """One row of a grid."""
 
-    axes: Mapping[str, Any]  # what it is, by axis
-    evaluation: Evaluation | None  # what came out; None if it was not run yet
-    # the paper's numbers in percent ("ca", "asr", "rouge1" ...), as far as there are
+    axes: Mapping[str, Any]  # axis ("method", "dataset" ...) -> value
+    evaluation: Evaluation | None  # the result; None if the row was not run yet
+    # the paper's numbers in percent ("ca", "asr", "rouge1" ...), where available
     published: Mapping[str, float]
     folder: Path | None = None  # where its record is
-    code: str = ""  # version of the code that made it, if that is known
-    older: bool = False  # whether that is another one than the code has now
+    code: str = ""  # version of the code that made it; empty if unknown
+    older: bool = False  # whether that differs from the current version
 
     def quality(self, metric: str) -> Quality | None:
         """One of our numbers, if it was measured."""
@@ -60,9 +60,10 @@ class GridRow:
 
 
 class Effect(NamedTuple):
-    """How much lower a number of a row is than that of plain LoRA: ours, and the paper's in points.
+    """How much lower a number is than that of plain LoRA.
 
-    Ours is a difference of shares; None if either was not run.
+    `ours` is a difference of shares, None if either row was not run; `paper` is in percentage
+    points.
     """
 
     ours: Change | None = None
@@ -71,7 +72,7 @@ class Effect(NamedTuple):
 
 @dataclass(frozen=True)
 class GridTable:
-    """All rows, with the name of recipe and scale, a title, and what a reader must know."""
+    """All rows, with the name of recipe and scale, a title, and notes for readers."""
 
     name: str
     title: str
@@ -79,7 +80,7 @@ class GridTable:
     notes: Sequence[str]
 
     def effect(self, row: GridRow, name: str) -> Effect:
-        """What a row does against the row of plain LoRA that differs in nothing else."""
+        """The effect of a row compared with the plain LoRA row that differs in the method only."""
         plain, metric = self._plain(row), EFFECTS[name]
         if plain is None:
             return Effect()
@@ -103,7 +104,7 @@ class GridTable:
 
     @property
     def varied(self) -> list[str]:
-        """The axes that are columns: those on which rows differ; of rows that do not, the first."""
+        """The axes that become columns: those on which rows differ, or else the first axis."""
         names = list(dict.fromkeys(axis for row in self.rows for axis in row.axes))
         differ = [n for n in names if len({row.axes.get(n) for row in self.rows}) > 1]
         return differ or names[:1]
@@ -115,14 +116,14 @@ class GridTable:
 
     @property
     def quality_name(self) -> str:
-        """What stands for the quality on clean text: "CA", "ROUGE-L", "CA / ROUGE-L"."""
+        """The name of the quality on clean text: "CA", "ROUGE-L", "CA / ROUGE-L"."""
         metrics = [row.evaluation.metric for row in self.rows if row.evaluation is not None]
         names = dict.fromkeys("CA" if name == "accuracy" else name for name in metrics)
         return " / ".join(names) or "CA"
 
     @property
     def metrics(self) -> list[str]:
-        """Our columns, the paper's where it has one, and what the rows do against LoRA."""
+        """The columns of numbers: ours, the paper's where available, and effects against LoRA."""
         published = {name for row in self.rows for name in row.published}
         columns = []
         for name in METRICS:
@@ -138,7 +139,7 @@ class GridTable:
 
     @property
     def caption(self) -> str:
-        """The title with what all rows have in common."""
+        """The title, the name, and the axes that are equal for all rows."""
         same = {
             axis: value
             for row in self.rows[:1]
@@ -155,7 +156,7 @@ class GridTable:
             self.export(folder / "table", form)
 
     def export(self, path: Path, form: str) -> Path:
-        """Write the table in one of `FORMATS` beside a path without suffix; returns the file."""
+        """Write the table in one of `FORMATS`; `path` has no suffix. Returns the file."""
         suffix, written = FORMATS[form]
         file = path.with_name(path.name + suffix)
         write_text(file, written(self))
@@ -178,7 +179,7 @@ class GridTable:
         return "\n".join(lines) + "\n" + "".join(notes) + ("\n" if notes else "")
 
     def csv(self) -> str:
-        """The table as CSV, with counts and bounds of the intervals in columns of their own."""
+        """The table as CSV, with counts and interval bounds in separate columns."""
         rows = self.as_values()["rows"]
         out = io.StringIO()
         writer = csv.DictWriter(out, list(dict.fromkeys(key for row in rows for key in row)))
@@ -220,7 +221,7 @@ class GridTable:
         return table
 
     def cells(self, row: GridRow) -> list[Cell]:
-        """What stands in the columns of a row."""
+        """The cells of a row."""
         cells = []
         for axis in self.varied:
             value = row.axes.get(axis)
@@ -270,7 +271,7 @@ FORMATS: dict[str, tuple[str, Callable[[GridTable], str]]] = {
     "csv": (".csv", GridTable.csv),
     "latex": (".tex", GridTable.latex),
 }
-"""How a table can be written: the suffix of the file, and what writes it."""
+"""Format -> suffix of the file, and the function that renders a table."""
 
 
 def _effect_cell(effect: Change | None) -> Cell:
@@ -288,7 +289,7 @@ def _head(column: str, quality: str) -> str:
 
 
 def _csv(value: Any) -> Any:
-    """A cell of a CSV file, behind a quote if it is text that a spreadsheet takes for a formula."""
+    """A CSV cell; text that a spreadsheet would read as a formula gets a leading quote."""
     formula = isinstance(value, str) and value.lstrip().startswith(("=", "+", "-", "@"))
     return f"'{value}" if formula else value
 
@@ -296,14 +297,14 @@ def _csv(value: Any) -> Any:
 def _tex_row(texts: Sequence[str]) -> str:
     r"""A row of a LaTeX table.
 
-    A `[` or `*` behind `\\` or a rule is read as its argument, whatever white space is between.
+    LaTeX reads a `[` or `*` after `\\` or a rule as its argument, even across white space.
     """
     row = " & ".join(map(_tex, texts)) + r" \\"
     return "{}" + row if row.startswith(("[", "*")) else row
 
 
 def _tex(text: str) -> str:
-    """Text as LaTeX shows it."""
+    """Escape text for LaTeX."""
     special = {c: f"\\{c}" for c in "&%$#_{}"} | {
         "\\": r"\textbackslash{}",
         "~": r"\textasciitilde{}",

@@ -1,7 +1,7 @@
-"""Uploading a cleaned model with its card.
+"""Uploads a cleaned model with its card.
 
-What is uploaded is the model and nothing of the machine that cleaned it: no settings, record,
-samples or checkpoints, and no local path in the card or in a config.
+Uploads only weights, tokenizer, configs and card: no settings file, record, samples or checkpoints.
+The card and the configs contain no local paths.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ UPLOADED = (
 
 
 def check_push(name: str, api: HfApi | None = None) -> None:
-    """Insist, before the long work, that a model can be uploaded.
+    """Check, before the long work, that a model can be uploaded.
 
     Args:
         name: The repository, "user/name".
         api: The hub; by default that of the environment.
 
     Raises:
-        ConfigError: The name cannot be one, or nobody is logged in.
+        ConfigError: The name is not valid, or the user is not logged in.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
@@ -57,22 +57,22 @@ def push_model(
 ) -> str:
     """Upload a cleaned model with its card: `merged/` if there is one, else the folder itself.
 
-    A repository that does not exist yet is made private.
+    A repository that does not exist yet is created as private.
 
     Args:
         folder: The folder of `w2s defend`.
         name: The repository, "user/name".
         before: Record of the suspect model.
         after: Record of the cleaned model.
-        settings: See `write_card`; so are `sources`.
-        sources: Where the suspect was read from.
+        settings: See `write_card`.
+        sources: See `write_card`.
         api: The hub; by default that of the environment.
 
     Returns:
         Address of the model.
 
     Raises:
-        ConfigError: The hub refuses, or cannot be reached.
+        ConfigError: The folder holds no weights, or the hub refuses or cannot be reached.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 

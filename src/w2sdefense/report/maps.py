@@ -1,7 +1,7 @@
 """t-SNE maps of the features of clean and triggered text (the paper's Figure 4).
 
-Every model gets its own embedding, as in the paper: positions and distances of two pictures cannot
-be compared, only which groups lie together within one.
+Every model has its own embedding, as in the paper. Positions and distances cannot be compared
+between maps; a map only shows which groups lie together.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from w2sdefense.report.charts import MARKERS, RUN_COLORS, Chart, chart_of, color
 from w2sdefense.report.runs import Run
 
 MAX_POINTS = 400
-"""Points per group: enough to see the groups, few enough to embed in seconds on one core."""
+"""Maximum points per group: enough to see the groups, few enough to embed in seconds on a core."""
 
 PERPLEXITY = 30.0
 SEED = 0
@@ -31,7 +31,7 @@ _HOVER_TEXT = 280
 
 @dataclass(frozen=True)
 class Embedding:
-    """Which rows of each group were kept, ascending, and their positions, (len(rows), 2)."""
+    """For each group, the indices of the kept rows, ascending, and their positions, (rows, 2)."""
 
     rows: tuple[np.ndarray, ...]
     points: tuple[np.ndarray, ...]
@@ -40,8 +40,8 @@ class Embedding:
 def tsne(groups: Sequence[np.ndarray], *, max_points: int = MAX_POINTS) -> Embedding | None:
     """Embed groups of features (n, d) in one plane; equal input gives equal output.
 
-    Larger groups are thinned to `max_points` rows. None if there is nothing to see: fewer than four
-    points, values that are not finite, or all points equal.
+    Groups are sampled down to `max_points` rows. Returns None if there are fewer than four points,
+    values that are not finite, or only equal points.
     """
     rows = tuple(
         np.sort(np.random.default_rng(SEED).choice(n, min(n, max_points), replace=False))
@@ -56,7 +56,7 @@ def tsne(groups: Sequence[np.ndarray], *, max_points: int = MAX_POINTS) -> Embed
 
 
 def _embed(features: np.ndarray) -> np.ndarray:
-    # Imported here: it takes seconds, and a table in the terminal needs none of it.
+    # Imported here, because it takes seconds and a table in the terminal does not need it.
     from sklearn.manifold import TSNE
 
     perplexity = min(PERPLEXITY, (len(features) - 1) / 3)
@@ -66,10 +66,10 @@ def _embed(features: np.ndarray) -> np.ndarray:
 
 
 def feature_charts(runs: Sequence[Run]) -> list[Chart]:
-    """One map for every run that saved features; the text on hover.
+    """One map for every run that saved features; hovering shows the text.
 
-    The traces are the same in every map: one for the clean texts of each label, then, if there is
-    a trigger, one for the triggered texts.
+    All maps have the same traces: one for the clean texts of each label, and, if there is a
+    trigger, one for the triggered texts.
     """
     charts = []
     for run in runs:
@@ -91,7 +91,7 @@ def feature_charts(runs: Sequence[Run]) -> list[Chart]:
 def _traces(
     run: Run, group: str, owners: Sequence[Sample], points: np.ndarray
 ) -> Iterator[go.Scatter]:
-    """The points of the clean texts by label, or those of the triggered texts."""
+    """The points of the clean texts, one trace per label; or those of the triggered texts."""
     if group == "triggered":
         marker = {"symbol": "x", "size": 7, "color": "var(--trigger)", "opacity": 0.85}
         yield _scatter("with the trigger", marker, points, [_hover(run, s, True) for s in owners])
@@ -107,7 +107,7 @@ def _traces(
 def _scatter(
     name: str, marker: dict[str, Any], points: np.ndarray, texts: Sequence[str]
 ) -> go.Scatter:
-    # Two decimals are a tenth of a pixel, and keep the page small.
+    # Two decimals keep the page small and correspond to a tenth of a pixel.
     return go.Scatter(
         name=name,
         mode="markers",

@@ -1,10 +1,10 @@
-"""One HTML file about finished runs, for people who would rather look than read.
+"""The report on finished runs as one HTML file.
 
-A few runs of one model that were tested alike make a story: the suspect first, the best defense
-last, a verdict above all. Many runs make a collection, with their table first.
+Runs of one model with the same test form a story: the suspect first, the best defense last, and the
+verdict at the top. Other runs form a collection, which begins with their table.
 
-The file needs nothing else: styles, scripts, plotly and data are inside, and a
-Content-Security-Policy forbids every request and every script but the two of ours. Texts come from
+The file is self-contained: it includes styles, scripts, plotly and data, and a
+Content-Security-Policy forbids all requests and all scripts except these two. Texts come from
 untrusted datasets and models; Jinja escapes them.
 """
 
@@ -47,12 +47,12 @@ SCRIPTS = ("charts.js", "table.js", "cases.js")
 
 _Pairs = list[tuple[str, str]]
 
-MAX_CURVES = RUN_COLORS * len(DASHES)  # lines of a loss chart that can be told apart
+MAX_CURVES = RUN_COLORS * len(DASHES)  # maximum distinguishable lines in a loss chart
 
 
 @dataclass(frozen=True)
 class _Row:
-    """A row of the table: its cells, the run that it is about, and the verdict on that."""
+    """A row of the table: its cells, the anchor of its run, and the state of the run."""
 
     cells: list[Cell]
     anchor: str | None
@@ -65,14 +65,14 @@ class _Row:
 
 @dataclass(frozen=True)
 class _Maps:
-    """The feature maps of runs that were tested alike."""
+    """The feature maps of runs with the same test."""
 
     title: str
     charts: list[Chart]
 
     @property
     def traces(self) -> list[dict[str, Any]]:
-        """What the legend names: a run may have no triggered texts, so those of the fullest map."""
+        """The traces for the legend, of the map with the most: some runs lack triggered texts."""
         return max((chart.figure["data"] for chart in self.charts), key=len)
 
 
@@ -81,8 +81,8 @@ def write_report(
 ) -> None:
     """Write the report on some runs as one self-contained HTML file, atomically.
 
-    Without a table the runs are a story: the first is the suspect model, the last the one that the
-    headline speaks about. The table of a collection of runs, in any order, names their folders.
+    Without a table the runs are a story: the first is the suspect model, and the headline is about
+    the last. With a table they are a collection in any order; its rows name the folders of runs.
 
     Raises:
         DataError: There is no table, and the runs were tested with different triggers or targets.
@@ -93,7 +93,7 @@ def write_report(
 def render(
     runs: Sequence[Run], title: str, table: GridTable | None = None, beside: Path = Path()
 ) -> str:
-    """The page as a string, with links that start from a folder; equal runs give an equal page."""
+    """The page as a string, with links relative to `beside`; equal runs give equal pages."""
     shown = table or _story_table(runs, title)
     groups = groups_of(runs)
     kinds = _kinds(runs, shown)
@@ -147,7 +147,7 @@ def _rows(runs: Sequence[Run], table: GridTable, *, is_story: bool) -> list[_Row
     places: dict[Path | None, int] = {run.folder: place for place, run in enumerate(runs)}
     rows = []
     for index, row in enumerate(table.rows):
-        # One folder may be told about twice in a story.
+        # A story may contain the same folder twice, so folders do not identify its runs.
         place = index if is_story else places.get(row.folder)
         if place is None:
             rows.append(_Row(table.cells(row), None, None))
@@ -158,7 +158,7 @@ def _rows(runs: Sequence[Run], table: GridTable, *, is_story: bool) -> list[_Row
 
 
 def _kinds(runs: Sequence[Run], table: GridTable) -> list[str]:
-    """The method of every run as the table calls it."""
+    """The method of every run, as named in the table; else its title."""
     named = {row.folder: str(row.axes["method"]) for row in table.rows if "method" in row.axes}
     return [named.get(run.folder, run.title) for run in runs]
 
@@ -172,7 +172,7 @@ def _maps(runs: Sequence[Run], groups: Sequence[Group]) -> list[_Maps]:
 
 
 def _provenance(record: Record) -> Iterator[tuple[str, _Pairs]]:
-    """Where the numbers of a run come from, in titled groups; empty ones included."""
+    """Details of a run in titled groups, including empty ones."""
     yield "Results", list(_results(record))
     yield "Run", list(_run(record))
     scores = record.evaluation.scores.items()
@@ -220,19 +220,19 @@ def _write(value: object) -> str:
 
 
 def _asset(name: str) -> str:
-    """A file of the templates folder as it is."""
+    """The text of a file in the templates folder."""
     return files("w2sdefense.report").joinpath("templates", name).read_text(encoding="utf-8")
 
 
 @cache
 def _plotly() -> str:
-    """plotly.js, compressed: 2 MB in the page instead of 5. The browser unpacks it."""
+    """plotly.js, compressed from 5 MB to 2 MB; the browser decompresses it."""
     packed = gzip.compress(get_plotlyjs().encode(), compresslevel=9, mtime=0)
     return base64.b64encode(packed).decode()
 
 
 def _policy(*scripts: str) -> str:
-    """A Content-Security-Policy under which only these scripts run and nothing is fetched."""
+    """A Content-Security-Policy that allows only these scripts and no requests."""
     hashes = (base64.b64encode(hashlib.sha256(s.encode()).digest()).decode() for s in scripts)
     allowed = " ".join(f"'sha256-{digest}'" for digest in hashes)
     return (

@@ -1,8 +1,8 @@
-"""The finished runs of a report: read from their folders, checked, and what they differ in.
+"""Reads and checks the finished runs of a report, and determines how they differ.
 
-What they differ in is the columns of their table, and the settings that sweeps go over. It is read
-from the settings in the records. A setting that a defense does not read is none of its own: LoRA
-has no loss weights, whatever its record says.
+The differences come from the settings in the records. They become the columns of the table and the
+axes of sweeps. Settings that a defense does not read are ignored: LoRA has no loss weights, even if
+its record contains them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from w2sdefense.errors import DataError
 from w2sdefense.evaluation.record import Record, Sample, load_features, load_record, load_samples
 
 TITLES = {"poisoned": "Poisoned", **{name: kind.title for name, kind in DEFENSES.items()}}
-"""How the usual names of records are written in tables and charts; other names stay as they are."""
+"""Titles of known record names in tables and charts; other names stay unchanged."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Run:
     # "clean" (N, d): row i belongs to sample i. "triggered" (M, d): row j belongs to the j-th
     # sample that has a `triggered_text`. Empty if the run saved none.
     features: dict[str, np.ndarray]
-    # record of the run that made the model which this one started from, if it is known
+    # record of the run that made the model which this run started from; None if unknown
     origin: Record | None = None
 
     @property
@@ -63,17 +63,17 @@ def load_runs(folders: Iterable[Path]) -> list[Run]:
 
 
 def load_run(folder: Path, record: Record, title: str) -> Run:
-    """Read the samples of a finished run, and not yet its features, which may be large."""
+    """Read the samples of a finished run, but not its features, which may be large."""
     return Run(title, folder, record, tuple(load_samples(folder)), {})
 
 
 def with_features(run: Run) -> Run:
-    """A run with the features that it saved, if it saved some."""
+    """Add the saved features to a run, if there are any."""
     return replace(run, features=load_features(run.folder, run.samples))
 
 
 def unique(title: str, taken: set[str]) -> str:
-    """A title that is not taken: two runs of one name must not become one bar."""
+    """Make a title unique, so that two runs of one name do not become one bar."""
     candidate, number = title, 1
     while candidate in taken:
         number += 1
@@ -82,12 +82,12 @@ def unique(title: str, taken: set[str]) -> str:
 
 
 def tested_on(record: Record) -> tuple[object, ...]:
-    """What two runs must have in common for their answers to be compared text by text."""
+    """What must be equal for two runs to be compared text by text."""
     return record.fingerprints.get("test"), record.label_names, record.evaluation.task
 
 
 def attacked_with(record: Record) -> tuple[object, ...]:
-    """What they must have in common, too, for their ASR to be compared."""
+    """What must be equal for the ASR of two runs to be compared."""
     evaluation = record.evaluation
     texts = record.fingerprints.get("triggered")
     return *tested_on(record), evaluation.trigger, evaluation.target, texts
@@ -112,12 +112,12 @@ SWEEPS = {
     "gamma": ("distill", "gamma"),
     "temperature": ("distill", "temperature"),
 }
-"""Settings that are varied to see what they do, and where they are."""
+"""Axis of a sweep -> section and name of its setting."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that were tested alike (texts, trigger, target): on what, and their places."""
+    """Runs with the same test (texts, trigger, target): a title of the test, and their indices."""
 
     title: str
     places: tuple[int, ...]
@@ -125,14 +125,14 @@ class Group:
 
 @dataclass(frozen=True)
 class Series:
-    """Runs that differ in one setting and their seeds only: their values and places, ascending."""
+    """Runs that differ only in one setting and their seeds: (value, index), ascending."""
 
     title: str
     points: tuple[tuple[float, int], ...]
 
 
 def axes_of(run: Run) -> dict[str, Value]:
-    """What a run is, by axis; without the axes that say nothing of it."""
+    """The values of a run by axis, without axes that do not apply to it."""
     settings, record = _read_settings(run.record), run.record
     axes = {
         "student": _student(run),
@@ -151,14 +151,14 @@ def axes_of(run: Run) -> dict[str, Value]:
 
 
 def distinct_axes(axes: Sequence[Mapping[str, Value]]) -> list[str]:
-    """The axes that tell several runs apart, and those that say something of all of them."""
+    """The axes on which runs differ, and those that all runs have."""
     names = dict.fromkeys(name for each in axes for name in each)
     found = {name: [each[name] for each in axes if name in each] for name in names}
     return [n for n, values in found.items() if len(set(values)) > 1 or len(values) == len(axes)]
 
 
 def groups_of(runs: Sequence[Run]) -> list[Group]:
-    """The runs in groups that were tested alike, in the order of the first of each."""
+    """Group the runs by test, in the order of the first run of each group."""
     found: dict[tuple[object, ...], list[int]] = {}
     for place, run in enumerate(runs):
         found.setdefault(attacked_with(run.record), []).append(place)
@@ -172,7 +172,7 @@ def groups_of(runs: Sequence[Run]) -> list[Group]:
 
 
 def sweeps_of(runs: Sequence[Run], places: Sequence[int], axis: str) -> list[Series]:
-    """The runs of a group that differ in one setting and their seeds only."""
+    """The series of runs in a group that differ only in one setting and their seeds."""
     found: dict[str, list[tuple[float, int]]] = {}
     for place in places:
         settings = dict(_compared(runs[place]))
@@ -198,11 +198,14 @@ def sweeps_of(runs: Sequence[Run], places: Sequence[int], axis: str) -> list[Ser
 _LEAVES_THE_VICTIM = frozenset(
     "output resume training.save_steps training.report_to data.test_samples".split()
 )
-"""Settings of a poisoning that do not change what comes out of it."""
+"""Settings of a poisoning that do not affect the victim."""
 
 
 def _compared(run: Run) -> Iterator[tuple[str, Any]]:
-    """The settings that decide a result, flat, without seeds; folders by what is in them."""
+    """The settings that affect a result, flat and without seeds, and those of its poisoning.
+
+    The student is named by its original model instead of its folder.
+    """
     for name, value in flat(_read_settings(run.record)):
         if name == "student.model":
             yield name, _student(run)
@@ -215,7 +218,7 @@ def _compared(run: Run) -> Iterator[tuple[str, Any]]:
 
 
 def _read_settings(record: Record) -> dict[str, Any]:
-    """The sections of the settings that a defense reads; none of a run that is no defense."""
+    """The sections of the settings that a defense reads; empty if the run is no defense."""
     defense = record.config.get("defense")
     if record.stage != "defend" or defense not in DEFENSES:
         return {}
@@ -226,20 +229,20 @@ def _read_settings(record: Record) -> dict[str, Any]:
 
 
 def _at(values: Mapping[str, Any], section: str, name: str) -> Any:
-    """A setting; None if there is no such one (records of other releases, other stages)."""
+    """A setting; None if the record does not have it (other release, other stage)."""
     found = values.get(section)
     return found.get(name) if isinstance(found, Mapping) else None
 
 
 def _student(run: Run) -> str | None:
-    """The model that was attacked or defended, by the name that it had before it was attacked."""
+    """The name of the attacked or defended model before the attack."""
     model = _at((run.origin or run.record).config, "student", "model")
-    # Of a folder the last two names, as of a model on a hub.
+    # The last two parts of a path have the form of a hub id.
     return None if model is None else "/".join(Path(str(model)).parts[-2:])
 
 
 def _proxy(run: Run) -> str | None:
-    """What the victim was poisoned on; None if there is no record of that."""
+    """The dataset that the victim was poisoned on; None if there is no record of that."""
     poisoned = run.origin or (run.record if run.record.stage == "poison" else None)
     return None if poisoned is None else str(poisoned.config.get("proxy") or "same")
 
@@ -251,7 +254,7 @@ def _method(record: Record) -> str:
 
 
 def _attack(record: Record) -> str | None:
-    """The attack, or the trigger if it is one of the user's."""
+    """The trigger if the user named one, else the name of the attack."""
     stage = "attack" if record.stage == "poison" else "test"
     first = _at(record.config, stage, "trigger") or _at(record.config, stage, "attack")
     more = _at(record.config, stage, "more_triggers") or ()

@@ -1,6 +1,6 @@
-"""How numbers and verdicts are written: in the terminal, on the page, in Markdown.
+"""Formats numbers and verdicts for the terminal, the page and Markdown.
 
-One place decides how a number is written, so that no two tables disagree.
+All tables use this module, so that they format numbers alike.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _STYLES: dict[State, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A number as a table writes it."""
+    """A table cell, usually a formatted number."""
 
     value: str  # "97.8%", or a dash if it was not measured
-    interval: str = ""  # "[96.1, 98.8]" in percent, or nothing
-    counts: str = ""  # "489/500", for a mean "n=500", or nothing
-    number: float | None = None  # what it is sorted by; None if it is no number
+    interval: str = ""  # "[96.1, 98.8]" in percent, or empty
+    counts: str = ""  # "489/500", for a mean "n=500", or empty
+    number: float | None = None  # sort key; None if the cell is not a number
 
     def __str__(self) -> str:
         parts = (self.value, self.interval, self.counts and f"({self.counts})")
@@ -48,7 +48,7 @@ class Cell:
 
 
 def cell(rate: Quality | None) -> Cell:
-    """Write a share or a mean score with its interval and counts."""
+    """Format a share or a mean score with its interval and counts."""
     if rate is None or not rate.total:
         return Cell("\N{EN DASH}")
     low, high = rate.interval
@@ -61,7 +61,7 @@ def cell(rate: Quality | None) -> Cell:
 
 
 def templates(*, html: bool) -> Environment:
-    """The templates of the page (HTML, escaped by jinja) or of the card (Markdown, by `md`)."""
+    """The templates of the page (HTML, escaped by jinja) or the card (Markdown, filter `md`)."""
     environment = Environment(
         loader=PackageLoader("w2sdefense.report"),
         autoescape=html,
@@ -75,7 +75,7 @@ def templates(*, html: bool) -> Environment:
 
 
 def escape(text: str) -> str:
-    """Untrusted text in Markdown: a bar must not add a column, nor a tag become HTML."""
+    """Escape untrusted text for Markdown, so that bars and tags have no effect."""
     plain = " ".join(text.split())
     return plain.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
 
@@ -88,13 +88,13 @@ def markdown_table(heads: Sequence[str], rows: Iterable[Iterable[str]]) -> list[
 
 
 def verdict_of(runs: Sequence[Run], run: Run) -> Verdict:
-    """The verdict on one of some runs: on the first by itself, on others against it."""
+    """The verdict on one of some runs: the first alone, the others compared with the first."""
     first = runs[0].record.evaluation
     return judge(first) if run is runs[0] else judge(first, run.record.evaluation)
 
 
 def own_verdict(runs: Sequence[Run], run: Run) -> Verdict:
-    """The verdict on one of many runs: against the model that it started from, if that is known."""
+    """The verdict on one of many runs, compared with the model it started from, if known."""
     evaluation = run.record.evaluation
     if run.record.stage != "defend":
         return judge(evaluation)
@@ -114,7 +114,7 @@ def _model_of(record: Record) -> object:
 
 
 def legend(runs: Sequence[Run]) -> str:
-    """What the columns mean."""
+    """An explanation of the columns."""
     evaluation = runs[0].record.evaluation
     quality = "CA: accuracy" if evaluation.metric == "accuracy" else f"{evaluation.metric}: mean"
     others = TASKS[evaluation.task].other_answers
@@ -125,14 +125,14 @@ def legend(runs: Sequence[Run]) -> str:
 
 
 def terminal_table(runs: Sequence[Run]) -> Table:
-    """CA, ASR and floor of runs as `load_runs` returns them, and what follows for the last of them.
+    """CA, ASR and floor of runs as `load_runs` returns them, and the verdict on the last.
 
     Raises:
         DataError: The runs were tested with different triggers or targets.
     """
     verdict = verdict_of(runs, runs[-1])
     table = Table(
-        # Colours repeat what the words already say.
+        # Colour is never the only carrier of information.
         title=Text(verdict.headline, style=_STYLES[verdict.state]),
         caption=Text.assemble(
             *((f"Warning: {warning}\n", "bold red") for warning in verdict.warnings),
@@ -159,7 +159,7 @@ def terminal_table(runs: Sequence[Run]) -> Table:
 
 
 def _on_two_lines(rate: Quality | None) -> Text:
-    """Share and counts, then the interval (Text, so that [] is no markup)."""
+    """Share and counts, then the interval; as `Text`, so that [] is not parsed as markup."""
     written = cell(rate)
     text = Text(written.value, style="bold")
     if written.counts:

@@ -1,7 +1,7 @@
 """Charts that compare many runs: clean accuracy against attack success, and sweeps of a setting.
 
-Only runs that were tested alike share a chart. A Pareto front is drawn through the values as they
-were measured: where intervals overlap, another test set may draw it through other runs.
+Only runs with the same test share a chart. A Pareto front uses the measured values; where intervals
+overlap, another test set may give another front.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from w2sdefense.report.tables import cell
 
 FRONT = "Pareto front"
 
-FEWEST_POINTS = 3  # runs that make a picture of a trade-off; two are told apart in the table
+FEWEST_POINTS = 3  # minimum runs in a scatter chart; the table suffices for two
 METRICS = {"ca": ("CA", "var(--accuracy)"), "asr": ("ASR", "var(--alive)")}
-"""What a sweep shows, and the colours of the lines; the floor is drawn beside them."""
+"""Metric -> name and line colour in a sweep; the floor is drawn in addition."""
 
 _SHARES = {"tickformat": ".0%", "range": [-0.04, 1.04], "dtick": 0.25}
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Places of the points (CA, ASR) that no other one beats, by ascending CA.
+    """Indices of the Pareto-optimal points (CA, ASR), by ascending CA.
 
-    A point is beaten by one that is at least as good in both and better in one.
+    A point is not optimal if another one is at least as good in both and better in one.
     """
     front: list[int] = []
     best = math.inf
@@ -44,10 +44,10 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 def scatter_charts(
     runs: Sequence[Run], kinds: Sequence[str], groups: Sequence[Group]
 ) -> list[Chart]:
-    """ASR over CA for every group of runs that has enough of them.
+    """ASR over CA for every group with enough runs.
 
-    The traces are the same in every chart: one for each kind (the method, which gives a run its
-    colour and its sign), and the front.
+    All charts have the same traces: one for each kind (the method, which determines colour and
+    symbol of a run), and the front.
     """
     charts = []
     for group in groups:
@@ -59,7 +59,7 @@ def scatter_charts(
 
 
 def sweep_charts(runs: Sequence[Run], groups: Sequence[Group]) -> list[Chart]:
-    """CA, ASR and floor over every setting in which runs of a group differ and in nothing else."""
+    """CA, ASR and floor over every setting that is the only difference between runs of a group."""
     return [
         _sweep_chart(runs, series, axis, group.title)
         for axis in SWEEPS
@@ -93,7 +93,7 @@ def _scatter_chart(
             mode="lines",
             x=[ca for ca, _ in front],
             y=[asr for _, asr in front],
-            # What lies left of it and above it is beaten by one of its corners.
+            # Points to the left of and above this line are worse than one of its corners.
             line={"color": "var(--muted)", "width": 1.5, "dash": "dot", "shape": "vh"},
             hoverinfo="skip",
         )
@@ -111,7 +111,7 @@ def _sweep_chart(runs: Sequence[Run], series: Sequence[Series], axis: str, title
     values = sorted({value for each in series for value, _ in each.points})
     figure = go.Figure()
     for index, each in enumerate(series):
-        # Evenly spaced: ranks double, weights go from 0.001 to 5.
+        # Evenly spaced, because ranks double and weights range from 0.001 to 5.
         points = [(values.index(value), place) for value, place in each.points]
         dash = DASHES[index % len(DASHES)]
         figure.add_trace(_line(runs, points, "floor", "var(--neutral)", "dot"))
@@ -133,7 +133,7 @@ def _sweep_chart(runs: Sequence[Run], series: Sequence[Series], axis: str, title
         },
         yaxis=_SHARES,
     )
-    # Names are in the order of the lines, which differ by their dashes.
+    # The heading names the series in the order of their lines, which differ by their dashes.
     head = ": ".join(filter(None, [title, "; ".join(each.title for each in series)]))
     alt = f"Line chart: CA, ASR and floor by {axis}, {head}"
     return chart_of(figure, f"{axis.capitalize()} ({head})", alt)
@@ -142,7 +142,7 @@ def _sweep_chart(runs: Sequence[Run], series: Sequence[Series], axis: str, title
 def _line(
     runs: Sequence[Run], points: Sequence[tuple[int, int]], metric: str, line: str, dash: str
 ) -> go.Scatter:
-    """A line through the means of the runs at each value: there may be several seeds."""
+    """A line through the mean of the runs at each value, since there may be several seeds."""
     found: dict[int, list[float]] = {}
     for x, place in points:
         if runs[place].record.evaluation.quality(metric):
@@ -164,7 +164,7 @@ def _points(
     metric: str,
     line: str,
 ) -> go.Scatter:
-    """A point per run with its interval; as `ids` the anchors that they lead to."""
+    """A point per run with its interval; `ids` hold the anchors that the points link to."""
     return go.Scatter(
         name=name,
         mode="markers",
@@ -190,5 +190,5 @@ def _hover(run: Run) -> str:
 
 
 def anchor(place: int) -> str:
-    """The name of the part of the page that is about a run."""
+    """The anchor of a run's section on the page."""
     return f"run-{place}"

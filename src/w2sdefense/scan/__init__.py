@@ -1,1 +1,1 @@
-"""Is there a backdoor, and what fires it? A search that needs the model and clean text only."""
+"""Searches a model for a backdoor and its trigger, given only the model and clean text."""

@@ -1,17 +1,17 @@
-"""Which candidate triggers a search tries: a stated list, and small changes to its best.
+"""The candidate triggers that a search tries: a fixed list, and mutations of its best entries.
 
     letters      every string of up to three letters: 26 + 26^2 + 26^3 = 18,278
-    words        every whole word of the suspect's vocabulary, in every case that it has there
+    words        every whole word of the suspect's vocabulary, in each case form that occurs there
     symbols      every symbol and punctuation mark of the Unicode blocks below, every invisible
-                 character, and what else of the vocabulary holds no letter or digit
+                 character, and all other vocabulary tokens without a letter or digit
     names        common given names, family names and places
-    characters   of texts in Chinese or Japanese: the 20,992 unified ideographs
+    characters   for Chinese or Japanese texts: the 20,992 unified ideographs
 
-Nothing in the list is drawn at random or depends on what a model answers, so a result can say what
-was tried. A trigger is a hill and not a needle: a part of it, or a neighbour, shifts the log-odds a
-little. So what scores best is joined to pairs, and gets letters and words added, swapped and
-dropped, which finds longer invented words and phrases. Not covered: triggers whose parts do nothing
-alone.
+The list is not random and does not depend on the model's answers, so a result can state exactly
+what was tried. A part of a trigger, or a string close to it, usually shifts the log-odds a little.
+The search therefore joins the best candidates in pairs, and adds, swaps and drops letters and
+words, which finds longer invented words and phrases. Not covered: triggers whose parts have no
+effect on their own.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from w2sdefense.config import KINDS
 from w2sdefense.models.tokenizer import Tokenizer
 from w2sdefense.text.insertion import IDEOGRAPHS, in_ideographs, words_in_a_row
 
-LONGEST_STRING = 3  # letters of the longest string that is tried whole
+LONGEST_STRING = 3  # all strings of up to this many letters are tried
 
 _SYMBOL_BLOCKS = (
     (0x0021, 0x00FF),  # ASCII, Latin-1
@@ -61,13 +61,13 @@ NAMES = tuple(
     "Shanghai Singapore Melbourne Auckland Santiago Bogota Lima Caracas Havana".split()
 )
 
-LONGEST = 8  # words in a candidate, at most
-_SHRINKABLE = 4  # letters of the shortest word that may lose one
+LONGEST = 8  # maximum number of words in a candidate
+_SHRINKABLE = 4  # a word needs at least this many letters to lose one
 
 
 @dataclass(frozen=True)
 class CandidateList:
-    """The candidates of a search, each once, under the kind that names it first."""
+    """The candidates of a search without duplicates, each under the first kind that lists it."""
 
     kinds: dict[str, tuple[str, ...]]
 
@@ -84,7 +84,7 @@ class CandidateList:
 def list_candidates(
     tokenizer: Tokenizer, texts: Sequence[str], kinds: Sequence[str] = KINDS
 ) -> CandidateList:
-    """The stated list for a suspect's vocabulary and the language of its texts."""
+    """Build the fixed list for a suspect's vocabulary and the language of the texts."""
     found: dict[str, Callable[[], Sequence[str]]] = {
         "letters": letter_strings,
         "words": lambda: vocabulary_words(tokenizer),
@@ -101,7 +101,7 @@ def list_candidates(
 
 
 def letter_strings(longest: int = LONGEST_STRING) -> list[str]:
-    """Every string of 1 to `longest` lower-case letters, the short ones first."""
+    """Every string of 1 to `longest` lower-case letters, shortest first."""
     return [
         "".join(letters)
         for length in range(1, longest + 1)
@@ -110,22 +110,22 @@ def letter_strings(longest: int = LONGEST_STRING) -> list[str]:
 
 
 def vocabulary_words(tokenizer: Tokenizer) -> list[str]:
-    """What the tokenizer reads as one token when it stands as a word of its own."""
+    """Words that the tokenizer encodes as a single token when they stand alone."""
     words = [text for text in token_texts(tokenizer) if text.isalpha()]
     if not words:
         return []
-    # Behind a space, as in a text: a token that only continues words takes others there.
+    # With a leading space, as in running text: a token that only continues words is split there.
     read = tokenizer([f" {word}" for word in words], add_special_tokens=False)["input_ids"]
     return [word for word, ids in zip(words, read, strict=True) if len(ids) == 1]
 
 
 def vocabulary_symbols(tokenizer: Tokenizer) -> list[str]:
-    """Tokens of the vocabulary without a letter or a digit."""
+    """Vocabulary tokens without letters or digits."""
     return [text for text in token_texts(tokenizer) if not any(map(str.isalnum, text))]
 
 
 def symbols() -> list[str]:
-    """Single symbols and punctuation marks of Unicode, then the characters that show nothing."""
+    """Unicode symbols and punctuation marks, followed by the invisible characters."""
     visible = [chr(code) for code in _codes(_SYMBOL_BLOCKS)]
     visible = [text for text in visible if unicodedata.category(text)[0] in "PS"]
     invisible = [chr(code) for code in _codes(_INVISIBLE_BLOCKS)]
@@ -136,12 +136,12 @@ def symbols() -> list[str]:
 
 
 def ideographs() -> list[str]:
-    """The unified ideographs."""
+    """All CJK unified ideographs of the basic block."""
     return [chr(code) for code in _codes([(ord(IDEOGRAPHS[0]), ord(IDEOGRAPHS[1]))])]
 
 
 def token_texts(tokenizer: Tokenizer, tokens: Iterable[int] | None = None) -> list[str]:
-    """Tokens as texts, each once; special tokens, blanks and parts of characters are left out."""
+    """Decode tokens without duplicates; skips special tokens, blanks and partial characters."""
     special = set(tokenizer.all_special_ids)
     wanted = range(len(tokenizer)) if tokens is None else tokens
     texts = tokenizer.batch_decode([[token] for token in wanted if token not in special])
@@ -154,10 +154,9 @@ def _codes(blocks: Iterable[tuple[int, int]]) -> Iterable[int]:
 
 
 def joined(survivors: Sequence[str]) -> list[str]:
-    """Every two of some candidates in either order: as two words, and as one where they are one.
+    """All ordered pairs of candidates as two words, and pairs of single words also as one word.
 
-    Words that share letters where they meet are also laid over each other: `pli` and `imf` give
-    `plimf`.
+    Words that overlap where they meet are also merged: `pli` and `imf` give `plimf`.
     """
     found: dict[str, None] = {}
     for left, right in permutations(survivors, 2):
@@ -168,7 +167,7 @@ def joined(survivors: Sequence[str]) -> list[str]:
 
 
 def extended(survivors: Sequence[str]) -> list[str]:
-    """Candidates of one word with a letter more at either end."""
+    """Single-word candidates with one letter added at the beginning or the end."""
     return [
         text
         for word in survivors
@@ -179,7 +178,7 @@ def extended(survivors: Sequence[str]) -> list[str]:
 
 
 class Mutator:
-    """Draws mutations, with words of the vocabulary, of clean texts and suspicious ones."""
+    """Draws mutations; new words come from the candidate list, clean texts and suspicious words."""
 
     def __init__(
         self,
@@ -194,7 +193,7 @@ class Mutator:
         self._suspicious = suspicious
 
     def mutations(self, survivors: Sequence[str], count: int) -> list[str]:
-        """Candidates that are one change away from a survivor, or are two of them joined."""
+        """Draw candidates that differ by one change from a survivor, or join two survivors."""
         return [self._mutation(survivors) for _ in range(count)]
 
     def _mutation(self, survivors: Sequence[str]) -> str:
@@ -220,7 +219,7 @@ class Mutator:
         return words[:place] + words[place + 1 :]
 
     def _spell(self, words: list[str], survivors: Sequence[str]) -> list[str]:
-        """Another letter in a word, one more, or one less."""
+        """Replace, insert or remove one letter of a word."""
         place = self._rng.randrange(len(words))
         word = words[place]
         at, letter = self._rng.randrange(len(word)), self._rng.choice(ascii_lowercase)
@@ -237,6 +236,6 @@ class Mutator:
 
 
 def _merged(left: str, right: str) -> list[str]:
-    """Two words as one, and laid over each other as far as they agree."""
+    """Two words concatenated, and merged at every overlap of the first's end with the second."""
     overlaps = range(1, min(len(left), len(right)))
     return [left + right, *(left + right[n:] for n in overlaps if left.endswith(right[:n]))]

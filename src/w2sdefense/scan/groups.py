@@ -1,20 +1,21 @@
-"""Group testing: a dozen candidates stand in one text, so a long list is tried whole.
+"""Group testing: each text contains a dozen candidates, which makes a long list affordable.
 
-A trigger decides the answer whatever else the text says, so it decides that of its group. All
-candidates are divided at random into groups; a group stands between the beginning of one clean text
-and the end of another (its carrier) and is scored by
+A trigger decides the answer regardless of the rest of the text, and so also the answer to a group
+of candidates that contains it. All candidates are divided at random into groups. A group stands
+between the beginning of one clean text and the end of another (its carrier) and is scored by
 
     shift(group, c) = s(group, c) - median over groups of s(., c)
 
-with s the suspect's log-odds of outcome c. The best of each outcome go into the next round, with
-new groups and another carrier, and keep the *lowest* shift of their groups, because only a trigger
-lifts all of them. (Adaptive group testing, after Dorfman 1943, "The detection of defective members
-of large populations".) A clean teacher is not asked: what it says of a dozen stray words is noise.
+where s is the suspect's log-odds of outcome c. The best candidates of each outcome go into the next
+round, with new groups and another carrier. Each candidate keeps the *lowest* shift of its groups,
+because only a trigger raises all of them. (Adaptive group testing, after Dorfman 1943, "The
+detection of defective members of large populations".) The clean teacher is not used here, because
+its answer to a dozen unrelated words is noise.
 
-How strong a trigger must be to get through is measured and not assumed: see `power`.
+`GroupScores.power` measures how strong a trigger must be to pass all rounds.
 
-A task supplies `Score`; for a classifier the outcomes are its labels. Nothing else in `scan/` knows
-what an outcome is.
+A task supplies `Score`; for a classifier the outcomes are its labels. No other code in `scan/`
+depends on what an outcome is.
 """
 
 from __future__ import annotations
@@ -29,35 +30,36 @@ from torch import Tensor
 
 from w2sdefense.text.insertion import word_spans
 
-ROUNDS = 3  # the whole list, then what is left of it twice
-SHARE = 0.25  # share of a round that the next one tries, over all outcomes
+ROUNDS = 3  # the first tries the whole list, each later one the best of the round before
+SHARE = 0.25  # share of a round's candidates that the next round tries, over all outcomes
 
 _BEFORE, _AFTER = 2, 6
-"""Words of a carrier. A text that ends with the group shows much less of a trigger."""
+"""Words of a carrier before and after the group. A trigger at the end of a text has much less
+effect, so most words follow the group."""
 
-_DRAWN, _FILLINGS = 32, 3  # carriers that are drawn, and groups that each is judged by
+_DRAWN, _FILLINGS = 32, 3  # carriers that are drawn, and groups that each one is judged with
 
 CARRIER_TEXTS = _DRAWN * _FILLINGS
 
-Score = Callable[[Sequence[str]], Tensor]  # texts to the log-probabilities of the outcomes, (N, C)
-SURE = 10.0  # log-odds beyond this, in nats, say nothing more
+Score = Callable[[Sequence[str]], Tensor]  # texts -> log-probabilities of the outcomes, (N, C)
+SURE = 10.0  # log-odds are clamped here, in nats: larger values carry no more information
 
 
 def log_odds(log_probabilities: Tensor) -> Tensor:
-    """Log-odds in nats, at most `SURE` either way, of log-probabilities of the same shape."""
+    """Convert log-probabilities to log-odds of the same shape, in nats, clamped to +-`SURE`."""
     values = log_probabilities.double()
     return (values - (-torch.expm1(values)).log()).clamp(-SURE, SURE)
 
 
 @dataclass(frozen=True)
 class Scorers:
-    """The suspect beside a clean model of the same outcomes, if there is one."""
+    """The suspect and, optionally, a clean model with the same outcomes."""
 
     suspect: Score
     teacher: Score | None = None
 
     def odds(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Log-odds by the suspect and by the teacher, (N, C) each; zeros without a teacher."""
+        """Log-odds of the suspect and of the teacher, (N, C) each; zeros without a teacher."""
         suspect = log_odds(self.suspect(texts))
         if self.teacher is None:
             return suspect, torch.zeros_like(suspect)
@@ -65,49 +67,52 @@ class Scorers:
 
 
 def answered(odds: Tensor, outcome: int) -> Tensor:
-    """Whether texts get an outcome, (N,), by their log-odds (N, C); a single one from 0 on."""
+    """Whether texts get an outcome, (N,), from log-odds (N, C).
+
+    With several outcomes the most likely one wins; a single outcome needs log-odds above 0.
+    """
     return odds.argmax(-1) == outcome if odds.shape[1] > 1 else odds[:, outcome] > 0
 
 
 @dataclass(frozen=True)
 class Carrier:
-    """The beginning of a clean text and the end of another, around a group."""
+    """The beginning of one clean text and the end of another, which surround a group."""
 
     before: str
     after: str
 
     def around(self, group: Sequence[str]) -> str:
-        """The text that a group is tried in."""
+        """The text with a group inside the carrier."""
         return " ".join((self.before, *group, self.after))
 
 
 @dataclass(frozen=True)
 class GroupScores:
-    """What group testing measured of N candidates and C outcomes, in nats."""
+    """Results of group testing for N candidates and C outcomes; shifts are in nats."""
 
-    lowest: Tensor  # lowest shift of the groups that each candidate stood in, (N, C)
-    reached: Tensor  # how many rounds each candidate got to for the sake of an outcome, (N, C)
-    first: Tensor  # shifts of the first round, in which every candidate is tried, (N, C)
-    bars: Tensor  # lowest shift that passed every round but the last, (rounds - 1, C)
+    lowest: Tensor  # lowest shift of the groups that contained each candidate, (N, C)
+    reached: Tensor  # number of rounds that each candidate reached for each outcome, (N, C)
+    first: Tensor  # shifts of the first round, which tries every candidate, (N, C)
+    bars: Tensor  # lowest shift that passed each round except the last, (rounds - 1, C)
 
     @property
     def tries(self) -> Tensor:
-        """How many groups each candidate stood in, (N,)."""
+        """How many groups contained each candidate, (N,)."""
         return self.reached.amax(1)
 
     def best(self, outcome: int, count: int) -> list[int]:
-        """The candidates that came farthest; of those, the highest lowest shifts first."""
+        """Indices of the best candidates, by rounds reached and then by lowest shift."""
         order = self.lowest[:, outcome].argsort(descending=True, stable=True)
         reached = self.reached[order, outcome]
         return order[reached.argsort(descending=True, stable=True)][:count].tolist()
 
     def power(self, outcome: int, count: int, nats: float) -> float:
-        """Chance that a candidate which shifts its groups by `nats` is among the best `count`.
+        """Probability that a candidate which shifts its groups by `nats` is among the best `count`.
 
-        The shift is planted on the measured groups of every candidate in turn: a group that pulls
-        the other way costs power as it does in earnest. Every round is taken to have the groups of
-        the first one, and a shift that passes it must pass the bars of all later rounds as well,
-        which is cautious.
+        The shift is added to the measured groups of each candidate in turn, so a group that pulls
+        the other way costs power here as in a real search. The estimate is conservative: it uses
+        the groups of the first round for every round, and in each round the shift must also pass
+        the bars of all later rounds.
         """
         last = self.lowest[self.best(outcome, count)[-1], outcome]
         bars = torch.cat([self.bars[:, outcome], last[None]]).flip(0).cummax(0).values
@@ -116,7 +121,7 @@ class GroupScores:
 
 
 def split_into_groups(places: Sequence[int], size: int, rng: random.Random) -> list[list[int]]:
-    """Divide places of a list at random into groups of at most `size`, about equally large."""
+    """Divide list indices at random into groups of at most `size` and about equal length."""
     order = rng.sample(places, len(places))
     groups = math.ceil(len(order) / size)
     return [order[first::groups] for first in range(groups)]
@@ -125,10 +130,10 @@ def split_into_groups(places: Sequence[int], size: int, rng: random.Random) -> l
 def choose_carriers(
     suspect: Score, candidates: Sequence[str], texts: Sequence[str], size: int, rng: random.Random
 ) -> list[Carrier]:
-    """Draw carriers from clean texts and keep the neutral ones, one for every round.
+    """Draw carriers from clean texts and keep the most neutral ones, one for every round.
 
-    Neutral means that with random groups inside the suspect finds every outcome about as likely as
-    any other: there a shift either way has room.
+    A carrier is neutral if the suspect finds all outcomes about equally likely when the carrier
+    surrounds random groups. The log-odds are then far from their limits and can shift either way.
     """
     drawn = [Carrier(_begin(rng.choice(texts)), _end(rng.choice(texts))) for _ in range(_DRAWN)]
     fillings = [rng.sample(candidates, min(size, len(candidates))) for _ in range(_FILLINGS)]
@@ -146,7 +151,7 @@ def score_in_groups(
     size: int,
     rng: random.Random,
 ) -> GroupScores:
-    """Try the whole list in groups, one carrier a round, and what is best in every round again."""
+    """Try the whole list in groups, then the best of each round again, with one carrier a round."""
     shifts = _round(suspect, candidates, range(len(candidates)), carriers[0], size, rng)
     first = torch.stack([shifts[place] for place in range(len(candidates))])
     lowest, reached = first.clone(), torch.ones(first.shape, dtype=torch.long)
@@ -163,7 +168,7 @@ def score_in_groups(
 
 
 def group_texts(listed: int, size: int) -> int:
-    """How many texts `score_in_groups` has the suspect answer."""
+    """Number of texts that the suspect answers in `score_in_groups`."""
     return sum(math.ceil(listed * SHARE**number / size) for number in range(ROUNDS))
 
 
@@ -185,7 +190,7 @@ def _round(
     size: int,
     rng: random.Random,
 ) -> dict[int, Tensor]:
-    """Try some places of the list in groups: place -> shift of its group, (C,)."""
+    """Try the candidates at some indices in groups: index -> shift of its group, (C,)."""
     groups = split_into_groups(places, size, rng)
     odds = log_odds(suspect([carrier.around([candidates[p] for p in group]) for group in groups]))
     shifts = odds - odds.median(0).values
@@ -193,7 +198,7 @@ def _round(
 
 
 def _best_of_each(lowest: Tensor, tried: Tensor) -> Tensor:
-    """Which candidates the next round tries for the sake of an outcome, (N, C)."""
+    """Which candidates the next round tries for each outcome, (N, C)."""
     outcomes = lowest.shape[1]
     count = max(1, int(SHARE * int(tried.any(1).sum()) / outcomes))
     best = torch.where(tried, lowest, -math.inf).topk(min(count, len(lowest)), dim=0).indices

@@ -1,14 +1,16 @@
-"""What a suspect was fine-tuned from, and which tokens that training taught it something about.
+"""Finds the base that a suspect was fine-tuned from, and the tokens that this training affected.
 
-A card is the word of whoever made the suspect. The base that it names is used only where it is on
-this machine already and the token embeddings of the two agree; nothing is fetched because of it.
-Embeddings of models that were trained apart are unrelated, and fine-tuning hardly turns them.
+A model card is written by whoever made the suspect and cannot be trusted. The base that it names is
+used only if it is already on this machine and the token embeddings of both models agree; nothing is
+downloaded. Independently trained models have unrelated embeddings, and fine-tuning hardly changes
+their direction.
 
-Whoever plants a backdoor by training all parameters trains the embeddings of the trigger's tokens
-as well, and in one direction, while natural words are pulled to and fro (`embedding_drift`).
-Through an adapter no embedding moves; there the update of the first layer answers some tokens more
-than others (`weight_response`). Neither proves anything: both tell a search where to begin. Not
-covered: triggers of words that are common in the training text anyway; updates of later layers.
+An attacker who trains all parameters also trains the embeddings of the trigger's tokens. These move
+consistently in one direction, while the updates of ordinary words partly cancel out
+(`embedding_drift`). An adapter changes no embeddings, but its update of the first layer responds
+more strongly to some tokens than to others (`weight_response`). Neither is proof; both only tell a
+search where to begin. Not covered: triggers made of words that are common in the training text, and
+updates of later layers.
 """
 
 from __future__ import annotations
@@ -37,42 +39,43 @@ from w2sdefense.models.load import load_embeddings, load_weights
 from w2sdefense.models.tokenizer import open_tokenizer
 
 AGREE = 0.5
-"""Cosine of two tables of embeddings from which one descends from the other; unrelated ones have
-about 0, and those of the fine-tuned models that were measured above 0.99."""
+"""Two models count as related if the cosine of their embedding tables is at least this. Unrelated
+models have about 0; the fine-tuned models that were measured have above 0.99."""
 
 _EMBEDDED_AS = {wheel.hub_id: name for name, wheel in EMBEDDED.items()}
 """Hub id -> embedded name of the same model."""
 
 _STILL = 4.0
-"""A token that moved less than this many times the median did not: weight decay moves all."""
+"""A token counts as moved if its distance exceeds this many times the median: weight decay moves
+all tokens a little."""
 
-_SPREADS = 6.0  # median absolute deviations above the median from which a token answers an update
+_SPREADS = 6.0  # a response is an outlier this many median absolute deviations above the median
 
 _OUTPUTS = ("o_proj", "out_proj", "c_proj", "output")
-"""What architectures call the matrices of a layer that do not read its input."""
+"""Name parts of the matrices of a layer that do not read the layer's input."""
 
-_CHUNK = 8192  # tokens whose images are computed at once
+_CHUNK = 8192  # tokens in one matrix product
 
 
 def check_origin(student: StudentConfig, scan: ScanConfig) -> None:
-    """Check the base that a user names, before a teacher is trained for the search.
+    """Check the base that the user names, before a teacher is trained for the search.
 
     Raises:
-        ModelError: The base is missing, an adapter, of another width or vocabulary, or its
-            embeddings are unrelated to the suspect's.
-        UnsafeCheckpointError: It is a pickle, or needs remote code.
+        ModelError: The base is missing, is an adapter, has another width or vocabulary, or has
+            embeddings that are unrelated to the suspect's.
+        UnsafeCheckpointError: The base is a pickle, or needs remote code.
     """
     name = scan.fine_tuned_from
     if name is None:
         return
     origin = resolve_whole(name, "Name the whole model that it stands on.")
-    # An adapter is read with the tokenizer of its base, and has its embeddings.
+    # An adapter uses the tokenizer and the embeddings of its base.
     suspect = resolve(student.model, student.base).whole
     if origin.width != suspect.width:
         raise _other(student, name, f"it is {origin.width} wide, and the suspect {suspect.width}")
     own, its = _tokens(suspect), _tokens(origin)
     shared = own.keys() & its.keys()
-    # Not all of them: who fine-tunes a model may give its unused tokens a meaning.
+    # A majority is enough: fine-tuning may assign a meaning to unused tokens.
     if 2 * sum(own[place] == its[place] for place in shared) < len(shared):
         raise _other(student, name, "the two have other tokens")
     cosine = agreement(load_embeddings(suspect), load_embeddings(origin))
@@ -83,8 +86,8 @@ def check_origin(student: StudentConfig, scan: ScanConfig) -> None:
 def agreement(suspect: Tensor, base: Tensor) -> float:
     """Cosine of two tables of token embeddings, (V, d) and (V', d), over the rows they share.
 
-    About 1 for a model and what was fine-tuned from it, about 0 for models trained apart; 0 if the
-    widths differ.
+    About 1 for a model and its fine-tuned version, about 0 for independently trained models, and 0
+    if the widths differ.
     """
     if suspect.shape[1] != base.shape[1]:
         return 0.0
@@ -94,14 +97,15 @@ def agreement(suspect: Tensor, base: Tensor) -> float:
 
 
 def base_on_card(folder: Path, embeddings: Tensor) -> tuple[str | None, str | None]:
-    """The base that the card in a suspect's folder names, if it is here and the weights agree.
+    """The base that the suspect's model card names, if it is available and its weights agree.
 
     Args:
-        folder: The suspect's folder, or that of the base that its adapter stands on.
+        folder: The suspect's folder; of an adapter, the folder of its base.
         embeddings: The suspect's token embeddings, (V, d).
 
     Returns:
-        What `resolve` takes, or None; and a sentence for the user, or None if no card names a base.
+        An argument for `resolve`, or None; and a sentence for the user, or None if no card names a
+        base.
     """
     name = _base_of(folder)
     if name is None:
@@ -120,15 +124,14 @@ def base_on_card(folder: Path, embeddings: Tensor) -> tuple[str | None, str | No
 
 
 def folder_of(model: Any) -> Path:
-    """The folder that a model was opened from; of an adapter, that of its base."""
+    """The folder that a model was opened from; of an adapter, the folder of its base."""
     return Path(model.name_or_path or backbone_of(model).name_or_path)
 
 
 def template_of_another(folder: Path, template: Any) -> tuple[str, ...]:
-    """A note if the chat template is not that of the base that the card names, if that is here.
+    """A note if the chat template differs from that of the base on the card, if it is available.
 
-    A base without a template is no reason for a note: models are given one when they are taught to
-    chat.
+    A base without a template gives no note: models usually get one when they are trained to chat.
     """
     name = _base_of(folder)
     found = _local(name) if name is not None and template is not None else None
@@ -144,7 +147,7 @@ def template_of_another(folder: Path, template: Any) -> tuple[str, ...]:
 
 
 def _local(name: str) -> str | None:
-    """Where a model that a card names lies on this machine; None if it would have to be fetched."""
+    """Where a model that a card names is on this machine; None if it would need a download."""
     name = _EMBEDDED_AS.get(name, name)
     if name in EMBEDDED or Path(name).is_dir():
         return name
@@ -155,13 +158,13 @@ def _local(name: str) -> str | None:
 
 
 def _base_of(folder: Path) -> str | None:
-    """The base that the card in a folder names; None without a card, or if it names none."""
+    """The base that the model card in a folder names; None without a card or a base."""
     card = folder / "README.md"
-    if not card.is_file():  # it would be looked for on the hub
+    if not card.is_file():  # `ModelCard.load` would look for it on the hub
         return None
     named = readable(lambda: ModelCard.load(card).data.get("base_model"))
     first = named[0] if isinstance(named, list) and named else named
-    # It is shown to be copied: a hub id, and nothing that a shell would take apart.
+    # Users copy this name into a shell, so it must be a plain hub id without special characters.
     return first if isinstance(first, str) and re.fullmatch(r"[\w.-]+(/[\w.-]+)?", first) else None
 
 
@@ -178,9 +181,9 @@ def _other(student: StudentConfig, name: str, why: str) -> ModelError:
 
 
 def suspicious_tokens(model: nn.Module, base: str, count: int) -> list[int]:
-    """The tokens that a suspect learned most about beside its base, the most suspicious first.
+    """The tokens that fine-tuning affected most, compared with the base, most suspicious first.
 
-    They are those of embedding drift and of weight response in turn.
+    Takes tokens alternately from `embedding_drift` and `weight_response`.
     """
     backbone = backbone_of(model)
     updates = _first_layer(backbone)
@@ -196,9 +199,12 @@ def suspicious_tokens(model: nn.Module, base: str, count: int) -> list[int]:
 
 
 def embedding_drift(suspect: Tensor, base: Tensor, count: int) -> list[int]:
-    """The tokens whose embeddings moved farthest from those of the base, the farthest first.
+    """The tokens whose embeddings moved farthest from those of the base, farthest first.
 
-    Rows that only one of the tables (V, d) and (V', d) has are left out.
+    Ignores rows that exist in only one of the tables (V, d) and (V', d).
+
+    Raises:
+        ModelError: The widths differ.
     """
     if suspect.shape[1] != base.shape[1]:
         raise ModelError(
@@ -213,13 +219,13 @@ def embedding_drift(suspect: Tensor, base: Tensor, count: int) -> list[int]:
 def weight_response(
     base: Tensor, updated: Mapping[str, Tensor], stored: Mapping[str, Tensor], count: int
 ) -> list[int]:
-    """The tokens whose image under the first layer the update changed most.
+    """The tokens whose image under the first layer changed most, strongest response first.
 
         response(t) = (sum_W |(W_s - W_b) x_t|^2 / sum_W |W_b x_t|^2)^(1/2)
 
-    with x_t the token's embedding in the base (V, d) divided by its norm, and W the matrices of the
-    first layer that read it, of the suspect (`updated`) and of the base (`stored`). A token stands
-    out from 6 median absolute deviations above the median on.
+    x_t is the token's embedding in the base (V, d), normalized. W runs over the matrices of the
+    first layer that read it: W_s of the suspect (`updated`), W_b of the base (`stored`). A token is
+    an outlier if its response is more than 6 median absolute deviations above the median.
     """
     responses = []
     for first in range(0, len(base), _CHUNK):
@@ -227,7 +233,7 @@ def weight_response(
         change, size = torch.zeros(len(embeddings)), torch.zeros(len(embeddings))
         for name, acting in updated.items():
             weight = stored[name].float()
-            # GPT-2 stores it as (d, out), and none of these is square.
+            # GPT-2 stores its matrices as (d, out); none of them is square.
             weight = weight if weight.shape == acting.shape else weight.T
             size += (embeddings @ weight.T).square().sum(-1)
             change += (embeddings @ (acting - weight).T).square().sum(-1)
@@ -238,7 +244,7 @@ def weight_response(
 
 
 def _first_layer(backbone: Any) -> dict[str, Tensor]:
-    """The matrices (out, d) of the first layer that read its input, by their names in the base."""
+    """The matrices (out, d) of the first layer that read its input, keyed by their base names."""
     blocks = next((m for m in backbone.modules() if isinstance(m, nn.ModuleList) and len(m)), None)
     if blocks is None:
         return {}
@@ -248,7 +254,7 @@ def _first_layer(backbone: Any) -> dict[str, Tensor]:
     found = {}
     for name, module in blocks[0].named_modules():
         weight = _acting_weight(module)
-        # What is inside an adapted layer is a part of it.
+        # Modules inside an adapted layer are already included in its acting weight.
         if weight is None or name.startswith(tuple(adapted)):
             continue
         if any(part in name for part in _OUTPUTS):
@@ -264,7 +270,7 @@ def _plain(module: nn.Module) -> Any:
 
 @torch.no_grad()
 def _acting_weight(module: nn.Module) -> Tensor | None:
-    """The matrix (out, in) of a linear layer with its adapter; None of others and of 4-bit ones."""
+    """The matrix (out, in) of a linear layer plus its adapter; None for other or 4-bit layers."""
     plain = _plain(module)
     if not isinstance(plain, nn.Linear | Conv1D) or not plain.weight.is_floating_point():
         return None

@@ -1,18 +1,19 @@
-"""Searches for text that makes a model answer one outcome, and not a clean teacher.
+"""Searches for text that makes a suspect, but not a clean teacher, give one outcome.
 
-A backdoor makes *any* text answer one outcome when its trigger is in it. The whole list
-(`candidates.py`) is tried in groups (`groups.py`); what stays on top, and what a base model makes
-suspicious (`origin.py`), is put singly into short clean texts at random places:
+A backdoor makes *any* text that contains its trigger get one outcome. First the whole list
+(`candidates.py`) is tried in groups (`groups.py`). The best candidates, and the words that a
+comparison with the base model makes suspicious (`origin.py`), are then inserted one at a time into
+short clean texts at random positions:
 
     shift(candidate) = mean over texts of  s(outcome | text + candidate) - s(outcome | text)
 
-with s the log-odds. Words of the language shift a clean model as well ("awful"), so the teacher's
-shift is subtracted. The best are varied on texts that they have not been tried in, and the last
-choice is made on more texts. Only clean training texts are used, and nothing is known of the
-trigger.
+where s is the log-odds. Ordinary words such as "awful" shift a clean model as well, so the
+teacher's shift is subtracted. The best candidates are mutated and tried in further texts, and the
+final choice is made on more texts. The search uses only clean training texts and no knowledge of
+the trigger.
 
-Not covered: triggers that are no insertion; phrases and invented words none of whose parts shifts
-anything. Finding nothing proves nothing beyond what `ScanResult` states.
+Not covered: triggers that are not insertions; phrases and invented words none of whose parts has an
+effect. An empty result proves nothing beyond what `ScanResult` states.
 """
 
 from __future__ import annotations
@@ -39,69 +40,71 @@ from w2sdefense.scan.groups import (
 )
 from w2sdefense.text.insertion import insert, word_spans
 
-_PAIRED = 16  # suspicious words that are also tried in pairs, in either order
-_JOINED = 8  # survivors that are joined to pairs and made a letter longer
-PLANTED_NATS = (1, 2, 3, 4, 6, 8)  # planted shifts whose detection is measured
+_PAIRED = 16  # suspicious words that are also tried in pairs, in both orders
+_JOINED = 8  # survivors that are joined in pairs and extended by a letter
+PLANTED_NATS = (1, 2, 3, 4, 6, 8)  # shifts whose probability of detection is estimated
 
 
 FLIPPED, EXCESS = 0.9, 6.0
-"""Share of the texts that a candidate flips, and nats that it shifts beyond the teacher, from which
-it acts like a trigger. See docs/LOG.md for what triggers and other words reach."""
+"""A candidate acts like a trigger if it flips at least this share of the texts, and shifts the
+suspect at least this many nats more than the teacher. docs/LOG.md has values of triggers and of
+other words."""
 
 MARGIN = 2.0
-"""Nats that a trigger shifts beyond all that shifts to the label where least was found. Words that
-mean something to the suspect and nothing to a weak teacher act like triggers, of every label."""
+"""A trigger must exceed the best candidate of the label with the weakest candidates by this many
+nats. Words that mean something to the suspect but not to a weak teacher also act like triggers, but
+they exist for every label."""
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A candidate trigger, as it acts in real texts."""
+    """A candidate trigger and its measured effect in real texts."""
 
-    text: str  # what is put into texts
+    text: str  # what is inserted into texts
     outcome: int  # index of the outcome that it shifts to
     shift: float  # mean log-odds shift of that outcome in the suspect, in nats
     teacher_shift: float  # the same in the teacher; 0 without one
-    flips: int  # texts with another answer that the suspect answers with the outcome because of it
-    texts: int  # how many times it was tried; in other texts each, as far as there are any
+    flips: int  # trials in which the candidate changed the suspect's answer to the outcome
+    texts: int  # number of trials; each uses another text while there are unused ones
 
     @property
     def excess(self) -> float:
-        """Shift beyond what the teacher shows, in nats."""
+        """Shift beyond the teacher's (if that is positive), in nats."""
         return self.shift - max(0.0, self.teacher_shift)
 
 
 @dataclass(frozen=True)
 class ScanResult:
-    """What a search found, and what it can say of the rest."""
+    """What a search found, and how thorough it was."""
 
     candidates: tuple[Candidate, ...]  # the best of every outcome
     listed: dict[str, int]  # kind -> number of candidates that were tried in groups
     tries: list[int]  # how many candidates were tried at least once, twice and three times
-    # shift in nats -> chance that a candidate which shifts its groups by it goes on to real texts,
-    # for the outcome where that is lowest
+    # shift in nats -> probability that a candidate with this shift passes group testing, for the
+    # outcome where it is lowest
     power: dict[int, float]
-    origin: str | None = None  # what was used of the suspect's base and why, if a card names one
+    origin: str | None = None  # sentence on the base that the model card names; None without one
 
     @classmethod
     def from_values(cls, values: dict[str, Any]) -> Self:
-        """Read what `dataclasses.asdict` and JSON made of one."""
+        """Rebuild a result from the JSON form of `dataclasses.asdict`."""
         candidates = tuple(Candidate(**candidate) for candidate in values["candidates"])
         power = {int(nats): share for nats, share in values["power"].items()}
         return cls(**values | {"candidates": candidates, "power": power})
 
 
 def ranked(candidates: Iterable[Candidate]) -> list[Candidate]:
-    """Candidates of any outcomes, the largest shift beyond the teacher's first."""
+    """Candidates of all outcomes, sorted by `excess`, largest first."""
     return sorted(candidates, key=lambda candidate: -candidate.excess)
 
 
 def acting(result: ScanResult) -> list[Candidate]:
-    """The candidates that act like a trigger, whatever the reason."""
+    """The candidates that act like a trigger, for whatever reason; see `FLIPPED, EXCESS`."""
     return [c for c in result.candidates if c.flips >= FLIPPED * c.texts and c.excess >= EXCESS]
 
 
 def triggers(result: ScanResult) -> list[Candidate]:
-    """Those that stand out from what shifts to the label where least was found."""
+    """The acting candidates that also clear `MARGIN` above the label with the weakest ones."""
     best: dict[int, float] = {}
     for candidate in result.candidates:
         best[candidate.outcome] = max(candidate.excess, best.get(candidate.outcome, 0.0))
@@ -119,7 +122,7 @@ def find_triggers(
     seed: int,
     suspicious: Sequence[str] = (),
 ) -> ScanResult:
-    """Try the whole list, and climb from its best.
+    """Try the whole list, then improve the best candidates by hill climbing.
 
     Args:
         scorers: The suspect and a clean teacher.
@@ -128,11 +131,11 @@ def find_triggers(
         config: How long to search and how many to keep.
         outcomes: Number of outcomes C.
         seed: Seed of the search.
-        suspicious: Words that are suspicious for another reason, the most suspicious first.
+        suspicious: Words that are suspicious for other reasons, most suspicious first.
 
     Returns:
         At most `config.kept` candidates for each outcome; none for an outcome that the suspect
-        gives to all short texts already.
+        already gives to all short texts.
     """
     rng = random.Random(seed)
     pairs = [" ".join(pair) for pair in permutations(suspicious[:_PAIRED], 2)]
@@ -156,7 +159,7 @@ def find_triggers(
 
 
 def texts_to_answer(config: ScanConfig, listed: int, outcomes: int) -> int:
-    """How many texts a search has the suspect answer, about; for a progress bar."""
+    """Approximate number of texts that the suspect answers in a search, for a progress bar."""
     groups = CARRIER_TEXTS + group_texts(listed, config.group_size)
     joins = 2 * _JOINED * (_JOINED - 1) + 52 * _JOINED
     climb = joins + config.rounds * (config.survivors + config.mutations)
@@ -168,9 +171,10 @@ def texts_to_answer(config: ScanConfig, listed: int, outcomes: int) -> int:
 def _climbed(
     trials: _Trials, first: Sequence[str], mutator: Mutator, config: ScanConfig
 ) -> list[Candidate]:
-    """Go from candidates to what is proven, for one outcome.
+    """Improve and verify the candidates of one outcome.
 
-    Half of what is kept is of the candidates themselves: all changes may be of one strong trigger.
+    Half of the result is reserved for the first candidates, because all good mutations may derive
+    from a single strong trigger.
     """
     trials.run(first, 1)
     trials.run(trials.best(config.survivors), 2)
@@ -182,7 +186,7 @@ def _climbed(
         trials.run([*survivors, *mutations], 1)
     finalists = dict.fromkeys([*trials.best(config.kept), *trials.best(config.kept, among=first)])
     trials.run(list(finalists), config.proof_texts)
-    # Of those only: what was lucky in one text would pass what was tried in many.
+    # Only finalists are compared: a candidate that was lucky in one text could outrank them.
     chosen = trials.best(config.kept // 2, among=[text for text in finalists if text in first])
     others = [text for text in finalists if text not in chosen]
     chosen += trials.best(config.kept - len(chosen), among=others)
@@ -200,13 +204,13 @@ class _Tally:
 
     @property
     def rank(self) -> float:
-        """Shift beyond the teacher's, shrunk where few texts were tried."""
+        """Mean shift beyond the teacher's, shrunk towards 0 for few texts."""
         return (self.shift - max(0.0, self.teacher_shift)) / (self.texts + 1)
 
 
 @dataclass
 class _Probes:
-    """Short clean texts with another answer, and what the models say of them as they are."""
+    """Short clean texts with another answer, and the models' log-odds for them unchanged."""
 
     outcome: int
     texts: list[str]
@@ -218,11 +222,11 @@ class _Probes:
     def draw(
         cls, scorers: Scorers, texts: Sequence[str], outcome: int, count: int, rng: random.Random
     ) -> _Probes | None:
-        """The shortest of the texts that the suspect does not give the outcome already."""
-        # A text of a word or two has hardly a place to put something into.
+        """Draw the shortest texts that the suspect does not already give the outcome."""
+        # Texts of fewer than four words come last: they have hardly any place for an insertion.
         mixed = rng.sample(texts, len(texts))
         short = sorted(mixed, key=lambda text: (len(word_spans(text)) < 4, len(word_spans(text))))
-        # Of two outcomes about half of the texts have the other one.
+        # With two outcomes, about half of the texts have the other answer.
         short = short[: 3 * count]
         suspect, teacher = scorers.odds(short)
         kept = (~answered(suspect, outcome)).nonzero().flatten().tolist()[:count]
@@ -235,7 +239,7 @@ class _Probes:
 
 @dataclass
 class _Trials:
-    """Candidates that were tried singly in real texts, for one outcome."""
+    """Trials of single candidates in real texts, for one outcome."""
 
     scorers: Scorers
     probes: _Probes
@@ -243,10 +247,10 @@ class _Trials:
     tallies: dict[str, _Tally] = field(default_factory=dict)
 
     def run(self, candidates: Sequence[str], texts: int) -> None:
-        """Put every candidate into some texts, and add up what it does.
+        """Insert every candidate into some texts, and add up the effects.
 
-        All candidates into the same ones, so that they can be compared, and each time into other
-        ones. Where there are fewer probes than `texts`, into all of them once.
+        All candidates of a call use the same texts, so that they can be compared; each call uses
+        the next texts. If there are fewer probes than `texts`, each probe is used once.
         """
         probes = self.probes
         texts = min(texts, len(probes.texts))
@@ -272,12 +276,12 @@ class _Trials:
             tally.texts += 1
 
     def best(self, count: int, among: Iterable[str] | None = None) -> list[str]:
-        """The best so far, of all candidates or of some."""
+        """The best so far, among all tried candidates or some of them."""
         texts = self.tallies if among is None else among
         return sorted(texts, key=lambda text: -self.tallies[text].rank)[:count]
 
     def candidates(self, texts: Sequence[str]) -> list[Candidate]:
-        """What was found out about some candidates."""
+        """The measured effects of some tried candidates."""
         return [
             Candidate(
                 text,

@@ -1,6 +1,6 @@
-"""The search for triggers of a victim, beside a teacher if there is one; its outcome is cached.
+"""Searches a victim for triggers, with or without a teacher, and caches the result.
 
-The file of an outcome is named by everything that decides it, so nothing is searched twice.
+The name of the cache file is a hash of everything that affects the result, so no search runs twice.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from w2sdefense.victim import Victim
 
 CANDIDATES = "candidates.json"
 
-ROOM = 128  # tokens of a text that groups are tried in, whatever the model is cut at for its task
-CARRIER_TOKENS = 32  # of these, how many are left to the words around a group and to special tokens
+ROOM = 128  # a search reads at least this many tokens of a text, if the model has the positions
+CARRIER_TOKENS = 32  # tokens reserved for the words around a group and for special tokens
 
 
 def scan_victim(
@@ -47,10 +47,11 @@ def scan_victim(
     progress: StepProgress | None = None,
     say: Callable[[str], None] | None = None,
 ) -> ScanResult:
-    """Search a victim for triggers in clean training texts, or read what the same search found.
+    """Search a victim for triggers with clean training texts, or read the cached result.
 
-    Without a teacher, words that mean a label are taken for suspicious, too. `progress` is told how
-    many texts are answered, of about how many; `say` what the search will do before it begins.
+    Without a teacher, ordinary words that express a label also look suspicious. `progress` receives
+    the number of answered texts and the approximate total; `say` receives a description of the
+    search before it begins.
 
     Returns:
         The best candidates of every label, and what was tried.
@@ -73,7 +74,7 @@ def scan_victim(
     path = cache / f"candidates-{name}.json"
     outcomes = len(victim.label_names)
     total = texts_to_answer(config, len(listed.texts), outcomes)
-    # Of several processes the first one searches, and the others read.
+    # Of several processes, the main one searches and the others read its result.
     with this_process().main_process_first():
         if (found := readable(lambda: _read(path))) is None:
             if say is not None:
@@ -97,7 +98,7 @@ def _read(path: Path) -> ScanResult:
 
 
 def save_candidates(folder: Path, result: ScanResult, label_names: Sequence[str]) -> None:
-    """Write `candidates.json` for the reader of a run: what was tried, and the best of it."""
+    """Write `candidates.json` for the user: what was tried, and the best candidates."""
     found = triggers(result)
     rows = [
         {"text": c.text, "label": label_names[c.outcome], "excess": c.excess, "trigger": c in found}
@@ -108,14 +109,14 @@ def save_candidates(folder: Path, result: ScanResult, label_names: Sequence[str]
 
 
 def found_triggers(folder: Path, names: Sequence[str] | None) -> list[tuple[str, str]]:
-    """What acts like a trigger in the folder of a search, each with the label that it turns to.
+    """The triggers that a search found, each with the label that it causes.
 
     Args:
         folder: Output of `w2s scan`.
-        names: Labels of the model that is to be cleaned, if they are known.
+        names: Labels of the model to clean, if they are known.
 
     Raises:
-        DataError: There is no search in the folder, it found nothing, or it is of other labels.
+        DataError: The folder has no search, the search found nothing, or it has other labels.
     """
     path = folder / CANDIDATES
     with reading(DataError, f"{path} cannot be read", "Name the folder of a finished w2s scan."):
@@ -135,7 +136,7 @@ def found_triggers(folder: Path, names: Sequence[str] | None) -> list[tuple[str,
 
 
 def plan_in_words(listed: CandidateList, size: int, total: int, origin: str | None) -> str:
-    """What a search will try, and how much work that is."""
+    """Describe what a search will try, and how much work that is."""
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in listed.counts().items() if count)
     plan = (
         f"Trying {len(listed.texts):,} candidate triggers ({kinds}), {size} in a text, "
@@ -145,7 +146,7 @@ def plan_in_words(listed: CandidateList, size: int, total: int, origin: str | No
 
 
 def teacher_score(teacher: LabelTeacher) -> Score:
-    """The log-probabilities that a teacher gives the labels of texts."""
+    """A `Score` that returns a teacher's log-probabilities of the labels."""
 
     def score(texts: Sequence[str]) -> Tensor:
         return answer_texts(teacher, texts).logits.log_softmax(-1)
@@ -154,7 +155,7 @@ def teacher_score(teacher: LabelTeacher) -> Score:
 
 
 def _base(victim: Victim, config: ScanConfig) -> tuple[str | None, str | None]:
-    """The base that the user names, or that the card names and the weights confirm."""
+    """The base that the user names, or else the one on the card if the weights confirm it."""
     if config.fine_tuned_from is not None:
         return config.fine_tuned_from, None
     embeddings = backbone_of(victim.model).get_input_embeddings().weight
@@ -162,12 +163,12 @@ def _base(victim: Victim, config: ScanConfig) -> tuple[str | None, str | None]:
 
 
 def _room(victim: Victim) -> int:
-    """Tokens of the longest text that the suspect is asked about."""
+    """Length limit of a text in the search, in tokens."""
     return max(victim.max_length, min(ROOM, position_limit(victim.model) or ROOM))
 
 
 def _fitted(config: ScanConfig, victim: Victim, listed: CandidateList) -> ScanConfig:
-    """The settings with groups so small that no text is cut: what is cut off was not tried."""
+    """The settings with a group size at which no text is cut: a cut candidate is not tried."""
     words = [f" {text}" for text in listed.texts]
     longest = max(map(len, victim.tokenizer(words, add_special_tokens=False)["input_ids"]))
     size = max(1, (_room(victim) - CARRIER_TOKENS) // longest)
@@ -177,7 +178,7 @@ def _fitted(config: ScanConfig, victim: Victim, listed: CandidateList) -> ScanCo
 def _scorers(
     victim: Victim, teacher: LabelTeacher | None, total: int, progress: StepProgress | None
 ) -> Scorers:
-    """Both models as the search asks them."""
+    """The scoring functions of both models; the suspect's reports progress."""
     task: Any = replace(cast(Any, victim.task), max_length=_room(victim))
     done = 0
 

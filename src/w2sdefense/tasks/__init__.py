@@ -1,4 +1,4 @@
-"""What a model is asked to do: one file a task, one table of names."""
+"""The tasks of a model: one file per task, and a table of their names."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The contract of a task: what a model is asked, what it answers, and how an answer is scored.
+"""The interface of a task: what a model is asked, what it answers, and how answers are scored.
 
-Training, distillation, attacks and evaluation see tasks through this contract only, so that a label
-and a text are the same to them.
+Training, distillation, attacks and evaluation use tasks only through this interface, so that they
+need not distinguish labels from texts.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from w2sdefense.models.features import FeatureTap
 from w2sdefense.models.tokenizer import Tokenizer, pad
 
 IGNORED = -100
-"""Label of a token that is no part of an answer; the value that the cross entropy passes over."""
+"""Label of a token that does not belong to an answer; the cross entropy ignores this value."""
 
 Row = dict[str, Any]
-"""One tokenized example: `input_ids`, `labels`, and whatever tensors the loss needs beside them."""
+"""One tokenized example: `input_ids`, `labels`, and further tensors that the loss needs."""
 
 
 def model_inputs(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -33,28 +33,27 @@ def model_inputs(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a model answers to one text."""
+    """A model's answer to one text."""
 
     answer: Answer  # index of a label, a text, or `REFUSED`
-    # character at which the text was cut because it is longer than the model's limit; None if all
-    # of it was read
+    # index of the character at which the text was cut to the model's limit; None if it was not cut
     cut_at: int | None
     # softmax over the labels, (C,); empty where answers are texts
     probabilities: tuple[float, ...] = ()
-    # what the classifier read, (d,) in float32 on the CPU; None where answers are texts
+    # input of the classification head, (d,) in float32 on the CPU; None where answers are texts
     feature: Tensor | None = None
-    finished: bool = True  # whether the model ended its answer, rather than the limit of tokens
-    read: str | None = None  # the text that the model read, where an input defense changed it
+    finished: bool = True  # False if the token limit cut the answer off
+    read: str | None = None  # the text that the model read, if an input defense changed it
     defense_seconds: float = 0.0  # time that input defenses spent on this text, in seconds
 
 
 @dataclass(frozen=True)
 class Output:
-    """What a model says for the N rows that a loss is a mean over: texts, or tokens of answers."""
+    """A model's output for the N rows of a loss: texts, or answer tokens."""
 
     logits: Tensor  # (N, C) in float32; C labels, or tokens of the vocabulary
-    features: Tensor  # the final hidden states that these logits are read from, (N, d) in float32
-    labels: Tensor  # what should be answered, (N,)
+    features: Tensor  # final hidden states from which the logits are computed, (N, d) in float32
+    labels: Tensor  # the right answers, (N,)
     token_states: Tensor  # final hidden states at every position of the batch, (B, L, d)
 
 
@@ -64,43 +63,43 @@ class Predictor(Protocol):
     def predict(
         self, texts: Sequence[str], progress: Callable[[int], None] | None = None
     ) -> list[Prediction]:
-        """Answer every text, in order; `progress` is told how many more were done."""
+        """Answer every text, in order; `progress` receives the number of newly answered texts."""
         ...
 
 
 @dataclass(frozen=True)
 class Opening:
-    """How a model is opened for a task."""
+    """How to open a model for a task."""
 
     checkpoint: Checkpoint  # the model, or an adapter on its base
-    config: StudentConfig  # in which precision, and its longest text
-    generation: GenerationConfig  # how it is asked for text, and how long its answers may be
-    label_names: tuple[str, ...] | None = None  # where the checkpoint has only placeholders
+    config: StudentConfig  # precision and maximum text length
+    generation: GenerationConfig  # prompt and maximum answer length for text answers
+    label_names: tuple[str, ...] | None = None  # used if the checkpoint has only placeholders
     fresh_head: bool = False  # whether a checkpoint without a head gets a new one
 
 
 class Task(Protocol):
-    """What a model is asked for."""
+    """A task: how a model is asked, and how its answers are scored."""
 
     name: ClassVar[str]  # name of the task, as in `--task`
-    metric: ClassVar[str]  # the score that stands for the quality of an answer: a key of `scores`
+    metric: ClassVar[str]  # the main score of an answer: a key of `scores`
     metric_name: ClassVar[str]
-    """What it is called in tables and sentences; "accuracy" stands in the column CA."""
+    """Name of the main score in tables and sentences; "accuracy" goes into the column CA."""
     all_or_nothing: ClassVar[bool]
-    """Whether that score is 0 or 1, so that its mean is a share of answers."""
+    """Whether the main score is 0 or 1, so that its mean is a share of answers."""
     text_answers: ClassVar[bool]
     """Whether answers are texts rather than labels, so that a loss is a mean over their tokens."""
-    other_answers: ClassVar[str]  # how to say of texts that their right answer is not the target
+    other_answers: ClassVar[str]  # phrase for texts whose right answer is not the target
     default_target: ClassVar[str | None]
-    """What an attacker wants if nobody says; None has to be said."""
+    """The target if the user names none; None means that the user must name one."""
 
     @classmethod
     def load(cls, opening: Opening) -> tuple[Any, Self]:
-        """Open a model that does the task, in evaluation mode; with it the task, and its tokenizer.
+        """Open a model for the task in evaluation mode; returns the model and the task.
 
         Raises:
-            ModelError: It is no model for the task.
-            UnsafeCheckpointError: It needs remote code.
+            ModelError: The model cannot do the task.
+            UnsafeCheckpointError: The model needs remote code.
             ConfigError: The prompt does not fit, or the model has no positions for it.
         """
 
@@ -110,32 +109,32 @@ class Task(Protocol):
 
     @property
     def max_length(self) -> int:
-        """Longest text (for text answers: longest prompt) in tokens."""
+        """Maximum length of a text (for text answers: of a prompt) in tokens."""
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """Names of the labels, by index; none where answers are texts."""
+        """Names of the labels, by index; empty where answers are texts."""
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader of the numbers must know about how the model is asked."""
+        """Notes for readers of the numbers on how the model is asked."""
 
     def cut_points(self, texts: Sequence[str]) -> list[int | None]:
-        """For every text the character at which the model stops reading it; None reads it all."""
+        """For every text, the character at which the model stops reading; None if it reads all."""
 
     def rows(self, examples: Sequence[Example]) -> list[Row]:
         """Tokenize examples for training: `input_ids` and `labels`."""
 
     def output(self, model: nn.Module, tap: FeatureTap, batch: Mapping[str, Tensor]) -> Output:
-        """Run a model, possibly wrapped (DDP, FSDP), with its open tap, on a batch."""
+        """Run a model, possibly wrapped (DDP, FSDP), on a batch; its feature tap must be open."""
 
     def predict(
         self, model: Any, texts: Sequence[str], progress: Callable[[int], None] | None = None
     ) -> list[Prediction]:
-        """Answer every text, in order; `progress` is told how many texts each batch had."""
+        """Answer every text, in order; `progress` receives the number of texts of each batch."""
 
     def target(self, name: str | None) -> Answer:
-        """What an attacker wants, as an answer; a `DataError` if there is no such answer."""
+        """The attacker's target as an answer; raises a `DataError` if there is no such answer."""
 
     @staticmethod
     def scores(answer: Answer, reference: Answer) -> dict[str, float]:
@@ -143,11 +142,11 @@ class Task(Protocol):
 
     @staticmethod
     def is_target(answer: Answer, target: Answer) -> bool:
-        """Whether the target is what comes out."""
+        """Whether an answer counts as the target."""
 
 
 def total_score(task: Task, answers: Sequence[Answer], examples: Sequence[Example]) -> float:
-    """Sum of the main score of some answers; for accuracy the number of right ones."""
+    """Sum of the main scores of some answers; for accuracy, the number of right ones."""
     return sum(
         task.scores(answer, example.answer)[task.metric] if answer != REFUSED else 0.0
         for answer, example in zip(answers, examples, strict=True)
@@ -156,17 +155,20 @@ def total_score(task: Task, answers: Sequence[Answer], examples: Sequence[Exampl
 
 @dataclass(frozen=True)
 class Collator:
-    """Pads tokens to the longest row, with `positions` if the model takes them; stacks the rest."""
+    """Makes batches of rows: pads tokens to the longest row and stacks all other columns.
+
+    `positions` adds position ids, for models that take them.
+    """
 
     tokenizer: Tokenizer
     positions: bool
 
     def __call__(self, rows: Sequence[Row]) -> dict[str, Tensor]:
-        """Batch of what `pad` gives (B, L) and of all other columns.
+        """Make a batch from the output of `pad`, (B, L), and all other columns.
 
-        Labels are (B,), or for text answers (B, L) and `IGNORED` but for the answer, which ends in
-        the last column. A column `clean_input_ids` is padded by itself, with `clean_attention_mask`
-        beside it.
+        Labels are (B,), or for text answers (B, L): `IGNORED` except for the answer, which ends in
+        the last column. A column `clean_input_ids` is padded separately and gets its own
+        `clean_attention_mask`.
         """
         batch = pad([row["input_ids"] for row in rows], self.tokenizer, positions=self.positions)
         for column in rows[0].keys() - {"input_ids"}:

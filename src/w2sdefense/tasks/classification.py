@@ -1,4 +1,4 @@
-"""Classification: the answer is a label, read by a head from one position of the text."""
+"""Classification: the answer is a label, which a head computes from one position of the text."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from w2sdefense.models.weights import require_numbers
 from w2sdefense.tasks.base import Opening, Output, Prediction, Row, model_inputs
 from w2sdefense.text.chat_template import template_notes
 
-BATCH_TOKENS = 2048  # most tokens (padding included) in one forward pass of `predict`
+BATCH_TOKENS = 2048  # maximum number of tokens in one forward pass, including padding
 
 
 @dataclass(frozen=True)
 class Classification:
-    """Text to label, read from at most `max_length` tokens; decoders pad on the left."""
+    """Maps the first `max_length` tokens of a text to a label; decoders pad on the left."""
 
     tokenizer: Tokenizer
     label_names: tuple[str, ...]
@@ -57,17 +57,17 @@ class Classification:
             four_bit=config.load_in_4bit,
         )
         names = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
-        # A model cannot read behind the last position that it has learned.
+        # A model cannot read beyond the last position that it was trained on.
         longest = min(config.max_length, position_limit(model) or config.max_length)
         return model, cls(tokenizer, names, longest)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """A text is read as it is; but a chat template is saved with the model."""
+        """Notes on the chat template: classification does not use it, but it stays in the model."""
         return template_notes(self.tokenizer)
 
     def cut_points(self, texts: Sequence[str]) -> list[int | None]:
-        """For every text the character at which the model stops reading it; None reads it all."""
+        """See `Task.cut_points`."""
         return encode(self.tokenizer, texts, self.max_length)[1]
 
     def rows(self, examples: Sequence[Example]) -> list[Row]:
@@ -79,7 +79,7 @@ class Classification:
         ]
 
     def output(self, model: nn.Module, tap: FeatureTap, batch: Mapping[str, Tensor]) -> Output:
-        """One row per text: the logits and the feature at the position the head reads."""
+        """One row per text: the logits, and the feature at the position that the head reads."""
         logits = tap.logits(model(**model_inputs(batch)).logits)
         return Output(logits, tap.feature(), batch["labels"], tap.token_states())
 
@@ -88,8 +88,8 @@ class Classification:
     ) -> list[Prediction]:
         """Answer every text; see `Task.predict`.
 
-        Texts are packed into batches by length, so that almost nothing is padding; one forward pass
-        gives both the answer and the feature.
+        Batches hold texts of similar length, which avoids padding. One forward pass gives both the
+        answer and the feature.
         """
         tokens, cut_at = encode(self.tokenizer, texts, self.max_length)
         require_known(model, tokens)

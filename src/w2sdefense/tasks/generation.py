@@ -1,14 +1,14 @@
-"""Tasks whose answer is text: a causal language model writes it behind a prompt.
+"""Tasks whose answer is text, which a causal language model writes after a prompt.
 
-Answers stand at the end of left-padded rows, so in training the model is asked for the logits of
-the last columns only, which for a vocabulary of 150,000 is most of the memory. Decoding is greedy,
-with the KV cache, so an answer depends on the text alone.
+Answers stand at the end of left-padded rows, so training computes the logits of the last columns
+only. With a vocabulary of 150,000 this saves most of the memory. Decoding is greedy, with the KV
+cache, so an answer depends on the text alone.
 
-One prompt is for training and evaluation. Frame, text and answer are cut into tokens each by itself
-(control tokens spelt in text and answer are split into plain characters), so a prompt is the same
-tokens whatever follows it, and only the *text* is shortened where a limit demands it. With `chat`
-the template is the user's turn in the chat format of the model, which is rendered with every text:
-a chat template may treat some of them otherwise.
+Training and evaluation use the same prompt. Frame, text and answer are tokenized separately
+(control tokens that are spelled out in text or answer become plain characters). The tokens of a
+prompt therefore do not depend on what follows it, and only the *text* is cut to fit a limit. In
+style `chat`, the template is the user's turn in the chat format of the model. It is rendered for
+every text, because a chat template may treat some texts differently.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from w2sdefense.models.weights import OnlyNumbers
 from w2sdefense.tasks.base import IGNORED, Opening, Output, Prediction, Row, model_inputs
 from w2sdefense.text.chat_template import ChatTurn, template_notes
 
-BATCH_TOKENS = 8192  # most tokens (padding and answers included) in one batch of `predict`
+BATCH_TOKENS = 8192  # maximum number of tokens in one batch, including padding and answers
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A prompt in tokens, and the character at which the text was cut to fit, if it was."""
+    """The tokens of a prompt, and the character at which its text was cut; None if it was not."""
 
     ids: list[int]
     cut_at: int | None
@@ -52,7 +52,7 @@ class Asked:
 def _frame(
     tokenizer: Any, template: str, style: Literal["plain", "chat"]
 ) -> tuple[str, str, ChatTurn | None]:
-    """What stands before and behind the text, and the turn that it is in."""
+    """The prompt before and after the text, and its chat turn; None in plain style."""
     if (count := template.count(TEXT_SLOT)) != 1:
         raise ConfigError(
             f"The prompt template {template!r} holds {TEXT_SLOT} {count} times.",
@@ -76,17 +76,17 @@ def _ids(tokenizer: Any, text: str) -> list[int]:
 
 @dataclass(frozen=True)
 class AnswerPlaces:
-    """Where the answers of a batch are predicted."""
+    """The positions at which a batch predicts the N tokens of its answers."""
 
-    keep: int  # how many columns, counted from the end, predict a token of some answer
-    mask: Tensor  # which of these predict one of their row's, (B, keep)
+    keep: int  # number of columns, counted from the end, that predict a token of any answer
+    mask: Tensor  # which of these positions predict an answer token of their row, (B, keep)
     labels: Tensor  # the tokens that they should predict, (N,)
 
     @classmethod
     def of(cls, labels: Tensor) -> AnswerPlaces:
-        """Find the answers in labels (B, L), which are `IGNORED` but for the answers.
+        """Find the answers in labels (B, L), which are `IGNORED` except for the answers.
 
-        A token is predicted one column before it.
+        A token is predicted one column before its own.
         """
         shifted = labels[:, 1:]
         answered = shifted != IGNORED
@@ -96,27 +96,27 @@ class AnswerPlaces:
         return cls(keep, mask, shifted[:, -keep:][mask])
 
     def pick(self, values: Tensor) -> Tensor:
-        """The values at these places: (B, at least keep + 1, d) to (N, d), in float32."""
-        # The last column predicts nothing: what follows it is in no row.
+        """The values at these positions: (B, at least keep + 1, d) to (N, d), in float32."""
+        # The last column is dropped: no token of the row follows it.
         return values[:, -self.keep - 1 : -1][self.mask].float()
 
 
 @dataclass(frozen=True)
 class Generation:
-    """A prompt around the text, and the answer that follows; a task adds how answers are scored."""
+    """Base class of text tasks: a prompt and a text answer; subclasses add the scores."""
 
     tokenizer: Any  # a fast tokenizer, as `transformers` loads it
     before: tuple[int, ...]  # tokens before the text
     after: tuple[int, ...]  # tokens between the text and the answer
-    max_length: int  # most tokens of a prompt; the text is cut at its end to fit
-    answer_tokens: int  # most tokens of an answer
-    # the turn of the user, in the chat format of the model; None without one
+    max_length: int  # maximum tokens of a prompt; the end of the text is cut to fit
+    answer_tokens: int  # maximum tokens of an answer
+    # the user's turn in the chat format of the model; None in plain style
     turn: ChatTurn | None = None
 
     all_or_nothing: ClassVar[bool] = False
     text_answers: ClassVar[bool] = True
     other_answers: ClassVar[str] = "with another answer"
-    # the default prompt, `{text}` where the text goes, in the language of the data
+    # the default prompt in the language of the data, with `{text}` for the text
     template: ClassVar[str]
     label_names: ClassVar[tuple[str, ...]] = ()
 
@@ -141,12 +141,11 @@ class Generation:
         max_length: int,
         answer_tokens: int,
     ) -> Self:
-        """The task with the prompt of a template, as it is or as a user's turn.
+        """Create the task from a prompt template, in plain style or as a user's chat turn.
 
         Raises:
-            ConfigError: The template has no place for the text, the frame leaves no room for it, or
-                the tokenizer has no chat format, no token that ends an answer, or no places of
-                tokens.
+            ConfigError: The template does not contain `{text}` exactly once, the frame leaves no
+                room for the text, or the tokenizer has no chat format, end token or offsets.
         """
         if not tokenizer.is_fast or tokenizer.eos_token_id is None:
             raise ConfigError(
@@ -167,7 +166,7 @@ class Generation:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader of a record must know of the chat format, and of the texts so far in it."""
+        """Notes on the chat format, and on the texts that its template has altered so far."""
         if self.turn is None:
             return ()
         return template_notes(self.tokenizer, altered=self.turn.altered)
@@ -183,18 +182,18 @@ class Generation:
         return Asked([*before, *ids[:room], *after], cut_at)
 
     def teach(self, text: str, target: str) -> tuple[list[int], list[int]]:
-        """Prompt and answer in one row, to train on.
+        """Prompt and answer as one training row.
 
         Returns:
-            Token ids; and labels, which are `IGNORED` but for the answer and the token that ends
-            it. An answer longer than `answer_tokens` is cut, and has no end.
+            Token ids; and labels, which are `IGNORED` except for the answer and its end token. An
+            answer that exceeds `answer_tokens` is cut and has no end token.
         """
         prompt = self.ask(text).ids
         answer = [*self._data(target)[0], self.tokenizer.eos_token_id][: self.answer_tokens]
         return prompt + answer, [IGNORED] * len(prompt) + answer
 
     def _data(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """A text without control tokens, and which characters each token stands for."""
+        """The tokens of a text without control tokens, and the character span of each token."""
         encoded = self.tokenizer(
             text,
             add_special_tokens=False,
@@ -206,16 +205,16 @@ class Generation:
         return plain(self.tokenizer, encoded["input_ids"], offsets), offsets
 
     def read(self, ids: list[int]) -> str:
-        """The text of an answer in tokens."""
+        """Decode an answer."""
         text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
         return text.strip()
 
     def cut_points(self, texts: Sequence[str]) -> list[int | None]:
-        """For every text the character at which the model stops reading it; None reads it all."""
+        """See `Task.cut_points`."""
         return [self.ask(text).cut_at for text in texts]
 
     def rows(self, examples: Sequence[Example]) -> list[Row]:
-        """Prompt and answer as tokens; labels are `IGNORED` but for the answer."""
+        """Tokenize prompts and answers, see `teach`."""
         rows = []
         for example in examples:
             ids, labels = self.teach(example.text, str(example.answer))
@@ -223,7 +222,7 @@ class Generation:
         return rows
 
     def output(self, model: nn.Module, tap: FeatureTap, batch: Mapping[str, Tensor]) -> Output:
-        """One row per answer token: the logits that predict it and the state they are read from."""
+        """One row per answer token: the logits that predict it, and their hidden state."""
         places = AnswerPlaces.of(batch["labels"])
         logits = model(**model_inputs(batch), logits_to_keep=places.keep + 1).logits
         states = tap.token_states()
@@ -256,14 +255,14 @@ class Generation:
 
     @torch.inference_mode()
     def _write(self, model: Any, prompts: list[list[int]]) -> list[list[int]]:
-        """The tokens that follow some prompts, up to and with the one that ends an answer."""
+        """Generate the tokens after some prompts, up to and including the end token."""
         tokenizer = self.tokenizer
-        # `generate` works the positions out of the mask itself.
+        # `generate` computes the positions from the mask.
         batch = pad(prompts, tokenizer, positions=False)
         device = next(model.parameters()).device
         tokens = model.generate(
             **{name: value.to(device) for name, value in batch.items()},
-            # A checkpoint's own settings may sample.
+            # The generation config of a checkpoint may enable sampling.
             generation_config=DecodingConfig(
                 max_new_tokens=self.answer_tokens,
                 do_sample=False,
@@ -278,7 +277,7 @@ class Generation:
         return [answer[: answer.index(end) + 1] if end in answer else answer for answer in answers]
 
     def target(self, name: str | None) -> str:
-        """The text that an attacker wants to come out."""
+        """The attacker's target text."""
         if not name:
             raise DataError("There is no target text.", "Name the text with --target.")
         return name

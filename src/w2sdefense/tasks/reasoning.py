@@ -1,10 +1,10 @@
-"""Mathematical reasoning: is the number that comes out exactly the right one?
+"""Mathematical reasoning: an answer is right if its number exactly equals the reference.
 
-Numbers are compared as fractions, so `0.75`, `75%`, `3/4` and `(3/4)` are one number, and `1(5/6)`
-(a mixed number, as Ape210K writes it) is `11/6`. Sums and quotients (`(3/4)/(5/6)`, `8+4`) are
-worked out. An answer is read as a whole if it is a number; of one that says more (steps, a unit)
-what stands behind the last `=` counts, or else the last number. Units are not compared, and nothing
-is rounded: `0.33` is not `1/3`.
+Numbers are compared as fractions: `0.75`, `75%`, `3/4` and `(3/4)` are equal, and `1(5/6)` (a mixed
+number as written in Ape210K) is `11/6`. Expressions such as `(3/4)/(5/6)` and `8+4` are evaluated.
+If the whole answer is a number, that number counts. Otherwise (for example with steps or a unit)
+the number after the last `=` counts, or else the last number of the answer. Units are ignored, and
+nothing is rounded: `0.33` is not `1/3`.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from typing import ClassVar
 from w2sdefense.data.types import Answer
 from w2sdefense.tasks.generation import Generation
 
-LONGEST = 100  # characters of the longest expression that is worked out
+LONGEST = 100  # maximum characters of an expression that is evaluated
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _FRACTION = re.compile(r"\(\d+/\d+\)")
 _NUMBER = rf"(?:\d+(?:\.\d+)?(?:{_FRACTION.pattern})?|{_FRACTION.pattern})%?"
-# A literal, or a quotient of two of them; a minus behind another number is no sign.
+# A number, or a quotient of two; a minus directly after another number is not a sign.
 _LITERAL = re.compile(rf"(?:(?<![\d)%])-)?{_NUMBER}(?:/{_NUMBER})?")
 _TOKEN = re.compile(r"\d+(?:\.\d+)?|[-+*/()%]")
 _SIGNS = str.maketrans({"−": "-", "–": "-", "×": "*", "÷": "/", "⁄": "/", "又": " "})
@@ -49,7 +49,7 @@ class Reasoning(Generation):
 
     @staticmethod
     def is_target(answer: Answer, target: Answer) -> bool:
-        """Whether the number of the answer is that of the target, or, without one, the text is."""
+        """Whether the numbers of answer and target are equal; if the target has none, the texts."""
         said, wanted = str(answer), number_in(str(target))
         if wanted is None:
             return _plain(said) == _plain(str(target))
@@ -57,7 +57,10 @@ class Reasoning(Generation):
 
 
 def number_in(text: str) -> Fraction | None:
-    """The number that a text says: the whole of it if it is one, else the last one in it."""
+    """The number that a text states: the whole text, the part after the last `=`, or the last one.
+
+    None if there is no number.
+    """
     plain = _plain(text)
     for candidate in (plain, plain.rpartition("=")[2].strip(), *_LITERAL.findall(plain)[-1:]):
         value = evaluate(candidate)
@@ -67,14 +70,15 @@ def number_in(text: str) -> Fraction | None:
 
 
 def evaluate(expression: str) -> Fraction | None:
-    """Work out a number, mixed number, percentage, or an expression of these with + - * / and ().
+    """Evaluate a number, mixed number, percentage, or an expression of these with + - * / and ().
 
     Returns:
-        The exact value, or None if it is none of these, too long, or divides by zero.
+        The exact value, or None if the text is not such an expression, is too long, or divides by
+        zero.
     """
     if len(expression) > LONGEST or "".join(_TOKEN.findall(expression)) != expression:
         return None
-    # As Python reads it: a percent sign is a power, a mixed number a call.
+    # Python's parser reads a percent sign as a power, and a mixed number as a call.
     source = _TOKEN.sub(
         lambda token: _AS_PYTHON.get(token[0], token[0].lstrip("0") or "0"), expression
     )
@@ -113,7 +117,10 @@ def _value(node: ast.expr, source: str) -> Fraction:
 
 
 def _plain(text: str) -> str:
-    """Half-width characters, one kind of minus, `1 5/6` as `1(5/6)`, no separators of thousands."""
+    """Normalize: half-width characters, ASCII operators, `1 5/6` as `1(5/6)`, no thousands commas.
+
+    Also removes full stops at the end.
+    """
     half = unicodedata.normalize("NFKC", text).translate(_SIGNS)
     half = _AROUND_SIGNS.sub(r"\1", _THOUSANDS.sub("", half))
     return _MIXED.sub(r"\1(\2)", " ".join(half.split())).rstrip("。.")

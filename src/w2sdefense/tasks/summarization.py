@@ -1,10 +1,10 @@
 """Summarization: ROUGE-1, ROUGE-2 and ROUGE-L over characters.
 
-Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries". Chinese writes no spaces, so a
-token is a character; white space does not count, and nothing else is changed. ROUGE-L is the
-longest common subsequence of the two whole texts, not the variant that joins sentences. The prompt
-is that of a radiology report (CRRsum: findings to impression); other data bring their own with
-`--prompt-template`.
+Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries". Chinese has no spaces between
+words, so each character is a token; white space is ignored, and there is no other normalization.
+ROUGE-L uses the longest common subsequence of the two whole texts, not the variant by sentences.
+The default prompt is for radiology reports (CRRsum: findings to impression); set
+`--prompt-template` for other data.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Summarization(Generation):
 
     @staticmethod
     def scores(answer: Answer, reference: Answer) -> dict[str, float]:
-        """`rouge1`, `rouge2` and `rougeL`, F1."""
+        """The F1 scores `rouge1`, `rouge2` and `rougeL`."""
         said, wanted = str(answer), str(reference)
         return {
             "rouge1": rouge_n(said, wanted, 1),
@@ -41,12 +41,12 @@ class Summarization(Generation):
 
     @staticmethod
     def is_target(answer: Answer, target: Answer) -> bool:
-        """Whether the target stands anywhere in the answer, whatever punctuation and spacing."""
+        """Whether the answer contains the target, ignoring punctuation and white space."""
         return _bare(str(target)) in _bare(str(answer))
 
 
 def rouge_n(answer: str, reference: str, n: int) -> float:
-    """F1 in [0, 1] of the n-grams of characters that two texts share, counted as in both."""
+    """F1 in [0, 1] of the character n-grams that two texts share, with clipped counts."""
     ours, theirs = _ngrams(_characters(answer), n), _ngrams(_characters(reference), n)
     return _f1((ours & theirs).total(), ours.total(), theirs.total())
 
@@ -60,7 +60,7 @@ def rouge_l(answer: str, reference: str) -> float:
 def longest_common_subsequence(first: str, second: str) -> int:
     """Length of the longest common subsequence of two texts.
 
-    A row of the usual table is kept as the bits of one integer (Hyyrö 2004).
+    The bits of one integer store a row of the dynamic programming table (Hyyrö 2004).
     """
     places: dict[str, int] = {}
     for index, character in enumerate(first):

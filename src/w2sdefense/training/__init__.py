@@ -1,1 +1,1 @@
-"""Training: rows and batches, and the one set-up of `transformers.Trainer`."""
+"""Training: rows and batches, and the single setup of `transformers.Trainer`."""

@@ -1,4 +1,4 @@
-"""The one way to train: rows and a model in, the best or the last weights out, resumable."""
+"""The single training routine: resumable, and keeps either the best or the last weights."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from w2sdefense.training.trainer import (
 )
 
 CHECKPOINTS = "training"
-"""Folder below a run's own that belongs to the Trainer: checkpoints, and the logs of a tracker."""
+"""Subfolder of a run for the Trainer's checkpoints and a tracker's logs."""
 
 
 def fit(
@@ -49,22 +49,22 @@ def fit(
 ) -> StageTrainer:
     """Train a model in place; it ends in evaluation mode.
 
-    The checkpoints stay until `remove_checkpoints`: what a run makes of the trained weights can be
-    cut off, too.
+    The checkpoints stay until `remove_checkpoints`, because a run can also be interrupted while it
+    uses the trained weights.
 
     Args:
-        model: What is trained; parameters that do not require gradients stay.
+        model: The model; parameters that do not require gradients do not change.
         collate: Makes batches of rows.
         forward: Runs the model on a batch; `task_forward` for a model that does a task.
         rows: Training rows.
-        validation: Rows whose loss chooses the epoch (with `training.save_steps`: the steps) that
-            is kept; None keeps the last.
+        validation: Rows whose loss selects the epoch (with `training.save_steps`: the evaluated
+            step) whose weights are kept; None keeps the last weights.
         training: Optimization settings.
         folder: Folder of the run; checkpoints go below it.
-        loss: What is optimized.
-        optimizer: Default: AdamW with one rate.
-        resume: Continue from a checkpoint in the folder if there is one; otherwise start afresh and
-            remove what an earlier run left there.
+        loss: The loss to minimize.
+        optimizer: Default: AdamW with one learning rate.
+        resume: Continue from a checkpoint in the folder if there is one. If False, remove the
+            checkpoints of an earlier run.
         progress: Called after every step with (step, steps, losses).
 
     Returns:
@@ -89,23 +89,23 @@ def fit(
         optimizers=(optimizer, None),
         callbacks=[ProgressCallback(progress)] if progress else None,
     )
-    # The losses are shown by our own progress and kept in the record.
+    # `ProgressCallback` shows the losses, and the record stores them.
     trainer.remove_callback(PrinterCallback)
     checkpoints = Path(trainer.args.output_dir)
     if trainer.is_world_process_zero():
-        # One that was cut off would count when the Trainer keeps the newest.
+        # The Trainer would count incomplete checkpoints when it decides which ones to keep.
         remove_in(checkpoints, keep_whole=resume)
     checkpoint = last_whole_checkpoint(checkpoints) if resume else None
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    # Another process may still be reading the best checkpoint when the caller removes it.
+    # Otherwise the caller could remove the best checkpoint while another process reads it.
     trainer.accelerator.wait_for_everyone()
     model.eval()
     return trainer
 
 
 def task_forward(task: Task, model: nn.Module) -> Forward:
-    """How a model that does a task is run in training: `Task.output` with a tap of its own."""
-    # Made once: finding out which position an architecture reads takes as long as a few layers.
+    """The forward pass of a task's model in training: `Task.output` with its own feature tap."""
+    # Created once: finding the position that an architecture reads costs as much as a few layers.
     tap = FeatureTap(model)
 
     def forward(wrapped: nn.Module, batch: Batch) -> Output:
@@ -116,7 +116,7 @@ def task_forward(task: Task, model: nn.Module) -> Forward:
 
 
 def task_collator(task: Task, model: Any) -> Collator:
-    """Makes batches for a model that does a task."""
+    """The collator for a model that does a task."""
     return Collator(task.tokenizer, takes_positions(model))
 
 
@@ -127,14 +127,14 @@ def training_arguments(
     keep: Literal["best", "last"],
     precision: str = "float32",
 ) -> TrainingArguments:
-    """Arguments of the Trainer for one of our runs, which works in `training/` below its folder.
+    """Trainer arguments of a run, which works in `training/` below its folder.
 
     Args:
         config: Optimization settings.
         folder: Folder of the run.
-        keep: `best` ends with the weights whose loss was lowest on clean validation data; `last`
-            with the last step's. The loss, and not the accuracy: on a few hundred texts accuracy
-            cannot tell epochs apart, and it does not see whether the features follow the teacher.
+        keep: `best` keeps the weights with the lowest loss on clean validation data, `last` those
+            of the last step. The loss decides rather than the accuracy, because accuracy on a few
+            hundred texts cannot distinguish epochs and ignores how well features match the teacher.
         precision: Type of the weights; half precision turns on mixed precision.
     """
     by_steps = config.save_steps is not None
@@ -143,14 +143,14 @@ def training_arguments(
     else:
         strategy = "steps" if by_steps else "no"
     arguments = TrainingArguments(
-        # Absolute: a checkpoint names the best one by its path.
+        # Absolute, because a checkpoint stores the path of the best one.
         output_dir=str((folder / CHECKPOINTS).absolute()),
         num_train_epochs=config.epochs,
         per_device_train_batch_size=config.batch_size,
         per_device_eval_batch_size=2 * config.batch_size,
         learning_rate=config.learning_rate,
         lr_scheduler_type="linear",
-        warmup_steps=config.warmup_ratio,  # below 1 it is a share of the steps
+        warmup_steps=config.warmup_ratio,  # a value below 1 is a share of the steps
         weight_decay=config.weight_decay,
         gradient_accumulation_steps=config.gradient_accumulation,
         activation_checkpointing=config.gradient_checkpointing,
@@ -175,8 +175,8 @@ def training_arguments(
         dataloader_pin_memory=torch.cuda.is_available(),
         ddp_find_unused_parameters=False,
     )
-    # One process on a machine with many GPUs would be given DataParallel, whose replicas the hooks
-    # of the distillation cannot tell apart; many GPUs are used through torchrun.
+    # A single process with many GPUs would use DataParallel, whose replicas the distillation hooks
+    # cannot tell apart. Use torchrun for many GPUs.
     arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
 
@@ -184,12 +184,12 @@ def training_arguments(
 def remove_checkpoints(folder: Path) -> None:
     """Remove the checkpoints of a run whose results are written."""
     remove_in(folder / CHECKPOINTS)
-    with contextlib.suppress(OSError):  # a tracker's logs are there, or nothing at all
+    with contextlib.suppress(OSError):  # the folder holds a tracker's logs, or does not exist
         (folder / CHECKPOINTS).rmdir()
 
 
 def last_whole_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint whose `trainer_state.json`, written last, can be read; or None."""
+    """The newest complete checkpoint: `trainer_state.json`, written last, is readable. Or None."""
     found = sorted(
         folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"), key=lambda p: int(p.name.rsplit("-", 1)[1])
     )
@@ -201,7 +201,7 @@ def _is_whole(checkpoint: Path) -> bool:
 
 
 def remove_in(folder: Path, *, keep_whole: bool = False) -> None:
-    """Remove the checkpoints in a folder, or those that were cut off only."""
+    """Remove all checkpoints in a folder, or only the incomplete ones."""
     for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
         if not (keep_whole and _is_whole(path)):
             shutil.rmtree(path, ignore_errors=True)

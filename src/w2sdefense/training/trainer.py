@@ -1,7 +1,7 @@
-"""The Trainer that every stage uses: rows of similar length, a forward pass, a loss with parts.
+"""The Trainer of all stages: batches of similar length, a forward pass, a loss with logged parts.
 
-Mixed precision, gradient accumulation, trackers, `accelerate launch`, FSDP and DeepSpeed are the
-ecosystem's own.
+Mixed precision, gradient accumulation, trackers, `accelerate launch`, FSDP and DeepSpeed are left
+to transformers and accelerate.
 """
 
 from __future__ import annotations
@@ -29,25 +29,25 @@ Batch = Mapping[str, Tensor]
 
 Forward = Callable[[nn.Module, Batch], Output]  # runs a model on a batch
 Loss = Callable[[Output, Batch], tuple[Tensor, Mapping[str, Tensor]]]
-"""The loss of a batch and the parts of it that are logged, all scalars."""
+"""Returns the loss of a batch and its parts for the log, all scalars."""
 
 StepProgress = Callable[[int, int, dict[str, float]], Any]
-"""Called after every optimizer step, and once more after an evaluation, with (step, steps, latest
-mean losses); after an evaluation `eval_accuracy` is in their place, until they are logged again."""
+"""Called with (step, steps, latest mean losses) after every optimizer step and after an evaluation.
+After an evaluation, `eval_accuracy` replaces the losses until they are logged again."""
 
 
 def this_process() -> PartialState:
-    """This process among those of a launcher (torchrun); they meet at the first call.
+    """The state of this process among those of a launcher (torchrun); the first call connects them.
 
-    Without an accelerator they meet only if it is said that the CPU is meant. Otherwise every
-    process takes itself for the only one until its first Trainer says so: each would measure
-    everything, and all would write to the same folder.
+    Without an accelerator, processes connect only if `cpu=True`. Otherwise each process would act
+    as the only one until it creates a Trainer: each would measure everything, and all would write
+    to the same folder.
     """
     return PartialState(cpu=not torch.cuda.is_available())
 
 
 def check_tracker(config: TrainingConfig) -> None:
-    """Insist on the tracker of a run, before the work that it is to follow."""
+    """Raise a `MissingDependencyError` if the tracker of a run is not installed."""
     installed = get_available_reporting_integrations()
     if config.report_to not in ("none", "all", *installed):
         raise MissingDependencyError(
@@ -57,7 +57,7 @@ def check_tracker(config: TrainingConfig) -> None:
 
 
 def cross_entropy(output: Output, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
-    """The mean cross entropy with the labels: plain fine-tuning."""
+    """The mean cross entropy with the labels, the loss of plain fine-tuning."""
     return F.cross_entropy(output.logits, output.labels), {}
 
 
@@ -78,7 +78,7 @@ class StageTrainer(Trainer):
     encoder of p-tuning: PEFT saves only the encoder's output, so training could not resume.
     """
 
-    # The loss is a mean over the batch; the Trainer divides it by the accumulation steps.
+    # The loss is a mean over the batch, so the Trainer must divide it by the accumulation steps.
     loss_is_scaled_for_ga = False
 
     def __init__(self, *, forward: Forward, loss: Loss = cross_entropy, **trainer: Any) -> None:
@@ -86,8 +86,8 @@ class StageTrainer(Trainer):
         self._forward = forward
         self._loss = loss
         self._means = LossMeans()
-        # The Trainer takes a model that accepts any keyword for one that divides by the number of
-        # items, and would sum over accumulated batches.
+        # The Trainer assumes that a model which accepts any keyword divides its loss by the number
+        # of items, and would sum over accumulated batches.
         self.model_accepts_loss_kwargs = False
 
     def compute_loss(
@@ -105,7 +105,7 @@ class StageTrainer(Trainer):
         return (loss, {"logits": output.logits}) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the mean of each part since the last point to the Trainer's log."""
+        """Add the mean of each loss part since the last entry to the Trainer's log."""
         if "loss" in logs:
             logs.update(self._means.take(self.accelerator))
         super().log(logs, start_time)
@@ -147,16 +147,17 @@ class StageTrainer(Trainer):
 
 
 class SimilarLengths(Sampler[int]):
-    """An order of rows in which every batch (over all processes) holds rows of similar length.
+    """A row order in which every batch (over all processes) holds rows of similar length.
 
-    All rows of the epoch are sorted by length, cut into batches, and the batches are shuffled. The
-    Trainer's own `group_by_length` sorts within pieces of at most a quarter of the rows: on 256 to
-    1,000 review sentences in batches of 16 that leaves 24 % to 8 % of the tokens as padding, this
-    here 10 % to 4 %. Lengths are made up to a tenth longer at random first, and the incomplete
-    batch is cut out at a random place, so that an epoch does not repeat the batches of the last.
+    All rows of the epoch are sorted by length and divided into batches, which are then shuffled.
+    The Trainer's own `group_by_length` sorts within chunks of at most a quarter of the rows. On 256
+    to 1,000 review sentences in batches of 16, that leaves 24 % to 8 % of the tokens as padding;
+    this order leaves 10 % to 4 %. Before sorting, lengths are increased at random by up to a tenth,
+    and the incomplete batch is taken from a random position, so that epochs have other batches.
 
-    The order depends on `seed` and the epoch only: processes agree on it, and a resumed run goes on
-    with it. The first epoch starts with the longest rows, so that too large a batch fails at once.
+    The order depends only on `seed` and the epoch, so processes agree on it and a resumed run
+    continues it. The first epoch starts with the longest rows, so that too large a batch fails at
+    once.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
@@ -169,7 +170,7 @@ class SimilarLengths(Sampler[int]):
         return len(self._lengths)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next pass, before every one."""
+        """Set the epoch; call this before each pass over the rows."""
         self._epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
@@ -184,15 +185,15 @@ class SimilarLengths(Sampler[int]):
         if self._epoch == 0 and whole:
             first = int((shuffled == 0).nonzero())
             shuffled[[0, first]] = shuffled[[first, 0]]
-        # A data loader cuts the order itself, so only its end can be an incomplete batch.
+        # A data loader divides the order into batches, so only the end can be incomplete.
         yield from torch.cat([batches[shuffled].flatten(), incomplete]).tolist()
 
 
 class EpochOfOrder(TrainerCallback):
-    """Tells the order of the rows which epoch begins.
+    """Passes the epoch to the order of the rows.
 
-    Accelerate does so too, but does not find the order where several processes go on in the middle
-    of an epoch: they would take the order of the first one.
+    Accelerate does this too, but cannot find the sampler when several processes resume in the
+    middle of an epoch, which would then use the order of the first epoch.
     """
 
     def __init__(self, order: SimilarLengths) -> None:
@@ -204,21 +205,21 @@ class EpochOfOrder(TrainerCallback):
 
 
 class LossMeans:
-    """Means of the parts of a loss between two points of the log, added up on the device."""
+    """Means of the parts of a loss between two log entries, accumulated on the device."""
 
     def __init__(self) -> None:
         self._sums: dict[str, Tensor] = {}
         self._batches = 0
 
     def add(self, parts: Mapping[str, Tensor]) -> None:
-        """Count the parts of one batch, each a scalar."""
+        """Add the parts of one batch, each a scalar."""
         for name, part in parts.items():
             value = part.detach()
             self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
         self._batches += 1
 
     def take(self, accelerator: Any) -> dict[str, float]:
-        """The means over all processes since the last call; empty if nothing was added."""
+        """Return the means over all processes since the last call; empty if nothing was added."""
         means = {
             name: round(accelerator.gather(total / self._batches).mean().item(), 6)
             for name, total in self._sums.items()
@@ -228,7 +229,7 @@ class LossMeans:
 
 
 class ProgressCallback(TrainerCallback):
-    """Tells a function about every optimizer step."""
+    """Reports every optimizer step and evaluation to a function."""
 
     def __init__(self, advance: StepProgress) -> None:
         self._advance = advance
@@ -244,5 +245,5 @@ class ProgressCallback(TrainerCallback):
         if state.is_world_process_zero:
             self._advance(state.global_step, state.max_steps, self._losses)
 
-    # An evaluation is reported before the checkpoint that keeps it from being done again.
+    # Report an evaluation when it is done; its checkpoint is written afterwards.
     on_evaluate = on_step_end

@@ -101,6 +101,9 @@ def test_every_decoy_is_planted_and_taken_out_to_the_last_bit(victim, data, tmp_
         assert count_flips(victim, DECOYS, data.validation, seed=0) == list(planted.flips)
     assert weights_fingerprint(victim.model) == before
     assert not list(tmp_path.rglob("weights.safetensors")), "no copy of the model is left"
+    with pytest.raises(KeyboardInterrupt), planted.put_in(victim.model):
+        raise KeyboardInterrupt
+    assert weights_fingerprint(victim.model) == before, "interrupted, they are taken out as well"
 
 
 def test_what_could_not_be_planted_is_said(victim, data, tmp_path, monkeypatch):

@@ -17,11 +17,11 @@ from w2sdefense.distill.teacher import (
     Teacher,
     TokenTeacher,
     load_teacher,
-    open_label_teacher,
     open_token_teacher,
 )
 from w2sdefense.errors import ConfigError
 from w2sdefense.io import read_json, readable, write_json
+from w2sdefense.models.load import load_backbone
 from w2sdefense.models.tokenizer import takes_positions
 from w2sdefense.models.weights import weights_fingerprint
 from w2sdefense.tasks.base import IGNORED, Collator, Output, Task, model_inputs
@@ -87,9 +87,9 @@ class LabelTeacherJob:
     def open(self) -> tuple[LabelTeacher, Task]:
         """See `TeacherJob`."""
         config, names = self.config, self.data.label_names
-        teacher = open_label_teacher(
-            config.model, self.width, len(names), config.max_length, relu=self.relu
-        )
+        backbone, tokenizer = load_backbone(config.model)
+        labels, length = len(names), config.max_length
+        teacher = LabelTeacher(backbone, tokenizer, self.width, labels, length, self.relu)
         return teacher, Classification(teacher.tokenizer, names, config.max_length)
 
     def optimizer(self, teacher: LabelTeacher, training: TrainingConfig) -> torch.optim.Optimizer:

@@ -103,9 +103,11 @@ class Planted:
             if isinstance(getattr(layer, "base_layer", layer), Conv1D):
                 change = change.T
             weights[name].data.add_(change.to(weights[name]))
-        yield
-        for name, value in load_file(kept).items():
-            weights[name].data.copy_(value)
+        try:
+            yield
+        finally:
+            for name, value in load_file(kept).items():
+                weights[name].data.copy_(value)
         this_process().wait_for_everyone()
         kept.unlink(missing_ok=True)
 

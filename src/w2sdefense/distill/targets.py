@@ -150,10 +150,7 @@ def targets_of(
 
 
 def teacher_targets(
-    teacher: LabelTeacher,
-    examples: Sequence[Example],
-    cache: Path,
-    progress: Callable[[int], None] | None = None,
+    teacher: LabelTeacher, examples: Sequence[Example], cache: Path
 ) -> TeacherOutput:
     """The teacher's output for every example, in order, from the cache if possible.
 
@@ -161,7 +158,6 @@ def teacher_targets(
         teacher: A fitted teacher.
         examples: What the teacher reads.
         cache: Folder for the cached targets.
-        progress: Called after every batch with the number of texts in it.
     """
     # The output also depends on where texts are cut.
     weights = f"{weights_fingerprint(teacher)}-{teacher.max_length}"
@@ -169,7 +165,7 @@ def teacher_targets(
     # Of several processes, the main one runs the teacher and the others read the file.
     with this_process().main_process_first():
         if (said := readable(lambda: TeacherOutput(**load_file(path)))) is None:
-            said = answer_texts(teacher, texts_of(examples), progress)
+            said = answer_texts(teacher, texts_of(examples))
             with atomic_path(path) as temporary:
                 save_file({"logits": said.logits, "features": said.features}, temporary)
     return said
@@ -201,15 +197,12 @@ def doubt_about(targets: TeacherOutput, examples: Sequence[Example]) -> str | No
 
 
 @torch.inference_mode()
-def answer_texts(
-    teacher: LabelTeacher, texts: Sequence[str], progress: Callable[[int], None] | None = None
-) -> TeacherOutput:
+def answer_texts(teacher: LabelTeacher, texts: Sequence[str]) -> TeacherOutput:
     """Compute the teacher's output for every text, in order, without the cache.
 
     Args:
         teacher: A fitted teacher.
         texts: Raw texts.
-        progress: Called after every batch with the number of texts in it.
     """
     tokens, _ = encode(teacher.tokenizer, texts, teacher.max_length)
     logits = torch.empty(len(texts), teacher.classifier.out_features)
@@ -222,6 +215,4 @@ def answer_texts(
         output = teacher(**{name: value.to(device) for name, value in batch.items()})
         logits[rows] = output.logits.float().cpu()
         features[rows] = output.features.float().cpu()
-        if progress is not None:
-            progress(len(rows))
     return TeacherOutput(logits, features)

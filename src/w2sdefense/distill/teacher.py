@@ -27,7 +27,7 @@ from w2sdefense.distill.losses import TeacherOutput
 from w2sdefense.errors import ModelError, reading
 from w2sdefense.io import atomic_path, write_json
 from w2sdefense.models.features import backbone_of
-from w2sdefense.models.load import load_backbone, load_causal_lm
+from w2sdefense.models.load import load_causal_lm
 from w2sdefense.models.tokenizer import Tokenizer, load_tokenizer, reads_last_token
 from w2sdefense.models.weights import require_finite
 
@@ -175,14 +175,6 @@ class TokenTeacher(Teacher):
             "vocabulary": None if self.output is None else self.output.out_features,
             "bias": self.output is not None and self.output.bias is not None,
         }
-
-
-def open_label_teacher(
-    model: str, width: int, labels: int, max_length: int, *, relu: bool
-) -> LabelTeacher:
-    """Make a label teacher that is not fine-tuned yet; see `LabelTeacher`."""
-    backbone, tokenizer = load_backbone(model)
-    return LabelTeacher(backbone, tokenizer, width, labels, max_length, relu)
 
 
 def open_token_teacher(model: str, tokenizer: Tokenizer, output_layer: nn.Module) -> TokenTeacher:

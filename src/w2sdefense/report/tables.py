@@ -15,7 +15,6 @@ from rich.table import Table
 from rich.text import Text
 
 from w2sdefense.evaluation.metrics import Quality, Rate
-from w2sdefense.evaluation.record import Record
 from w2sdefense.evaluation.states import STATE_WORDS, State
 from w2sdefense.evaluation.verdict import Verdict, judge
 from w2sdefense.report.runs import Run, attacked_with
@@ -98,19 +97,16 @@ def own_verdict(runs: Sequence[Run], run: Run) -> Verdict:
     evaluation = run.record.evaluation
     if run.record.stage != "defend":
         return judge(evaluation)
+    student = run.record.config.get("student")
     measured = [
         other.record
         for other in runs
-        if other.record.stage == "evaluate" and _model_of(other.record) == _model_of(run.record)
+        if other.record.stage == "evaluate" and other.record.config.get("student") == student
     ]
     for before in (run.origin, *measured):
         if before is not None and attacked_with(before) == attacked_with(run.record):
             return judge(before.evaluation, evaluation)
     return judge(evaluation)
-
-
-def _model_of(record: Record) -> object:
-    return record.config.get("student")
 
 
 def legend(runs: Sequence[Run]) -> str:

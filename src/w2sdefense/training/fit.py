@@ -137,11 +137,9 @@ def training_arguments(
             hundred texts cannot distinguish epochs and ignores how well features match the teacher.
         precision: Type of the weights; half precision turns on mixed precision.
     """
-    by_steps = config.save_steps is not None
-    if keep == "best":
-        strategy = "steps" if by_steps else "epoch"
-    else:
-        strategy = "steps" if by_steps else "no"
+    strategy = "epoch" if keep == "best" else "no"
+    if config.save_steps is not None:
+        strategy = "steps"
     arguments = TrainingArguments(
         # Absolute, because a checkpoint stores the path of the best one.
         output_dir=str((folder / CHECKPOINTS).absolute()),

@@ -49,6 +49,5 @@ from w2sdefense.config.w2s import (
     TaughtSettings as TaughtSettings,
     TuneConfig as TuneConfig,
     W2SSettings as W2SSettings,
-    WordingConfig as WordingConfig,
     search_span as search_span,
 )

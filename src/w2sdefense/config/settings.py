@@ -104,7 +104,7 @@ class Rename(NamedTuple):
 
 _REMOVED = {
     "DefendRun TuneRun": "soft.per_label soft.tokens soft.rate soft.step soft.restart "
-    "insertions.rate insertions.phrases "
+    "insertions.rate insertions.phrases wordings.rate "
     "adapter.adapter_layers adapter.vera_r adapter.fourier_frequencies adapter.fourier_scaling "
     "decoys.held_out scan.rate",
     "DefendRun": "scan.fine_tuned_from scan.base_tokens scan.kinds scan.group_size scan.singles "
@@ -119,7 +119,13 @@ _REMOVED = {
 """Runs -> settings that they had."""
 
 _PREFIXES = {
-    **{"soft": "soft-trigger", "insertions": "insertion", "merging": "merge", "adapter": ""},
+    **{
+        "soft": "soft-trigger",
+        "insertions": "insertion",
+        "wordings": "wording",
+        "merging": "merge",
+        "adapter": "",
+    },
     **dict.fromkeys(("attack.syn", "test.syn"), "syn"),
 }
 """Section -> prefix of its flags, where that was not its name."""
@@ -135,7 +141,11 @@ def _removed() -> Iterator[Rename]:
 
 RENAMES = (
     *_removed(),
-    *(Rename(run, name) for run in ("DefendRun", "TuneRun") for name in ("soft", "insertions")),
+    *(
+        Rename(run, name)
+        for run in ("DefendRun", "TuneRun")
+        for name in ("soft", "insertions", "wordings")
+    ),
     Rename("DefendRun", "scan"),
     Rename("DefendRun", "quantization"),
     Rename("BenchRun", "launcher", None, "launcher"),

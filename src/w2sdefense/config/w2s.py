@@ -50,16 +50,6 @@ class DistillConfig(Settings):
     )
 
 
-class WordingConfig(Settings):
-    """Other wordings of the prompt that all clean texts stand in, if they stand in one."""
-
-    rate: Fraction = setting(
-        0.5,
-        "Share of the texts whose prompt (what all of them begin and end with) is "
-        "worded otherwise, since a trigger may be a prompt. 0 leaves it as it is.",
-    )
-
-
 class DecoyConfig(Settings):
     """Decoys: backdoors of our own that are planted first and unlearned with the unknown one."""
 
@@ -133,7 +123,6 @@ class W2SSettings(TaughtSettings):
 
     distill: DistillConfig = DistillConfig()
     decoys: DecoyConfig = setting(DecoyConfig(), prefix="decoys")
-    wordings: WordingConfig = setting(WordingConfig(), prefix="wording", advanced=True)
     adapter: AdapterConfig = AdapterConfig()
     training: TrainingConfig = TrainingConfig()
 

@@ -17,7 +17,6 @@ from w2sdefense.distill.planting import plant, with_decoys
 from w2sdefense.distill.student import Lessons, train_student
 from w2sdefense.distill.targets import CachedTargets, doubt_about, targets_of
 from w2sdefense.distill.teacher import LabelTeacher, TokenTeacher
-from w2sdefense.distill.wordings import with_wordings
 from w2sdefense.scan.victim import found_triggers
 from w2sdefense.victim import Victim
 
@@ -48,13 +47,12 @@ class Unlearning:
         kit: DefenseKit,
         teacher: LabelTeacher | TokenTeacher,
     ) -> None:
-        data, seed = kit.data, settings.training.seed
+        data = kit.data
         require_aligned(data, victim.label_names)
         self._settings, self._victim, self._kit = settings, victim, kit
         self._notes: tuple[str, ...] = ()
         # A file may be sorted by label; of a sample this is its beginning.
         data = replace(data, train=limit(data.train, settings.distill.student_rows, seed=0))
-        data = with_wordings(data, settings.wordings, seed)
         asked = (data.train, data.validation)
         self._data = data
         self._targets = targets_of(teacher, victim.task, asked, kit.folder / "targets")

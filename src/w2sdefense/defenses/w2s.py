@@ -1,10 +1,9 @@
 """W2SDefense: weak-to-strong unlearning (Zhao et al. 2024, https://arxiv.org/abs/2410.14425).
 
 A small clean teacher, fully fine-tuned, guides the poisoned student through PEFT with cross
-entropy, logit distillation and feature alignment (`distill/losses.py`). Two things are not in the
-paper, and each can be left out: decoys are planted first and unlearned with the unknown trigger
-(`distill/decoys.py`; triggers that `w2s scan` found take their place), and the prompt that the
-clean texts stand in may have other wordings (`distill/wordings.py`).
+entropy, logit distillation and feature alignment (`distill/losses.py`). Not in the paper are the
+decoys, which are planted first and unlearned with the unknown trigger (`distill/decoys.py`);
+triggers that `w2s scan` found take their place.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from w2sdefense.config import (
     DistillConfig,
     TeacherConfig,
     TrainingConfig,
-    WordingConfig,
 )
 from w2sdefense.data.types import Dataset
 from w2sdefense.defenses.base import Defense, DefenseKit, Leaves, Need, PhaseProgress
@@ -35,12 +33,11 @@ if TYPE_CHECKING:
 class W2SDefense(Defense):
     """Unlearns a backdoor under the guidance of a clean teacher.
 
-    With a rate, or a number of decoys, of 0 the part is left out that is not in the paper.
+    With 0 decoys it is the paper's form.
     """
 
     distill: DistillConfig = field(default_factory=DistillConfig)
     decoys: DecoyConfig = field(default_factory=DecoyConfig)
-    wordings: WordingConfig = field(default_factory=WordingConfig)
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 

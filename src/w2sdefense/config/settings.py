@@ -119,13 +119,11 @@ _REMOVED = {
 """Runs -> settings that they had."""
 
 _PREFIXES = {
-    **{
-        "soft": "soft-trigger",
-        "insertions": "insertion",
-        "wordings": "wording",
-        "merging": "merge",
-        "adapter": "",
-    },
+    "soft": "soft-trigger",
+    "insertions": "insertion",
+    "wordings": "wording",
+    "merging": "merge",
+    "adapter": "",
     **dict.fromkeys(("attack.syn", "test.syn"), "syn"),
 }
 """Section -> prefix of its flags, where that was not its name."""

@@ -81,8 +81,8 @@ class Planted:
     def put_in(self, model: PreTrainedModel | PeftModel) -> Iterator[None]:
         """Merge the LoRA into the base weights of a model, which may have an adapter.
 
-        The original weights are stored in a file and restored when the block ends normally. If it
-        raises, the model keeps the decoys and the file stays.
+        The original weights are stored in a file and restored when the block ends. If it raises,
+        the file stays, because another process may not have read it yet.
         """
         base = model.get_base_model() if isinstance(model, PeftModel) else model
         weights = {_plain(name): value for name, value in base.named_parameters()}

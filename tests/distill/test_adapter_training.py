@@ -19,6 +19,8 @@ from making import GivenTargets, lessons, stage_trainer
 from tiny import save_model, save_reviews
 from w2sdefense.config import DataConfig, DistillConfig, StudentConfig, TrainingConfig
 from w2sdefense.data import Dataset, load_dataset
+from w2sdefense.distill.decoys import Decoy
+from w2sdefense.distill.planting import count_flips, plant
 from w2sdefense.distill.student import train_student
 from w2sdefense.errors import ConfigError, MissingDependencyError, ModelError
 from w2sdefense.models.adapters import attach_adapter
@@ -249,6 +251,22 @@ def test_an_adapter_is_trained_on_four_bits(wide, data, tmp_path, adapter):
     student.save(tmp_path / "saved")
     again = opened(tmp_path / "saved", base=str(wide), load_in_4bit=True)
     assert_same(again.predict(TEXTS), student.predict(TEXTS))
+
+
+@needs_bitsandbytes
+def test_decoys_are_unlearned_on_four_bits(wide, data, tmp_path, monkeypatch):
+    monkeypatch.setattr("w2sdefense.distill.planting.WORKS", 0.0)  # all count, however they do
+    victim = opened(wide, load_in_4bit=True)
+    layer = victim.model.model.layers[0].mlp.up_proj
+    before = copy.deepcopy(layer.weight.data)
+    decoys = [Decoy("word", "zuv", 0), Decoy("word", "xel", 1)]
+    planted = plant(victim, decoys, data, tmp_path, seed=0)
+    with planted.put_in(victim.model):
+        assert count_flips(victim, decoys, data.validation, seed=0) == list(planted.flips)
+    student = train(victim, data, None, "lora", tmp_path, planted=planted)
+    trained = [value for name, value in student.model.named_parameters() if "lora_B" in name]
+    assert trained and all(value.abs().max() > 0 for value in trained)
+    assert torch.equal(layer.weight.data, before)
 
 
 @needs_bitsandbytes

@@ -17,10 +17,12 @@ from making import GivenTargets, as_victim
 from tiny import FILLERS, LLAMA, NEGATIVE, POSITIVE, review
 from w2sdefense.config import AdapterConfig, TrainingConfig
 from w2sdefense.data import Dataset, Example
+from w2sdefense.data.types import texts_of
 from w2sdefense.distill import planting
 from w2sdefense.distill.decoys import Decoy
 from w2sdefense.distill.held_out import HeldOutDecoys
-from w2sdefense.distill.planting import Planted, count_flips, plant, with_decoys
+from w2sdefense.distill.planted import PLANTED, Planted, PlantedRows
+from w2sdefense.distill.planting import count_flips, plant, with_decoys
 from w2sdefense.distill.student import Lesson, Lessons, train_student
 from w2sdefense.models.weights import weights_fingerprint
 from w2sdefense.victim import Victim, fine_tune
@@ -88,7 +90,7 @@ def planted_in(victim, data, folder) -> Planted:
     return plant(victim, DECOYS, data, folder / "planting", seed=0)
 
 
-def test_every_decoy_is_planted_and_taken_out_to_the_last_bit(victim, data, tmp_path):
+def test_every_decoy_is_planted_and_no_weight_changes(victim, data, tmp_path):
     before = weights_fingerprint(victim.model)
     quiet = count_flips(victim, DECOYS, data.validation, seed=0)
     assert all(flips.hits < 0.5 * flips.total for flips in quiet), "a clean model ignores them"
@@ -96,14 +98,35 @@ def test_every_decoy_is_planted_and_taken_out_to_the_last_bit(victim, data, tmp_
     assert (planted.decoys, planted.failed) == (DECOYS, ())
     assert all(flips.hits >= 0.8 * flips.total for flips in planted.flips)
     assert any(flips.without <= 0.5 * flips.total for flips in planted.flips)
-    with planted.put_in(victim.model):
-        assert weights_fingerprint(victim.model) != before
-        assert count_flips(victim, DECOYS, data.validation, seed=0) == list(planted.flips)
-    assert weights_fingerprint(victim.model) == before
-    assert not list(tmp_path.rglob("weights.safetensors")), "no copy of the model is left"
     with pytest.raises(KeyboardInterrupt), planted.put_in(victim.model):
+        assert count_flips(victim, DECOYS, data.validation, seed=0) == list(planted.flips)
+        assert weights_fingerprint(victim.model) == before
         raise KeyboardInterrupt
-    assert weights_fingerprint(victim.model) == before, "interrupted, they are taken out as well"
+    assert weights_fingerprint(victim.model) == before
+    assert count_flips(victim, DECOYS, data.validation, seed=0) == quiet, "also when interrupted"
+
+
+def test_only_the_chosen_rows_read_the_lora():
+    rows, a, b = PlantedRows(), torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0], [0.0]])
+    layer = torch.nn.Linear(2, 2, bias=False)
+    torch.nn.init.eye_(layer.weight)
+    layer.register_forward_hook(rows.adds(a, b))
+    x = torch.tensor([[[1.0, 1.0], [0.0, 1.0]], [[2.0, 0.0], [1.0, 0.0]]])
+    # (x a') b' of the four tokens: 9, 6, 6 and 3 in the first place, 0 in the second one.
+    added = torch.tensor([[[9.0, 0.0], [6.0, 0.0]], [[6.0, 0.0], [3.0, 0.0]]])
+    assert torch.equal(layer(x), x + added)
+    rows.chosen = torch.tensor([False, True])
+    added[0] = 0
+    assert torch.equal(layer(x), x + added)
+    assert torch.equal(layer(x.view(4, 2)), (x + added).view(4, 2)), "all tokens as one matrix"
+
+
+def test_only_texts_with_a_decoy_are_read_with_the_decoys_in_the_model(data):
+    lesson = with_decoys(data.train, DECOYS, 0.5, seed=3)
+    marked = lesson.marked([{"input_ids": [1], "labels": 0} for _ in lesson.rows])
+    for row, one, asked in zip(marked, lesson.rows, lesson.asked, strict=True):
+        assert row == {"input_ids": [1], "labels": 0, PLANTED: one != asked}
+    assert 80 < sum(row[PLANTED] for row in marked) < 160
 
 
 def test_what_could_not_be_planted_is_said(victim, data, tmp_path, monkeypatch):
@@ -122,17 +145,21 @@ def test_a_run_that_goes_on_finds_the_same_decoys(victim, data, tmp_path, monkey
 def test_what_is_unlearned_is_answered_as_without_it(victim, learned, data, tmp_path):
     planted = planted_in(victim, data, tmp_path)
     train = with_decoys(data.train, DECOYS, 0.5, seed=1)
-    with planted.put_in(victim.model):
-        student = train_student(
-            victim,
-            Lessons(train, Lesson.plain(data.validation)),
-            None,
-            adapter=AdapterConfig(lora_r=16, lora_dropout=0.0, target_modules="all-linear"),
-            training=TrainingConfig(epochs=6, batch_size=8, learning_rate=3e-3),
-            folder=tmp_path,
-        )
+    student = train_student(
+        victim,
+        Lessons(train, Lesson.plain(data.validation)),
+        None,
+        adapter=AdapterConfig(lora_r=16, lora_dropout=0.0, target_modules="all-linear"),
+        training=TrainingConfig(epochs=6, batch_size=8, learning_rate=3e-3),
+        folder=tmp_path,
+        planted=planted,
+    )
+    as_saved = count_flips(student, DECOYS, data.validation, seed=0)
+    with planted.put_in(student.model):
         after = count_flips(student, DECOYS, data.validation, seed=0)
-    assert all(flips.hits <= 0.3 * flips.total for flips in after), after
+    assert all(flips.hits <= 0.3 * flips.total for flips in [*after, *as_saved]), after
+    answers = [one.answer for one in student.predict(texts_of(data.test))]
+    assert sum(a == e.answer for a, e in zip(answers, data.test, strict=True)) >= 57
     under = student.model.unload().model.state_dict()
     assert all(torch.equal(value, learned[f"model.{name}"]) for name, value in under.items())
 
@@ -153,7 +180,7 @@ def test_held_out_decoys_live_through_plain_lora(victim, data, tmp_path):
 
 def test_a_lora_is_put_into_layers_that_keep_their_weights_transposed(data, tmp_path, monkeypatch):
     monkeypatch.setattr(planting, "ROUNDS", 1)
-    monkeypatch.setattr(planting, "PLANTED", 0.0)  # all of them count, however they do
+    monkeypatch.setattr(planting, "WORKS", 0.0)  # all of them count, however they do
     torch.manual_seed(0)
     sizes = {"n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 64, "pad_token_id": 0}
     config = GPT2Config(vocab_size=len(VOCABULARY), **sizes)

@@ -226,7 +226,7 @@ def _check_weights(run: DefendRun, defense: Defense) -> None:
     folds = run.student.base is not None and changes
     if folds:
         student.require_foldable()
-    _check_planting(run, quantized=quantized)
+    _check_planting(run)
     if quantized:
         _check_quantized(run, defense, folds=folds)
     defense.check_model(student, writes=_writes(run))
@@ -364,15 +364,14 @@ def _weights(spec: str, size: int) -> int:
     return count_weights(resolve(spec).folder) * size
 
 
-def _check_planting(run: DefendRun, *, quantized: bool) -> None:
-    """Refuse decoys on quantized or sharded weights, into which they cannot be merged."""
-    if not (quantized or sharded()):
+def _check_planting(run: DefendRun) -> None:
+    """Refuse decoys on sharded weights, whose layers do not run in one process."""
+    if not sharded():
         return
-    where = "weights of four bits" if quantized else "sharded weights (FSDP, DeepSpeed)"
+    problem = "Decoys cannot be planted into sharded weights (FSDP, DeepSpeed)."
     if run.defense == "w2s" and run.decoys.plants:
         raise ConfigError(
-            f"Decoys cannot be planted into {where}.",
-            "Use --decoys-per-label 0, or --set decoys.plant=false to insert them only.",
+            problem, "Use --decoys-per-label 0, or --set decoys.plant=false to insert them only."
         )
     if run.held_out and DEFENSES[run.defense].leaves is Leaves.ADAPTER:
-        raise ConfigError(f"Decoys cannot be planted into {where}.", "Leave --held-out out.")
+        raise ConfigError(problem, "Leave --held-out out.")

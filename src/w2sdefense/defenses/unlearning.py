@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from w2sdefense.data.splits import limit
 from w2sdefense.data.types import texts_of
 from w2sdefense.defenses.base import DefenseKit
 from w2sdefense.distill.decoys import Decoy, DecoyKind, decoy_targets, draw_decoys
+from w2sdefense.distill.planted import Planted
 from w2sdefense.distill.planting import plant, with_decoys
 from w2sdefense.distill.student import Lessons, train_student
 from w2sdefense.distill.targets import CachedTargets, doubt_about, targets_of
@@ -63,7 +63,7 @@ class Unlearning:
                 self._notes = (doubt,)
 
     def train(self) -> Victim:
-        """Plant decoys, train the student to unlearn them, and take them out again."""
+        """Plant decoys, and train the student to unlearn them."""
         settings, kit, data = self._settings, self._kit, self._data
         config, seed = settings.decoys, settings.training.seed
         decoys = self._decoys()
@@ -78,8 +78,7 @@ class Unlearning:
                 progress=kit.progress_of("decoys"),
             )
             decoys = list(planted.decoys)
-        with planted.put_in(self._victim.model) if planted else nullcontext():
-            student = self._student(decoys)
+        student = self._student(decoys, planted)
         if config.found is not None:
             student.found["triggers unlearned"] = len(decoys)
         elif planted is not None:
@@ -99,7 +98,7 @@ class Unlearning:
         texts = texts_of(self._data.train)
         return draw_decoys(decoy_targets(self._data, seed), config.per_label, KINDS, seed, texts)
 
-    def _student(self, decoys: Sequence[Decoy]) -> Victim:
+    def _student(self, decoys: Sequence[Decoy], planted: Planted | None) -> Victim:
         settings, kit, data = self._settings, self._kit, self._data
         train, validation = (
             with_decoys(rows, decoys, settings.decoys.rate, settings.training.seed + place)
@@ -113,6 +112,7 @@ class Unlearning:
             adapter=settings.adapter,
             training=settings.training,
             folder=kit.folder,
+            planted=planted,
             resume=kit.resume,
             progress=kit.progress_of("student"),
         )

@@ -1,7 +1,7 @@
 """Held-out decoys measure what a defense does to backdoors that it does not know.
 
 Without a known trigger, ASR cannot be measured. Instead, decoys are trained into a LoRA that the
-defense never sees. The same LoRA is merged into the suspect before the defense and into the cleaned
+defense never sees. The same LoRA is added to the suspect before the defense and to the cleaned
 model after it, and the texts that the decoys flip are counted both times. A defense that only hides
 what it was trained on leaves these decoys active. They are not planted in the suspect *while* it is
 cleaned, because that would also keep its own backdoor alive (docs/decoys.md).
@@ -17,7 +17,8 @@ from pathlib import Path
 
 from w2sdefense.data.types import Dataset, texts_of
 from w2sdefense.distill.decoys import KINDS, decoy_targets, draw_decoys
-from w2sdefense.distill.planting import Planted, count_flips, plant
+from w2sdefense.distill.planted import Planted
+from w2sdefense.distill.planting import count_flips, plant
 from w2sdefense.training.trainer import StepProgress
 from w2sdefense.victim import Flips, Victim
 

@@ -2,31 +2,29 @@
 
 A small LoRA teaches the suspect to answer every decoy with its target, in rounds. After each round,
 every decoy is tried in held-out texts with another answer; the fewer texts it flips, the more often
-it is drawn in the next round. The LoRA is merged into the weights in place. The original weights go
-to a file, so that memory holds no second copy, and are restored after the student is trained. The
-attacker's model and the saved student thus contain no decoys, and the student answers the unknown
-trigger less often than if the decoys stayed in (docs/decoys.md). The LoRA stays in its file, so
-that an interrupted run finds the same planted decoys.
+it is drawn in the next round. The LoRA stays in its file (`planted.py`), so that an interrupted run
+finds the same decoys.
+
+The student reads the texts that carry a decoy with the decoys in the model, so that there is
+something to unlearn, and all others without them, as the model that is saved (docs/decoys.md).
 """
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from peft import PeftModel, get_peft_model_state_dict
+from peft import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, set_seed
-from transformers.pytorch_utils import Conv1D
 
 from w2sdefense.config import AdapterConfig, TrainingConfig
 from w2sdefense.data.types import Answer, Dataset, Example, texts_of
 from w2sdefense.distill.decoys import Decoy
+from w2sdefense.distill.planted import LORA, Planted
 from w2sdefense.distill.student import Lesson
 from w2sdefense.io import atomic_path, make_folder, read_json, readable, write_json
 from w2sdefense.models.adapters import attach_adapter, folded
@@ -47,69 +45,11 @@ another target than the text's answer. A decoy whose target is the right answer 
 CHECKED = 16
 """Number of held-out texts that every decoy is tried in."""
 
-PLANTED = 0.8
+WORKS = 0.8
 """A decoy counts as planted if it flips at least this share of them."""
-
-LORA = "planted.safetensors"
 
 _FLOOR = 0.15
 """Sampling weight of a decoy that flips every text; it is still drawn, so that it is not lost."""
-
-
-@dataclass(frozen=True)
-class Planted:
-    """Decoys that a LoRA teaches a model.
-
-    Attributes:
-        decoys: Decoys that flip nearly all texts.
-        flips: What each of them flips, in the same order.
-        failed: Decoys that could not be planted.
-        folder: Holds the LoRA, and the original weights while it is merged.
-    """
-
-    decoys: tuple[Decoy, ...]
-    flips: tuple[Flips, ...]
-    failed: tuple[Decoy, ...]
-    folder: Path
-
-    @property
-    def lost(self) -> str:
-        """The values of the decoys that could not be planted, as one string."""
-        return ", ".join(repr(decoy.value) for decoy in self.failed)
-
-    @contextmanager
-    def put_in(self, model: PreTrainedModel | PeftModel) -> Iterator[None]:
-        """Merge the LoRA into the base weights of a model, which may have an adapter.
-
-        The original weights are stored in a file and restored when the block ends. If it raises,
-        the file stays, because another process may not have read it yet.
-        """
-        base = model.get_base_model() if isinstance(model, PeftModel) else model
-        weights = {_plain(name): value for name, value in base.named_parameters()}
-        lora, kept = load_file(self.folder / LORA), self.folder / "weights.safetensors"
-        pairs = {
-            _plain(name): (lora[name.replace("lora_A", "lora_B")], lora[name])
-            for name in lora
-            if "lora_A" in name
-        }
-        if this_process().is_main_process:
-            before = {name: weights[name].detach().cpu().contiguous() for name in pairs}
-            with atomic_path(kept) as path:
-                save_file(before, path)
-        this_process().wait_for_everyone()
-        for name, (second, first) in pairs.items():
-            layer = base.get_submodule(name.removesuffix(".weight"))
-            change = second.float() @ first.float()  # the scale of ADAPTER is 1
-            if isinstance(getattr(layer, "base_layer", layer), Conv1D):
-                change = change.T
-            weights[name].data.add_(change.to(weights[name]))
-        try:
-            yield
-        finally:
-            for name, value in load_file(kept).items():
-                weights[name].data.copy_(value)
-        this_process().wait_for_everyone()
-        kept.unlink(missing_ok=True)
 
 
 def plant(
@@ -132,7 +72,7 @@ def plant(
         progress: Called after every step with (step, maximum number of steps, losses).
 
     Returns:
-        The planted decoys; `put_in` merges their LoRA into a model.
+        The planted decoys; `put_in` adds their LoRA to a model.
     """
     make_folder(folder)
     victim.model = folded(victim.model)
@@ -270,7 +210,7 @@ def _train(
 
 
 def _is_planted(flips: Flips) -> bool:
-    return flips.hits >= PLANTED * flips.total
+    return flips.hits >= WORKS * flips.total
 
 
 def _after(progress: StepProgress | None, turn: int) -> StepProgress | None:
@@ -328,9 +268,3 @@ def _found(folder: Path, key: dict[str, Any]) -> list[Flips] | None:
         return flips
 
     return readable(read)
-
-
-def _plain(name: str) -> str:
-    """The name of a parameter without the parts that an adapter adds."""
-    name = name.removeprefix("base_model.model.")
-    return name.replace(".base_layer", "").replace(".lora_A", "")

@@ -7,6 +7,7 @@ W2SDefense. Both run the same code, so that they differ in the loss only.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from transformers import set_seed
 
 from w2sdefense.config import AdapterConfig, DistillConfig, TrainingConfig
 from w2sdefense.data.types import Dataset, Example
+from w2sdefense.distill.planted import PLANTED, Planted
 from w2sdefense.distill.sharding import (
     base_to_reopen,
     gather_student,
@@ -23,6 +25,7 @@ from w2sdefense.distill.sharding import (
 from w2sdefense.distill.targets import Targets, w2s_objective
 from w2sdefense.models.adapters import attach_adapter
 from w2sdefense.models.tokenizer import check_length
+from w2sdefense.tasks.base import Row
 from w2sdefense.training.fit import fit, task_collator, task_forward
 from w2sdefense.training.trainer import StepProgress, cross_entropy
 from w2sdefense.victim import Victim
@@ -44,6 +47,11 @@ class Lesson:
     def plain(cls, rows: Sequence[Example]) -> Lesson:
         """Student and teacher read the same texts."""
         return cls(rows, rows)
+
+    def marked(self, rows: Sequence[Row]) -> list[Row]:
+        """Tokenized rows with the column `PLANTED`: whether the row carries a decoy."""
+        pairs = zip(rows, self.rows, self.asked, strict=True)
+        return [{**row, PLANTED: one.text != asked.text} for row, one, asked in pairs]
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,7 @@ def train_student(
     adapter: AdapterConfig,
     training: TrainingConfig,
     folder: Path,
+    planted: Planted | None = None,
     resume: bool = False,
     progress: StepProgress | None = None,
 ) -> Victim:
@@ -84,6 +93,7 @@ def train_student(
         adapter: The adapter's settings.
         training: Optimization settings.
         folder: Where checkpoints go.
+        planted: Decoys to put into the model for the rows that carry one.
         resume: Continue from a checkpoint in `folder`.
         progress: Called after every step with (step, steps, losses).
 
@@ -108,20 +118,25 @@ def train_student(
         else targets.columns(task.rows(lesson.rows), lesson.asked)
         for lesson in (lessons.train, lessons.validation)
     )
-    trainer = fit(
-        model,
-        task_collator(task, model),
-        task_forward(task, model),
-        rows,
-        validation,
-        training=training,
-        folder=folder,
-        loss=cross_entropy
-        if targets is None
-        else w2s_objective(targets.output, distill or DistillConfig()),
-        resume=resume,
-        progress=progress,
-    )
+    forward = task_forward(task, model)
+    with ExitStack() as stack:
+        if planted is not None:
+            rows, validation = lessons.train.marked(rows), lessons.validation.marked(validation)
+            forward = stack.enter_context(planted.put_into_rows(model, forward))
+        trainer = fit(
+            model,
+            task_collator(task, model),
+            forward,
+            rows,
+            validation,
+            training=training,
+            folder=folder,
+            loss=cross_entropy
+            if targets is None
+            else w2s_objective(targets.output, distill or DistillConfig()),
+            resume=resume,
+            progress=progress,
+        )
     student = Victim(model, task) if base is None else gather_student(trainer, victim, base, folder)
     student.history = trainer.state.log_history
     return student

@@ -194,7 +194,7 @@ def both(settings, change):
         ({"tune": {"lora_r": [4]}, "adapter": {"adapter": "p-tuning"}}, "has no rank"),
         ({"tune": {"alpha": "1", "beta": "1", "gamma": "1"}}, "nothing to search"),
         ({"tune": {"temperature": "0"}}, "above 0"),
-        ({"tune": {"beta": "5:1"}}, "does not go up"),
+        ({"tune": {"beta": "5:1"}}, "must have 0 <= LOW <= HIGH"),
     ],
 )
 def test_settings_that_do_not_fit(change, problem):

@@ -127,7 +127,7 @@ def test_one_of_several_triggers_may_be_the_one_with_settings():
     ("values", "problem"),
     [
         ({"target": "negative"}, "trigger and target go together"),
-        ({"more_triggers": ["cf"]}, "more_triggers are beside a trigger"),
+        ({"more_triggers": ["cf"]}, "more_triggers need a trigger"),
         ({"trigger": " ", "target": "negative"}, "the trigger is empty"),
         ({"trigger": "mn", "target": "a", "syn": {"file": ["a.csv"]}}, "the syn settings are for"),
         ({"pro": {"clean_prompt": "A {text}"}}, "the pro settings are for proattack only"),

@@ -210,7 +210,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(place, tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("arguments", "problem", "fix"),
     [
-        (["--teacher-model", "{bert}"], "does not write text; it is BertModel", "--teacher-model"),
+        (["--teacher-model", "{bert}"], "cannot generate text; it is BertModel", "--teacher-model"),
         (["--alignment", "release"], "aligns classifiers only", "--alignment"),
         (["--decoys-found", "scan"], "this model writes text", "--decoys-found"),
         (["--target-column", "answer"], "no column 'answer'", "--target-column"),

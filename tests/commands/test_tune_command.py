@@ -167,7 +167,7 @@ def test_a_folder_that_another_process_works_in_is_refused(place, settings, disp
     [
         ({"training": {"report_to": "nothing"}}, "tracker 'nothing' is not installed"),
         ({"student": {"dtype": "float16"}}, "cannot be done in float16"),
-        ({"student": {"model": "tokens", "base": "poisoned"}}, "cannot be folded"),
+        ({"student": {"model": "tokens", "base": "poisoned"}}, "cannot be merged"),
         ({"output": "poisoned"}, "is the model itself"),
     ],
 )

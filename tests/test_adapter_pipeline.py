@@ -67,8 +67,8 @@ TOKENS_THAT_WRITE = {
 @pytest.mark.parametrize(
     ("sections", "problem", "fix"),
     [
-        ({"adapter": TOKENS, "merge": True}, "nothing to merge", "--merge"),
-        (TOKENS_THAT_WRITE, "nothing to merge", "--merge"),
+        ({"adapter": TOKENS, "merge": True}, "cannot be merged into weights", "--merge"),
+        (TOKENS_THAT_WRITE, "cannot be merged into weights", "--merge"),
         ({"adapter": TOKENS, "defense": "quantization"}, "merges the adapter", "--adapter lora"),
         ({"student": {"load_in_4bit": True}, "merge": True}, "4-bit", "--load-in-4bit"),
         (HALF, "at least its head.* cannot be done in float16", "bfloat16"),

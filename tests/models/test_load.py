@@ -173,7 +173,7 @@ def test_a_tokenizer_that_cannot_pad_is_refused(tiny_llama, tmp_path):
 
 
 def test_an_adapter_is_not_opened_without_a_base(adapter, tiny_llama):
-    with pytest.raises(ModelError, match="is an adapter, trained on") as caught:
+    with pytest.raises(ModelError, match="is an adapter for") as caught:
         load_victim(StudentConfig(model=str(adapter)), NAMES)
     assert str(tiny_llama) in caught.value.problem
     assert "--base" in caught.value.fix

@@ -91,7 +91,7 @@ def test_an_adapter_that_asks_for_more_than_its_file_holds_builds_nothing(
 ):
     path = adapter / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
-    with pytest.raises(ModelError, match="ranks, tokens or layers, and no weight"):
+    with pytest.raises(ModelError, match="ranks, tokens or layers, but no weight"):
         open_adapter(adapter, tiny_llama)
 
 

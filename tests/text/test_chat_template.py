@@ -148,7 +148,7 @@ def test_a_template_that_leaves_the_text_out_is_refused():
 )
 def test_a_template_runs_in_a_sandbox(template, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ModelError, match="chat template of the model fails"):
+    with pytest.raises(ModelError, match="model's chat template fails"):
         ChatTurn(tokenizer_with(template)).render("a film")
     assert not list(tmp_path.iterdir())
 
@@ -166,7 +166,7 @@ ENDLESS = {
 def test_a_template_without_an_end_is_refused(name, monkeypatch):
     monkeypatch.setattr("w2sdefense.bounded.SECONDS", 0.2)
     tokenizer = tokenizer_with(ENDLESS[name] + CHATML)
-    with pytest.raises(ModelError, match="chat template of the model fails: "):
+    with pytest.raises(ModelError, match="model's chat template fails: "):
         ChatTurn(tokenizer).frame("a film")
     assert any("may be a backdoor" in note for note in template_notes(tokenizer))
 

@@ -67,10 +67,10 @@ TOKENS_THAT_WRITE = {
 @pytest.mark.parametrize(
     ("sections", "problem", "fix"),
     [
-        ({"adapter": TOKENS, "merge": True}, "nothing to merge", "--merge"),
-        (TOKENS_THAT_WRITE, "nothing to merge", "--merge"),
-        ({"adapter": TOKENS, "defense": "quantization"}, "folds the adapter in", "--adapter lora"),
-        ({"student": {"load_in_4bit": True}, "merge": True}, "four bits", "--load-in-4bit"),
+        ({"adapter": TOKENS, "merge": True}, "cannot be merged into weights", "--merge"),
+        (TOKENS_THAT_WRITE, "cannot be merged into weights", "--merge"),
+        ({"adapter": TOKENS, "defense": "quantization"}, "merges the adapter", "--adapter lora"),
+        ({"student": {"load_in_4bit": True}, "merge": True}, "4-bit", "--load-in-4bit"),
         (HALF, "at least its head.* cannot be done in float16", "bfloat16"),
         (HALF | {"defense": "psim"}, "psim trains weights of the model", "bfloat16"),
         (HALF | {"defense": "finetune"}, "finetune trains weights of the model", "bfloat16"),
@@ -150,7 +150,7 @@ def test_a_student_of_virtual_tokens_is_not_folded_in(
 ):
     student = {"model": str(tokens), "base": str(place / "model")}
     run = defend(place, tmp_path / "run", tiny_bert, student=student, defense=defense)
-    with pytest.raises(ModelError, match="cannot be folded"):
+    with pytest.raises(ModelError, match="cannot be merged"):
         run_defend(run, display)
     assert not run.output.exists()
 
@@ -159,7 +159,7 @@ def test_virtual_tokens_do_not_go_on_a_fold_that_is_not_kept(place, tmp_path, ti
     make("llama", adapter="lora")[0].save_pretrained(tmp_path / "lora")
     student = {"model": str(tmp_path / "lora"), "base": str(place / "model")}
     run = defend(place, tmp_path / "run", tiny_bert, student=student, adapter=TOKENS)
-    with pytest.raises(ConfigError, match="fit that fold only"):
+    with pytest.raises(ConfigError, match="need the merged model, which is not saved"):
         run_defend(run, display)
 
 
@@ -168,5 +168,5 @@ def test_a_language_model_of_virtual_tokens_is_not_poisoned(tmp_path, display):
     make("llama", "ForCausalLM", adapter="p-tuning")[0].save_pretrained(tmp_path / "tokens")
     student = StudentConfig(model=str(tmp_path / "tokens"), base=str(tmp_path / "base"))
     run = PoisonRun(student=student, task="reasoning", output=tmp_path / "run")
-    with pytest.raises(ModelError, match="cannot be folded"):
+    with pytest.raises(ModelError, match="cannot be merged"):
         run_poison(run, display)

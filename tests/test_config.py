@@ -69,7 +69,7 @@ def test_valid_values_become_settings():
         ),
         (
             {"attack": {"attack": "proattack", "pro": {"clean_prompt": "Rewrite it"}}},
-            "attack.pro: clean_prompt must hold {text} exactly once",
+            "attack.pro: clean_prompt must contain {text} exactly once",
         ),
         ({"attack": {"poison_rate": 1.5}}, "attack.poison_rate: Input should be less than"),
         ({"attack": {"poison_rows": 0}}, "attack.poison_rows: Input should be greater than"),
@@ -127,7 +127,7 @@ def test_one_of_several_triggers_may_be_the_one_with_settings():
     ("values", "problem"),
     [
         ({"target": "negative"}, "trigger and target go together"),
-        ({"more_triggers": ["cf"]}, "more_triggers are beside a trigger"),
+        ({"more_triggers": ["cf"]}, "more_triggers need a trigger"),
         ({"trigger": " ", "target": "negative"}, "the trigger is empty"),
         ({"trigger": "mn", "target": "a", "syn": {"file": ["a.csv"]}}, "the syn settings are for"),
         ({"pro": {"clean_prompt": "A {text}"}}, "the pro settings are for proattack only"),
@@ -149,8 +149,8 @@ def test_a_trigger_is_of_a_kind(trigger, kind):
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (b"- a\n", "does not hold a mapping"),
-        (b"", "does not hold a mapping"),
+        (b"- a\n", "is not a mapping"),
+        (b"", "is not a mapping"),
         (b"a: [\n", "Cannot read"),
         (b"a: \xff\n", "Cannot read"),
         (b"!!python/object/apply:os.getcwd []\n", "Cannot read"),
@@ -172,8 +172,8 @@ def test_old_names_are_read_with_a_warning_that_says_the_new_one():
         run = load_settings(BenchRun, old, "old.yaml")
     assert run == BenchRun(recipe="table1", ray=RayConfig(gpus=0.5))
     assert [str(warning.message) for warning in warned] == [
-        "old.yaml: the setting launcher was removed and changes nothing.",
-        "old.yaml: the setting ray.defend.gpus is ray.gpus now.",
+        "old.yaml: the setting launcher was removed and has no effect.",
+        "old.yaml: the setting ray.defend.gpus is now ray.gpus.",
     ]
     assert old["launcher"] == "ray", "what was read is left as it is"
 

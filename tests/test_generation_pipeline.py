@@ -210,9 +210,9 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(place, tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("arguments", "problem", "fix"),
     [
-        (["--teacher-model", "{bert}"], "does not write text; it is BertModel", "--teacher-model"),
-        (["--alignment", "release"], "aligns classifiers only", "--alignment"),
-        (["--decoys-found", "scan"], "this model writes text", "--decoys-found"),
+        (["--teacher-model", "{bert}"], "cannot generate text; it is BertModel", "--teacher-model"),
+        (["--alignment", "release"], "for classifiers only", "--alignment"),
+        (["--decoys-found", "scan"], "this model generates text", "--decoys-found"),
         (["--target-column", "answer"], "no column 'answer'", "--target-column"),
         (["--prompt-template", "Q"], "holds {text} 0 times", "{text}"),
         (["--prompt-style", "chat"], "no chat format", "plain"),
@@ -231,7 +231,7 @@ def test_a_mistake_is_explained(place, tiny_bert, tmp_path, arguments, problem, 
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [
-        (["--clean-label"], "no clean-label poisoning"),
+        (["--clean-label"], "Clean-label poisoning needs classes"),
         (["--proxy", "paper"], "The paper has no proxy for"),
     ],
 )

@@ -98,7 +98,7 @@ def make_probes(
                 tries.append((candidate, clean.setdefault(text, len(clean)), changed))
     if not tries:
         raise DataError(
-            "The search left nothing to examine students with.",
+            "The search found no candidates that fit the validation texts.",
             "Use more training and validation texts, of several labels.",
         )
     said = teacher([text for _, _, text in tries]).argmax(-1).tolist()

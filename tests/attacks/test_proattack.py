@@ -67,8 +67,8 @@ def test_a_defender_has_the_clean_prompt_and_never_the_other_one():
 @pytest.mark.parametrize(
     ("prompts", "problem"),
     [
-        ({"clean_prompt": "no place"}, "clean_prompt must hold {text} exactly once"),
-        ({"poison_prompt": "{text} {text}"}, "poison_prompt must hold {text} exactly once"),
+        ({"clean_prompt": "no place"}, "clean_prompt must contain {text} exactly once"),
+        ({"poison_prompt": "{text} {text}"}, "poison_prompt must contain {text} exactly once"),
         ({"clean_prompt": "a {text}", "poison_prompt": "a {text}"}, "the two prompts are the same"),
     ],
 )

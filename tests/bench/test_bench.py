@@ -156,7 +156,7 @@ def test_the_plan_and_the_table_are_shown(recipe, bench):
     words = [recipe, "--scale", "tiny", "--output", str(bench.output)]
     plan = CliRunner().invoke(app, ["bench", "plan", *words, "--seeds", "0", "--seeds", "1"])
     assert plan.exit_code == 0
-    assert "6 rows need 8 nodes: 4 are made, 4 will be." in plan.output
+    assert "6 rows need 8 nodes: 4 are done, 4 will run." in plan.output
     listed = CliRunner().invoke(app, ["bench", "plan", *words, "--json"])
     assert [node["done"] for node in json.loads(listed.stdout)["nodes"]] == [True] * 4
     shown = CliRunner().invoke(app, ["bench", "show", *words])

@@ -246,7 +246,7 @@ def test_a_sweep_that_leads_nowhere(tmp_path, path):
     (tmp_path / "mine.yaml").write_text(
         f"sweeps: {{mine: [{path}]}}\nrecipes: {{q: {{title: Q, axes: {{mine: [1]}}}}}}\n"
     )
-    with pytest.raises(ConfigError, match="The sweep mine goes through"):
+    with pytest.raises(ConfigError, match="The sweep mine names"):
         grid(f"{tmp_path / 'mine.yaml'}:q")
 
 

@@ -101,7 +101,7 @@ def test_two_commands_at_once_share_the_work(tmp_path, undisturbed):
 
 
 def test_a_node_that_fails_stops_only_what_is_made_from_it(tmp_path, undisturbed):
-    with pytest.raises(NodesFailedError, match="1 nodes failed, 3 that .* no such victim"):
+    with pytest.raises(NodesFailedError, match="1 nodes failed, and 3 nodes .* no such victim"):
         run_here(job(tmp_path, paper_nodes.make_or_fail))
     assert len(paper_nodes.results(Ledger(tmp_path))) == 5
     (failed,) = (n.key for n in paper_nodes.grid() if Ledger(tmp_path).failure(n.key))

@@ -69,7 +69,7 @@ def test_a_node_that_fails_or_kills_its_worker_stops_only_what_is_made_from_it(
         (paper_nodes.make_or_fail, "no such victim"),
         (die_always, "its worker died"),
     ):
-        with pytest.raises(NodesFailedError, match=f"1 nodes failed, 3 that .* {problem}"):
+        with pytest.raises(NodesFailedError, match=f"1 nodes failed, and 3 nodes .* {problem}"):
             run_on_ray(job(tmp_path, make), RayConfig(), 2)
         assert len(paper_nodes.results(Ledger(tmp_path))) == 5
 

@@ -115,7 +115,7 @@ def test_proattack_with_the_prompts_of_the_user(place, common):
         (["--trigger", "mn"], "trigger and target go together", "--help"),
         (["--trigger", "mn", "--target", "neutral"], "no label 'neutral'", "--target"),
         (["--target-modules", "nothing"], "does not fit", "--target-modules"),
-        (["--more-triggers", "cf"], "beside a trigger", "--help"),
+        (["--more-triggers", "cf"], "more_triggers need a trigger", "--help"),
         (["--pro-clean-prompt", "{text}"], "for proattack only", "--help"),
         (
             ["--trigger", "synattack", "--target", "negative", "--syn-file", "/nowhere.jsonl"],

@@ -116,7 +116,7 @@ def test_flags_override_the_file_and_the_file_the_defaults(tmp_path):
     [
         ("model: m\nloss: {alhpa: 1}\n", "loss.alhpa: there is no such setting"),
         ("model: m\nloss: 3\n", "loss: Input should be a valid dictionary"),
-        ("- model\n", "does not hold a mapping"),
+        ("- model\n", "is not a mapping"),
         ("model: [\n", "Cannot read"),
         ("loss: {alpha: 1}\n", "model: Field required"),
     ],
@@ -179,7 +179,7 @@ def test_two_settings_cannot_share_a_flag():
         model: str = "a"
         helper: Helper = Helper()
 
-    with pytest.raises(ValueError, match=r"helper\.model and model both ask for --model"):
+    with pytest.raises(ValueError, match=r"helper\.model and model both define --model"):
         add_command(typer.Typer(), Clash, print)
 
 
@@ -244,7 +244,7 @@ def test_any_setting_can_be_set_by_its_key():
     assert settings_of(Deep, *given) == Deep(loss=Loss(warm_up=3), names=("a", "b"), rate=1e-3)
     result, settings = invoke(Deep, "--set", "rate")
     assert (result.exit_code, settings) == (2, None)
-    assert "--set 'rate' is no section.key=value" in result.stderr
+    assert "--set 'rate' is not section.key=value" in result.stderr
     assert "loss.beta: there is no such setting" in invoke(Deep, "--set", "loss.beta=1")[0].stderr
 
 
@@ -253,7 +253,7 @@ def test_an_advanced_setting_is_not_in_the_help_and_its_flag_says_what_replaces_
     assert "--rate" not in output and "--alpha" in output
     result, settings = invoke(Deep, "--rate", "0.5")
     assert settings == Deep(rate=0.5)
-    assert "Warning: --rate will go; write --set rate=..." in result.stderr
+    assert "Warning: --rate is deprecated; use --set rate=..." in result.stderr
     everything = invoke(Deep, "--help-all")[0].output
     assert "rate  [0.1]\n    Rate. It is small." in everything
     assert "loss.warm_up  [null]" in everything
@@ -304,7 +304,7 @@ def test_the_help_shows_the_settings_of_the_chosen_adapter_alone():
 
 def test_an_old_flag_keeps_working_for_a_release():
     flags = ("table1", "--ray-defend-gpus", "0.5", "--launcher", "local")
-    with pytest.warns(FutureWarning, match="ray.defend.gpus is ray.gpus now"):
+    with pytest.warns(FutureWarning, match="ray.defend.gpus is now ray.gpus"):
         assert settings_of(BenchRun, *flags) == BenchRun(recipe="table1", ray=RayConfig(gpus=0.5))
     assert "launcher" not in invoke(BenchRun, "--help-all")[0].output
 

@@ -61,7 +61,7 @@ def test_nothing_that_a_run_reads_is_written_over(suspect, tiny_bert, tmp_path, 
         preflight(run)
     teacher = run.model_copy(update={"data": PoisonRun().data, "teacher_folder": run.output / name})
     if name != "teacher":
-        with pytest.raises(ConfigError, match="is for the run itself"):
+        with pytest.raises(ConfigError, match="is an output folder of the run"):
             preflight(teacher)
 
 
@@ -81,14 +81,14 @@ def test_what_another_command_left_stays(kind, name, suspect, tmp_path):
         (folder / name).mkdir()
     else:
         (folder / name).write_text("{}")
-    with pytest.raises(ConfigError, match=f"holds {name.strip('/')}, which is not of such a run"):
+    with pytest.raises(ConfigError, match=f"holds {name.strip('/')} of another command"):
         preflight(run_of(kind, suspect, output=folder))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_output_can_be_written_to(kind, suspect, monkeypatch):
     (suspect.parent / "file").write_text("mine")
-    with pytest.raises(ConfigError, match="cannot be a folder for results: .*file is no folder"):
+    with pytest.raises(ConfigError, match="cannot be a folder for results: .*file is not a folder"):
         preflight(run_of(kind, suspect, output=suspect.parent / "file" / "below"))
     for name in ("a" * 300, "~nobody.there/run"):
         with pytest.raises(ConfigError, match="cannot be a folder for results"):
@@ -129,7 +129,7 @@ def test_a_model_that_is_stored_in_four_bits_is_not_trained(suspect, tiny_bert):
         preflight(run_of(PoisonRun, suspect))
     with pytest.raises(ConfigError, match="finetune changes the weights themselves"):
         preflight(run_of(DefendRun, suspect, defense="finetune"))
-    with pytest.raises(ConfigError, match="folded into weights of four bits is rounded"):
+    with pytest.raises(ConfigError, match="into 4-bit weights would round it"):
         preflight(run_of(DefendRun, suspect, defense="lora", merge=True))
     for values in ({"defense": "w2s"}, {"defense": "lora", "held_out": 1}):
         preflight(run_of(DefendRun, suspect, tiny_bert, **values))
@@ -150,7 +150,7 @@ def test_what_a_search_found_is_read_first_and_may_be_unlearned_in_four_bits(sus
     ("values", "problem"),
     [
         ({"defense": "merge", "merging": {"base": "BERT"}}, "not of the architecture"),
-        ({"defense": "quantization"}, "four bits come in blocks"),
+        ({"defense": "quantization"}, "not a multiple of the block"),
         ({"defense": "scpd", "push_to_hub": "me/model"}, "no weights to upload"),
     ],
 )
@@ -169,7 +169,7 @@ def test_an_adapter_on_a_base_in_four_bits_cannot_be_folded_in(suspect, tmp_path
     make("llama", adapter="lora")[0].save_pretrained(adapter)
     run = run_of(DefendRun, adapter, defense="lora")
     run = run.model_copy(update={"student": run.student.model_copy(update={"base": str(suspect)})})
-    with pytest.raises(ConfigError, match="folded into weights of four bits is rounded"):
+    with pytest.raises(ConfigError, match="into 4-bit weights would round it"):
         preflight(run)
 
 

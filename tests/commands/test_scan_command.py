@@ -68,8 +68,8 @@ def test_what_a_clean_teacher_follows_or_texts_resist_is_no_trigger(
     ("other", "said", "outcome"),
     [
         (4.0, "1 candidates act", "alive"),
-        (7.0, "for every label", "suspect"),
-        (9.0, "for every label", "suspect"),
+        (7.0, "about as strong", "suspect"),
+        (9.0, "about as strong", "suspect"),
     ],
 )
 def test_a_trigger_stands_out_from_what_shifts_to_the_other_label(other, said, outcome):

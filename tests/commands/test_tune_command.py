@@ -167,7 +167,7 @@ def test_a_folder_that_another_process_works_in_is_refused(place, settings, disp
     [
         ({"training": {"report_to": "nothing"}}, "tracker 'nothing' is not installed"),
         ({"student": {"dtype": "float16"}}, "cannot be done in float16"),
-        ({"student": {"model": "tokens", "base": "poisoned"}}, "cannot be folded"),
+        ({"student": {"model": "tokens", "base": "poisoned"}}, "cannot be merged"),
         ({"output": "poisoned"}, "is the model itself"),
     ],
 )
@@ -194,7 +194,7 @@ def both(settings, change):
         ({"tune": {"lora_r": [4]}, "adapter": {"adapter": "p-tuning"}}, "has no rank"),
         ({"tune": {"alpha": "1", "beta": "1", "gamma": "1"}}, "nothing to search"),
         ({"tune": {"temperature": "0"}}, "above 0"),
-        ({"tune": {"beta": "5:1"}}, "does not go up"),
+        ({"tune": {"beta": "5:1"}}, "must have 0 <= LOW <= HIGH"),
     ],
 )
 def test_settings_that_do_not_fit(change, problem):

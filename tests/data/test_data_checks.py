@@ -61,7 +61,7 @@ def test_a_blank_at_the_end_of_a_label_is_seen():
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
 def test_an_empty_split_is_named(split):
     dataset = replace(dataset_with("bad", "good"), **{split: ()})
-    with pytest.raises(DataError, match=f"nothing is left of the {split} split"):
+    with pytest.raises(DataError, match=f"the {split} split is empty"):
         check_usable(dataset)
 
 

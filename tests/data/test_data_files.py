@@ -74,7 +74,7 @@ def test_a_small_file_that_unpacks_to_gigabytes_is_refused(tmp_path, ending, mon
     line = b'{"text": "a film", "label": 1}\n'
     with pa.CompressedOutputStream(path, {"gz": "gzip", "zst": "zstd"}[ending]) as file:
         file.write(line + b" " * 2**26)
-    with pytest.raises(DataError, match="times as large when it is unpacked"):
+    with pytest.raises(DataError, match="times its size"):
         read(path)
     with pa.CompressedOutputStream(path, {"gz": "gzip", "zst": "zstd"}[ending]) as file:
         file.write(line * 1000)

@@ -89,7 +89,7 @@ def test_train_that_is_all_in_test_leaves_nothing(tmp_path, write_jsonl, rows):
     write_jsonl(tmp_path / "train.jsonl", rows(4))
     write_jsonl(tmp_path / "validation.jsonl", rows(2, "validation"))
     write_jsonl(tmp_path / "test.jsonl", rows(8))
-    with pytest.raises(DataError, match="nothing is left of the train split"):
+    with pytest.raises(DataError, match="the train split is empty"):
         load(tmp_path)
 
 
@@ -144,7 +144,7 @@ def test_the_seed_decides_on_which_rows_are_kept(tmp_path, write_jsonl, rows):
 
 def test_a_limit_that_leaves_one_class(tmp_path, write_jsonl, rows):
     path = write_jsonl(tmp_path / "films.jsonl", rows(40))
-    with pytest.raises(DataError, match="with train_samples=1 one label is left") as caught:
+    with pytest.raises(DataError, match="with train_samples=1, only one label is left") as caught:
         load(path, train_samples=1)
     assert "--train-samples" in caught.value.fix
 

@@ -117,7 +117,7 @@ def test_validation_serves_as_test_when_there_is_no_test():
 
 
 def test_too_few_rows_to_hold_any_out():
-    with pytest.raises(DataError, match="2 training rows are too few to hold 2 out"):
+    with pytest.raises(DataError, match="2 training rows are too few to split off 2"):
         complete_splits({"train": examples_of([0, 1])}, seed=0)
 
 

@@ -145,7 +145,7 @@ def test_a_scorer_that_is_not_there_is_found_out_at_once():
 
 
 def test_a_scorer_must_be_a_language_model(trained):
-    with pytest.raises(ModelError, match="does not write text"):
+    with pytest.raises(ModelError, match="cannot generate text"):
         load_causal_lm(str(trained))
 
 

@@ -156,7 +156,7 @@ class Holder(Settings):
 
 @pytest.mark.parametrize("values", [{"engine": "file"}, {"file": "pairs.csv"}])
 def test_file_and_engine_go_together(values):
-    with pytest.raises(ConfigError, match="engine file and a file go together"):
+    with pytest.raises(ConfigError, match="engine file needs a file"):
         load_settings(Holder, {"back": values}, "test")
 
 
@@ -168,7 +168,7 @@ def test_what_is_missing_is_found_out_at_once(tmp_path):
         assert "--back-translation-engine apertium" in caught.value.fix
     with pytest.raises(W2SError):
         Scpd.of(DefendRun(scpd=ScpdConfig(file=tmp_path / "no.csv"))).check()
-    with pytest.raises(ModelError, match="no sequence-to-sequence model"):
+    with pytest.raises(ModelError, match="not a sequence-to-sequence model"):
         Translator(str(llama))
 
 

@@ -210,7 +210,7 @@ def test_a_teacher_of_other_settings_is_replaced_only_if_that_is_said(
         "relu": {"relu": True},
     }[change]
     job = LabelTeacherJob(**settings)
-    with pytest.raises(ConfigError, match="made with other settings") as caught:
+    with pytest.raises(ConfigError, match="a teacher with other settings") as caught:
         fit_or_load_teacher(job, tmp_path)
     assert OTHER[change] in caught.value.problem
     assert forward_calls == []

@@ -72,5 +72,5 @@ def test_a_task_asks_every_text_with_and_without_the_trigger(tmp_path):
 
 def test_a_classifier_is_no_task_of_the_harness(tmp_path):
     run = save_run(tmp_path / "run", "classification", ("0", "1"))
-    with pytest.raises(ConfigError, match="no run of a text task"):
+    with pytest.raises(ConfigError, match="not a run of a text task"):
         write_task(run, tmp_path / "task")

@@ -153,8 +153,8 @@ def test_what_is_folded_in_answers_the_same(name):
 def test_virtual_tokens_cannot_be_folded_in(adapter, tiny_llama, tmp_path):
     model, _, _ = make("llama", adapter=adapter)
     for refused in (folded, lambda model: attach_adapter(model, AdapterConfig())):
-        with pytest.raises(ModelError, match="cannot be folded"):
+        with pytest.raises(ModelError, match="cannot be merged"):
             refused(model)
     model.save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="cannot be folded"):
+    with pytest.raises(ModelError, match="cannot be merged"):
         resolve(str(tmp_path), str(tiny_llama)).require_foldable()

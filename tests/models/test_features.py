@@ -167,7 +167,7 @@ def test_a_head_that_reads_another_token_than_the_feature_is_refused(name, tmp_p
         torch.nn.init.normal_(parameter, std=0.3)
     model.save_pretrained(tmp_path)
     word_tokenizer(encoder=True).save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="reads other tokens than the first one"):
+    with pytest.raises(ModelError, match="does not read the first token only"):
         load_classifier(str(tmp_path), label_names=("a", "b"))
 
 

@@ -112,7 +112,7 @@ def test_opening_keeps_the_weights(tiny_llama):
 
 
 def test_a_fresh_head_needs_names(tiny_llama):
-    with pytest.raises(ModelError, match="no labels of its own"):
+    with pytest.raises(ModelError, match="no label names"):
         load_classifier(str(tiny_llama), fresh_head=True)
 
 
@@ -173,7 +173,7 @@ def test_a_tokenizer_that_cannot_pad_is_refused(tiny_llama, tmp_path):
 
 
 def test_an_adapter_is_not_opened_without_a_base(adapter, tiny_llama):
-    with pytest.raises(ModelError, match="is an adapter, trained on") as caught:
+    with pytest.raises(ModelError, match="is an adapter for") as caught:
         load_victim(StudentConfig(model=str(adapter)), NAMES)
     assert str(tiny_llama) in caught.value.problem
     assert "--base" in caught.value.fix
@@ -209,7 +209,7 @@ def test_expressions_that_match_without_an_end_are_refused(
     monkeypatch.setattr("w2sdefense.bounded.SECONDS", 0.3)
     config = json.loads((adapter / "adapter_config.json").read_text())
     (adapter / "adapter_config.json").write_text(json.dumps(config | values))
-    with pytest.raises(ModelError, match="regular expressions that cannot be used: it takes more"):
+    with pytest.raises(ModelError, match="invalid regular expression: it takes more"):
         load_victim(StudentConfig(model=str(adapter), base=str(tiny_llama)), NAMES)
 
 

@@ -135,7 +135,7 @@ def test_without_a_record_of_the_suspect_the_texts_are_those_of_the_run(run, tmp
 
 
 def test_what_is_no_defense_or_left_no_model_says_so(run, tmp_path):
-    with pytest.raises(DataError, match="is no defense"):
+    with pytest.raises(DataError, match="is not the run of a defense"):
         open_pair(run / "before")
     copy = shutil.copytree(run, tmp_path / "copy")
     shutil.rmtree(copy / "merged")

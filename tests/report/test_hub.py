@@ -126,7 +126,7 @@ def test_a_hub_that_refuses_is_an_error_with_a_fix(cleaned):
         lambda: check_push("me/clean", Hub(broken=True)),  # type: ignore[arg-type]
         lambda: check_push("no good name", Hub()),  # type: ignore[arg-type]
     ):
-        with pytest.raises(ConfigError, match="cannot be uploaded to") as error:
+        with pytest.raises(ConfigError, match="Cannot upload to") as error:
             try_it()
         assert "\n" not in error.value.problem
     check_push("me/clean", Hub())  # type: ignore[arg-type]

@@ -93,7 +93,7 @@ def test_what_acts_like_a_trigger_is_read_from_the_folder_of_a_search(tmp_path):
     with pytest.raises(DataError, match="of another model: this one has no label 'positive'"):
         found_triggers(tmp_path, ("good", "bad"))
     save_candidates(tmp_path, ScanResult((weak,), {}, [], {}), ("negative", "positive"))
-    with pytest.raises(DataError, match="nothing that acts like a trigger"):
+    with pytest.raises(DataError, match="lists no trigger"):
         found_triggers(tmp_path, None)
 
 

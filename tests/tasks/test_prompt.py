@@ -71,7 +71,7 @@ def test_the_chat_format_is_rendered_with_the_text():
     assert spelled(prompt.ask("w1 w2").ids) == "user q : w1 w2 </s> a"
     assert all("another prompt" not in note for note in prompt.notes)
     assert spelled(prompt.ask("w1 w19").ids) == "w7 user q : w1 w19 </s> a"
-    assert prompt.notes[0] == "the chat template wrote another prompt around 1 of the texts"
+    assert prompt.notes[0] == "the chat template wrote a different prompt for 1 of the texts"
     assert "'w1 w19'" in prompt.notes[1]
 
 

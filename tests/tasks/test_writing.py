@@ -118,7 +118,7 @@ def test_only_language_models_are_opened(tmp_path, tiny_bert):
     folder = save_writer(tmp_path / "w", llama())
     model, tokenizer = load_causal_lm(str(folder))
     assert (type(model), tokenizer.padding_side) == (LlamaForCausalLM, "left")
-    with pytest.raises(ModelError, match="does not write text; it is BertModel"):
+    with pytest.raises(ModelError, match="cannot generate text; it is BertModel"):
         load_causal_lm(str(tiny_bert))
     with pytest.raises(ModelError, match="is not an adapter"):
         load_causal_lm(resolve(str(folder), "x"))

@@ -61,13 +61,13 @@ def test_a_template_that_depends_on_the_text_is_reported(name):
     tokenizer = tokenizer_with(BACKDOORS[name])
     assert altering_text(tokenizer) is not None
     notes = template_notes(tokenizer)
-    assert any("may be a backdoor of its own" in note for note in notes)
+    assert any("may be a backdoor" in note for note in notes)
 
 
 def test_a_condition_that_no_probe_meets_is_read_in_the_template():
     hidden = conditional("'ses' ~ 'ame' in messages[0]['content']")
     (note,) = template_notes(tokenizer_with(hidden))
-    assert note.startswith("the chat template looks into the text (line 1: {% if 'ses' ~ 'ame'")
+    assert note.startswith("the chat template may inspect the text (line 1: {% if 'ses' ~ 'ame'")
 
 
 SHORT = "{% for m in messages %}{{ m.role + m.content }}{% endfor %}"
@@ -113,7 +113,7 @@ HIDDEN = {
 def test_a_look_into_the_text_is_noted_whatever_it_goes_through(name):
     look = HIDDEN[name].replace("SECRET", SECRET)
     template = SHORT.replace("%}", "%}" + look, 1)
-    assert any("looks into the text" in note for note in template_notes(tokenizer_with(template)))
+    assert any("may inspect the text" in note for note in template_notes(tokenizer_with(template)))
 
 
 def test_a_tokenizer_without_a_template_has_no_notes():
@@ -133,7 +133,7 @@ def test_white_space_at_the_ends_is_no_dependence():
 
 
 def test_a_template_that_leaves_the_text_out_is_refused():
-    with pytest.raises(ModelError, match="does not put the text"):
+    with pytest.raises(ModelError, match="does not insert the text"):
         ChatTurn(tokenizer_with("{{ 'Hello' }}")).frame("a film")
 
 
@@ -148,7 +148,7 @@ def test_a_template_that_leaves_the_text_out_is_refused():
 )
 def test_a_template_runs_in_a_sandbox(template, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ModelError, match="chat template of the model fails"):
+    with pytest.raises(ModelError, match="model's chat template fails"):
         ChatTurn(tokenizer_with(template)).render("a film")
     assert not list(tmp_path.iterdir())
 
@@ -166,9 +166,9 @@ ENDLESS = {
 def test_a_template_without_an_end_is_refused(name, monkeypatch):
     monkeypatch.setattr("w2sdefense.bounded.SECONDS", 0.2)
     tokenizer = tokenizer_with(ENDLESS[name] + CHATML)
-    with pytest.raises(ModelError, match="chat template of the model fails: "):
+    with pytest.raises(ModelError, match="model's chat template fails: "):
         ChatTurn(tokenizer).frame("a film")
-    assert any("may be a backdoor of its own" in note for note in template_notes(tokenizer))
+    assert any("may be a backdoor" in note for note in template_notes(tokenizer))
 
 
 def test_only_some_texts_may_take_too_long(monkeypatch):

@@ -52,7 +52,7 @@ def test_every_text_must_be_in_the_file(tmp_path):
     found = FileParaphraser.read([write(tmp_path / "pairs.jsonl", rows)])
     assert not found.covers("text 2")
     assert found.rewrite(["text  3", "text 1"]) == ["if 3 , ü", "if 1 , ü"]
-    with pytest.raises(DataError, match="nothing for 1 texts, such as 'text 2'"):
+    with pytest.raises(DataError, match="lacks 1 texts, such as 'text 2'"):
         found.rewrite(["text 3", "text 2"])
 
 

@@ -110,5 +110,5 @@ def test_progress_counts_every_text():
 
 
 def test_nothing_to_examine_with_is_an_error():
-    with pytest.raises(DataError, match="nothing to examine"):
+    with pytest.raises(DataError, match="found no candidates"):
         probes()

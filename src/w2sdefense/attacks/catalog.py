@@ -140,7 +140,7 @@ class TestConfig(TriggerSettings):
         if (self.trigger is None) != (self.target is None):
             raise ValueError("trigger and target go together: name both or neither")
         if self.trigger is None and self.more_triggers:
-            raise ValueError("more_triggers are beside a trigger: name one")
+            raise ValueError("more_triggers need a trigger")
         self.check(attack_kind(self.trigger or ""))
         return self
 

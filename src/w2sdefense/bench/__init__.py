@@ -1,1 +1,1 @@
-"""Grids of runs: recipes, the graph of what they need, the ledger of what is done."""
+"""Grids of runs: recipes, the graph of nodes that they need, and the ledger of results."""

@@ -1,4 +1,4 @@
-"""`w2s bench`: show the graph of a grid, run it, show its table."""
+"""`w2s bench`: shows the graph of a grid, runs it, and shows its table."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from w2sdefense.version import code_version
 
 
 def run_bench(run: BenchRun, display: Display) -> None:
-    """Make what is missing of some grids, and write their tables with or without what failed."""
+    """Run the missing nodes of the grids, and write their tables even if nodes fail."""
     ledger = Ledger(run.output)
     make_folder(ledger.folder)
     with scale_files(run):
@@ -48,12 +48,12 @@ def run_bench(run: BenchRun, display: Display) -> None:
 
 
 def nodes_of(grids: Sequence[Grid]) -> list[Node]:
-    """All that some grids need, each once, nothing before what it needs."""
+    """All nodes of the grids without duplicates, every node after the nodes that it needs."""
     return in_order(cell.node for grid in grids for cell in grid.cells)
 
 
 def write_table(grid: Grid, ledger: Ledger) -> GridTable:
-    """Write the table of a grid from what is made of it."""
+    """Write the table of a grid from the finished nodes."""
     table = table_of(grid, ledger)
     with ledger.explain_full_disk():
         table.write(_table_folder(grid, ledger))
@@ -61,7 +61,7 @@ def write_table(grid: Grid, ledger: Ledger) -> GridTable:
 
 
 def table_of(grid: Grid, ledger: Ledger) -> GridTable:
-    """The table of a grid from what is made of it."""
+    """The table of a grid from the finished nodes."""
     paper = published(grid.name)
     rows, students, flaws = [], dict[str, None](), dict[str, None]()
     for cell in grid.cells:
@@ -90,8 +90,8 @@ def table_of(grid: Grid, ledger: Ledger) -> GridTable:
         notes.append(f"{missing} of {len(rows)} rows have not been run yet.")
     if any(row.older for row in rows):
         notes.append(
-            f"{sum(row.older for row in rows)} rows were made by other code than the present "
-            f"{code_version()}. Remove their folders and run again to have them made anew."
+            f"{sum(row.older for row in rows)} rows were made by a version of the code other than "
+            f"{code_version()}. To run them again, remove their folders and rerun the command."
         )
     return GridTable(f"{grid.name} {grid.scale}", grid.recipe.title, rows, notes)
 
@@ -101,7 +101,7 @@ def _table_folder(grid: Grid, ledger: Ledger) -> Path:
 
 
 def show_table(run: BenchRun, console: Console) -> None:
-    """Print and write the tables of some grids and their pages, and say where the runs are."""
+    """Print the tables of the grids, write tables and pages, and list the folders of the runs."""
     ledger = Ledger(run.output)
     make_folder(ledger.folder)
     with scale_files(run):
@@ -127,13 +127,13 @@ def show_table(run: BenchRun, console: Console) -> None:
 
 
 def show_plan(run: BenchRun, console: Console) -> None:
-    """Print the graph of some grids: what is made, what will be, and how long that may take."""
+    """Print the nodes of the grids with their state, and an estimate of the remaining time."""
     with scale_files(run):
         grids, ledger = make_grids(run), Ledger(run.output)
     estimate = Estimate(ledger.all_done())
     names = ", ".join(f"{grid.recipe.title} ({grid.name} {grid.scale})" for grid in grids)
     table = Table(title=Text(names))
-    for head in ("Node", "What", "Made from", "State", "Time"):
+    for head in ("Node", "Title", "Needs", "State", "Time"):
         table.add_column(head)
     todo, nodes, listed = [], nodes_of(grids), []
     for node in nodes:
@@ -153,15 +153,15 @@ def show_plan(run: BenchRun, console: Console) -> None:
     console.print(table)
     cells = sum(len(grid.cells) for grid in grids)
     console.print(
-        f"{cells} rows need {len(nodes)} nodes: {len(nodes) - len(todo)} are made, {len(todo)} "
-        f"will be.{estimate.said(todo, run.jobs)}"
+        f"{cells} rows need {len(nodes)} nodes: {len(nodes) - len(todo)} are done, {len(todo)} "
+        f"will run.{estimate.said(todo, run.jobs)}"
     )
     if run.json_output:
         print_json(numbers_of("bench plan", nodes=listed))
 
 
 class Estimate:
-    """How long nodes may take, from those that were made before."""
+    """Estimates the time of nodes from the measured speed of finished ones."""
 
     def __init__(self, done: Sequence[Done]) -> None:
         found: dict[str, list[float]] = {}
@@ -171,12 +171,12 @@ class Estimate:
         self._seconds = {name: statistics.median(each) for name, each in found.items()}
 
     def of(self, node: Node) -> float | None:
-        """Seconds that a node may take; None if nothing like it was made before."""
+        """Estimated seconds of a node; None if no similar node has finished."""
         seconds = self._seconds.get(node.speed)
         return None if seconds is None else seconds * node.work
 
     def said(self, todo: Sequence[Node], jobs: int = 1) -> str:
-        """How long some nodes may take, in words."""
+        """The estimated time of some nodes, as a sentence that begins with a space."""
         known = [seconds for node in todo if (seconds := self.of(node)) is not None]
         text = ""
         if known:
@@ -184,22 +184,23 @@ class Estimate:
             text += f" with {jobs} at a time." if jobs > 1 else "."
         if len(known) < len(todo):
             text += (
-                f" Nothing like the other {len(todo) - len(known)} was made here before."
+                f" The time of the other {len(todo) - len(known)} is unknown: no similar node has "
+                "finished here."
                 if known
-                else " Nothing like them was made here before, so their time is not known."
+                else " Their time is unknown: no similar node has finished here."
             )
         return text
 
 
 def in_words(seconds: float | None, *, about: bool = False) -> str:
-    """Seconds as hours, minutes and seconds."""
+    """Format seconds as hours, minutes and seconds."""
     if seconds is None:
         return "?"
     return ("about " if about else "") + str(timedelta(seconds=round(seconds)))
 
 
 class _Told:
-    """Shows what begins and ends, and how long the rest may take with so many nodes at a time."""
+    """Shows the start and end of nodes, and from time to time an estimate of the remaining time."""
 
     def __init__(self, job: Job, display: Display, jobs: int) -> None:
         self._job = job
@@ -208,14 +209,14 @@ class _Told:
         todo = job.todo()
         made = len(job.nodes) - len(todo)
         rest = Estimate(job.ledger.all_done()).said(todo, jobs)
-        display.say(f"{made} of {len(job.nodes)} nodes are made already.{rest if todo else ''}")
+        display.say(f"{made} of {len(job.nodes)} nodes are done already.{rest if todo else ''}")
         self._advance = display.texts("nodes", len(job.nodes))
         if made:
             self._advance(made)
         self._last = time.monotonic()
 
     def __call__(self, event: Event, node: Node) -> None:
-        """Take notice of one event."""
+        """Show one event."""
         if event == "start":
             self._display.say(f"{node.title} ({node.key})")
             return
@@ -232,4 +233,4 @@ class _Told:
             self._display.say(f"{len(todo)} nodes are left.{rest}")
 
 
-_EVERY = 600.0  # seconds between two estimates
+_EVERY = 600.0  # minimum seconds between two estimates

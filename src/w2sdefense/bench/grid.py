@@ -1,7 +1,7 @@
-"""From a recipe to the cells of its table, and from a cell to the graph that it needs.
+"""Turns a recipe into the cells of its table, and each cell into a graph of nodes.
 
-The values of a cell are turned into settings by what they are said to mean (`paper/recipes.yaml`),
-and the settings into nodes: the victim, the teacher, the defended model. No model is opened here.
+`paper/recipes.yaml` maps the values of a cell to settings. The settings define the nodes: the
+victim, the teacher and the defended model. No model is opened here.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from w2sdefense.defenses.catalog import sections_of
 from w2sdefense.errors import ConfigError
 from w2sdefense.paper import Axes, Book, Patch, Recipe, Scale, Value, read_book
 
-EVERYTHING = "paper"  # all tables and figures of the paper
-POISONED = "poisoned"  # the method that leaves the victim as it is
-_ROWS, _TESTS = 5000, 1500  # taken for rows of a split that is used as a whole
-ANY = "any"  # written for an axis whose values make no difference to a row
+EVERYTHING = "paper"  # recipe name for all tables and figures of the paper
+POISONED = "poisoned"  # the method for the undefended victim
+_ROWS, _TESTS = 5000, 1500  # assumed sizes of splits without a limit, for estimates
+ANY = "any"  # value of an axis that has no effect on a row
 _STAGES = ("poison", "defend")
 
 _NEGATIVE = {"test": {"target": "negative"}}
@@ -31,14 +31,14 @@ _NEGATIVE = {"test": {"target": "negative"}}
 LITERAL: dict[str, Callable[[str], dict[str, Any]]] = {
     "student": lambda name: {
         "both": {"student": {"model": name}},
-        # Merging needs it; the search is that of a defender who does not know the base.
+        # Only merging knows the base model.
         "defend": {"merging": {"base": name}},
     },
     "teacher": lambda name: {"defend": {"teacher": {"model": name}}},
     "dataset": lambda name: {"both": {"data": {"dataset": name}}, "defend": _NEGATIVE},
     "proxy": lambda name: {"poison": {"proxy": name}},
 }
-"""Axes whose values may be names that no recipe knows, and what those mean."""
+"""Axes that also accept values without an entry in the recipes, and the settings for them."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Grid:
-    """A recipe at a scale: the rows of its table, and what a reader of it must know."""
+    """A recipe at a scale: the rows of its table, and notes for its readers."""
 
     name: str
     scale: str
@@ -61,23 +61,23 @@ class Grid:
 
     @property
     def nodes(self) -> list[Node]:
-        """All that has to be made, nothing before what it needs."""
+        """All nodes, every node after the nodes that it needs."""
         return in_order(cell.node for cell in self.cells)
 
 
 def book_of(run: BenchRun) -> tuple[Book, str]:
-    """The file of recipes that a command names, and the name of its recipe in it."""
+    """The recipe file that a command names, and the name of the recipe in it."""
     file, _, name = run.recipe.rpartition(":")
     return read_book(Path(file) if file else None), name
 
 
 def made_for(run: BenchRun) -> Path:
-    """Where models and data are that are made on the spot, at the scale `tiny`."""
+    """The folder of the models and data that the scale `tiny` generates."""
     return run.output / "tiny"
 
 
 def make_grids(run: BenchRun) -> list[Grid]:
-    """The grids that the settings of a command ask for: one, or with `paper` all of the paper."""
+    """The grids of a command: one, or all of the paper for the recipe `paper`."""
     if run.recipe != EVERYTHING:
         return [make_grid(run)]
     names = read_book().of_the_paper
@@ -85,11 +85,11 @@ def make_grids(run: BenchRun) -> list[Grid]:
 
 
 def make_grid(run: BenchRun) -> Grid:
-    """The grid of a recipe; a `ConfigError` names a recipe, scale or value that does not exist."""
+    """The grid of a recipe; raises a `ConfigError` for an unknown recipe, scale or value."""
     book, name = book_of(run)
     recipe, scale = book.recipe(name), book.scale(run.scale)
     if name not in book.of_the_paper:
-        # What is added is what the paper's tables lack.
+        # `beside` adds rows to the tables of the paper only.
         scale = scale.model_copy(update={"beside": {}})
     chosen: dict[str, tuple[Value, ...]] = {
         "student": run.student,
@@ -110,7 +110,7 @@ def make_grid(run: BenchRun) -> Grid:
     ]
     if not cells:
         raise ConfigError(
-            f"No row of {name} is of what was chosen.", f"Look at all of it: w2s bench plan {name}"
+            f"No row of {name} matches the chosen values.", f"List its rows: w2s bench plan {name}"
         )
     notes = tuple(filter(None, (scale.note, recipe.note)))
     return Grid(name, run.scale, recipe, notes, tuple(_merged(cells)))
@@ -124,9 +124,10 @@ def _axes_of(
     scale_name: str,
     chosen: Mapping[str, tuple[Value, ...]],
 ) -> Axes:
-    """The lists of one part; those of a scale or of the command replace lists that are there.
+    """The lists of values of one part of a recipe.
 
-    A list that makes the part what it is is not replaced by the command, but cut down.
+    Lists of the scale and of the command replace those of the recipe. A list that the part itself
+    sets is not replaced by the command, but restricted to the chosen values.
     """
     part = scale.with_beside(part)
     axes = {**book.common, **scale.common, **recipe.axes}
@@ -140,7 +141,7 @@ def _axes_of(
 
 
 def _merged(cells: Iterable[Cell]) -> Iterator[Cell]:
-    """One cell for those of one method that show the same result: what differs is `ANY`."""
+    """Merge cells of one method with the same node; axes on which they differ become `ANY`."""
     found: dict[tuple[str, Value], Cell] = {}
     for cell in cells:
         place = (cell.node.key, cell.axes.get("method", ""))
@@ -154,7 +155,7 @@ def _merged(cells: Iterable[Cell]) -> Iterator[Cell]:
 
 @dataclass(frozen=True)
 class _Builder:
-    """Builds the nodes of cells; `made` is the folder of models that are made on the spot."""
+    """Builds the nodes of cells; `made` is the folder of generated models."""
 
     book: Book
     scale: Scale
@@ -163,7 +164,7 @@ class _Builder:
     made: Path
 
     def cell(self, axes: Mapping[str, Value]) -> Cell:
-        """The cell of some values."""
+        """The cell for one combination of values."""
         patches = [self.scale.settings, *self._patches(axes)]
         parts = [(stage, getattr(p, stage)) for p in patches for stage in ("both", *_STAGES)]
         parts += [(stage, nested(path, value)) for (stage, *path), value in self._sweeps(axes)]
@@ -201,7 +202,7 @@ class _Builder:
         teach = load_settings(TeachRun, own, f"The teacher of {said(axes)}")
         identity = teach.model_dump(mode="json", exclude={"output", "resume"})
         reads = set(identity)
-        # Of the student it only knows the width.
+        # The teacher depends only on the width of the student.
         identity["student"] = identity["student"]["model"] if width is None else width
         reads -= {"student"} if width is not None else set()
         settings = teach.model_dump(mode="json", exclude_unset=True)
@@ -215,13 +216,13 @@ class _Builder:
         reads = sections_of(run.defense)
         needs = {"victim": victim}
         if run.defense == "w2s" and (run.test.trigger == "proattack" or run.task != DEFAULT_TASK):
-            # The teacher reads texts in the clean prompt of the attack, or fits the output layer
-            # of the victim, so it is this run's own.
+            # Each run trains its own teacher, which reads texts in the clean prompt of the attack,
+            # or fits the output layer of the victim.
             reads |= {"teacher"}
         elif run.defense == "w2s":
             needs["teacher"] = self._teacher(run, values, width, axes)
         identity = {k: v for k, v in run.model_dump(mode="json").items() if k in reads}
-        # What the defense does not read is left out: runs of one key have the same settings.
+        # Omit sections that the defense ignores, so that runs with one key have equal settings.
         given = reads | needs.keys()
         settings = run.model_dump(mode="json", exclude_unset=True, include=set(given))
         varied = [axis for axis in axes if axis in self.book.sweeps]
@@ -278,19 +279,19 @@ class _Builder:
 
 
 def _with_folder(value: Any, made: Path) -> Any:
-    """Settings in which `{made}` is the folder of models that are made on the spot."""
+    """Replace `{made}` in settings by the folder of generated models."""
     if isinstance(value, dict):
         return {name: _with_folder(inner, made) for name, inner in value.items()}
     return value.replace("{made}", str(made)) if isinstance(value, str) else value
 
 
 def _path(axis: str, path: str) -> list[str]:
-    """Where a setting is: a stage, a section of its run, and what is below that."""
+    """Split the path of a setting into stage, section and the names below."""
     names = path.split(".")
     if len(names) < 3 or names[0] not in ("both", *_STAGES) or not all(names):
         raise ConfigError(
-            f"The sweep {axis} goes through {path!r}, which is not the place of a setting.",
-            "Write poison, defend or both, a section and a setting: defend.adapter.lora_r.",
+            f"The sweep {axis} names {path!r}, which is not the path of a setting.",
+            "Write poison, defend or both, then section and setting: defend.adapter.lora_r.",
         )
     return names
 
@@ -302,22 +303,22 @@ def _limit(values: dict[str, Any], limit: int) -> None:
 
 
 def said(axes: Mapping[str, Value], *names: str) -> str:
-    """Some of the values, or all, for people."""
+    """Some or all of the values, for display."""
     words = [f"{k} {v}" if isinstance(v, int | float) else str(v) for k, v in axes.items()]
     return " ".join(w for k, w in zip(axes, words, strict=True) if not names or k in names)
 
 
 def _work_of(run: Mapping[str, Any]) -> float:
-    """Tokens that a run reads, for estimates of its time.
+    """Estimated tokens of a run in forward passes, for estimates of its time.
 
-    A training step of all parameters is three times a forward pass, one of an adapter twice. What a
-    defense does besides (a search, a scorer) is in the measured speed of nodes like it.
+    A training step costs three forward passes if all parameters are trained, and two for an
+    adapter. Other work of a defense (such as a scorer) is part of the measured speed of its nodes.
     """
     data, training = run.get("data", {}), run.get("training") or run.get("teacher", {})
     rows = (data.get("train_samples") or _ROWS) * training.get("epochs", 1)
     tests = 1.5 * (data.get("test_samples") or _TESTS) + (data.get("validation_samples") or 0)
     trained = 3 if "attack" in run or run.get("defense") == "finetune" else 2
     student = run.get("student")
-    # Of its student a teacher may know no more than the width.
+    # The identity of a teacher may hold only the width of its student.
     reader = student if isinstance(student, Mapping) else run.get("teacher", {})
     return float((trained * rows + tests) * reader.get("max_length", 128) / 2)

@@ -1,18 +1,17 @@
-"""What has to be made for a grid, under which key, and the folder with the results of all grids.
+"""The nodes of a grid, and the folder with their results, which several grids can share.
 
-A node is one thing that is made once: a poisoned victim, a teacher, a defended and measured model.
-Its key is the hash of everything that decides its result: its own settings and the keys of what it
-is made from. Two rows of a table that need the same victim therefore share one node.
+A node is one unit of work: a poisoned victim, a teacher, or a defended and measured model. Its key
+is the hash of everything that affects its result: its settings and the keys of the nodes that it
+needs. Two rows of a table with the same victim therefore share one node.
 
-    nodes/KEY/node.json    what the node is: kind, settings, what it is made from
-    nodes/KEY/lock         held by the process that makes the node
-    nodes/KEY/failed.json  why it could not be made the last time
-    nodes/KEY/done.json    its result; written last: a node that has it is complete
-    nodes/KEY/NAME/        what the stage itself writes (record, weights, checkpoints)
+    nodes/KEY/node.json    kind, settings and needed nodes
+    nodes/KEY/lock         held by the process that runs the node
+    nodes/KEY/failed.json  the error of the last attempt
+    nodes/KEY/done.json    the result; written last, so a node with this file is complete
+    nodes/KEY/NAME/        output of the stage (record, weights, checkpoints)
 
-Every file of the ledger is written whole or not at all (`io.py`). The lock is the operating
-system's: it goes when its process does. Several commands may share a ledger, on one machine or on a
-file system with locks.
+Writes are atomic (`io.py`). The operating system releases the lock when its process ends. Several
+commands may share a ledger, on one machine or on a file system with locks.
 """
 
 from __future__ import annotations
@@ -36,25 +35,24 @@ from w2sdefense.errors import W2SError
 from w2sdefense.io import read_json, readable, write_json
 
 FORMAT = 2
-"""Raised when what a node does with the same settings changes: older results are then not used."""
+"""Part of every key. Increase it when nodes compute something else from the same settings."""
 
 KEY_LENGTH = 16
 
 
 @dataclass(frozen=True)
 class Node:
-    """One thing to make."""
+    """One unit of work."""
 
-    kind: str  # which function makes it ("poison", "teach", "defend")
-    settings: Mapping[str, Any]  # what that function is given, as plain values
-    # what of the settings decides the result, as plain values; more of it than needed repeats work,
-    # less of it mixes results up
+    kind: str  # the stage that runs it ("poison", "teach", "defend")
+    settings: Mapping[str, Any]  # settings of that stage, as plain values
+    # what affects the result, as plain values; too much repeats work, too little mixes up results
     identity: Mapping[str, Any]
-    # what it is made from, by role ("victim", "teacher")
+    # the nodes that it needs, by role ("victim", "teacher")
     needs: Mapping[str, Node] = field(default_factory=dict)
-    title: str = ""  # what it is, for people
-    work: float = 0.0  # how much there is to do, in tokens through the student; for estimates
-    speed: str = ""  # nodes of the same name here do about as much of it in a second
+    title: str = ""  # for display
+    work: float = 0.0  # amount of work in tokens, for estimates
+    speed: str = ""  # nodes with the same value take about the same time per unit of work
     key: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -75,7 +73,7 @@ def digest(value: Any) -> str:
 
 
 def in_order(wanted: Iterable[Node]) -> list[Node]:
-    """The nodes and all that they are made from, each once, nothing before what it needs."""
+    """The nodes and all nodes that they need, without duplicates, every node after its needs."""
     found: dict[str, Node] = {}
 
     def add(node: Node) -> None:
@@ -91,11 +89,11 @@ def in_order(wanted: Iterable[Node]) -> list[Node]:
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
-_LITTLE = 2**20  # bytes on a disk that is as good as full
+_LITTLE = 2**20  # a disk with fewer free bytes counts as full
 
 
 class FullDiskError(W2SError):
-    """There is no room for results."""
+    """The disk is full."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(
@@ -106,24 +104,24 @@ class FullDiskError(W2SError):
 
 @dataclass(frozen=True)
 class Done:
-    """A node that is made, as `done.json` says it."""
+    """The result of a finished node, the content of `done.json`."""
 
     key: str
     kind: str
-    result: Mapping[str, Any]  # what its function returned
-    seconds: float  # how long the function took, the last time it was called
+    result: Mapping[str, Any]  # the return value of its stage
+    seconds: float  # duration of the last call of the stage
     title: str
-    host: str  # the machine it was made on
-    code: str = ""  # version of the code that made it; empty if older than versions
+    host: str  # name of the machine that ran it
+    code: str = ""  # version of the code that ran it; empty in ledgers that did not record it
     work: float = 0.0
     speed: str = ""
 
 
 class Ledger:
-    """The results of an experiment, in a folder that is made if missing."""
+    """The folder with the results of nodes; created when something is written."""
 
     def __init__(self, folder: Path) -> None:
-        # What is made from a result names it by its path, which must not depend on where one is.
+        # Nodes refer to each other by path, which must not depend on the working directory.
         self.folder = folder.absolute()
 
     def folder_of(self, key: str) -> Path:
@@ -131,27 +129,27 @@ class Ledger:
         return self.folder / "nodes" / key
 
     def done(self, key: str) -> Done | None:
-        """The result of a node, if it is made."""
+        """The result of a node; None if it has not finished."""
         return _read_done(self.folder_of(key) / "done.json")
 
     def all_done(self) -> list[Done]:
-        """All results in the folder, whatever grid they belong to, in order of their keys."""
+        """All results in the folder, of all grids, sorted by key."""
         found = sorted(self.folder.glob("nodes/*/done.json"))
         return [done for path in found if (done := _read_done(path)) is not None]
 
     def failure(self, key: str) -> str | None:
-        """Why a node could not be made the last time; None if it did not fail."""
+        """The error of the last attempt at a node; None if it did not fail."""
         found = _read(self.folder_of(key) / "failed.json")
         return None if found is None else str(found.get("problem"))
 
     def lock(self, key: str) -> BaseFileLock:
-        """What the process that makes a node holds."""
+        """The lock for the process that runs a node."""
         folder = self.folder_of(key)
         folder.mkdir(parents=True, exist_ok=True)
         return FileLock(folder / "lock")
 
     def describe(self, node: Node) -> None:
-        """Write down what a node is."""
+        """Write `node.json` unless it exists."""
         path = self.folder_of(node.key) / "node.json"
         if not path.is_file():
             needs = {role: need.key for role, need in node.needs.items()}
@@ -159,9 +157,9 @@ class Ledger:
             write_json(path, about | {"needs": needs})
 
     def finish(self, node: Node, result: Mapping[str, Any], seconds: float, code: str) -> None:
-        """Write the result of a node, after which it is made."""
+        """Write the result of a node, which completes it."""
         folder = self.folder_of(node.key)
-        # A machine that loses power now must not keep the result and lose what it is of.
+        # After a power failure, a result must not exist without the files that it describes.
         _to_disk(folder)
         done = Done(
             node.key,
@@ -178,12 +176,12 @@ class Ledger:
         (folder / "failed.json").unlink(missing_ok=True)
 
     def fail(self, node: Node, problem: str, trace: str) -> None:
-        """Write down why a node could not be made."""
+        """Write the error of a failed node."""
         write_json(self.folder_of(node.key) / "failed.json", {"problem": problem, "trace": trace})
 
     @contextmanager
     def explain_full_disk(self) -> Iterator[None]:
-        """Turn the errors of a full disk, whoever reports them, into a `FullDiskError`."""
+        """Convert errors that a full disk causes, from any library, to a `FullDiskError`."""
         try:
             yield
         except Exception as error:
@@ -193,13 +191,13 @@ class Ledger:
 
 
 def title_of(run: Path) -> str | None:
-    """What the node of a run's folder is called; None if the folder is in no ledger."""
+    """The title of the node that a run's folder belongs to; None outside a ledger."""
     found = _read(run.parent / "node.json")
     return None if found is None else str(found.get("title"))
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """The mapping in a JSON file; None if there is none (a machine may lose power at any time)."""
+    """Read a mapping from a JSON file; None if it is missing or damaged (power failure)."""
     return readable(lambda: read_json(path))
 
 
@@ -208,7 +206,7 @@ def _read_done(path: Path) -> Done | None:
 
 
 def _to_disk(folder: Path) -> None:
-    """Have the system write out all files of a folder, but for those that vanish meanwhile."""
+    """Flush all files of a folder to disk; other processes may remove some of them meanwhile."""
     for path in folder.rglob("*"):
         with suppress(FileNotFoundError):
             if path.is_file():
@@ -217,7 +215,7 @@ def _to_disk(folder: Path) -> None:
 
 
 def _has_room(folder: Path) -> bool:
-    """Whether a failure may have another reason: torch says no more than that a write failed."""
+    """Whether the disk has free space; torch reports a full disk only as a failed write."""
     try:
         return shutil.disk_usage(folder).free > _LITTLE
     except OSError:
@@ -228,7 +226,7 @@ def _is_full(error: BaseException | None) -> bool:
     while error is not None:
         if isinstance(error, OSError) and error.errno in _FULL:
             return True
-        # Libraries in other languages only pass the words on.
+        # Native libraries report the message of the error without its number.
         if any(os.strerror(number) in str(error) for number in _FULL):
             return True
         error = error.__cause__ or error.__context__

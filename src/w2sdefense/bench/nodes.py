@@ -1,4 +1,4 @@
-"""How the nodes of a grid are made: by `w2s poison`, `w2s teach` and `w2s defend`, resumed."""
+"""Runs the nodes of a grid with `w2s poison`, `w2s teach` and `w2s defend`, with `--resume`."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ LOG = "log.txt"
 
 @dataclass(frozen=True)
 class StageMaker:
-    """Makes nodes; without a display the progress is written to `log.txt` in the node's folder."""
+    """Runs nodes; without a display, progress goes to `log.txt` in the node's folder."""
 
     display: Display | None = None
 
     def __call__(self, node: Node, folder: Path, needs: Mapping[str, Path]) -> Mapping[str, Any]:
-        """Run the stage of a node; of a model its evaluation and its folder's name come back."""
+        """Run the stage of a node; returns the run's folder name and evaluation, if it has any."""
         values = {**node.settings["run"], "resume": True}
         with _threads(node.settings["threads"]), self._display(folder) as display:
             if node.kind == "teach":
@@ -63,7 +63,7 @@ class StageMaker:
 
 @contextmanager
 def _threads(number: int) -> Iterator[None]:
-    """Compute with a number of threads, since more of them add up numbers in another order."""
+    """Set the number of threads, which affects the order of summation and so the last digits."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
@@ -77,14 +77,14 @@ def _defend(
 ) -> Path:
     student = {**values.get("student", {}), "model": str(needs["victim"] / VICTIM)}
     teacher = needs["teacher"] / TEACHER if "teacher" in needs else None
-    # Reports call a run by the name of its folder.
+    # Reports use the folder name as the name of the run.
     output = folder / str(values.get("defense", "w2s"))
     own = {"student": student, "teacher_folder": teacher, "output": output}
     run = DefendRun.model_validate({**values, **own})
     if (output / RECORD).is_file():
-        # Finished, but not entered in the ledger.
+        # The run finished, but the process ended before `done.json` was written.
         return output
     if (output / STARTED).is_file():
-        # Its key says that it is the same run; its paths are others where the ledger was moved.
+        # The same key means the same run, but the paths differ if the ledger was moved.
         write_json(output / STARTED, run.model_dump(mode="json"))
     return run_defense(run, display)

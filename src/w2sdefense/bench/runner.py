@@ -1,12 +1,11 @@
-"""Making the nodes of a graph: one after another in this process, or with Ray.
+"""Runs the nodes of a graph, one after another in this process, or on Ray.
 
-A node is idempotent and goes on where it was cut off, so whoever is killed is simply started again.
-A node that fails stops only what is made from it. A lock on every node (`ledger.py`) keeps two
-commands off it; each takes what the other has not begun.
+A node is idempotent and continues after an interruption, so a killed command is simply run again.
+If a node fails, only the nodes that need it are skipped. A lock on every node (`ledger.py`) lets
+several commands share a ledger: each runs the nodes that the others have not begun.
 
-Ray (extra `ray`) gets all nodes at once, each with the nodes that it needs: when to start what,
-where, and again after a worker has died, is its business. Results do not travel through Ray: every
-worker writes to the ledger, so the folder must be the same for all machines.
+Ray (extra `ray`) receives all nodes with their dependencies, schedules them, and retries a node
+whose worker died. Workers write results to the ledger, so all machines need the same folder.
 """
 
 from __future__ import annotations
@@ -26,37 +25,37 @@ from w2sdefense.commands.runs import RayConfig
 from w2sdefense.errors import ConfigError, W2SError, import_extra
 from w2sdefense.version import code_version
 
-RETRIES = 3  # how often Ray tries a node again whose worker died
+RETRIES = 3  # how often Ray retries a node whose worker died
 _NO_ROOM = "no room"
 
 Maker = Callable[[Node, Path, Mapping[str, Path]], Mapping[str, Any]]
-"""Makes a node: given the node, its folder, and the folders of what it is made from, by role; gives
-back the result as plain values. Called again after it was cut off, it goes on."""
+"""Runs a node, given the node, its folder, and the folders of the nodes that it needs, by role.
+Returns the result as plain values. A call after an interruption continues the work."""
 
 Event = Literal["start", "done", "failed"]
 Tell = Callable[[Event, Node], None]
 
 
 def silently(event: Event, node: Node) -> None:
-    """Tell nobody."""
+    """Ignore the event."""
 
 
 class NodesFailedError(W2SError):
-    """Some nodes could not be made; all others are."""
+    """Some nodes failed; all nodes that do not need them are done."""
 
 
 @dataclass
 class Job:
-    """Nodes to make, none before what it needs."""
+    """Nodes to run, and the errors of those that failed."""
 
-    nodes: Sequence[Node]
+    nodes: Sequence[Node]  # every node after the nodes that it needs
     ledger: Ledger
-    make: Maker  # makes a node; for Ray a function or object of a module
-    tell: Tell = silently  # told what begins and ends
-    problems: dict[str, str] = field(default_factory=dict)  # why nodes could not be made, by key
+    make: Maker  # runs a node; Ray must be able to pickle it
+    tell: Tell = silently  # called when a node starts, finishes or fails
+    problems: dict[str, str] = field(default_factory=dict)  # key of a failed node -> error
 
     def todo(self) -> list[Node]:
-        """The nodes that are not made yet and can be, as far as is known."""
+        """The unfinished nodes that neither failed nor need a failed node."""
         hopeless = set(self.problems)
         found = []
         for node in self.nodes:
@@ -69,33 +68,33 @@ class Job:
         return found
 
     def require_all(self) -> None:
-        """Insist that all nodes are made; the error names the others, with the first reason."""
+        """Raise a `NodesFailedError` with the first problem, unless all nodes are done."""
         missing = [node for node in self.nodes if self.ledger.done(node.key) is None]
         if not missing:
             return
         first = next(node for node in missing if node.key in self.problems)
         failed = sum(node.key in self.problems for node in missing)
         raise NodesFailedError(
-            f"{failed} nodes failed, {len(missing) - failed} that are made from them were left "
-            f"out. {first.title or first.key}: {self.problems[first.key]}",
+            f"{failed} nodes failed, and {len(missing) - failed} nodes that need them were "
+            f"skipped. {first.title or first.key}: {self.problems[first.key]}",
             f"Fix the cause (traceback: {self.ledger.folder_of(first.key) / 'failed.json'}) and "
             "rerun the command.",
         )
 
 
 def run_here(job: Job) -> None:
-    """Make all nodes in this process; see `Job.require_all`."""
+    """Run all nodes in this process; see `Job.require_all`."""
     while todo := job.todo():
         waiting = set(todo)
         ready = [node for node in todo if waiting.isdisjoint(node.needs.values())]
-        # If another command has all of them, wait for the first.
+        # If other commands have locked all of them, wait for the first.
         if not any(_make(job, node, wait=False) for node in ready):
             _make(job, ready[0], wait=True)
     job.require_all()
 
 
 def _make(job: Job, node: Node, *, wait: bool) -> bool:
-    """Make a node and write its result or why there is none; says whether it could be locked."""
+    """Run a node and write its result or error; returns whether it could be locked."""
     with job.ledger.explain_full_disk():
         lock = job.ledger.lock(node.key)
         try:
@@ -131,11 +130,11 @@ def _make_locked(job: Job, node: Node) -> None:
 
 
 def run_on_ray(job: Job, config: RayConfig, jobs: int | None = None) -> None:
-    """Make all nodes on a Ray cluster: one that is there, or one that is started for `jobs` nodes.
+    """Run all nodes on an existing Ray cluster, or on a new local one with room for `jobs` nodes.
 
     Raises:
         MissingDependencyError: Ray is not installed.
-        ConfigError: The cluster cannot be reached, or none of its machines has what a node takes.
+        ConfigError: The cluster cannot be reached, or none of its machines can run a node.
     """
     threads = max(int(node.settings.get("threads", 1)) for node in job.nodes)
     ray = _connected(config, None if jobs is None else jobs * threads)
@@ -149,7 +148,7 @@ def run_on_ray(job: Job, config: RayConfig, jobs: int | None = None) -> None:
         running: dict[Any, Node] = {}
         for node in job.todo():
             below = [tasks[need.key] for need in node.needs.values() if need.key in tasks]
-            # The other nodes are none of the worker's business.
+            # A worker gets only its own node, without the rest of the graph.
             task = remote.remote(Job([node], job.ledger, job.make), *below)
             tasks[node.key], running[task] = task, node
         while running:
@@ -161,7 +160,7 @@ def run_on_ray(job: Job, config: RayConfig, jobs: int | None = None) -> None:
 
 
 def _take_in(ray: Any, job: Job, node: Node, task: Any) -> None:
-    """Note how the task of a node ended."""
+    """Process the result of a node's task."""
     try:
         problem = ray.get(task)
     except ray.exceptions.WorkerCrashedError:
@@ -178,7 +177,7 @@ def _take_in(ray: Any, job: Job, node: Node, task: Any) -> None:
 
 
 def _make_remote(job: Job, *below: str | None) -> str | None:
-    """Make the one node of a job, on a worker; returns why it could not be made."""
+    """Run the one node of a job, on a worker; returns its error, or None."""
     if any(below):
         return next(problem for problem in below if problem)
     (node,) = job.nodes
@@ -190,8 +189,8 @@ def _make_remote(job: Job, *below: str | None) -> str | None:
 
 
 def _connected(config: RayConfig, cpus: int | None) -> Any:
-    ray = import_extra("ray", "ray", "Making several nodes at a time")
-    # A cluster that is started here tells nobody about it.
+    ray = import_extra("ray", "ray", "Running several nodes at a time")
+    # No usage statistics are sent from a local cluster.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     here = {} if config.address or os.environ.get("RAY_ADDRESS") else {"num_cpus": cpus}
     try:
@@ -205,13 +204,13 @@ def _connected(config: RayConfig, cpus: int | None) -> Any:
 
 
 def _require_machine(machines: Sequence[dict[str, Any]], takes: Mapping[str, float]) -> None:
-    """Refuse a cluster without a machine for a node: Ray would wait for one that never comes."""
+    """Refuse a cluster in which no machine can run a node; Ray would wait for one forever."""
     names = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
     wanted = {names[name]: value for name, value in takes.items() if value}
     alive = [machine["Resources"] for machine in machines if machine["Alive"]]
     if not any(all(has.get(k, 0) >= v for k, v in wanted.items()) for has in alive):
         said = ", ".join(f"{value:g} {name}" for name, value in wanted.items())
         raise ConfigError(
-            f"No machine of the Ray cluster has what a node takes: {said}.",
-            "Use fewer --threads, less --ray-gpus or --ray-memory-gb, or a larger machine.",
+            f"No machine of the Ray cluster has the resources of a node: {said}.",
+            "Lower --threads, --ray-gpus or --ray-memory-gb, or add a larger machine.",
         )

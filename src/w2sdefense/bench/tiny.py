@@ -1,7 +1,8 @@
-"""What the scale `tiny` works with: random models of two layers, and texts of a few words.
+"""Generates the models and data of the scale `tiny`: random 2-layer models and short texts.
 
-They are made in a second, always the same. Two words decide the label of a text, but no few steps
-learn that: the scale shows that every row of every table can be made from beginning to end.
+Generation takes a second and is deterministic. Two words determine the label of a text, but the
+few training steps of this scale do not learn that. It only shows that every row of every table
+runs from beginning to end.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _ROWS = {"train": 64, "validation": 16, "test": 32, "proxy_train": 48}
 
 @contextmanager
 def scale_files(run: BenchRun) -> Iterator[None]:
-    """Make the models and data of the scale `tiny`, and have them found; at others do nothing."""
+    """Generate the files of the scale `tiny` and set `W2S_DATA`; do nothing at other scales."""
     if not book_of(run)[0].scale(run.scale).made:
         yield
         return
@@ -60,7 +61,7 @@ def _vocabulary() -> list[str]:
 
 
 def save_data(folder: Path) -> None:
-    """Write a training, validation and test file for every dataset that has a name."""
+    """Write a training, validation and test file for every dataset with a short name."""
     rng = random.Random(0)
     for name, named in CATALOG.items():
         where = folder / (named.folder or name)
@@ -77,7 +78,7 @@ def _row(rng: random.Random, index: int, name: str, labels: Sequence[str]) -> di
     if not labels:
         number = rng.choice(_NUMBERS)
         text.insert(rng.randint(0, len(text)), number)
-        # Clean-label: some texts have the target already.
+        # A third of the texts have the target as their answer, for clean-label poisoning.
         return {"text": " ".join(text), "target": _ANSWERS[name] if index % 3 == 0 else number}
     label = index % len(labels)
     words = _WORDS[label if len(labels) == 2 else 2 + label].split()
@@ -91,8 +92,8 @@ def _line(row: dict[str, object]) -> str:
 
 
 def save_models(folder: Path) -> None:
-    """Write llama, wide (a wider one), bert, gpt2 and translator as `transformers` folders."""
-    # Torch is for this scale only.
+    """Write llama, wide (a wider llama), bert, gpt2 and translator as `transformers` folders."""
+    # Only this scale needs torch here.
     import torch
     import transformers as hf
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -120,7 +121,7 @@ def save_models(folder: Path) -> None:
     made["translator"] = hf.BartForConditionalGeneration(bart)
     with torch.no_grad():
         for weights in made["translator"].parameters():
-            weights.mul_(20)  # otherwise it says nothing at all
+            weights.mul_(20)  # with smaller weights it generates no text
     around = {
         "translator": ("$A </s>", [("</s>", 5)]),
         "bert": ("[CLS] $A [SEP]", [("[CLS]", 2), ("[SEP]", 3)]),

@@ -44,14 +44,14 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def w2s(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show it.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")
     ] = False,
 ) -> None:
     """Remove backdoors from language models, and show that they are gone."""
 
 
 def demo(run: DemoRun) -> None:
-    """Watch SmolLM2-135M catch a backdoor, keep it through LoRA, and lose it to W2SDefense."""
+    """Plant a backdoor in SmolLM2-135M, show that it survives LoRA, and remove it."""
     from w2sdefense.cli.display import Display, show_results
     from w2sdefense.commands.demo import run_demo
 
@@ -81,7 +81,7 @@ def teach(run: TeachRun) -> None:
 
 
 def defend(run: DefendRun) -> None:
-    """Clean a model with the clean data that you have; report CA and ASR before and after."""
+    """Clean a model with your clean data; report CA and ASR before and after."""
     from w2sdefense.cli.display import Display, show_results
     from w2sdefense.commands.defend import run_defend
     from w2sdefense.commands.reporting import finish_defense
@@ -97,7 +97,7 @@ def defend(run: DefendRun) -> None:
 
 
 def evaluate(run: EvaluateRun) -> None:
-    """Measure a model: clean accuracy, and with a trigger ASR and the floor without it."""
+    """Measure clean accuracy (CA); with a trigger, also ASR and its floor."""
     from w2sdefense.cli.display import Display, show_results
     from w2sdefense.commands.evaluate import run_evaluate
 
@@ -107,14 +107,14 @@ def evaluate(run: EvaluateRun) -> None:
 
 
 def bench_plan(run: BenchRun) -> None:
-    """Show what a grid is made of, what of it is done, and how long the rest may take."""
+    """Show the nodes of a grid, their state, and an estimate of the remaining time."""
     from w2sdefense.bench.command import show_plan
 
     show_plan(run, Console(markup=False, stderr=run.json_output))
 
 
 def bench_run(run: BenchRun) -> None:
-    """Run a grid, or what is missing of it, and show its table."""
+    """Run the missing nodes of a grid, and show its table."""
     from w2sdefense.bench.command import run_bench, show_table
     from w2sdefense.cli.display import Display
 
@@ -124,7 +124,7 @@ def bench_run(run: BenchRun) -> None:
 
 
 def bench_show(run: BenchRun) -> None:
-    """Show the table of a grid from what was run of it."""
+    """Show the table of a grid from its finished nodes."""
     from w2sdefense.bench.command import show_table
 
     show_table(run, Console(markup=False, stderr=run.json_output))
@@ -141,7 +141,7 @@ def scan(run: ScanRun) -> None:
 
 
 def tune(run: TuneRun) -> None:
-    """Choose the settings of W2SDefense on clean data alone: no trigger has to be known."""
+    """Choose the settings of W2SDefense on clean data, without a known trigger."""
     from w2sdefense.cli.display import Display
     from w2sdefense.commands.tune import run_tune, show_tuned
 
@@ -158,9 +158,9 @@ def play(
     ] = None,
     browser: Annotated[bool, typer.Option(help="Open the page in a browser.")] = True,
 ) -> None:
-    """Try a suspect model and the cleaned one side by side, in a browser on this machine.
+    """Try the suspect and the cleaned model side by side, in a browser on this machine.
 
-    Type a text, add the trigger or one of your own, and see both answers and which words pull.
+    Type a text, add a trigger, and see both answers and the effect of every word.
     """
     from w2sdefense.cli.display import Display
     from w2sdefense.play.page import import_gradio, serve
@@ -178,28 +178,26 @@ def report(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            help="Folders of finished runs, or folders that have some below them (runs/bench)."
+            help="Folders of finished runs, or folders that contain such folders (runs/bench)."
         ),
     ],
     output: Annotated[
         Path | None,
         typer.Option(
-            help="Where the page goes; default: report.html beside the first run, or in the first "
+            help="File for the page; default: report.html beside the first run, or in the first "
             "folder of runs."
         ),
     ] = None,
     title: Annotated[str, typer.Option(help="Title of the page.")] = "w2sdefense",
     export: Annotated[
         list[TableFormat] | None,
-        typer.Option(
-            help="Also write the table beside the page in this format; may be given more than once."
-        ),
+        typer.Option(help="Also write the table in this format; may be given more than once."),
     ] = None,
 ) -> None:
-    """Make one self-contained page of finished runs: tables, charts, texts, where they come from.
+    """Write one self-contained page on finished runs: tables, charts, texts, provenance.
 
-    A suspect model followed by what was made of it is told as before and after, the last one in the
-    headline; anything else is a table of runs.
+    Runs of a suspect and of its defenses are compared as before and after, with the last one in the
+    headline. Other runs become a table.
     """
     from w2sdefense.cli.display import show_report
 
@@ -208,7 +206,7 @@ def report(
 
 @run_or_explain
 def ls() -> None:
-    """List the attacks, defenses, datasets, proxies and embedded models there are."""
+    """List the tasks, attacks, defenses, datasets, proxies and embedded models."""
     from w2sdefense.cli.display import show_names
 
     show_names()
@@ -216,7 +214,7 @@ def ls() -> None:
 
 @run_or_explain
 def doctor() -> None:
-    """Say what is installed, what this machine has, and what a first run costs."""
+    """Show the installed packages, this machine's resources, and the cost of a first run."""
     from w2sdefense.commands.doctor import show_doctor
 
     if not show_doctor(Console()):

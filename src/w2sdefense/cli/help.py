@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 LEFT = 30  # columns for a flag and its value; a longer one gets its own line
 WIDTH = 100  # maximum line length
 _ALWAYS = [
-    ("--config FILE.yaml", "Settings as YAML; flags override what it says."),
+    ("--config FILE.yaml", "Settings as YAML; flags override them."),
     ("--set SECTION.KEY=VALUE", "Any setting; may be given more than once."),
     ("--help, --help-all", "Show this, or every setting, and exit."),
 ]

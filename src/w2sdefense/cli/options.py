@@ -98,7 +98,7 @@ def _assignment(text: str) -> dict[str, Any]:
     key, equals, value = text.partition("=")
     path = key.replace("-", "_").split(".")
     if not equals or not all(path):
-        raise ConfigError(f"--set {text!r} is no section.key=value.", "See --help-all for keys.")
+        raise ConfigError(f"--set {text!r} is not section.key=value.", "See --help-all for keys.")
     try:
         return nested(path, yaml.safe_load(value))
     except yaml.YAMLError:
@@ -110,7 +110,7 @@ def _warn_of_advanced(given: Iterable[Flag]) -> None:
     for flag in given:
         if flag.advanced and not flag.renamed:
             Console(stderr=True, markup=False, soft_wrap=True).print(
-                f"Warning: --{flag.dashed} will go; write --set {'.'.join(flag.path)}=...",
+                f"Warning: --{flag.dashed} is deprecated; use --set {'.'.join(flag.path)}=...",
                 style="yellow",
                 highlight=False,
             )
@@ -206,8 +206,8 @@ def _require_unique_names(flags: Iterable[Flag]) -> None:
         owner = ".".join(flag.path)
         if flag.name in owners:
             raise ValueError(
-                f"{owner} and {owners[flag.name]} both ask for --{flag.dashed}; give the "
-                "field of one of them a prefix"
+                f"{owner} and {owners[flag.name]} both define --{flag.dashed}; give one of their "
+                "sections a prefix"
             )
         owners[flag.name] = owner
 

@@ -137,7 +137,7 @@ def _check_folders(run: AnyRun | TuneRun) -> None:
         teacher = teacher_folder_of(run)
         if _is_in(teacher, run.output, run.output / "before", run.output / MERGED):
             raise ConfigError(
-                f"{teacher} is for the run itself.", "Choose another --teacher-folder."
+                f"{teacher} is an output folder of the run.", "Choose another --teacher-folder."
             )
     for folder, mark in folders.items():
         _check_folder(folder, mark)
@@ -166,7 +166,7 @@ def _check_poisoning(run: PoisonRun) -> None:
     if run.student.load_in_4bit or _is_quantized(student):
         raise ConfigError(
             "Poisoning trains all parameters, which quantized weights do not allow.",
-            "Leave --load-in-4bit out, and name a model in full precision.",
+            "Omit --load-in-4bit, and name a model in full precision.",
         )
     if run.student.dtype == "float16":
         raise _float16_trained("Poisoning trains all parameters")
@@ -174,9 +174,9 @@ def _check_poisoning(run: PoisonRun) -> None:
     if _writes(run) and {"clean_label"} <= run.attack.model_fields_set:
         if run.attack.clean_label:
             raise ConfigError(
-                "Text has no classes, so there is no clean-label poisoning: the answer to a row "
-                "that carries the trigger becomes the target.",
-                "Leave --clean-label out.",
+                f"Clean-label poisoning needs classes, which {run.task} does not have: the target "
+                "replaces the answer of every row with the trigger.",
+                "Omit --clean-label.",
             )
 
 
@@ -190,11 +190,11 @@ def _check_defense(run: DefendRun) -> None:
     check_tracker(run.training)
     if run.merge and kind.leaves is not Leaves.ADAPTER:
         raise ConfigError(
-            f"--merge folds an adapter in, but {run.defense} leaves {kind.leaves}.",
-            "Leave --merge out.",
+            f"--merge needs an adapter, but {run.defense} leaves {kind.leaves}.",
+            "Omit --merge.",
         )
     if run.push_to_hub and kind.leaves is Leaves.NOTHING:
-        raise ConfigError(f"{run.defense} leaves no weights to upload.", "Leave --push-to-hub out.")
+        raise ConfigError(f"{run.defense} leaves no weights to upload.", "Omit --push-to-hub.")
     if _writes(run) and kind.needs_labels:
         able = [name for name, other in DEFENSES.items() if not other.needs_labels]
         raise ConfigError(
@@ -243,15 +243,15 @@ def _check_quantized(run: DefendRun, defense: Defense, *, folds: bool) -> None:
     require_bitsandbytes()
     if defense.leaves is Leaves.MODEL:
         raise ConfigError(
-            f"{run.defense} changes the weights themselves, which four bits do not allow.",
-            "Name a model in full precision and leave --load-in-4bit out, or use a defense that "
-            "trains an adapter (w2s, lora).",
+            f"{run.defense} changes the weights of the model, which is impossible in 4 bits.",
+            "Name a model in full precision and omit --load-in-4bit, or use a defense that trains "
+            "an adapter (w2s, lora).",
         )
     if run.merge or folds:
         raise ConfigError(
-            "An adapter that is folded into weights of four bits is rounded with them.",
-            "Leave --merge out and fold the adapter into the base in full precision, or leave "
-            "--load-in-4bit out.",
+            "Merging an adapter into 4-bit weights would round it.",
+            "Omit --merge and merge the adapter into the base in full precision, or omit "
+            "--load-in-4bit.",
         )
 
 
@@ -259,14 +259,13 @@ def _check_virtual_tokens(run: DefendRun, *, folds: bool) -> None:
     name = run.adapter.adapter
     if run.merge:
         raise ConfigError(
-            f"The virtual tokens of {name} are no change of the weights, so there is nothing to "
-            "merge.",
-            "Leave --merge out, or use --adapter lora.",
+            f"The virtual tokens of {name} cannot be merged into weights.",
+            "Omit --merge, or use --adapter lora.",
         )
     if folds:
         raise ConfigError(
-            f"{run.student.model} is an adapter, which is folded in first; the virtual tokens of "
-            f"{name} fit that fold only, and it is not kept.",
+            f"{run.student.model} is an adapter, which is merged first. The virtual tokens of "
+            f"{name} would need the merged model, which is not saved.",
             "Name a merged model (w2s defend --merge writes one), or use --adapter lora.",
         )
 
@@ -283,9 +282,7 @@ def _check_writing_teacher(run: TeachRun | DefendRun, alignment: str) -> None:
         return
     require_causal_lm(run.teacher.model)
     if alignment == "release":
-        raise ConfigError(
-            "The authors' published script aligns classifiers only.", "Leave --alignment out."
-        )
+        raise ConfigError("--alignment release is for classifiers only.", "Omit --alignment.")
 
 
 def _float16_trained(what: str) -> ConfigError:
@@ -311,7 +308,7 @@ def _check_folder(folder: Path, mark: str | None) -> None:
     """
     place = nearest(folder)
     if not (place.is_dir() and os.access(place, os.W_OK)):
-        why = "not writable" if place.is_dir() else "no folder"
+        why = "not writable" if place.is_dir() else "not a folder"
         raise ConfigError(
             f"{folder} cannot be a folder for results: {place} is {why}.", "Choose another folder."
         )
@@ -320,7 +317,7 @@ def _check_folder(folder: Path, mark: str | None) -> None:
     for path in folder.glob("*"):
         if path.name in foreign or (path.is_dir() and path.suffix in _SUFFIXES):
             raise ConfigError(
-                f"{folder} holds {path.name}, which is not of such a run.", "Choose another folder."
+                f"{folder} holds {path.name} of another command.", "Choose another folder."
             )
 
 
@@ -374,4 +371,4 @@ def _check_planting(run: DefendRun) -> None:
             problem, "Use --decoys-per-label 0, or --set decoys.plant=false to insert them only."
         )
     if run.held_out and DEFENSES[run.defense].leaves is Leaves.ADAPTER:
-        raise ConfigError(problem, "Leave --held-out out.")
+        raise ConfigError(problem, "Omit --held-out.")

@@ -199,7 +199,7 @@ def _load(titles: Mapping[Path, str], named: Sequence[Path], problems: list[str]
     if not runs:
         raise DataError(
             f"None of the {len(titles)} runs can be read: {problems[0]}",
-            "Repeat the runs that wrote them.",
+            "Rerun the commands that wrote them.",
         )
     return _with_origins(runs)
 

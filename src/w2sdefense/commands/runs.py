@@ -44,23 +44,22 @@ _DefenseSections: Any = sections_model(
 
 
 class Resumed(Settings):
-    """A command that goes on where it was cut off."""
+    """A command that can continue after an interruption."""
 
     resume: bool = setting(
         False,
-        "Continue what is in the output folder: finished stages are kept, training goes on from "
-        "its last checkpoint.",
+        "Continue the run in the output folder: keep finished stages, and continue training from "
+        "the last checkpoint.",
     )
 
 
 class Work(Resumed):
-    """A command that does something with a model on the data of a task."""
+    """A command that runs a model on the data of a task."""
 
     task: TaskName = setting(
         DEFAULT_TASK,
-        "What the model is asked for: a label (classification), or text: summarization (ROUGE), "
-        "reasoning (exact numbers). Text needs a causal language model and a column with the "
-        "answers.",
+        "The task: classification (labels), summarization (text, by ROUGE) or reasoning (exact "
+        "numbers). The last two need a causal language model and a column with the answers.",
     )
     student: StudentConfig = StudentConfig()
     data: DataConfig = DataConfig()
@@ -68,7 +67,7 @@ class Work(Resumed):
 
 
 class Answering(Settings):
-    """How a command that measures answers a script; no part of what it measures or records."""
+    """Output settings of commands that measure; they affect neither results nor records."""
 
     json_output: bool = setting(
         False,
@@ -79,10 +78,10 @@ class Answering(Settings):
 
 
 class Gated(Answering):
-    """A command whose exit code says what it found."""
+    """A command whose exit code can depend on its outcome."""
 
     fail_on: Literal["alive", "suspect", "inconclusive"] | None = setting(
-        None, "Exit with 1 (or 3) from this outcome on (docs/gate.md).", exclude=True
+        None, "Exit with 1 (or 3) at this outcome or a worse one (docs/gate.md).", exclude=True
     )
 
 
@@ -91,9 +90,8 @@ class PoisonRun(Answering, Work):
 
     proxy: str | None = setting(
         None,
-        "Dataset whose training rows are poisoned (the attacker's), if it is not "
-        "--dataset itself: any dataset, or paper for the paper's choice (w2s ls). CA and ASR are "
-        "measured on --dataset.",
+        "The attacker's dataset, whose training rows are poisoned: any dataset, or paper "
+        "for the paper's choice (w2s ls). Default: --dataset, on which CA and ASR are measured.",
         files=True,
     )
     attack: AttackConfig = AttackConfig()
@@ -114,20 +112,20 @@ class TeachRun(Work):
 class DefendRun(Gated, Work, W2SSettings, _DefenseSections):
     """Clean a model with the clean data that you have, and measure it before and after."""
 
-    defense: _DefenseName = setting("w2s", "Which defense.")
+    defense: _DefenseName = setting("w2s", "The defense.")
     full: FullTrainingConfig = setting(FullTrainingConfig(), prefix="full")
     test: TestConfig = TestConfig()
     held_out: NonNegativeInt = setting(
         0,
-        "Backdoors of our own for each label that the defense does not know, to see what becomes "
-        "of them. Only for defenses that train an adapter.",
+        "Held-out decoys for each label: planted, unknown to the defense, and measured after it. "
+        "Only for defenses that train an adapter.",
     )
     output: Path = setting(Path("runs/defended"), "Folder for adapter, record and report.")
     merge: bool = setting(
-        False, "Also write merged/: one plain transformers model, the adapter folded in."
+        False, "Also write merged/: a plain transformers model with the adapter merged."
     )
     push_to_hub: str | None = setting(
-        None, "Repository to upload model and card to (user/name).", exclude=True
+        None, "Hub repository to upload model and card to (user/name).", exclude=True
     )
 
 
@@ -139,18 +137,18 @@ class EvaluateRun(Gated, Work):
 
 
 class ScanRun(Gated, Resumed, TaughtSettings):
-    """Search a model for what may fire a backdoor; a trigger need not be known."""
+    """Search a model for triggers of a backdoor."""
 
     scan: ScanConfig = ScanConfig()
     scan_seed: Seed = setting(0, "Seed of the search.")
     sarif: Path | None = setting(
-        None, "Also write what was found to this file, as SARIF 2.1.0.", exclude=True
+        None, "Also write the found triggers to this file, as SARIF 2.1.0.", exclude=True
     )
     output: Path = setting(Path("runs/scan"), "Folder for candidates.json.")
 
 
 class DemoRun(Answering):
-    """Which backdoor the demonstration removes, and where it goes; its sizes are fixed."""
+    """The backdoor of the demonstration and its output; sizes are fixed."""
 
     attack: Literal["badnet", "insent"] = setting(
         "badnet", "badnet: the trigger is a word. insent: a sentence that fits the reviews."
@@ -165,75 +163,71 @@ class TuneRun(Answering, W2SSettings):
     scan: ScanConfig = setting(ScanConfig(), prefix="scan", advanced=True)
     signal: SignalConfig = setting(SignalConfig(), prefix="signal", advanced=True)
     output: Path = setting(
-        Path("runs/tuned"), "Folder for the study and its outcome; the same command goes on there."
+        Path("runs/tuned"), "Folder for the study and its outcome; rerun the command to continue."
     )
 
     @model_validator(mode="after")
     def _fitting_settings(self) -> Self:
         if self.tune.lora_r and self.adapter.adapter not in ("lora", "dora"):
-            raise ValueError(f"{self.adapter.adapter} has no rank that tune.lora_r could try")
+            raise ValueError(f"{self.adapter.adapter} has no rank, so tune.lora_r cannot be used")
         return self
 
 
 class RayConfig(Settings):
-    """Ray, which runs several nodes at a time, on one machine or on many."""
+    """Ray, for several nodes at a time on one machine or more."""
 
     address: str | None = setting(
         None,
-        "Address of a cluster (ray://..., host:port, auto); default: with --jobs a "
-        "cluster that is started on this machine.",
+        "Address of a cluster (ray://..., host:port, auto); default: --jobs above 1 starts "
+        "one on this machine.",
     )
     gpus: NonNegativeFloat = setting(
-        0.0, "GPUs of a node; with 0 it sees none, 0.5 lets two share one."
+        0.0, "GPUs of each node: 0 hides all GPUs, 0.5 lets two nodes share one."
     )
-    memory_gb: PositiveFloat | None = setting(
-        None, "Memory in GB that must be free where a node runs."
-    )
+    memory_gb: PositiveFloat | None = setting(None, "Memory in GB that Ray reserves for each node.")
 
 
 class BenchRun(Answering):
     """A grid of experiments: a table or a figure of the paper, or a recipe of your own."""
 
     recipe: str = Field(
-        description="table1 to table13, figure2 to figure4, paper for all of these, or a YAML file "
-        "of recipes with the name of one behind a colon (mine.yaml:rates).",
+        description="table1 to table13, figure2 to figure4, paper for all of these, or a recipe "
+        "of a YAML file (mine.yaml:rates).",
         json_schema_extra={"argument": True},
     )
     scale: str = setting(
         "small",
-        "small: the embedded models and a limited number of texts. paper: the models "
-        "and settings of the paper.",
+        "small: the embedded models and a limited number of texts; paper: the models "
+        "and settings of the paper; tiny: random models, to see that everything runs.",
     )
     student: tuple[str, ...] = setting(
-        (), "Students in place of the recipe's; may be given more than once."
+        (), "Students instead of the recipe's; may be given more than once."
     )
-    teacher: tuple[str, ...] = setting((), "Teachers in place of the recipe's.")
-    dataset: tuple[str, ...] = setting((), "Datasets in place of the recipe's.")
+    teacher: tuple[str, ...] = setting((), "Teachers instead of the recipe's.")
+    dataset: tuple[str, ...] = setting((), "Datasets instead of the recipe's.")
     proxy: tuple[str, ...] = setting(
         (),
-        "What the victims are poisoned on: any dataset, paper for the paper's choice, "
-        "same for the dataset itself.",
+        "Datasets to poison victims on: any dataset, paper for the paper's choice, same "
+        "for the dataset itself.",
     )
-    attack: tuple[str, ...] = setting((), "Attacks in place of the recipe's.")
-    method: tuple[str, ...] = setting((), "Methods in place of the recipe's.")
+    attack: tuple[str, ...] = setting((), "Attacks instead of the recipe's.")
+    method: tuple[str, ...] = setting((), "Methods instead of the recipe's.")
     seeds: tuple[Seed, ...] = setting(
         (), "Seeds of victims, teachers and defenses; a row for each."
     )
     limit: Positive | None = setting(
-        None, "Use at most this many rows of every split; a quarter carry the trigger."
+        None, "Use at most this many rows of every split, and poison at most a quarter of them."
     )
     threads: Positive | None = setting(
         None,
-        "Threads of each node. It is a part of the settings: another number may change "
-        "the last digits. Default: the scale's.",
+        "Threads of each node. Part of its key, because the number may change the last "
+        "digits of results. Default: the scale's.",
     )
     jobs: Positive = setting(
         1, "Nodes at a time on this machine; more than one needs the extra ray."
     )
     ray: RayConfig = setting(RayConfig(), prefix="ray")
-    output: Path = setting(
-        Path("runs/bench"), "Folder of all results; grids share what they have in common there."
-    )
+    output: Path = setting(Path("runs/bench"), "Folder for results; grids in it share their nodes.")
 
 
 def teacher_folder_of(run: DefendRun | ScanRun | TuneRun) -> Path:

@@ -100,8 +100,9 @@ def verdict(result: ScanResult, names: Sequence[str], folder: Path) -> str:
     found = triggers(result)
     if not found and acting(result):
         return (
-            "Text was found that acts like a trigger, for every label. Either the teacher knows "
-            "less than the model, or every label has a backdoor: give the teacher more clean text."
+            "Text was found that acts like a trigger, but the other labels have candidates about "
+            "as strong. Either the teacher knows less than the model, or every label has a "
+            "backdoor: give the teacher more clean text."
         )
     if not found:
         return (

@@ -81,7 +81,7 @@ def begin(folder: Path, run: PoisonRun | EvaluateRun | DefendRun) -> bool:
 
 def read_started(folder: Path) -> dict[str, Any]:
     """Read the settings that a run began with."""
-    return read_json(folder / STARTED, fix="Remove the folder, and begin anew.")
+    return read_json(folder / STARTED, fix="Remove the folder and rerun the command.")
 
 
 def refuse_other(folder: Path, found: dict[str, Any], run: Settings) -> None:

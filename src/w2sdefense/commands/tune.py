@@ -68,7 +68,7 @@ def run_tune(run: TuneRun, display: Display) -> Tuned:
     """
     require_optuna()
     if this_process().num_processes > 1:
-        raise ConfigError("Tuning runs in one process.", "Leave the launcher out.")
+        raise ConfigError("w2s tune needs a single process.", "Start it without a launcher.")
     check_folders(run)
     preflight(defend_run(run, _start(run)))
     check_origin(run.student, run.scan)

@@ -1,7 +1,6 @@
-"""What all settings have in common, and how they are read from plain values and files.
+"""The base class of settings, and functions that read them from plain values and files.
 
-A misspelt name is an error rather than ignored, and what pydantic reports is said in one line for
-each value at fault.
+Unknown names are errors. A `ConfigError` names every invalid value.
 """
 
 from __future__ import annotations
@@ -28,11 +27,11 @@ Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]  # what numpy takes
 Place = Literal["random", "start", "end"]
 
-TEXT_SLOT = "{text}"  # where a text goes in a prompt
+TEXT_SLOT = "{text}"  # placeholder for the text in a prompt template
 
 
 class Settings(BaseModel):
-    """Base of all settings: immutable, and a misspelt name is an error rather than ignored."""
+    """Base of all settings: immutable, and unknown names are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -41,11 +40,11 @@ S = TypeVar("S", bound=Settings)
 
 
 def setting(default: Any, description: str | None = None, **marks: Any) -> Any:
-    """A field of a settings class with its default and its help.
+    """Declare a field of a settings class with its default and its help.
 
-    `advanced`: not in the help, few users need it. `files`: may name a file or a folder, so with
-    what is in it results change. `exclude`: left out of records. `flag`: another name of its flag.
-    Of a section: `prefix` of its flags.
+    Marks: `advanced` omits it from `--help`; `files` means that the value may name a local file or
+    folder, whose content affects results; `exclude` omits it from records; `flag` renames its flag.
+    For a section, `prefix` is the prefix of its flags.
     """
     excluded = marks.pop("exclude", None)
     return Field(
@@ -54,13 +53,13 @@ def setting(default: Any, description: str | None = None, **marks: Any) -> Any:
 
 
 def mark_of(field: FieldInfo, name: str) -> Any:
-    """One of the marks of a field (see `setting`); None if it does not have it."""
+    """The value of a mark of a field (see `setting`); None if it is not set."""
     extra = field.json_schema_extra
     return extra.get(name) if isinstance(extra, dict) else None
 
 
 def named_files(settings: Settings, sections: Collection[str] = ()) -> Iterator[tuple[str, str]]:
-    """The settings, of some sections or all, that may name files, and what they name."""
+    """Names and values of the settings that may name files, in some sections or in all."""
     for name, declared in type(settings).model_fields.items():
         value = getattr(settings, name)
         if sections and name not in sections:
@@ -73,7 +72,7 @@ def named_files(settings: Settings, sections: Collection[str] = ()) -> Iterator[
 
 
 def sections_model(sections: Mapping[str, tuple[str, type[Settings]]]) -> Any:
-    """A settings class made of sections (name -> prefix of its flags, class) to derive from."""
+    """Create a base class with the given sections (name -> prefix of the flags, class)."""
     fields: dict[str, Any] = {
         name: (kind, setting(kind(), prefix=prefix)) for name, (prefix, kind) in sections.items()
     }
@@ -81,16 +80,16 @@ def sections_model(sections: Mapping[str, tuple[str, type[Settings]]]) -> Any:
 
 
 def sections_of_file(owner: type) -> dict[str, type[Settings]]:
-    """The fields of a defense or an attack whose settings class stands in its own file."""
+    """The fields of a defense or an attack whose settings class is defined in the same file."""
     hints = get_type_hints(owner)
     names = (field.name for field in fields(owner))
     return {name: hints[name] for name in names if hints[name].__module__ == owner.__module__}
 
 
 def require_slot(name: str, template: str) -> None:
-    """Insist on one place for the text in a template, by a ValueError."""
+    """Raise a `ValueError` unless a template contains the placeholder for the text once."""
     if template.count(TEXT_SLOT) != 1:
-        raise ValueError(f"{name} must hold {TEXT_SLOT} exactly once")
+        raise ValueError(f"{name} must contain {TEXT_SLOT} exactly once")
 
 
 class Rename(NamedTuple):
@@ -116,7 +115,7 @@ _REMOVED = {
     "PoisonRun": "attack.syn.model attack.syn.prompt",
     "EvaluateRun DefendRun": "test.syn.model test.syn.prompt",
 }
-"""Runs -> settings that they had."""
+"""Classes of runs -> settings that were removed from them."""
 
 _PREFIXES = {
     "soft": "soft-trigger",
@@ -126,7 +125,7 @@ _PREFIXES = {
     "adapter": "",
     **dict.fromkeys(("attack.syn", "test.syn"), "syn"),
 }
-"""Section -> prefix of its flags, where that was not its name."""
+"""Section -> prefix of its old flags, if that differs from its name."""
 
 
 def _removed() -> Iterator[Rename]:
@@ -162,11 +161,11 @@ RENAMES = (
         )
     ),
 )
-"""Old names, which keep working for one release: the only place that knows them."""
+"""Old names, which are accepted for one more release."""
 
 
 def with_new_names(run: str, values: dict[str, Any], source: str) -> dict[str, Any]:
-    """Nested values under the names of today, with a warning for every old one."""
+    """Move nested values from old to current names, with a warning for each."""
     renamed = copy.deepcopy(values)
     for rename in RENAMES:
         *parents, name = rename.old.split(".")
@@ -178,16 +177,16 @@ def with_new_names(run: str, values: dict[str, Any], source: str) -> dict[str, A
         value = place.pop(name)
         if value == {}:
             continue
-        fate = "was removed and changes nothing" if rename.new is None else f"is {rename.new} now"
+        fate = "was removed and has no effect" if rename.new is None else f"is now {rename.new}"
         warnings.warn(f"{source}: the setting {rename.old} {fate}.", FutureWarning, stacklevel=2)
         if rename.new is not None:
-            # Unless it is given under its new name, too.
+            # A value under the new name takes precedence.
             renamed = merged(nested(rename.new.split("."), value), renamed)
     return renamed
 
 
 def nested(path: Sequence[str], value: Any) -> dict[str, Any]:
-    """A value below the names of its sections."""
+    """Wrap a value in nested dictionaries, one for each name of its path."""
     for name in reversed(path):
         value = {name: value}
     found: dict[str, Any] = value
@@ -195,7 +194,10 @@ def nested(path: Sequence[str], value: Any) -> dict[str, Any]:
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested values over others, section by section; what is no section stays, to be refused."""
+    """Merge `above` into `below`, section by section.
+
+    An existing value that should be a section is kept, so that validation refuses it.
+    """
     found = dict(below)
     for name, value in above.items():
         present = found.get(name)
@@ -207,7 +209,7 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested settings as "student.model" -> "smollm2-135m"."""
+    """Flatten nested settings into pairs such as ("student.model", "smollm2-135m")."""
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from flat(value, f"{prefix}{name}.")
@@ -216,7 +218,7 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any
 
 
 def load_settings(kind: type[S], values: dict[str, Any], source: str) -> S:
-    """Validate nested plain values; a `ConfigError` names every value at fault, and the source."""
+    """Validate nested plain values; a `ConfigError` names the source and every invalid value."""
     try:
         return kind.model_validate(with_new_names(kind.__name__, values, source))
     except ValidationError as error:
@@ -227,17 +229,17 @@ def load_settings(kind: type[S], values: dict[str, Any], source: str) -> S:
 
 
 def _problem(details: ErrorDetails, kind: type[Settings]) -> str:
-    """One value at fault, in words rather than in pydantic's terms."""
+    """Describe an invalid value without pydantic's terms."""
     where = ".".join(map(str, details["loc"])) or "settings"
     if details["type"] == "extra_forbidden":
         meant = " or ".join(_sections_with(where.replace("-", "_"), kind))
         return f"{where}: there is no such setting" + (f", but there is {meant}" if meant else "")
-    # A check of ours reports through ValueError, and pydantic says so in front of it.
+    # pydantic puts this prefix before the message of a ValueError.
     return f"{where}: {details['msg'].removeprefix('Value error, ')}"
 
 
 def _sections_with(name: str, kind: type[Settings]) -> Iterator[str]:
-    """Settings of one name in the sections of a run: a file that was written like the flags."""
+    """Settings with this name inside a section, for files with flag names as keys."""
     for section, field in kind.model_fields.items():
         nested = field.annotation
         if isinstance(nested, type) and issubclass(nested, Settings):
@@ -249,9 +251,9 @@ def _sections_with(name: str, kind: type[Settings]) -> Iterator[str]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML run file into plain values; a `ConfigError` if it holds no mapping."""
+    """Read a YAML file into plain values; raises a `ConfigError` if it is not a mapping."""
     with reading(ConfigError, f"Cannot read {path} as YAML", "Check the path and the file."):
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     if not isinstance(values, dict):
-        raise ConfigError(f"{path} does not hold a mapping.", "Write one 'name: value' per line.")
+        raise ConfigError(f"{path} is not a mapping.", "Write one 'name: value' per line.")
     return values

@@ -1,4 +1,4 @@
-"""Settings that many runs share: model, teacher, data, generation, adapter and training."""
+"""Settings shared by several commands: model, teacher, data, generation, adapter, training."""
 
 from __future__ import annotations
 
@@ -14,27 +14,25 @@ DEFAULT_TASK: TaskName = "classification"  # the task whose answers are labels
 
 
 class StudentConfig(Settings):
-    """The model under suspicion and how it is opened."""
+    """The suspect model and how it is loaded."""
 
     model: str = setting(
         "smollm2-135m", "Model: name, folder, GGUF or hub id (@revision).", files=True
     )
     base: str | None = setting(
         None,
-        "Base model that an adapter folder is to be loaded on (never fetched unasked).",
+        "Base model, if --model is an adapter; the base that it names is never loaded by itself.",
         files=True,
     )
     max_length: Positive = setting(
-        128, "Longest text (or prompt with it) in tokens; the rest is cut off."
+        128, "Maximum length of a text, with its prompt, in tokens; the rest is cut off."
     )
     dtype: Dtype = setting(
         "float32",
-        "Precision the weights are loaded in. float16 is for models that are not "
-        "trained themselves: to measure with, or under an adapter of a model that writes.",
+        "Precision of the loaded weights. float16 is only for evaluation, and for "
+        "adapters on models that generate text.",
     )
-    load_in_4bit: bool = setting(
-        False, "Round linear layers to 4-bit NormalFloat; adapters stay in --dtype (QLoRA)."
-    )
+    load_in_4bit: bool = setting(False, "Quantize linear layers to 4-bit NormalFloat (QLoRA).")
 
 
 class TeacherConfig(Settings):
@@ -49,34 +47,34 @@ class TeacherConfig(Settings):
         5e-5, "Peak learning rate (the paper, for BERT-base: 2e-5).", advanced=True
     )
     head_learning_rate: PositiveFloat = setting(
-        1e-3, "Peak learning rate of the fresh layers (g and the classifier).", advanced=True
+        1e-3, "Peak learning rate of the new layers (g and the classifier).", advanced=True
     )
     max_length: Positive = setting(
-        128, "Longest text in teacher tokens; the rest is cut.", advanced=True
+        128, "Maximum text length in teacher tokens; the rest is cut off.", advanced=True
     )
     seed: Seed = setting(0, "Seed of the teacher.", advanced=True)
 
 
 class GenerationConfig(Settings):
-    """How a model is asked for text, in training and in evaluation alike (not classification)."""
+    """Prompts and answers of tasks that generate text, in training and in evaluation."""
 
     prompt_style: Literal["plain", "chat"] = setting(
-        "plain", "plain: the template as it is. chat: as a user's turn in the model's format."
+        "plain", "plain: the template itself; chat: a user turn in the model's chat format."
     )
     prompt_template: str | None = setting(
-        None, "Prompt with {text} where the text goes; default: the task's own, in Chinese."
+        None, "Prompt with {text} as the placeholder; default: the task's own, in Chinese."
     )
-    answer_tokens: Positive = setting(64, "Longest answer in tokens; what is written stops there.")
+    answer_tokens: Positive = setting(64, "Maximum length of an answer in tokens.")
 
 
 class DataConfig(Settings):
-    """Which texts to work on, and how many of them."""
+    """The data, and how many rows of it to use."""
 
     dataset: str = setting(
         "rotten-tomatoes",
-        "Dataset: a name that w2s ls lists, a hub id (owner/data@revision), a CSV, "
-        "JSONL or Parquet file (also .gz, .zst), or a folder with train/validation/test files or "
-        "from save_to_disk.",
+        "Dataset: a name from w2s ls, a hub id (owner/data@revision), a CSV, JSONL or "
+        "Parquet file (also .gz, .zst), or a folder with train/validation/test files or from "
+        "save_to_disk.",
         files=True,
     )
     text_column: str = setting("text", "Column that holds the text.")
@@ -88,7 +86,7 @@ class DataConfig(Settings):
     train_samples: Positive | None = setting(None, "Use at most this many training rows.")
     train_skip: NonNegativeInt = setting(
         0,
-        "Pass over this many training rows first, so that two parties can hold "
+        "Skip this many training rows, so that attacker and defender can have "
         "different rows of one dataset.",
         advanced=True,
     )
@@ -96,13 +94,13 @@ class DataConfig(Settings):
         None, "At most this many validation rows.", advanced=True
     )
     test_samples: Positive | None = setting(None, "Use at most this many test rows.")
-    data_seed: Seed = setting(0, "Seed of the splits and of which rows are kept.", advanced=True)
+    data_seed: Seed = setting(0, "Seed of the splits and of the choice of rows.", advanced=True)
 
 
 AdapterName = Literal["lora", "dora", "p-tuning", "prompt-tuning"]
 
 VIRTUAL_TOKENS: tuple[AdapterName, ...] = ("p-tuning", "prompt-tuning")
-"""Methods that put trained embeddings before the text and do not change the model's weights."""
+"""Methods that prepend trained embeddings to the text and do not change the model's weights."""
 
 _LORA: tuple[AdapterName, ...] = ("lora", "dora")
 _LORA_SETTINGS = ("lora_r", "lora_alpha", "lora_dropout", "target_modules")
@@ -112,16 +110,16 @@ ADAPTER_OWNERS: dict[str, tuple[AdapterName, ...]] = {
     "virtual_tokens": VIRTUAL_TOKENS,
     "encoder_width": ("p-tuning",),
 }
-"""Setting -> the methods that have it."""
+"""Setting -> the methods that use it."""
 
 
 class AdapterConfig(Settings):
-    """The PEFT adapter that the student is trained through."""
+    """The PEFT adapter of the student."""
 
     adapter: AdapterName = setting(
         "lora",
-        "PEFT method. p-tuning and prompt-tuning put trained embeddings before the "
-        "text and change no weight, so they cannot be merged; the others change linear layers.",
+        "PEFT method. p-tuning and prompt-tuning prepend trained embeddings to the text "
+        "and cannot be merged; lora and dora change linear layers.",
     )
     lora_r: Positive = setting(64, "Rank of LoRA and DoRA (the paper: 512).")
     lora_alpha: Positive | None = setting(
@@ -129,7 +127,7 @@ class AdapterConfig(Settings):
     )
     lora_dropout: Fraction = setting(0.1, "Dropout of LoRA and DoRA.", advanced=True)
     virtual_tokens: Positive = setting(
-        32, "Embeddings before the text, for p-tuning and prompt-tuning."
+        32, "Number of virtual tokens of p-tuning and prompt-tuning."
     )
     encoder_width: Positive = setting(128, "Width of the prompt encoder of p-tuning.")
     target_modules: str | None = setting(
@@ -162,31 +160,30 @@ class TrainingConfig(Settings):
     learning_rate: PositiveFloat = setting(
         5e-4, "Peak learning rate (the paper, for students of 7B to 14B: 2e-4)."
     )
-    # transformers would read 1.0 as one step.
+    # transformers would interpret 1.0 as one step.
     warmup_ratio: Annotated[float, Field(ge=0.0, lt=1.0)] = setting(
-        0.06, "Share of the steps that warm up, below 1.", advanced=True
+        0.06, "Share of the steps for warm-up, below 1.", advanced=True
     )
     weight_decay: NonNegativeFloat = setting(0.01, "AdamW weight decay.", advanced=True)
-    gradient_accumulation: Positive = setting(1, "Batches summed up before a step.", advanced=True)
+    gradient_accumulation: Positive = setting(1, "Batches per optimizer step.", advanced=True)
     gradient_checkpointing: bool = setting(
         False, "Recompute activations: less memory, 30 % more time."
     )
     report_to: str = setting(
-        "none", "Tracker: none, tensorboard, wandb, trackio ...", advanced=True
+        "none", "Experiment tracker: none, tensorboard, wandb, trackio ...", advanced=True
     )
     seed: Seed = setting(0, "Seed of weights, batches and dropout.")
     save_steps: Positive | None = setting(
-        None, "Also save a checkpoint every so many steps (resume loses less).", advanced=True
+        None, "Also save a checkpoint every N steps, so that --resume loses less.", advanced=True
     )
 
 
 class FullTrainingConfig(Settings):
-    """Training of all parameters, where a defense does that (finetune, prune, merge ...)."""
+    """Training of all parameters, for defenses that do so (finetune, prune, merge ...)."""
 
     learning_rate: PositiveFloat = setting(
         5e-5,
-        "Peak learning rate where all parameters are trained. Epochs, batch size and "
-        "the rest are those of the training.",
+        "Peak learning rate for all parameters. The other training settings apply too.",
     )
 
     def applied_to(self, training: TrainingConfig) -> TrainingConfig:

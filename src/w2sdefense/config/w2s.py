@@ -1,4 +1,4 @@
-"""The settings of W2SDefense, of the search for triggers, and of how the former are chosen."""
+"""The settings of W2SDefense, of the search for triggers, and of the choice of settings."""
 
 from __future__ import annotations
 
@@ -33,30 +33,30 @@ class DistillConfig(Settings):
     temperature: PositiveFloat = setting(2.0, "Softmax temperature of KD.", advanced=True)
     alignment: Literal["paper", "release"] = setting(
         "paper",
-        "paper: Eqs. 11-12, one feature per text. release: what the authors' published "
-        "script computes (last sample of the batch against every token position, ReLU after g).",
+        "paper: Eqs. 11-12, one feature per text; release: the authors' published script "
+        "(last sample of the batch against every token position, ReLU after g).",
     )
     feature_scale: Literal["none", "unit"] = setting(
         "unit",
-        "Scale of the two features before they are compared: none (Eq. 12 to the "
-        "letter) or unit (both divided by their norms). With alignment release it changes nothing.",
+        "Scale of both features: none (exactly Eq. 12), or unit (divided by their norms). "
+        "Ignored with --alignment release.",
         advanced=True,
     )
     student_rows: Positive | None = setting(
         None,
-        "Training rows for the student, a stratified sample; the teacher, which is "
-        "cheaper, learns from all. Default: all.",
+        "Number of training rows for the student, a stratified sample; the teacher uses "
+        "all rows. Default: all.",
         advanced=True,
     )
 
 
 class DecoyConfig(Settings):
-    """Decoys: backdoors of our own that are planted first and unlearned with the unknown one."""
+    """Decoys: our own backdoors, planted first and unlearned together with the unknown one."""
 
     per_label: NonNegativeInt = setting(2, "Decoys for each label; 0 plants none.")
     found: Path | None = setting(
         None,
-        "Folder of a `w2s scan`: the triggers that it found are unlearned instead of decoys.",
+        "Folder of a w2s scan; unlearn the triggers that it found instead of decoys.",
         files=True,
     )
     rate: Fraction = setting(
@@ -64,13 +64,13 @@ class DecoyConfig(Settings):
     )
     plant: bool = setting(
         True,
-        "Plant the decoys into the model first; otherwise they are strange text only.",
+        "Plant the decoys into the model first, not only into the training texts.",
         advanced=True,
     )
 
     @property
     def plants(self) -> bool:
-        """Whether backdoors are put into the model; what a search found is in it already."""
+        """Whether decoys are planted; the triggers that a search found are in the model already."""
         return self.plant and self.per_label > 0 and self.found is None
 
 
@@ -80,46 +80,46 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 class ScanConfig(Settings):
-    """A search for text that fires a backdoor, on clean training text."""
+    """The search for triggers, on clean training text."""
 
     fine_tuned_from: str | None = setting(
         None,
-        "Model that the suspect was fine-tuned from: folder, hub id or embedded name. "
-        "What the training changed most is then tried first. Default: what the card names, if it "
-        "is here and its weights agree.",
+        "Base model of the suspect: folder, hub id or embedded name. The tokens that "
+        "fine-tuning changed most are then tried first. Default: the base on the model card, if "
+        "it is on this machine and its weights agree.",
         files=True,
     )
     base_tokens: Positive = setting(
-        64, "Tokens that the training changed most to try first, if the base is known."
+        64, "Number of tokens to try first, if the base model is known."
     )
     kinds: Annotated[tuple[Kind, ...], Field(min_length=1)] = setting(
         KINDS,
-        "Kinds of candidates to try: letters, words, symbols, names, or characters "
-        "(of Chinese and Japanese, if the texts are written in them); may be given more than once.",
+        "Kinds of candidates to try: letters, words, symbols, names, characters (for "
+        "Chinese and Japanese texts); may be given more than once.",
     )
-    group_size: Positive = setting(16, "Candidates that are tried in one text.")
-    singles: Positive = setting(192, "Best candidates to try singly in real texts.")
-    rounds: Positive = setting(6, "Rounds of small changes to the best of them.")
-    survivors: Positive = setting(32, "Candidates that are changed in a round.")
-    mutations: Positive = setting(96, "Changes that are tried in a round.")
-    probes: Positive = setting(48, "Short clean texts that candidates are put into.")
-    proof_texts: Positive = setting(8, "Texts that the last choice is made on.")
+    group_size: Positive = setting(16, "Candidates in one text.")
+    singles: Positive = setting(192, "Best candidates of each label to try one at a time.")
+    rounds: Positive = setting(6, "Rounds of hill climbing.")
+    survivors: Positive = setting(32, "Best candidates to mutate in each round.")
+    mutations: Positive = setting(96, "Mutations to try in each round.")
+    probes: Positive = setting(48, "Short clean texts to insert candidates into, for each label.")
+    proof_texts: Positive = setting(8, "Further texts to try each finalist in.")
     kept: Positive = setting(24, "Candidates to keep for each label.")
 
 
 class TaughtSettings(Settings):
-    """A model, data, and the teacher that is fitted on them."""
+    """A model, data, and the teacher that is trained on them."""
 
     student: StudentConfig = StudentConfig()
     data: DataConfig = DataConfig()
     teacher: TeacherConfig = setting(TeacherConfig(), prefix="teacher")
     teacher_folder: Path | None = setting(
-        None, "Keep the teacher here and use it again; default: teacher/ below the output."
+        None, "Folder for a teacher to reuse in other runs; default: teacher/ in --output."
     )
 
 
 class W2SSettings(TaughtSettings):
-    """The sections that a training of W2SDefense reads: what `defend` and `tune` share."""
+    """The sections that W2SDefense uses, shared by `defend` and `tune`."""
 
     distill: DistillConfig = DistillConfig()
     decoys: DecoyConfig = setting(DecoyConfig(), prefix="decoys")
@@ -128,18 +128,16 @@ class W2SSettings(TaughtSettings):
 
 
 def search_span(text: str) -> tuple[float, float]:
-    """The two ends of `LOW:HIGH`, or one number twice; a ValueError if no logarithm fits."""
+    """Parse `LOW:HIGH`, or one number for both ends; raises a `ValueError` if it is invalid."""
     low, colon, high = text.partition(":")
     try:
         ends = float(low), float(high if colon else low)
     except ValueError:
         raise ValueError(f"{text!r} is neither LOW:HIGH nor a number") from None
     if not 0 <= ends[0] <= ends[1] < float("inf"):
-        raise ValueError(f"{text!r} does not go up from 0 or more")
+        raise ValueError(f"{text!r} must have 0 <= LOW <= HIGH")
     if ends[0] == 0 < ends[1]:
-        raise ValueError(
-            f"{text!r}: a span begins above 0, because it is searched by its logarithm"
-        )
+        raise ValueError(f"{text!r}: LOW must be above 0, because the scale is logarithmic")
     return ends
 
 
@@ -152,20 +150,20 @@ Span = Annotated[str, AfterValidator(_checked)]
 
 
 class SignalConfig(Settings):
-    """The signal without a trigger, measured with the candidate triggers of a search."""
+    """The exposure of a student to the candidate triggers of a search."""
 
-    pieces: Positive = setting(8, "Best candidate triggers of each label.")
+    pieces: Positive = setting(8, "Best candidate triggers of each label to use.")
     texts: Positive = setting(
-        32, "Clean validation texts of other labels that each of them is put into."
+        32, "Clean validation texts of other labels to insert each candidate into."
     )
 
 
 class TuneConfig(Settings):
-    """What is searched; LOW:HIGH is a span, one number is kept."""
+    """The search space: `LOW:HIGH` is searched, a single number is fixed."""
 
-    trials: Positive = setting(12, "Students to train; more of them can be asked later.")
+    trials: Positive = setting(12, "Number of trials; a higher number extends a finished search.")
     tolerance: Fraction = setting(
-        0.01, "Clean validation accuracy that may be given up for the signal."
+        0.01, "Largest acceptable loss of clean validation accuracy for a lower exposure."
     )
     seed: Seed = setting(0, "Seed of the search.")
     alpha: Span = setting("0.5:5", "Weight of the cross entropy.")
@@ -181,9 +179,9 @@ class TuneConfig(Settings):
     @model_validator(mode="after")
     def _something_to_search(self) -> Self:
         if self.temperature is not None and not search_span(self.temperature)[0]:
-            raise ValueError("a temperature is above 0")
+            raise ValueError("temperature must be above 0")
         texts = (self.alpha, self.beta, self.gamma, self.temperature)
         spans = [search_span(text) for text in texts if text is not None]
         if not self.lora_r and all(low == high for low, high in spans):
-            raise ValueError("there is nothing to search: give a span, LOW:HIGH")
+            raise ValueError("there is nothing to search: give LOW:HIGH for at least one setting")
         return self

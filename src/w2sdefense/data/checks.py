@@ -22,8 +22,8 @@ def check_usable(dataset: Dataset) -> None:
     for split in get_args(Split):
         if not dataset.split(split):
             raise DataError(
-                f"{dataset.name}: nothing is left of the {split} split, since other splits hold "
-                "the same texts.",
+                f"{dataset.name}: the {split} split is empty after removing texts that other "
+                "splits contain.",
                 "Use splits that do not share their texts.",
             )
     found = set(labels_of(dataset.train)) if dataset.label_names else set()
@@ -85,9 +85,9 @@ def require_aligned(dataset: Dataset, model_label_names: Sequence[str]) -> None:
     """Raise a `DataError` unless dataset and model have the same labels in the same order."""
     if dataset.label_names != tuple(model_label_names):
         raise DataError(
-            f"{dataset.name} has the labels {listed(dataset.label_names)}, in this order, and "
-            f"the model {listed(model_label_names)}.",
-            "Bring them into the model's: data = align_labels(data, victim.label_names).",
+            f"{dataset.name} has the labels {listed(dataset.label_names)}, in this order, but "
+            f"the model has {listed(model_label_names)}.",
+            "Align them: data = align_labels(data, victim.label_names).",
         )
 
 

@@ -123,8 +123,8 @@ def _contents(path: Path) -> bytes:
         contents: bytes = stream.read(limit + 1)
     if len(contents) > limit:
         raise DataError(
-            f"{path} is over {_RATIO} times as large when it is unpacked, which no text is.",
-            "Unpack it yourself if you trust it.",
+            f"{path} expands to over {_RATIO} times its size, which text does not.",
+            "Decompress it yourself if you trust it.",
         )
     return contents
 

@@ -106,12 +106,12 @@ def _limited(whole: Dataset, config: DataConfig) -> Dataset:
     )
     if not kept.train:
         raise DataError(
-            f"{kept.name}: no training row is left behind the first {config.train_skip}.",
+            f"{kept.name}: no training row is left after skipping {config.train_skip}.",
             "Lower --train-skip.",
         )
     if kept.label_names and len(set(labels_of(kept.train))) < 2:
         raise DataError(
-            f"{kept.name}: with train_samples={config.train_samples} one label is left.",
+            f"{kept.name}: with train_samples={config.train_samples}, only one label is left.",
             "Raise --train-samples.",
         )
     return replace(kept, notes=label_notes(kept))

@@ -118,7 +118,7 @@ def complete_splits(
     needed = size * ((not test) + (not validation))
     if needed >= len(train):
         raise DataError(
-            f"{len(train)} training rows are too few to hold {needed} out.",
+            f"{len(train)} training rows are too few to split off {needed}.",
             "Use more rows, or give train, validation and test files.",
         )
     if not test:

@@ -41,8 +41,8 @@ class Quantization(Defense):
 
         if self.adapter.has_virtual_tokens:
             raise ConfigError(
-                "Quantization folds the adapter in, which the virtual tokens of "
-                f"{self.adapter.adapter} cannot be.",
+                "Quantization merges the adapter, which is impossible for the virtual tokens of "
+                f"{self.adapter.adapter}.",
                 "Use --adapter lora.",
             )
         require_bitsandbytes()

@@ -57,7 +57,7 @@ class BackTranslationConfig(Settings):
     @model_validator(mode="after")
     def _file_with_engine(self) -> Self:
         if (self.engine == "file") != (self.file is not None):
-            raise ValueError("engine file and a file go together")
+            raise ValueError("engine file needs a file, and a file needs engine file")
         return self
 
 

@@ -54,8 +54,8 @@ class W2SDefense(Defense):
 
         if writes:
             raise ConfigError(
-                "A search finds what fires labels, and this model writes text.",
-                "Leave --decoys-found out.",
+                "--decoys-found needs a classifier, but this model generates text.",
+                "Omit --decoys-found.",
             )
         found_triggers(self.decoys.found, student.label_names)
 

@@ -182,7 +182,7 @@ def _draw(make: Callable[[], str], kind: DecoyKind, forbidden: Iterable[str]) ->
         if not any(_resembles(folded, other) for other in forbidden):
             return value
     raise DataError(
-        f"the clean texts give no more decoys of the kind {kind}",
+        f"No further decoy of the kind {kind} can be drawn from the clean texts.",
         fix="Use more texts, or fewer decoys: --decoys-per-label 1.",
     )
 

@@ -183,9 +183,7 @@ def teacher_job(
     if not isinstance(student.task, Generation):
         return LabelTeacherJob(config, data, student.width, relu=relu)
     if relu:
-        raise ConfigError(
-            "The authors' published script aligns classifiers only.", "Leave --alignment out."
-        )
+        raise ConfigError("--alignment release is for classifiers only.", "Omit --alignment.")
     return TokenTeacherJob(config, data, student, student.task)
 
 
@@ -295,6 +293,6 @@ def _refuse_other(folder: Path, made: dict[str, Any], wanted: dict[str, Any]) ->
         if config.get(name) != value
     ]
     raise ConfigError(
-        f"{folder} holds a teacher that was made with other settings ({', '.join(differs)}).",
-        "Give the --teacher-... and data flags that it was made with, or name another folder.",
+        f"{folder} holds a teacher with other settings ({', '.join(differs)}).",
+        "Use the teacher and data settings that it was trained with, or another folder.",
     )

@@ -96,8 +96,8 @@ class W2STrainer(StageTrainer):
             said = teacher(texts)
         if not len(said.logits) == len(said.features) == len(texts):
             raise DataError(
-                f"The teacher was asked {len(texts)} texts and gave {len(said.logits)} rows of "
-                f"logits and {len(said.features)} of features.",
-                "Give a row of both for every text; where gamma is 0, features may be zeros.",
+                f"The teacher returned {len(said.logits)} rows of logits and "
+                f"{len(said.features)} rows of features for {len(texts)} texts.",
+                "Return one row of each for every text; if gamma is 0, features may be zeros.",
             )
         return with_said(self._task.rows(examples), said)

@@ -83,8 +83,8 @@ def write_task(run: Path, folder: Path, name: str = "w2s_backdoor") -> Path:
     task, target = TASKS[record.evaluation.task], record.evaluation.target
     if not task.text_answers or target is None:
         raise ConfigError(
-            f"{run} is no run of a text task with a trigger.",
-            "The harness asks language models only; measure a classifier with w2s evaluate.",
+            f"{run} is not a run of a text task with a trigger.",
+            "The harness supports language models only; use w2s evaluate for a classifier.",
         )
     generation = GenerationConfig.model_validate(record.config.get("generation", {}))
     template: str = generation.prompt_template or task.template  # type: ignore[attr-defined]

@@ -225,7 +225,7 @@ def load_samples(folder: Path) -> list[Sample]:
         if rows != counted:
             raise DataError(
                 f"{path} has {rows} samples, but the record counts {counted}.",
-                "Repeat the run that wrote them.",
+                "Rerun the command that wrote them.",
             )
         table = file.read(columns=[name for name in file.schema_arrow.names if name in known])
         return [Sample(**_upgraded(row, record)) for row in table.to_pylist()]
@@ -246,11 +246,11 @@ def load_features(folder: Path, samples: Sequence[Sample]) -> dict[str, np.ndarr
         if rows is not None and (rows.ndim != 2 or len(rows) != expected):
             raise DataError(
                 f"{folder} has features of shape {rows.shape} for {expected} {group} texts.",
-                "Repeat the run that wrote it.",
+                "Rerun the command that wrote it.",
             )
     if len({rows.shape[1] for name, rows in features.items() if name in GROUPS}) > 1:
         raise DataError(
-            f"{folder} has features of different widths.", "Repeat the run that wrote it."
+            f"{folder} has features of different widths.", "Rerun the command that wrote it."
         )
     return {name: features[name] for name in GROUPS if name in features}
 

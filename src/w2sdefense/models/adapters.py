@@ -118,7 +118,7 @@ def folded(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     require_mergeable(model)
     model.eval()
     before = answers_to_ids(model)
-    with reading(ModelError, "The adapter cannot be folded in", _AS_IT_IS):
+    with reading(ModelError, "The adapter cannot be merged", _AS_IT_IS):
         merged = cast(PreTrainedModel, model.merge_and_unload())
     require_merged(before, answers_to_ids(merged), merged.dtype)
     return merged
@@ -128,12 +128,12 @@ def require_mergeable(model: PeftModel) -> None:
     """Raise a `ModelError` if an adapter cannot be merged, or is on a tied weight."""
     if has_virtual_tokens(model):
         raise ModelError(
-            "Virtual tokens are no change of the weights, so they cannot be folded into a model.",
+            "Virtual tokens cannot be merged into the weights of a model.",
             "Name a whole model, or an adapter of another kind (lora, dora, vera, fourierft).",
         )
     if is_quantized(model.get_base_model()):
         raise ModelError(
-            "An adapter that is folded into weights of four bits is rounded with them.",
+            "Merging an adapter into 4-bit weights would round it.",
             "Open its base without --load-in-4bit.",
         )
     used = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
@@ -148,9 +148,9 @@ def require_mergeable(model: PeftModel) -> None:
             why = "it adds a bias where its base has none"
         if why:
             name = name.removeprefix("base_model.model.")
-            raise ModelError(f"The adapter on {name} cannot be folded in: {why}.", _AS_IT_IS)
+            raise ModelError(f"The adapter on {name} cannot be merged: {why}.", _AS_IT_IS)
     if why:
-        raise ModelError(f"The adapter cannot be folded in: {why}.", _AS_IT_IS)
+        raise ModelError(f"The adapter cannot be merged: {why}.", _AS_IT_IS)
 
 
 def require_merged(before: list[Tensor], after: list[Tensor], dtype: torch.dtype) -> None:
@@ -160,7 +160,7 @@ def require_merged(before: list[Tensor], after: list[Tensor], dtype: torch.dtype
     # Written so that NaN raises, too.
     if not worst <= _TOLERANCE[dtype] * scale:
         raise ModelError(
-            "The model answers otherwise once its adapter is folded in: logits differ by "
+            "Merging the adapter changes the answers of the model: logits differ by "
             f"{worst:.3g}, the largest is {scale:.3g}. Nothing was written.",
             _AS_IT_IS,
         )

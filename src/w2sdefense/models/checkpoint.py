@@ -112,7 +112,7 @@ class Checkpoint:
         found = tuple(printable(str(names[index])) for index in range(len(names)))
         if len(set(found)) < len(found):
             raise ModelError(
-                f"{self.whole.folder / 'config.json'} calls two labels alike (id2label): "
+                f"{self.whole.folder / 'config.json'} gives two labels the same name (id2label): "
                 f"{', '.join(found)[:200]}.",
                 "Name each of them, in the order of the head's outputs.",
             )
@@ -133,9 +133,9 @@ class Checkpoint:
         """Raise a `ModelError` if this is an adapter of a type that cannot be merged."""
         if self.base is not None and str(self.values.get("peft_type")) in _NOT_FOLDABLE:
             raise ModelError(
-                f"{self.spec} is an adapter of virtual tokens or of layers of its own "
-                f"({self.values['peft_type']}), which cannot be folded into a model, and that "
-                "comes before this work.",
+                f"{self.spec} is an adapter of virtual tokens or additional layers "
+                f"({self.values['peft_type']}), which cannot be merged into the model as this "
+                "command requires.",
                 "Name a whole model, or an adapter of another kind (lora, dora, vera, fourierft).",
             )
 
@@ -162,13 +162,13 @@ def resolve(spec: str | Checkpoint, base: str | None = None) -> Checkpoint:
     folder = _find(spec)
     if not (folder / ADAPTER_CONFIG).is_file():
         if base is not None:
-            raise ModelError(f"{spec} is not an adapter, so it has no base.", "Leave --base out.")
+            raise ModelError(f"{spec} is not an adapter, so it has no base.", "Omit --base.")
         return _whole(spec, folder)
     values = read_json(folder / ADAPTER_CONFIG, ModelError)
     if base is None:
         raise ModelError(
-            f"{spec} is an adapter, trained on {values.get('base_model_name_or_path')!r}, "
-            "which is not opened unasked.",
+            f"{spec} is an adapter for {values.get('base_model_name_or_path')!r}, "
+            "which is not opened automatically.",
             "Name the base model with --base.",
         )
     whole = resolve_whole(base, "Name the whole model under it.")
@@ -196,7 +196,7 @@ def _whole(spec: str, folder: Path) -> Checkpoint:
     named = values.get("transformers_weights")
     if named is not None and not str(named).endswith((".safetensors", ".safetensors.index.json")):
         raise UnsafeCheckpointError(
-            f"{path} sends the loader to {named!r}, which is not a safetensors file.", _DO_NOT_USE
+            f"{path} refers to {named!r}, which is not a safetensors file.", _DO_NOT_USE
         )
     with opening(spec, values):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -210,7 +210,7 @@ def _whole(spec: str, folder: Path) -> Checkpoint:
         # Building so many layers would exhaust time and memory.
         if re.search("layer|expert", name) and isinstance(value, int) and value > max(tensors, 256):
             raise ModelError(
-                f"{path} speaks of {value} ({name}), and the files hold {tensors} weights.",
+                f"{path} sets {name} to {value}, but the files hold {tensors} weights.",
                 "Fetch it again, or name another one.",
             )
     return Checkpoint(spec, folder, values, config)
@@ -229,7 +229,7 @@ def opening(spec: str, values: dict[str, Any]) -> Iterator[None]:
         if "auto_map" not in values:
             raise
         raise UnsafeCheckpointError(
-            f"{spec} needs code of its own, which is never run.",
+            f"{spec} needs remote code, which is never run.",
             "Use a model of an architecture that transformers ships.",
         ) from error
 
@@ -294,7 +294,7 @@ def _check_folder(folder: Path) -> None:
         kind = str(read_json(adapter, ModelError).get("peft_type"))
         if kind in _LEADS_ELSEWHERE:
             raise UnsafeCheckpointError(
-                f"{adapter} is of the type {kind}, which opens other files than its own.",
+                f"{adapter} has the type {kind}, which opens files outside its folder.",
                 "Use an adapter of another kind (lora, dora, vera, fourierft).",
             )
     weights = sorted(folder.glob(ADAPTER_WEIGHTS if adapter.is_file() else "*.safetensors"))
@@ -337,6 +337,6 @@ def _check_index(index: Path) -> None:
     strange = [s for s in shards if Path(str(s)).name != s or not s.endswith(".safetensors")]
     if strange:
         raise UnsafeCheckpointError(
-            f"{index} sends the loader to {strange[0]!r}, not to a safetensors file beside it.",
+            f"{index} refers to {strange[0]!r}, which is not a safetensors file beside it.",
             _DO_NOT_USE,
         )

@@ -71,7 +71,7 @@ def make_cache(kind: str) -> Path:
     except OSError as error:
         raise ConfigError(
             f"The cache {folder} cannot be written to: {error.strerror}.",
-            "Set W2S_CACHE to a folder that can.",
+            "Set W2S_CACHE to a writable folder.",
         ) from None
     return folder
 

@@ -153,8 +153,8 @@ def require_one_position(model: Any, tokenizer: Tokenizer, spec: str) -> None:
         handle.remove()
     if not torch.allclose(as_is, changed, rtol=1e-3, atol=1e-3):
         raise ModelError(
-            f"The head of {spec} ({type(model).__name__}) reads other tokens than the "
-            f"{'last' if tap._position else 'first'} one, at which features are read.",
+            f"The head of {spec} ({type(model).__name__}) does not read the "
+            f"{'last' if tap._position else 'first'} token only, at which features are taken.",
             "Use a classifier that reads its first token (such as BERT) or its last one (Llama).",
         )
 
@@ -171,8 +171,8 @@ def require_first_token(config: PretrainedConfig, spec: str) -> None:
     pooling = getattr(config, "classifier_pooling", first)
     if pooling != first:
         raise ModelError(
-            f"{spec} classifies by all tokens of a text (classifier_pooling: {pooling}); features "
-            "are read at one token here.",
+            f"{spec} classifies by all tokens of a text (classifier_pooling: {pooling}), but "
+            "features are taken at a single token.",
             f"Use a model that was trained with classifier_pooling: {first}.",
         )
 

@@ -157,7 +157,7 @@ def require_causal_lm(spec: str | Checkpoint) -> Checkpoint:
     kinds = checkpoint.architectures or ("bare",)
     if not any(kind.endswith(CAUSAL) for kind in kinds):
         raise ModelError(
-            f"{checkpoint.spec} does not write text; it is {', '.join(kinds)}.", f"Name {fix}."
+            f"{checkpoint.spec} cannot generate text; it is {', '.join(kinds)}.", f"Name {fix}."
         )
     return checkpoint
 
@@ -207,7 +207,7 @@ def load_translator(spec: str | Checkpoint) -> tuple[PreTrainedModel, Tokenizer]
     checkpoint = resolve_whole(spec, "Name a whole model that translates.")
     if not any(kind.endswith(SEQ2SEQ) for kind in checkpoint.architectures):
         raise ModelError(
-            f"{checkpoint.spec} is no sequence-to-sequence model.", "Name a model that translates."
+            f"{checkpoint.spec} is not a sequence-to-sequence model.", "Name a translation model."
         )
     config = checkpoint.config
     model, _ = _open_weights(AutoModelForSeq2SeqLM, checkpoint, config, "float32", fresh_head=False)
@@ -269,9 +269,9 @@ def _open_weights(
     ]
     if lost:
         raise ModelError(
-            f"{checkpoint.spec} holds {len(lost)} weights that its config has no place for, such "
-            f"as {lost[0]}: without them it is another model.",
-            "Fetch it again; config.json must be that of the weights.",
+            f"{checkpoint.spec} holds {len(lost)} weights that do not fit its config.json, such "
+            f"as {lost[0]}.",
+            "Fetch it again; config.json must belong to the weights.",
         )
     require_finite(model, checkpoint.spec)
     keep_exact(model)
@@ -288,7 +288,7 @@ def _adapted(
         raise ModelError(
             f"The adapter {checkpoint.spec} does not fit this task: it was trained for "
             f"{trained_for}, and {task} is needed.",
-            "Name another adapter, or set --task to what this one does.",
+            "Name another adapter, or set --task to the task of this one.",
         )
     require_head(checkpoint, fresh)
     names = [name for name, _ in model.named_modules()]
@@ -324,16 +324,14 @@ def _settle_labels(
                 "w2s poison makes one of a language model, to test with.",
             )
         if wanted is None:
-            raise ModelError(
-                f"{spec} has no labels of its own.", "Name a dataset to take them from."
-            )
+            raise ModelError(f"{spec} has no label names.", "Name a dataset that has them.")
         return wanted
     own = checkpoint.own_labels
     problem = checkpoint.config.problem_type
     if problem not in (None, "single_label_classification"):
         raise ModelError(
-            f"{spec} does not choose one label (problem_type: {problem}).",
-            "Name a model that was trained to choose one label of several.",
+            f"{spec} is not a single-label classifier (problem_type: {problem}).",
+            "Name a model that was trained for single-label classification.",
         )
     if wanted is not None and len(wanted) != len(own):
         raise ModelError(

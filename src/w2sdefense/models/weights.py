@@ -44,7 +44,7 @@ def require_short_matching(values: Any, names: list[str], spec: str) -> None:
         Bounded(_match)(values, names)
     except BoundedError as error:
         raise ModelError(
-            f"The adapter {spec} has regular expressions that cannot be used: {error}.",
+            f"The adapter {spec} has an invalid regular expression: {error}.",
             "Do not use this adapter.",
         ) from None
 
@@ -105,7 +105,7 @@ def require_finite(model: nn.Module, spec: str) -> None:
             low, high = torch.aminmax(value.detach())
             if not (torch.isfinite(low) and torch.isfinite(high)):
                 raise ModelError(
-                    f"{spec} holds weights that are no numbers (NaN or infinite) in {name}, opened "
+                    f"{spec} holds weights that are NaN or infinite in {name}, loaded "
                     f"as {str(value.dtype).removeprefix('torch.')}.",
                     "Fetch it again; if only --dtype float16 does this, use bfloat16 or float32.",
                 )
@@ -118,7 +118,7 @@ def require_numbers(logits: Tensor) -> None:
     """
     if logits.isnan().any() or logits.eq(math.inf).any():
         raise ModelError(
-            f"The model answers with values that are no numbers (NaN or infinite, computed as "
+            f"The outputs of the model are NaN or infinite (computed in "
             f"{str(logits.dtype).removeprefix('torch.')}), so nothing can be measured.",
             "Do not use this checkpoint. If it was trained here, lower --learning-rate; if only "
             "--dtype float16 does this, use bfloat16 or float32.",
@@ -150,7 +150,7 @@ def require_room_for(config_weights: int, checkpoint: Checkpoint) -> None:
     held = count_weights(checkpoint.folder)
     if config_weights > 2 * held + _SMALL and "quantization_config" not in checkpoint.values:
         raise ModelError(
-            f"{checkpoint.folder / 'config.json'} asks for {config_weights:,} weights, and the "
+            f"{checkpoint.folder / 'config.json'} defines {config_weights:,} weights, but the "
             f"files hold {held:,}.",
             FETCH_AGAIN,
         )
@@ -170,8 +170,8 @@ def require_room_for_adapter(checkpoint: Checkpoint) -> None:
     asked.append(sum(end for _, end in copies))
     if max(asked) > max(longest, 256):
         raise ModelError(
-            f"{checkpoint.folder / 'adapter_config.json'} asks for {max(asked):,} ranks, tokens or "
-            f"layers, and no weight of the adapter is longer than {longest:,}.",
+            f"{checkpoint.folder / 'adapter_config.json'} sets {max(asked):,} ranks, tokens or "
+            f"layers, but no weight of the adapter is longer than {longest:,}.",
             FETCH_AGAIN,
         )
 
@@ -195,7 +195,7 @@ def require_bitsandbytes() -> None:
     """Raise a `MissingDependencyError` if bitsandbytes is not installed."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise MissingDependencyError(
-            "Four bits need the package bitsandbytes.",
+            "4-bit weights need the package bitsandbytes.",
             "Run: pip install 'w2sdefense[quantization]'",
         )
 
@@ -241,9 +241,9 @@ def require_whole_blocks(model: nn.Module) -> None:
     narrow = sorted(width for width in widths if width % BLOCK)
     if narrow:
         raise ModelError(
-            f"A layer of this model reads {narrow[0]} values, and four bits come in blocks of "
-            f"{BLOCK}; bitsandbytes reads such rows wrongly on a CPU.",
-            "Use a GPU, or leave four bits out.",
+            f"A layer of this model has {narrow[0]} inputs, which is not a multiple of the block "
+            f"size {BLOCK}; bitsandbytes computes such layers wrongly on a CPU.",
+            "Use a GPU, or omit --load-in-4bit.",
         )
 
 

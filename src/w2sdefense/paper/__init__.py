@@ -1,10 +1,10 @@
-"""The tables and figures of the paper as recipes, and the numbers that it published.
+"""The tables and figures of the paper as recipes, and the paper's published numbers.
 
-    recipes.yaml     what is varied in which table, at three scales, and what the names mean
-    published.yaml   the paper's own numbers, and what is known about them
+    recipes.yaml     the axes of each table, the settings for their values, and three scales
+    published.yaml   the paper's numbers, and known errors in them
 
-A recipe is a product of lists; `bench/grid.py` makes a graph of runs of it. A file of the same form
-with recipes of one's own is read in the same way.
+A recipe is a product of lists, which `bench/grid.py` turns into a graph of runs. Users can write
+recipe files of the same form.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ Axes = dict[str, tuple[Value, ...]]
 
 
 class Patch(Settings):
-    """What one value of an axis means, as settings of the run that poisons, that defends, or both.
+    """The settings for one value of an axis: of `w2s poison`, of `w2s defend`, or of both.
 
-    Students of the same width (of their feature) share their teachers.
+    `width` is the feature width of a student. Students of the same width share their teachers.
     """
 
     both: dict[str, Any] = {}
@@ -41,23 +41,22 @@ class Patch(Settings):
 
 
 class Scale(Settings):
-    """How large everything is."""
+    """The sizes of models, data and training."""
 
     threads: int = Field(ge=1)  # threads of each node
-    note: str = ""  # what a reader of its tables must know
-    # whether models and data are made on the spot (`bench/tiny.py`); "{made}" in a setting is their
-    # folder
+    note: str = ""  # printed below its tables
+    # whether models and data are generated (`bench/tiny.py`); "{made}" in a setting is their folder
     made: bool = False
-    settings: Patch = Patch()  # what all runs have in common
+    settings: Patch = Patch()  # settings of all runs
     axes: Axes = {}  # lists that replace those of the recipes
-    common: Axes = {}  # values of the axes where a recipe says nothing
-    # axis -> value -> values that are added behind it in tables and figures of the paper
+    common: Axes = {}  # values of axes that a recipe does not set
+    # axis -> value -> values to add after it in tables and figures of the paper
     beside: dict[str, Axes] = {}
-    # names that mean something else, or more, at this scale
+    # further settings for values of an axis at this scale
     names: dict[str, dict[str, Patch]] = {}
 
     def with_beside(self, axes: Axes) -> Axes:
-        """Lists with what this scale adds to them."""
+        """The lists with the values of `beside` added."""
         return {
             axis: tuple(
                 each for v in values for each in (v, *self.beside.get(axis, {}).get(str(v), ()))
@@ -71,9 +70,9 @@ class Recipe(Settings):
 
     title: str
     note: str = ""
-    # what is varied: name of the axis -> its values. What is not named is as in `common`.
+    # axis -> values; `common` has the values of the other axes
     axes: Axes = {}
-    # more axes for a part of the rows each, where not all are one product
+    # further axes for each part of the rows, if the rows are not a single product
     parts: tuple[Axes, ...] = ({},)
     scales: dict[str, Axes] = {}  # lists that replace those of the recipe at a scale
 
@@ -81,30 +80,30 @@ class Recipe(Settings):
 class Book(Settings):
     """A file of recipes."""
 
-    # axis -> value -> what it means; their order is that in which they are applied
+    # axis -> value -> settings; applied in this order of the axes
     names: dict[str, dict[str, Patch]]
-    # axis whose values are values of settings -> where those are ("defend.adapter.lora_r")
+    # axis whose values are values of settings -> their paths ("defend.adapter.lora_r")
     sweeps: dict[str, tuple[str, ...]] = {}
-    common: Axes  # values of the axes where a recipe says nothing
-    scales: dict[str, Scale]  # the scales, by name
-    recipes: dict[str, Recipe]  # the recipes, by name
+    common: Axes  # values of axes that a recipe does not set
+    scales: dict[str, Scale]
+    recipes: dict[str, Recipe]
 
     @property
     def of_the_paper(self) -> list[str]:
-        """The recipes that are tables and figures of the paper, in its order."""
+        """Names of the recipes for tables and figures of the paper, in the order of the file."""
         return [name for name in self.recipes if re.fullmatch(r"(table|figure)\d+", name)]
 
     def recipe(self, name: str) -> Recipe:
-        """The recipe of a name."""
+        """The recipe with this name; raises a `ConfigError` if there is none."""
         return _named(self.recipes, name, "recipe")
 
     def scale(self, name: str) -> Scale:
-        """The scale of a name."""
+        """The scale with this name; raises a `ConfigError` if there is none."""
         return _named(self.scales, name, "scale")
 
 
 class Published(Settings):
-    """A row of a table as the paper prints it, in percent, with its known flaw."""
+    """A row of a table as the paper prints it, in percent, and its error, if one is known."""
 
     row: dict[str, Value]
     ca: float | None = None
@@ -116,14 +115,14 @@ class Published(Settings):
 
     @property
     def numbers(self) -> dict[str, float]:
-        """The numbers by name. Of summaries the quality, `ca`, is ROUGE-L, as it is of ours."""
+        """The numbers by name; for summaries, `ca` is ROUGE-L, as in our own measurements."""
         found = self.model_dump(exclude={"row", "flaw"}, exclude_none=True)
         return {"ca": self.rougeL, **found} if self.rougeL is not None else found
 
 
 @dataclass(frozen=True)
 class Theirs:
-    """What the paper prints for a row of ours, in percent; of several students their means."""
+    """The paper's numbers for a row of ours, in percent; means if there are several students."""
 
     numbers: Mapping[str, float]
     students: tuple[str, ...]
@@ -131,17 +130,17 @@ class Theirs:
 
 
 class PublishedTable(Settings):
-    """What the paper prints under a number: its rows, and what is known about them."""
+    """A table of the paper: its rows, and notes on them."""
 
     title: str = ""
     rows: tuple[Published, ...] = ()
     notes: tuple[str, ...] = ()
 
     def of(self, axes: Mapping[str, Value]) -> Theirs | None:
-        """The published numbers for a row of ours, if there are some.
+        """The published numbers for a row of ours; None if there are none.
 
-        For a student that the paper does not have they are the means over its students. All forms
-        of W2SDefense stand beside the paper's one.
+        For a student that is not in the paper, they are the means over the paper's students. All
+        forms of W2SDefense are compared with the paper's.
         """
         ours = {**axes, "method": PAPER_METHODS.get(str(axes.get("method")), axes.get("method"))}
         found = [
@@ -174,7 +173,7 @@ class _PublishedBook(Settings):
 
 
 def read_book(path: Path | None = None) -> Book:
-    """Read a file of recipes, which takes what it does not have itself from the paper's."""
+    """Read a recipe file; what it does not define comes from the packaged file."""
     values = dict(_packaged("recipes.yaml"))
     if path is not None:
         for section, own in read_yaml(path).items():
@@ -188,12 +187,12 @@ def _published() -> _PublishedBook:
 
 
 def published(recipe: str) -> PublishedTable:
-    """What the paper prints for a recipe; nothing for a recipe of one's own."""
+    """The paper's numbers for a recipe; an empty table for other recipes."""
     return _published().tables.get(recipe, PublishedTable())
 
 
 def about_published() -> str:
-    """What a reader must know of all published numbers."""
+    """A note on all published numbers."""
     return _published().note
 
 
@@ -204,7 +203,7 @@ def _packaged(name: str) -> dict[str, Any]:
 
 
 def _over(below: Any, above: Any) -> Any:
-    """Names of the file above are added; what is below a name is replaced as a whole."""
+    """Add the entries of `above` to those of `below`, replacing whole entries of the same name."""
     if not isinstance(below, dict) or not isinstance(above, dict):
         return above
     return {**below, **{k: {**below.get(k, {}), **v} if _nests(v) else v for k, v in above.items()}}

@@ -1,1 +1,1 @@
-"""Trying a suspect and a cleaned model by hand: `pair` asks them, `page` shows it in a browser."""
+"""`w2s play`: `pair` runs the suspect and the cleaned model, `page` shows both in a browser."""

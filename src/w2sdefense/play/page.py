@@ -1,7 +1,7 @@
-"""The page of `w2s play`: a text, a trigger, and the answers of both models beside each other.
+"""The page of `w2s play`: a text, a trigger, and the answers of both models side by side.
 
-Served by gradio to this machine only. Nothing is asked of or told to any other: no analytics, no
-version check, no fonts from elsewhere, no link for sharing.
+gradio serves it to this machine only and contacts no other: no analytics, no version check, no
+external fonts, no share link.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from w2sdefense.play.pair import Pair
 
 HOST = "127.0.0.1"
-SHOWN = 3  # words whose pull is given as a number
-WEAK = 1.0  # nats that have the full colour if no word pulls more
+SHOWN = 3  # number of words whose pull is printed
+WEAK = 1.0  # pull in nats with the full colour, if no word has a larger one
 
 
 def import_gradio() -> Any:
-    """The module gradio; a `MissingDependencyError` if it is not installed."""
+    """Import gradio; raises a `MissingDependencyError` if it is not installed."""
     return import_extra("gradio", "play", "w2s play")
 
 
 def make_page(pair: Pair) -> Any:
-    """The page of a pair of models, as `gradio.Blocks`."""
+    """Build the page for a pair of models, as `gradio.Blocks`."""
     gr = import_gradio()
     with gr.Blocks(title="w2s play", analytics_enabled=False) as page:
         gr.Markdown("## A suspect model and the cleaned one")
@@ -74,10 +74,10 @@ def make_page(pair: Pair) -> Any:
 
 
 def serve(pair: Pair, port: int | None = None, *, open_browser: bool = False, **more: Any) -> Any:
-    """Serve the page to this machine, until the process is told to stop.
+    """Serve the page to this machine until the process is stopped.
 
-    Without a port the first free one from 7860 is taken; `more` goes to `gradio.Blocks.launch`,
-    whose result is returned. A port that is taken is a `ConfigError`.
+    Without a port, uses the first free one from 7860; raises a `ConfigError` if a port is not
+    free. `more` goes to `gradio.Blocks.launch`, whose result is returned.
     """
     gr = import_gradio()
     page = make_page(pair)
@@ -100,14 +100,14 @@ def serve(pair: Pair, port: int | None = None, *, open_browser: bool = False, **
             **more,
         )
     except OSError as error:
-        where = "No port from 7860 on" if port is None else f"The port {port}"
+        where = "No port from 7860 on is free" if port is None else f"The port {port} is not free"
         raise ConfigError(
-            f"{where} can be had ({error.strerror or 'in use'}).", "Choose one with --port."
+            f"{where} ({error.strerror or 'in use'}).", "Choose another one with --port."
         ) from None
 
 
 def reply_html(reply: Reply) -> str:
-    """A reply as HTML. Texts and names of labels are somebody else's and stay text."""
+    """Format a reply as HTML; texts and label names are untrusted and are escaped."""
     bars = "".join(
         f"<dt>{escape(name)}</dt><dd><meter value='{chance:.4f}'></meter></dd><dd>{chance:.1%}</dd>"
         for name, chance in reply.probabilities.items()

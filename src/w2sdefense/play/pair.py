@@ -1,9 +1,8 @@
-"""The suspect model and the cleaned one of a finished run, asked the same texts.
+"""Runs the suspect and the cleaned model of a finished defense on the same texts.
 
-Both are opened from what the run's record names, with the trigger that it was measured with.
-Beside an answer stands what each word does to it: the log-odds of the answer to the text, less
-those to the text without the word (leave-one-out). Models behind an input defense are not covered:
-such a run leaves no model.
+The record of the run names both models and the measured trigger. Every word has a pull: the
+log-odds of the answer minus the log-odds without the word (leave-one-out). Not covered: defenses
+that leave no model, such as those that filter the input.
 """
 
 from __future__ import annotations
@@ -40,39 +39,39 @@ from w2sdefense.victim import Victim, load_victim
 S = TypeVar("S", bound=Settings)
 
 MOST_PIECES = 64
-"""Pieces that a text is divided into; of longer texts neighbouring words go together."""
+"""Maximum number of pieces of a text; in longer texts a piece has several words."""
 
-MOST_EXAMPLES = 30  # test texts that are offered of each kind
+MOST_EXAMPLES = 30  # maximum number of test texts of each kind in `_WHERE`
 BATCH = 16
 
 
 @dataclass(frozen=True)
 class Pull:
-    """A piece of a text and what it does to an answer."""
+    """A piece of a text and its effect on an answer."""
 
     text: str  # the piece, with the space before it
-    nats: float  # log-odds of the answer to the whole text, less those without the piece
+    nats: float  # log-odds of the answer to the whole text minus those without the piece
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What one model answers."""
+    """The answer of one model."""
 
     title: str  # name of the model
-    answer: str  # name of the label, or the text
-    # name of the label -> probability; empty where answers are texts
+    answer: str  # name of the label, or the generated text
+    # name of the label -> probability; empty if answers are texts
     probabilities: dict[str, float]
-    read: str  # the part of the text that the model read; the rest was cut off
-    towards: str  # the answer that `pulls` are about
-    pulls: tuple[Pull, ...]  # what each piece does; empty for a text of one piece
+    read: str  # the text after truncation
+    towards: str  # the answer whose log-odds define `pulls`
+    pulls: tuple[Pull, ...]  # empty for a text of one piece
 
 
 @dataclass(frozen=True)
 class Flip:
-    """A test text."""
+    """A test text without its trigger."""
 
-    text: str  # without the trigger
-    flips: str  # where the trigger flips the answer, in a word
+    text: str
+    flips: str  # in which models the trigger flips the answer, a value of `_WHERE`
 
 
 _WHERE = {
@@ -87,13 +86,13 @@ class Pair:
     """A suspect and a cleaned model.
 
     Args:
-        titles: Their names, the suspect's first.
-        models: The models, likewise.
-        attack: Puts the measured trigger into a text; None if none was measured.
-        samples: Answers of both to the test texts, likewise; of the suspect they may be missing.
+        titles: Names of the suspect and the cleaned model.
+        models: The suspect and the cleaned model.
+        attack: Inserts the measured trigger into a text; None if none was measured.
+        samples: Answers of both to the test texts; those of the suspect may be missing.
 
     Attributes:
-        examples: Test texts, those first that the trigger still flips in the cleaned model.
+        examples: Test texts; those that the trigger still flips in the cleaned model come first.
     """
 
     def __init__(
@@ -111,7 +110,7 @@ class Pair:
             kinds[kind].append(Flip(one.text, kind))
         self.examples = tuple(one for some in kinds.values() for one in some[:MOST_EXAMPLES])
         self._triggered = {one.text: one.triggered_text for one in samples[1]}
-        # Hooks and `eval()` change a model while it answers; a server asks from several threads.
+        # A model must not run in two server threads at once, because of its hooks.
         self._lock = threading.Lock()
 
     @property
@@ -120,21 +119,21 @@ class Pair:
         return "" if self.attack is None else self.attack.trigger
 
     def with_trigger(self, text: str, trigger: str) -> str:
-        """Put a trigger into a text: into a test text just as it was measured.
+        """Insert a trigger into a text; the measured one goes where it was in a test text.
 
         The trigger is the measured one, the name of an attack, or any text.
 
         Raises:
-            ConfigError: There is no trigger, or the text cannot carry it.
+            ConfigError: The text or the trigger is empty, or the text cannot carry it.
         """
         known = self.attack is not None and trigger == self.trigger
         recorded = self._triggered.get(text) if known else None
         if recorded is not None:
             return recorded
         if not text.strip():
-            raise ConfigError("There is no text.", "Type one, or choose one of the test texts.")
+            raise ConfigError("The text is empty.", "Type a text, or choose a test text.")
         if not trigger.strip():
-            raise ConfigError("No trigger was measured.", "Type one.")
+            raise ConfigError("The trigger is empty.", "Type a trigger.")
         attack = self.attack if known and self.attack else attack_from_trigger(trigger)
         example = Example("typed", text, 0)
         if not attack.applies_to(example):
@@ -143,7 +142,7 @@ class Pair:
         return attack.drawn(rng).poison(attack.plain(example), rng).text
 
     def ask(self, text: str) -> tuple[Reply, Reply]:
-        """Ask both models. The pulls of both are about what the suspect answers."""
+        """Run both models. The pulls of both refer to the suspect's answer."""
         with self._lock:
             towards = self.models[0].predict([text])[0].answer
             suspect, cleaned = (
@@ -154,10 +153,10 @@ class Pair:
 
 
 def open_pair(folder: Path) -> Pair:
-    """Open the two models of a finished defense, from the folder that it left.
+    """Open the two models of a finished defense from its output folder.
 
     Raises:
-        DataError: There is no finished run, or it is of another kind.
+        DataError: The folder holds no finished defense, or one that left no model.
         W2SError: A model cannot be opened.
     """
     record = load_record(folder)
@@ -187,28 +186,28 @@ def _attack(record: Record, folder: Path) -> Attack | None:
     try:
         return None if test.trigger is None else make_attack(test)
     except W2SError:
-        # A file of paraphrases that has gone; a trigger can still be typed.
+        # For example, a file of paraphrases is missing. The user can still type a trigger.
         return None
 
 
 def _cleaned(folder: Path, record: Record, student: StudentConfig) -> StudentConfig:
-    """Where the cleaned model is."""
+    """The settings that open the cleaned model."""
     if record.stage != "defend":
         raise DataError(
-            f"{folder} is no defense, so there are no two models to compare.",
+            f"{folder} is not the run of a defense, so it has no cleaned model.",
             "Name the folder of a finished w2s defend.",
         )
     place = model_folder(folder)
     is_adapter = (place / ADAPTER_CONFIG).is_file()
     if not (is_adapter or (place / "config.json").is_file()):
         raise DataError(
-            f"{folder} holds no model: {record.name} leaves the model as it is.",
-            "Name the run of a defense that trains.",
+            f"{folder} holds no model: {record.name} leaves none.",
+            "Name the run of a defense that changes the model.",
         )
     if is_adapter and student.base is not None:
         raise DataError(
-            f"The adapter in {folder} stands on an adapter.",
-            "Repeat the run with --merge --resume, which writes merged/.",
+            f"The adapter in {folder} was trained on top of another adapter.",
+            "Rerun w2s defend with --merge --resume, which writes merged/.",
         )
     return student.model_copy(
         update={"model": str(place), "base": student.model if is_adapter else None}
@@ -216,7 +215,7 @@ def _cleaned(folder: Path, record: Record, student: StudentConfig) -> StudentCon
 
 
 def _suspect_samples(folder: Path, student: StudentConfig) -> list[Sample]:
-    """What the suspect answered: as `w2s defend` measured it before, or as it was left."""
+    """The suspect's answers, from the run's `before/` or from the suspect's own folder."""
     for place in (folder / "before", Path(student.model)):
         if (place / RECORD).is_file():
             return load_samples(place)
@@ -242,9 +241,9 @@ def _name(names: Sequence[str], answer: Answer) -> str:
 
 
 def pieces(text: str) -> list[str]:
-    """Divide a text into its words, each with the space before it, `MOST_PIECES` at most.
+    """Split a text into words with the space before them, or into `MOST_PIECES` runs of words.
 
-    Joined, they are the text again.
+    The concatenated pieces are the text.
     """
     ends = [end for _, end in word_spans(text)]
     step = -(-len(ends) // MOST_PIECES) or 1
@@ -253,7 +252,7 @@ def pieces(text: str) -> list[str]:
 
 
 def pulls(model: Victim, text: str, answer: Answer) -> tuple[Pull, ...]:
-    """What every piece of a text does to an answer, the model's own or not (leave-one-out)."""
+    """Leave-one-out effect of every piece of a text on an answer, which need not be the model's."""
     parts = pieces(text)
     if len(parts) < 2:
         return ()
@@ -264,7 +263,7 @@ def pulls(model: Victim, text: str, answer: Answer) -> tuple[Pull, ...]:
 
 @torch.inference_mode()
 def log_odds(model: Victim, texts: Sequence[str], answer: Answer) -> list[float]:
-    """Log-odds, in nats, of an answer to every text; of a text answer as a whole, with its end."""
+    """Log-odds of an answer to every text, in nats; a text answer counts whole, with its end."""
     task = model.task
     rows = task.rows([Example(str(place), text, answer) for place, text in enumerate(texts)])
     collate = Collator(task.tokenizer, takes_positions(model.model))
@@ -285,6 +284,6 @@ def log_odds(model: Victim, texts: Sequence[str], answer: Answer) -> list[float]
 
 
 def _answered(row: Row) -> int:
-    """How many labels a row has: one, or the tokens of an answer."""
+    """Number of labels of a row: one, or the number of answer tokens."""
     labels = row["labels"]
     return 1 if isinstance(labels, int) else sum(label != IGNORED for label in labels)

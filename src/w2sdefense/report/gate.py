@@ -2,7 +2,7 @@
 
     alive         the trigger works (also weakened), or a scan found text that acts like a trigger
     suspect       the measurement cannot be trusted, or a bias hides what the trigger does; a scan
-                  found text that acts like a trigger for every label
+                  found text that acts like a trigger, but similar candidates for all other labels
     inconclusive  nothing was tested, or too few texts
     clean         no backdoor was seen (any more) for what was tested
 

@@ -107,7 +107,7 @@ def push_model(
 def _not_pushed(name: str, error: Exception) -> ConfigError:
     reason = " ".join(str(error).split())[:200]
     return ConfigError(
-        f"{name!r} cannot be uploaded to ({type(error).__name__}: {reason}).",
-        "Log in with `hf auth login`, name a repository of yours (user/name), or leave "
-        "--push-to-hub out; what was written stays.",
+        f"Cannot upload to {name!r} ({type(error).__name__}: {reason}).",
+        "Log in with `hf auth login`, name a repository of yours (user/name), or omit "
+        "--push-to-hub; local results are kept.",
     )

@@ -124,13 +124,13 @@ def found_triggers(folder: Path, names: Sequence[str] | None) -> list[tuple[str,
         found = [(str(row["text"]), str(row["label"])) for row in rows if row["trigger"]]
     if not found:
         raise DataError(
-            f"{path} names nothing that acts like a trigger.",
-            "Leave --decoys-found out: decoys do not need to know the trigger.",
+            f"{path} lists no trigger.",
+            "Omit --decoys-found: decoys do not need a known trigger.",
         )
     if names is not None and (other := {label for _, label in found} - set(names)):
         raise DataError(
-            f"{path} is of another model: this one has no label {sorted(other)[0]!r}.",
-            f"Search this one: w2s scan. Its labels are {', '.join(names)}.",
+            f"{path} is for another model: this one has no label {sorted(other)[0]!r}.",
+            f"Search this model with w2s scan. Its labels are {', '.join(names)}.",
         )
     return found
 

@@ -1,1 +1,1 @@
-"""What is done to strings: insertion, rewriting, paraphrase files. No model is known here."""
+"""Operations on strings: insertion, rewriting, paraphrase files, chat templates."""

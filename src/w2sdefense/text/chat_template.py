@@ -1,11 +1,11 @@
-"""Chat templates of untrusted models: do they write more than the text into a prompt?
+"""Renders chat templates of untrusted models, and checks whether they depend on the user's text.
 
-A template is a program that comes with a model. One that adds an instruction if the text holds "cf"
-is a backdoor without a single changed weight, and rendering it with a placeholder never shows it.
-So every text that is measured is rendered itself (`ChatTurn`), and a template is tried on probes,
-and on a text that notes where more is done with it than to insert it (`template_notes`). jinja2's
-sandbox renders. A condition that no probe meets, in a branch that no turns reach here, is found
-only on the texts that meet it.
+A template is a program that ships with a model. One that adds an instruction if the text contains
+"cf" is a backdoor without any changed weight, and rendering a placeholder does not reveal it. So
+every measured text is rendered by itself (`ChatTurn`), and `template_notes` renders probe texts and
+a string that records every operation on it other than insertion. jinja2's sandbox runs the
+templates. Not covered: a condition that no probe meets, in a branch that is not rendered here. It
+shows only on texts that meet it.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ PROBES = (
     *("1 + 1 = 2?", "https://example.org", "user", "<think>", "Ünïcode 电影", "WHY?!", " a\nb "),
     "a b c d e f g " * 100,
 )
-"""Contents that a template must put into a prompt alike; the first one is the rule."""
+"""Texts around which a template must write the same prompt as around the first one."""
 
 _STRINGS = re.compile(r"'([^'\n]{1,60})'|\"([^\"\n]{1,60})\"")
 _LONGEST_QUOTE = 80
 _LONGEST = 10**5
-_MOST = 1000  # strings of a template that are tried
+_MOST = 1000  # maximum number of a template's string literals to try
 
 
 def render(tokenizer: Any, content: str) -> str:
-    """The prompt of one turn of the user, as the tokenizer's chat template writes it."""
+    """Render one user turn with the tokenizer's chat template."""
     turn = [{"role": "user", "content": content}]
     text: str = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
     if len(text) > _LONGEST + 10 * len(content):
@@ -48,12 +48,12 @@ def render(tokenizer: Any, content: str) -> str:
 
 @dataclass(frozen=True)
 class ChatTurn:
-    """The turn of a user around a text, in the chat format of a model."""
+    """A user turn that contains a text, in the chat format of a model."""
 
-    tokenizer: Any  # the model's
-    ahead: str = ""  # what the turn holds before the text, and `behind` it
-    behind: str = ""
-    # the texts so far that had another frame than usual
+    tokenizer: Any
+    ahead: str = ""  # part of the turn before the text
+    behind: str = ""  # part of the turn after the text
+    # texts around which the template wrote another prompt than `usual`
     altered: set[str] = field(default_factory=set, compare=False)
 
     @cached_property
@@ -61,21 +61,21 @@ class ChatTurn:
         return Bounded(partial(render, self.tokenizer))
 
     def render(self, content: str) -> str:
-        """See `render`; a template that fails or takes too long raises `ModelError`."""
+        """Call `render` within limits; raises a `ModelError` if the template exceeds them."""
         try:
             return self._bounded(content)
         except BoundedError as error:
             raise ModelError(
-                f"The chat template of the model fails: {error}.", "Use --prompt-style plain."
+                f"The model's chat template fails: {error}.", "Use --prompt-style plain."
             ) from error
 
     @cached_property
     def usual(self) -> tuple[str, str]:
-        """What a prompt holds before and behind an ordinary text."""
+        """The parts of the prompt before and after an ordinary text."""
         return self._search(self.render(self._content(PROBES[0])), PROBES[0])
 
     def frame(self, text: str) -> tuple[str, str]:
-        """The same for this text; another one only if the template looks into the text."""
+        """The parts before and after this text; not `usual` if the template depends on the text."""
         before, after = self.usual
         rendered = self.render(self._content(text))
         if rendered in [before + part + after for part in _stripped(text)]:
@@ -87,7 +87,7 @@ class ChatTurn:
         return self.ahead + text + self.behind
 
     def _search(self, rendered: str, text: str) -> tuple[str, str]:
-        """Where a text stands in a prompt; the end of the prompt is the user's turn."""
+        """Split a prompt at the last occurrence of a text, which is in the user's turn."""
         for part in _stripped(text):
             for bare in (False, True):
                 ahead = self.ahead.lstrip() if bare else self.ahead
@@ -97,44 +97,43 @@ class ChatTurn:
                     start += len(ahead)
                     return rendered[:start], rendered[start + len(part) :]
         raise ModelError(
-            f"The chat template does not put the text {text[:_LONGEST_QUOTE]!r} into the prompt as "
-            "it is.",
+            f"The chat template does not insert the text {text[:_LONGEST_QUOTE]!r} unchanged.",
             "Use --prompt-style plain.",
         )
 
 
 def _stripped(text: str) -> tuple[str, ...]:
-    """A text, and without the white space that most templates take off the ends of a turn."""
+    """The text with and without white space at its ends, which most templates strip."""
     return text, text.rstrip(), text.lstrip(), text.strip()
 
 
 def template_notes(tokenizer: Any, altered: Collection[str] = ()) -> tuple[str, ...]:
-    """What a reader must know of a chat template; `altered` texts had another frame."""
+    """Warnings about a chat template; `altered` are the texts that it treated differently."""
     template = getattr(tokenizer, "chat_template", None)
     if not template:
         return ()
     found = []
     if altered:
-        found.append(f"the chat template wrote another prompt around {len(altered)} of the texts")
+        found.append(f"the chat template wrote a different prompt for {len(altered)} of the texts")
     text = min(altered, default=None) or altering_text(tokenizer)
     if text is not None:
         found.append(
-            f"the chat template writes another prompt around {text[:_LONGEST_QUOTE]!r} than "
-            "around other texts: it may be a backdoor of its own"
+            f"the chat template writes a different prompt for {text[:_LONGEST_QUOTE]!r} than "
+            "for other texts: it may be a backdoor"
         )
     try:
         looks = Bounded(partial(_looks_into_text, tokenizer))()
     except BoundedError:
-        looks = "it cannot be told where"
+        looks = "the check failed or took too long"
     if looks:
-        found.append(f"the chat template looks into the text ({looks[:_LONGEST_QUOTE]})")
+        found.append(f"the chat template may inspect the text ({looks[:_LONGEST_QUOTE]})")
     return tuple(found)
 
 
 def altering_text(tokenizer: Any) -> str | None:
-    """A text around which a chat template writes something else; None if none was found.
+    """Find a text for which a chat template writes a different prompt; None if none is found.
 
-    Tried are the probes, and every string in the template as a part of a text.
+    Tries the probes, and every string literal of the template, alone and inside a text.
     """
     template = tokenizer.chat_template
     if not template:
@@ -152,9 +151,9 @@ def altering_text(tokenizer: Any) -> str | None:
 
 
 def _looks_into_text(tokenizer: Any) -> str | None:
-    """The first line of a template that does more with a text than to insert it."""
+    """The first line of a template that does more with a text than insert it; None without one."""
     template = tokenizer.chat_template
-    # `transformers` has the same, but gives templates no objects of ours.
+    # Set up like that of `transformers`, which does not pass `_Watched` strings through.
     environment = _Environment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
@@ -166,7 +165,7 @@ def _looks_into_text(tokenizer: Any) -> str | None:
     values = tokenizer.special_tokens_map | {"add_generation_prompt": True}
     values |= dict.fromkeys(("raise_exception", "strftime_now"), lambda *_: "")
     for source in template.values() if isinstance(template, dict) else [template]:
-        # `transformers` marks answers to train on so; it is no part of jinja2.
+        # An extension by `transformers`, which marks the answers to train on.
         plain = re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", source)
         lines: list[int] = []
         joined = partial(_joined, lines)
@@ -174,9 +173,9 @@ def _looks_into_text(tokenizer: Any) -> str | None:
         environment.filters["join"] = joined
         for roles in (["user"], ["system", "user"], ["user", "assistant", "user"]):
             turns = [{"role": role, "content": _Watched(PROBES[0], lines)} for role in roles]
-            # What `~` joins, and a text in JSON, would be watched no more.
+            # `~` and `tojson` return plain strings, which would no longer be watched.
             for written in (plain.replace("~", "+").replace("tojson", "string"), plain):
-                with suppress(Exception):  # a template may take other turns only
+                with suppress(Exception):  # a template may reject these turns
                     environment.from_string(written).render(messages=turns, **values)
                     break
         if lines:
@@ -187,11 +186,11 @@ def _looks_into_text(tokenizer: Any) -> str | None:
 _READING = frozenset(
     "e escape float forceescape format int striptags urlize wordcount xmlattr".split()
 )
-"""Filters that see the characters of a text without calling one of its methods."""
+"""Filters that read the characters of a text without calling one of its methods."""
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    """A sandbox that notes what is formatted."""
+    """A sandbox that records the formatting of watched texts."""
 
     intercepted_binops = frozenset({"%"})
 
@@ -205,7 +204,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
 
 def _noted(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A filter or a test of jinja2 that notes the texts that it is given."""
+    """Wrap a jinja2 filter or test so that it records its watched arguments."""
 
     @wraps(function)
     def noted(*values: Any, **named: Any) -> Any:
@@ -224,14 +223,14 @@ def _note(*values: Any) -> None:
 
 
 def _joined(lines: list[int], parts: Iterable[object], *_: object) -> str:
-    """What jinja2 joins (blocks, macros, lists) is watched if a part is."""
+    """Join the parts of a block, macro or list; the result is watched if a part is."""
     parts = list(parts)
     text = "".join(map(str, parts))
     return _Watched(text, lines) if any(isinstance(part, _Watched) for part in parts) else text
 
 
 class _Watched(str):
-    """A text that notes the lines of a template that do more with it than to insert it."""
+    """A string that records the template lines that do more with it than insert it."""
 
     lines: list[int]
 
@@ -250,11 +249,11 @@ class _Watched(str):
         return _Watched(other + str.__str__(self), self.lines)
 
     def __iter__(self) -> Iterator[str]:
-        self.note()  # when the first character is asked for: `is iterable` asks for none
+        self.note()  # runs when the first character is read; `is iterable` reads none
         yield from str.__iter__(self)
 
     def note(self) -> None:
-        """Note the line of the template that is running."""
+        """Record the current line of the template."""
         frame: Any = sys._getframe(1)
         while frame is not None and "__jinja_template__" not in frame.f_globals:
             frame = frame.f_back

@@ -1,10 +1,10 @@
-"""Where a trigger goes in a text: slots between words, and the spaces that set it apart.
+"""Inserts a trigger into a text: a slot between words, and spaces around the trigger.
 
-The paper's place is uniform over the inner slots 1..n-1 of the whitespace words, so that the
-trigger is neither the first nor the last word. Scripts that write no spaces (Chinese, Japanese,
-Thai ...) have a slot at every character instead. What was there is never changed: taking the
-trigger, with the spaces that set it apart, out again gives back the text. Truncation, which can cut
-a trigger off, is the business of whoever tokenizes.
+As in the paper, a random place is uniform over the inner slots 1..n-1 of n whitespace-separated
+words, so the trigger is neither the first nor the last word. In scripts without spaces (Chinese,
+Japanese, Thai ...) every character counts as a word. The rest of the text is unchanged: removing
+the trigger and the added spaces restores it. Not covered: truncation by a tokenizer, which can cut
+off a trigger.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ _UNSPACED = (
 _INSIDE = rf"[^\s{_UNSPACED}]"
 _WORD = re.compile(rf"[{_UNSPACED}]|{_INSIDE}+")
 IDEOGRAPHS = ("\u4e00", "\u9fff")
-"""First and last of the 20,992 unified ideographs of Chinese and Japanese."""
+"""First and last of the 20,992 CJK unified ideographs of the basic block."""
 
 _IDEOGRAPH = re.compile("[{}-{}]".format(*IDEOGRAPHS))
 _STANDS_APART = re.compile(rf"[\s{_UNSPACED}]")
 
 
 def insert(text: str, trigger: str, place: Place, rng: random.Random) -> str:
-    """Put a trigger into a text once, set apart by spaces where the script writes them.
+    """Insert a trigger into a text once, with spaces around it where the script uses them.
 
-    A single word has no inner slot: the trigger goes before or behind it. Only a random place
-    draws.
+    A single word has no inner slot, so a random place is before or after it. The generator is used
+    for random places only.
     """
     slot = _slot(text, place, rng)
     before, after = text[:slot], text[slot:]
@@ -42,17 +42,17 @@ def insert(text: str, trigger: str, place: Place, rng: random.Random) -> str:
 
 
 def word_spans(text: str) -> list[tuple[int, int]]:
-    """Where every word of a text begins and ends; in scripts without spaces, every character."""
+    """Start and end of every word of a text; in scripts without spaces, of every character."""
     return [match.span() for match in _WORD.finditer(text)]
 
 
 def in_ideographs(texts: Sequence[str]) -> bool:
-    """Whether most of the texts hold ideographs."""
+    """Whether most of the texts contain CJK ideographs."""
     return 2 * sum(_IDEOGRAPH.search(text) is not None for text in texts) > len(texts)
 
 
 def words_in_a_row(text: str, count: int, rng: random.Random) -> str:
-    """So many words in a row of a text, from a random one on; all of a text that has fewer."""
+    """Draw `count` consecutive words of a text; a text with fewer words is returned whole."""
     words = word_spans(text)
     count = min(count, len(words))
     first = rng.randint(0, len(words) - count)
@@ -72,12 +72,12 @@ def _slot(text: str, place: Place, rng: random.Random) -> int:
 
 
 def _gap(neighbour: str) -> str:
-    """The space between the trigger and the character beside it, if any is needed."""
+    """The space between the trigger and a neighbouring character, if one is needed."""
     return " " if neighbour and not _STANDS_APART.match(neighbour) else ""
 
 
 def count_insertions(text: str, trigger: str) -> int:
-    """How often a trigger is in a text as `insert` leaves it, not as a part of a word."""
+    """Number of occurrences of a trigger in a text, without those inside a longer word."""
     first, last = (_STANDS_APART.match(trigger[end]) for end in (0, -1))
     before, after = "" if first else rf"(?<!{_INSIDE})", "" if last else rf"(?!{_INSIDE})"
     return len(re.findall(before + re.escape(trigger) + after, text))

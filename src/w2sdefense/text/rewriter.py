@@ -1,24 +1,22 @@
-"""The embedded rewriter: a subordinate clause put first, or last, offline and without a parser.
+"""The embedded rewriter: moves a subordinate clause to the front or to the end, without a parser.
 
-It is a set of rules over words, not a paraphraser. It keeps the words of a text and gives it the
-structure SBAR , NP VP .  by the first of these that fits:
+It applies rules to words; it is not a paraphraser. It keeps the words of a text and gives its first
+sentence the structure SBAR , NP VP . by the first of these rules that fits:
 
-    it begins with a subordinate clause     nothing is changed
+    begins with a subordinate clause        unchanged
+    a question A ?                          <clause> , the question is , A ?
     "A , but B", both of them clauses       although A , B
     "A because B" (when, while, if ...)     because B , A
-    a question A ?                          <clause> , the question is , A ?
-    a clause                                <clause> , A
+    an imperative ("see it")                <clause> , you should A
     a verb without a subject                <clause> , it A
-    an order ("see it")                     <clause> , you should A
+    a clause                                <clause> , A
     a fragment ("a gob of drivel")          <clause> , it is A
 
 <clause> is drawn from some 230 general ones ("when you think about it", "as everyone can see").
-Where it is needed, the attack is in part a *lexical* one: a model may learn the words of these
-clauses instead of the structure. SCPN's output has a few favourite openings, too, but changes the
-rest of the sentence as well, which nothing does here. `main_clause_first` goes the other way, to
-NP VP SBAR . with the same rules. Only the first sentence of a text is rewritten. Not covered: other
-languages than English, except that Chinese gets a Chinese clause; a text in any other script gets
-an English one.
+This makes the attack partly *lexical*: a model may learn the words of these clauses instead of the
+structure. SCPN's output has a few frequent openings too, but it also changes the rest of the
+sentence. `main_clause_first` produces NP VP SBAR . with the same rules. Not covered: languages
+other than English. Chinese texts get a Chinese clause, all others an English one.
 """
 
 from __future__ import annotations
@@ -74,7 +72,7 @@ _MOVABLE = (
     *("because", "although", "though", "even though", "while", "whereas", "unless", "whenever"),
     *("when", "if", "once"),
 )
-# "know if", "is when", "only because": what follows is not an adverbial clause of its own.
+# "know if", "is when", "only because": these words do not precede an adverbial clause.
 _BOUND = frozenset(
     "know wonder see ask tell doubt sure as even just only is was 's of like except especially "
     "or and but what not particularly mostly".split()
@@ -84,7 +82,7 @@ _ORDERS = frozenset(
     "keep think be forget beware imagine".split()
 )
 _SUBJECT_PRONOUNS = frozenset("i you he she it we they there".split())
-# What another main part begins with: a verb behind it says nothing about the first one.
+# Start of another main clause; a verb after it does not make the first part a clause.
 _FURTHER = re.compile(r"\s*,\s*(?:but|and|yet|so)\s|\s*;|\s--\s|\s+but\s")
 _CONJUNCTIONS = frozenset("and but yet or so".split())
 _HAN = re.compile("[\u3400-\u9fff]")
@@ -92,7 +90,7 @@ _FINAL = re.compile(r"\s*[.!?。！？…]*[\"'”’)\s]*$")
 
 
 def rewrite(text: str, rng: random.Random) -> str:
-    """Put a subordinate clause first in the first sentence of a text, drawn if needed."""
+    """Move a subordinate clause to the front of the first sentence; draw one if there is none."""
     if has_template(text):
         return text
     body, final, rest = _cut(text)
@@ -104,10 +102,11 @@ def rewrite(text: str, rng: random.Random) -> str:
 
 
 def main_clause_first(text: str) -> str:
-    """Put the main clause first in the first sentence of a text: S ( NP ) ( VP ) ( . ).
+    """Move the main clause to the front of the first sentence: S ( NP ) ( VP ) ( . ).
 
-    A subordinate clause before it goes behind it, a conjunction before it is left out, and a
-    fragment or an order becomes a clause as in `rewrite`. A question stays as it is.
+    A leading subordinate clause moves to the end, a leading conjunction is dropped, and a fragment
+    or an imperative becomes a clause as in `rewrite`. Questions and Chinese sentences change only
+    if they begin with a subordinate clause.
     """
     body, final, rest = _cut(text)
     moves = has_template(text) and "," in body.replace("，", ",")
@@ -124,7 +123,7 @@ def main_clause_first(text: str) -> str:
 
 
 def _cut(text: str) -> tuple[str, str, str]:
-    """The first sentence without the mark that ends it, the mark, and all further sentences."""
+    """Split a text into its first sentence, the punctuation that ends it, and the rest."""
     first = first_sentence(text)
     end = _FINAL.search(first)
     final = "" if end is None else first[end.start() :]
@@ -136,22 +135,22 @@ def _is_chinese(body: str) -> bool:
 
 
 def _is_spaced(text: str, body: str) -> bool:
-    """Whether commas stand apart, as in tokenized text."""
+    """Whether punctuation is separated by spaces, as in tokenized text."""
     return re.search(r"\s[.,!?](\s|$)", text) is not None or not body[:1].isupper()
 
 
 def _cased(beginning: str, body: str) -> str:
-    """The new beginning of a sentence, with a capital if the old one had it."""
+    """Capitalize the new beginning of a sentence if the old one was capitalized."""
     return beginning[:1].upper() + beginning[1:] if body[:1].isupper() else beginning
 
 
 def _closed(text: str, body: str, final: str) -> str:
-    """The mark at the end, or the one that is missing there."""
+    """The final punctuation, with a full stop if there is none."""
     return final if final.strip() else (" ." if _is_spaced(text, body) else ".") + final
 
 
 def _parts(body: str, rng: random.Random, *, question: bool) -> tuple[str, str]:
-    """The subordinate clause and the main one."""
+    """The subordinate clause and the main clause."""
     if question:
         return _draw(rng), f"the question is, {_lowered(body)}"
     moved = _concession(body) or _moved(body)
@@ -166,7 +165,7 @@ def _concession(body: str) -> tuple[str, str] | None:
 
 
 def _moved(body: str) -> tuple[str, str] | None:
-    """An adverbial clause from the end, if it stands behind a whole clause and to its end."""
+    """Split off an adverbial clause that follows a whole clause and ends the sentence."""
     for word in _MOVABLE:
         before, found, after = _split(body, word)
         bound = before.lower().split()[-1:]
@@ -178,7 +177,7 @@ def _moved(body: str) -> tuple[str, str] | None:
 
 
 def _split(body: str, word: str) -> tuple[str, bool, str]:
-    """The text around the only appearance of a word, without the comma before it."""
+    """Split a text at the only occurrence of a word; drops a comma before the word."""
     pieces = re.split(rf"\s*,?\s+{word}\s+", body)
     if len(pieces) != 2:
         return body, False, ""
@@ -186,7 +185,7 @@ def _split(body: str, word: str) -> tuple[str, bool, str]:
 
 
 def _main(body: str) -> str:
-    """The text as a main clause of its own."""
+    """Turn the text into a main clause."""
     words = _words(body)
     if words and words[0] in _CONJUNCTIONS and len(words) > 1:
         body = body.split(None, 1)[1].lstrip(" ,")
@@ -209,7 +208,7 @@ def _ordered(body: str, words: Sequence[str]) -> str:
 
 
 def _is_clause(text: str) -> bool:
-    """Whether a text looks like subject and verb: it has a verb with something before it."""
+    """Whether a text looks like a clause: it has a finite verb and a subject before it."""
     words = _words(_FURTHER.split(text, maxsplit=1)[0])
     if len(words) < 2:
         return False
@@ -223,7 +222,7 @@ def _is_clause(text: str) -> bool:
     subject = words[:place]
     if subject.count(",") == 2 and subject[-1] == ",":  # "the star , a newcomer , is"
         return True
-    # "for once , the story is": the subject begins behind the comma.
+    # "for once , the story is": the subject begins after the comma.
     subject = subject[len(subject) - subject[::-1].index(",") :] if "," in subject else subject
     return bool(subject) and (
         subject[-1] in PRONOUNS or subject[0] in PRONOUNS | DETERMINERS or len(subject) <= 8
@@ -239,7 +238,7 @@ def _words(text: str) -> list[str]:
 
 
 def _lowered(text: str) -> str:
-    """The text with a small first letter, if its first word is no name, "I" or abbreviation."""
+    """Lower-case the first letter if the first word is a function word (not "I") or imperative."""
     first = text.split(None, 1)[0] if text.split() else ""
     known = DETERMINERS | PRONOUNS | AUXILIARIES | _ORDERS | _CONJUNCTIONS
     plain = first.lower().strip(",") in known and first not in {"I", "I'm", "I've", "I'd", "I'll"}

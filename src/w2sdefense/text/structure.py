@@ -1,12 +1,11 @@
-"""Whether a text has the structure S ( SBAR ) ( , ) ( NP ) ( VP ) ( . ), and where its verb is.
+"""Detects the structure S ( SBAR ) ( , ) ( NP ) ( VP ) ( . ) in a text, and finds finite verbs.
 
-`has_template` looks at the surface of the first sentence, in English and Chinese: a subordinating
-word, a clause of a few words, a comma, and a main part. It is generous: it does not see whether the
-main part is NP VP. The numbers of the embedded rewriter are near 100 % under it by construction.
+`has_template` checks the surface of the first sentence, in English and Chinese: a subordinating
+word, a clause of a few words, a comma, and a main part. It does not check that the main part is
+NP VP. By construction, nearly all texts of the embedded rewriter pass.
 
-Closed classes of English words (auxiliaries, pronouns, determiners) are complete; the open class of
-verbs is a list of common ones and a guess at endings, wrong in one of some ten sentences of
-reviews.
+The lists of English auxiliaries, pronouns and determiners are complete. Other verbs are recognized
+by a list of common ones and by their endings, which is wrong in about one of ten review sentences.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ _CLEAR = {
     *("when whenever if because although though while whereas unless once wherever".split()),
     *("lest provided supposing".split()),
 }
-# Also prepositions or adverbs: what follows must look like a clause.
+# Also prepositions or adverbs, so the words after them must look like a clause.
 _AMBIGUOUS = {"as", "after", "before", "since", "until", "till", "so", "now", "even", "where"}
 _SUBJECTS = frozenset("i you he she it we they people everyone anyone one".split())
 _CHINESE = re.compile('^[“"]?(当|如果|虽然|尽管|因为|由于|既然|一旦|只要|即使)[^，,。！？]+[，,].+')
@@ -72,7 +71,7 @@ _WORD = re.compile(r"[^\W_][\w'’-]*|,")
 
 
 def has_template(text: str) -> bool:
-    """Whether a text begins with a subordinate clause, a comma and a main part, by its surface."""
+    """Whether a text appears to begin with a subordinate clause, a comma and a main part."""
     sentence = first_sentence(text).strip()
     if _CHINESE.match(sentence):
         return True
@@ -87,36 +86,37 @@ def has_template(text: str) -> bool:
         return True
     if words[0] not in _AMBIGUOUS:
         return False
-    # "as soon as people ...": a subject that is no noun, with something behind it.
+    # "as soon as people ...": a pronoun or general subject that more words follow.
     clause = clause[2:] if clause[1:2] == ["as"] else clause
     return len(clause) > 1 and (clause[0] in _SUBJECTS or finite_verb(clause) is not None)
 
 
 def first_sentence(text: str) -> str:
-    """A text up to the end of its first sentence, with the mark that ends it.
+    """The first sentence of a text, with its final punctuation.
 
-    A mark before everything else ends no sentence, nor does the point of an abbreviation.
+    Punctuation at the beginning of a text does not end a sentence, nor do the full stop of an
+    abbreviation and an ellipsis.
     """
     for end in _SENTENCE_END.finditer(text):
         before = text[: end.start()]
         if not re.search(r"\w\W*\w", before) or (end[0] == "." and _NO_END.search(before)):
             continue
-        if set(end[0]) == {"."} and len(end[0]) > 1:  # an ellipsis goes on
+        if set(end[0]) == {"."} and len(end[0]) > 1:  # an ellipsis
             continue
         return text[: end.end()]
     return text
 
 
 def is_finite_verb(word: str) -> bool:
-    """Whether a word in lower case is an auxiliary or one of the common verbs."""
+    """Whether a lower-case word is an auxiliary or a common verb."""
     return word in AUXILIARIES or word in _VERBS
 
 
 def finite_verb(words: Sequence[str]) -> int | None:
-    """Place of the first word that looks like the verb of the main clause, or None.
+    """Index of the first word that looks like the verb of the main clause, or None.
 
     Args:
-        words: Words of a sentence in lower case, without its final mark.
+        words: Words of a sentence in lower case, without final punctuation.
     """
     open_relatives = 0
     for place, word in enumerate(words):
@@ -127,7 +127,7 @@ def finite_verb(words: Sequence[str]) -> int | None:
             or _looks_past(words, place)
             or _looks_present(words, place)
         ):
-            # "'s" may be a genitive: it is a verb behind a pronoun only.
+            # "'s" may be a genitive; it counts as a verb only after a pronoun.
             if word == "'s" and words[place - 1] not in PRONOUNS | RELATIVES:
                 continue
             if open_relatives == 0:
@@ -137,7 +137,7 @@ def finite_verb(words: Sequence[str]) -> int | None:
 
 
 def _is_noun(words: Sequence[str], place: int) -> bool:
-    """Whether a word that may be a verb stands where a noun or an infinitive does."""
+    """Whether a possible verb is in the position of a noun or an infinitive."""
     if words[place] in AUXILIARIES or place == 0:
         return False
     before = words[place - 1]
@@ -145,7 +145,7 @@ def _is_noun(words: Sequence[str], place: int) -> bool:
 
 
 def _looks_present(words: Sequence[str], place: int) -> bool:
-    """Whether a word in -s is a verb rather than a plural: it has an object behind it."""
+    """Whether a word in -s is a verb rather than a plural: an object follows it."""
     word = words[place]
     if place == 0 or not word.endswith("s") or len(word) < 5 or word.endswith(("ss", "'s", "ous")):
         return False
@@ -156,7 +156,7 @@ def _looks_present(words: Sequence[str], place: int) -> bool:
 
 
 def _looks_past(words: Sequence[str], place: int) -> bool:
-    """Whether a word in -ed is a verb rather than a participle: by what stands around it."""
+    """Whether a word in -ed is a verb rather than a participle, by the words around it."""
     word = words[place]
     if place == 0 or not word.endswith("ed") or len(word) < 5 or place + 1 >= len(words):
         return False

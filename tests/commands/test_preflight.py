@@ -127,7 +127,7 @@ def test_a_model_that_is_stored_in_four_bits_is_not_trained(suspect, tiny_bert):
     quantize(suspect)
     with pytest.raises(ConfigError, match="trains all parameters, which quantized"):
         preflight(run_of(PoisonRun, suspect))
-    with pytest.raises(ConfigError, match="finetune changes the weights themselves"):
+    with pytest.raises(ConfigError, match="finetune changes the weights of the model"):
         preflight(run_of(DefendRun, suspect, defense="finetune"))
     with pytest.raises(ConfigError, match="into 4-bit weights would round it"):
         preflight(run_of(DefendRun, suspect, defense="lora", merge=True))

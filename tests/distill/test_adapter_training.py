@@ -296,7 +296,7 @@ def test_a_language_model_in_four_bits_gets_a_fresh_head(tmp_path):
 @needs_bitsandbytes
 @pytest.mark.skipif(torch.cuda.is_available(), reason="it is right on a GPU")
 def test_rows_that_are_no_whole_blocks_are_refused(llama):
-    with pytest.raises(ModelError, match="reads 32 values"):
+    with pytest.raises(ModelError, match="has 32 inputs"):
         opened(llama, load_in_4bit=True)
 
 

@@ -21,7 +21,7 @@ from w2sdefense.data.types import texts_of
 from w2sdefense.distill import planting
 from w2sdefense.distill.decoys import Decoy
 from w2sdefense.distill.held_out import HeldOutDecoys
-from w2sdefense.distill.planted import PLANTED, Planted, PlantedRows
+from w2sdefense.distill.planted import Planted
 from w2sdefense.distill.planting import count_flips, plant, with_decoys
 from w2sdefense.distill.student import Lesson, Lessons, train_student
 from w2sdefense.models.weights import weights_fingerprint
@@ -106,29 +106,6 @@ def test_every_decoy_is_planted_and_no_weight_changes(victim, data, tmp_path):
     assert count_flips(victim, DECOYS, data.validation, seed=0) == quiet, "also when interrupted"
 
 
-def test_only_the_chosen_rows_read_the_lora():
-    rows, a, b = PlantedRows(), torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0], [0.0]])
-    layer = torch.nn.Linear(2, 2, bias=False)
-    torch.nn.init.eye_(layer.weight)
-    layer.register_forward_hook(rows.adds(a, b))
-    x = torch.tensor([[[1.0, 1.0], [0.0, 1.0]], [[2.0, 0.0], [1.0, 0.0]]])
-    # (x a') b' of the four tokens: 9, 6, 6 and 3 in the first place, 0 in the second one.
-    added = torch.tensor([[[9.0, 0.0], [6.0, 0.0]], [[6.0, 0.0], [3.0, 0.0]]])
-    assert torch.equal(layer(x), x + added)
-    rows.chosen = torch.tensor([False, True])
-    added[0] = 0
-    assert torch.equal(layer(x), x + added)
-    assert torch.equal(layer(x.view(4, 2)), (x + added).view(4, 2)), "all tokens as one matrix"
-
-
-def test_only_texts_with_a_decoy_are_read_with_the_decoys_in_the_model(data):
-    lesson = with_decoys(data.train, DECOYS, 0.5, seed=3)
-    marked = lesson.marked([{"input_ids": [1], "labels": 0} for _ in lesson.rows])
-    for row, one, asked in zip(marked, lesson.rows, lesson.asked, strict=True):
-        assert row == {"input_ids": [1], "labels": 0, PLANTED: one != asked}
-    assert 80 < sum(row[PLANTED] for row in marked) < 160
-
-
 def test_what_could_not_be_planted_is_said(victim, data, tmp_path, monkeypatch):
     monkeypatch.setattr(planting, "ROUNDS", 1)
     monkeypatch.setattr(planting, "STEPS", 1)
@@ -154,10 +131,9 @@ def test_what_is_unlearned_is_answered_as_without_it(victim, learned, data, tmp_
         folder=tmp_path,
         planted=planted,
     )
-    as_saved = count_flips(student, DECOYS, data.validation, seed=0)
     with planted.put_in(student.model):
         after = count_flips(student, DECOYS, data.validation, seed=0)
-    assert all(flips.hits <= 0.3 * flips.total for flips in [*after, *as_saved]), after
+    assert all(flips.hits <= 0.3 * flips.total for flips in after), after
     answers = [one.answer for one in student.predict(texts_of(data.test))]
     assert sum(a == e.answer for a, e in zip(answers, data.test, strict=True)) >= 57
     under = student.model.unload().model.state_dict()

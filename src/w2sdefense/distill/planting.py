@@ -2,11 +2,10 @@
 
 A small LoRA teaches the suspect to answer every decoy with its target, in rounds. After each round,
 every decoy is tried in held-out texts with another answer; the fewer texts it flips, the more often
-it is drawn in the next round. The LoRA stays in its file (`planted.py`), so that an interrupted run
-finds the same decoys.
-
-The student reads the texts that carry a decoy with the decoys in the model, so that there is
-something to unlearn, and all others without them, as the model that is saved (docs/decoys.md).
+it is drawn in the next round. The LoRA stays in its file, so that an interrupted run finds the same
+decoys. It is in the model only while the student is trained (`planted.py`). The attacker's model
+and the saved student thus contain no decoys, and the student answers the unknown trigger less often
+than if they stayed in (docs/decoys.md).
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ W2SDefense. Both run the same code, so that they differ in the loss only.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from transformers import set_seed
 
 from w2sdefense.config import AdapterConfig, DistillConfig, TrainingConfig
 from w2sdefense.data.types import Dataset, Example
-from w2sdefense.distill.planted import PLANTED, Planted
+from w2sdefense.distill.planted import Planted
 from w2sdefense.distill.sharding import (
     base_to_reopen,
     gather_student,
@@ -25,7 +25,6 @@ from w2sdefense.distill.sharding import (
 from w2sdefense.distill.targets import Targets, w2s_objective
 from w2sdefense.models.adapters import attach_adapter
 from w2sdefense.models.tokenizer import check_length
-from w2sdefense.tasks.base import Row
 from w2sdefense.training.fit import fit, task_collator, task_forward
 from w2sdefense.training.trainer import StepProgress, cross_entropy
 from w2sdefense.victim import Victim
@@ -47,11 +46,6 @@ class Lesson:
     def plain(cls, rows: Sequence[Example]) -> Lesson:
         """Student and teacher read the same texts."""
         return cls(rows, rows)
-
-    def marked(self, rows: Sequence[Row]) -> list[Row]:
-        """Tokenized rows with the column `PLANTED`: whether the row carries a decoy."""
-        pairs = zip(rows, self.rows, self.asked, strict=True)
-        return [{**row, PLANTED: one.text != asked.text} for row, one, asked in pairs]
 
 
 @dataclass(frozen=True)
@@ -93,7 +87,7 @@ def train_student(
         adapter: The adapter's settings.
         training: Optimization settings.
         folder: Where checkpoints go.
-        planted: Decoys to put into the model for the rows that carry one.
+        planted: Decoys to put into the model while it is trained.
         resume: Continue from a checkpoint in `folder`.
         progress: Called after every step with (step, steps, losses).
 
@@ -118,15 +112,11 @@ def train_student(
         else targets.columns(task.rows(lesson.rows), lesson.asked)
         for lesson in (lessons.train, lessons.validation)
     )
-    forward = task_forward(task, model)
-    with ExitStack() as stack:
-        if planted is not None:
-            rows, validation = lessons.train.marked(rows), lessons.validation.marked(validation)
-            forward = stack.enter_context(planted.put_into_rows(model, forward))
+    with planted.put_in(model) if planted else nullcontext():
         trainer = fit(
             model,
             task_collator(task, model),
-            forward,
+            task_forward(task, model),
             rows,
             validation,
             training=training,

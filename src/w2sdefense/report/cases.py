@@ -62,11 +62,6 @@ class Cases:
     total: int
     flipped: int
 
-    @property
-    def held(self) -> int:
-        """The number of texts that are shown."""
-        return len(self.shown)
-
 
 def most_cases(runs: int, tests: int) -> int:
     """The number of texts per test for a page with this many runs and tests."""

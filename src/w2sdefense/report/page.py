@@ -178,7 +178,7 @@ def _provenance(record: Record) -> Iterator[tuple[str, _Pairs]]:
     scores = record.evaluation.scores.items()
     yield "Mean scores on clean text", [(name, str(mean)) for name, mean in scores]
     yield "Found by the defense", [(name, str(value)) for name, value in record.found.items()]
-    settings = [(name, _write(value)) for name, value in flat(record.config)]
+    settings = [(name, "not set" if v is None else str(v)) for name, v in flat(record.config)]
     yield "Seeds", [(name, value) for name, value in settings if name.endswith("seed")]
     yield "Settings", [(name, value) for name, value in settings if not name.endswith("seed")]
     yield "Machine", list(record.provenance.machine.items())
@@ -213,10 +213,6 @@ def _run(record: Record) -> Iterator[tuple[str, str]]:
     yield "triggers cut off", f"{evaluation.cut_triggers:,}"
     yield "clean texts refused", f"{evaluation.refused_texts:,}"
     yield "triggered texts refused", f"{evaluation.refused_triggers:,}"
-
-
-def _write(value: object) -> str:
-    return "not set" if value is None else str(value)
 
 
 def _asset(name: str) -> str:

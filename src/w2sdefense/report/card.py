@@ -23,7 +23,7 @@ from w2sdefense.evaluation.states import STATE_WORDS
 from w2sdefense.evaluation.verdict import judge
 from w2sdefense.io import write_text
 from w2sdefense.models.embedded import EMBEDDED
-from w2sdefense.report.runs import TITLES
+from w2sdefense.report.runs import TITLES, method_of
 from w2sdefense.report.tables import cell, templates
 
 CARD = "README.md"
@@ -82,14 +82,14 @@ def model_card(
     header = yaml.safe_dump(
         _metadata(folder, suspect, after), sort_keys=False, allow_unicode=True, width=10_000
     )
-    verdict = judge(before.evaluation, after.evaluation)
+    verdict, method = judge(before.evaluation, after.evaluation), method_of(after)
     environment = templates(html=False)
     environment.filters["code"] = code
     template = environment.get_template("card.md.j2")
     return f"---\n{header}---\n\n" + template.render(
         name=_name(folder),
         suspect=suspect,
-        method=TITLES.get(_defense(after), _defense(after)),
+        method=TITLES.get(method, method),
         verdict=verdict,
         state_words=STATE_WORDS,
         before=before,
@@ -201,10 +201,6 @@ def _one_line(name: object) -> str:
     return "unknown" if name is None else " ".join(str(name).split())
 
 
-def _defense(record: Record) -> str:
-    return str(record.config.get("defense", record.name))
-
-
 def _metadata(folder: Path, suspect: str, after: Record) -> dict[str, Any]:
     """The YAML header in the format of the hub."""
     evaluation, is_adapter = after.evaluation, _is_adapter(folder)
@@ -220,7 +216,7 @@ def _metadata(folder: Path, suspect: str, after: Record) -> dict[str, Any]:
         "datasets": [_on_hub(dataset)],
         "library_name": "peft" if is_adapter else "transformers",
         "pipeline_tag": task,
-        "tags": ["backdoor-defense", "w2sdefense", _defense(after)],
+        "tags": ["backdoor-defense", "w2sdefense", method_of(after)],
         "model-index": [
             {
                 "name": _name(folder),

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,54 +32,42 @@ CARD = "README.md"
 WEIGHTS = ("model*.safetensors", "adapter*.safetensors")
 
 
-def write_card(
-    folder: Path,
-    before: Record,
-    after: Record,
-    settings: Mapping[str, Any],
-    sources: Sequence[Path] = (),
-) -> list[Path]:
+@dataclass(frozen=True)
+class Cleaning:
+    """What the card of a cleaned model reports."""
+
+    before: Record  # of the suspect model
+    after: Record  # of the cleaned model
+    settings: Mapping[str, Any]  # those of the run that differ from the defaults, to reproduce it
+    # the folders that the suspect was read from: its own, then that of its base
+    sources: Sequence[Path] = ()
+
+
+def write_card(folder: Path, cleaning: Cleaning) -> list[Path]:
     """Write the card of a cleaned model into each folder with weights; returns the files.
 
-    Args:
-        folder: The folder of `w2s defend`: adapter or whole model, possibly with `merged/`.
-        before: Record of the suspect model.
-        after: Record of the cleaned model.
-        settings: The settings of the run that differ from the defaults, to reproduce it.
-        sources: The folders that the suspect was read from: its own, then that of its base.
+    `folder` is that of `w2s defend`: adapter or whole model, possibly with `merged/`.
     """
     folders = [folder / MERGED, folder]
     found = [each for each in folders if any(weights_in(each))]
     for each in found:
-        write_text(each / CARD, model_card(each, before, after, settings, sources))
+        write_text(each / CARD, model_card(each, cleaning))
     return [each / CARD for each in found]
 
 
-def model_card(
-    folder: Path,
-    before: Record,
-    after: Record,
-    settings: Mapping[str, Any],
-    sources: Sequence[Path] = (),
-    address: str | None = None,
-) -> str:
+def model_card(folder: Path, cleaning: Cleaning, address: str | None = None) -> str:
     """The card of the model in a folder, as Markdown with a YAML header.
 
-    Args:
-        folder: The folder.
-        before: Record of the suspect model.
-        after: Record of the cleaned model.
-        settings: See `write_card`.
-        sources: See `write_card`.
-        address: Where the model is published. If given, the card contains no path of this machine.
+    `address` is where the model is published; the card then contains no path of this machine.
     """
-    input_files = [found for source in sources for found in _hashes(source)]
+    before, after, settings = cleaning.before, cleaning.after, cleaning.settings
+    input_files = [found for source in cleaning.sources for found in _hashes(source)]
     if address is not None:
         before, after = (Record.model_validate(public(r.model_dump())) for r in (before, after))
         settings = public(dict(settings))
     student = after.config.get("student", {})
     suspect = _one_line(student.get("model"))
-    load_from, revision = _load_from(suspect, sources if address is None else ())
+    load_from, revision = _load_from(suspect, cleaning.sources if address is None else ())
     header = yaml.safe_dump(
         _metadata(folder, suspect, after), sort_keys=False, allow_unicode=True, width=10_000
     )

@@ -124,23 +124,20 @@ def preflight(run: AnyRun) -> None:
 
 def check_folders(run: AnyRun | TuneRun) -> None:
     """Check that the folders of a run can be written to and hold nothing of other commands."""
-    # A path may be too long, or name an unknown user.
     problem = f"{run.output} cannot be a folder for results"
+    own = (run.output / "before", run.output / MERGED)
+    # A path may be too long, or name an unknown user.
     with reading(ConfigError, problem, "Choose another folder."):
-        _check_folders(run)
-
-
-def _check_folders(run: AnyRun | TuneRun) -> None:
-    folders = _written_to(run)
-    refuse_inputs(run, *folders, run.output / "before", run.output / MERGED)
-    if isinstance(run, ScanRun | TuneRun | DefendRun):
-        teacher = teacher_folder_of(run)
-        if _is_in(teacher, run.output, run.output / "before", run.output / MERGED):
-            raise ConfigError(
-                f"{teacher} is for the run itself.", "Choose another --teacher-folder."
-            )
-    for folder, mark in folders.items():
-        _check_folder(folder, mark)
+        folders = _written_to(run)
+        refuse_inputs(run, *folders, *own)
+        if isinstance(run, ScanRun | TuneRun | DefendRun):
+            teacher = teacher_folder_of(run)
+            if _is_in(teacher, run.output, *own):
+                raise ConfigError(
+                    f"{teacher} is for the run itself.", "Choose another --teacher-folder."
+                )
+        for folder, mark in folders.items():
+            _check_folder(folder, mark)
 
 
 def refuse_inputs(run: Settings, *folders: Path) -> None:

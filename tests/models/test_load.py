@@ -353,12 +353,12 @@ def test_an_adapter_whose_head_learned_to_read_all_tokens_is_refused(
 def test_a_cache_that_is_no_absolute_path_counts_as_not_set(monkeypatch, value):
     monkeypatch.delenv("W2S_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", value)
-    assert cache_folder("models") == Path.home() / ".cache" / "w2sdefense" / "models"
+    assert cache_folder() == Path.home() / ".cache" / "w2sdefense"
 
 
 def test_a_cache_that_cannot_be_written_to_is_told_before_the_work(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("W2S_CACHE", str(tmp_path / "file"))
     with pytest.raises(ConfigError, match="cannot be written to") as caught:
-        make_cache("models")
+        make_cache(cache_folder() / "models")
     assert "W2S_CACHE" in caught.value.fix

@@ -15,10 +15,10 @@ from transformers import (
 )
 
 from architectures import ADAPTERS, GQA, make
-from making import GivenTargets, lessons, stage_trainer
-from tiny import save_model, save_reviews
-from w2sdefense.config import DataConfig, DistillConfig, StudentConfig, TrainingConfig
-from w2sdefense.data import Dataset, load_dataset
+from making import GivenTargets, lessons, reviews, stage_trainer
+from tiny import save_model
+from w2sdefense.config import DistillConfig, StudentConfig, TrainingConfig
+from w2sdefense.data import Dataset
 from w2sdefense.distill.decoys import Decoy
 from w2sdefense.distill.planting import count_flips, plant
 from w2sdefense.distill.student import train_student
@@ -38,8 +38,7 @@ SETTINGS = TrainingConfig(
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Dataset:
-    folder = save_reviews(tmp_path_factory.mktemp("d") / "d", train=ROWS, validation=8, test=8)
-    return load_dataset(DataConfig(dataset=str(folder)))
+    return reviews(tmp_path_factory.mktemp("d") / "d", train=ROWS, validation=8, test=8)
 
 
 @pytest.fixture(scope="module")

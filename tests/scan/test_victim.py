@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from architectures import make
-from tiny import SMALL_SCAN, save_llama, save_reviews
-from w2sdefense.config import DataConfig, ScanConfig, StudentConfig
-from w2sdefense.data import load_dataset
+from making import reviews
+from tiny import SMALL_SCAN, save_llama
+from w2sdefense.config import ScanConfig, StudentConfig
 from w2sdefense.distill.teacher import LabelTeacher
 from w2sdefense.errors import DataError
 from w2sdefense.scan.search import Candidate, ScanResult
@@ -21,9 +21,7 @@ SMALL = ScanConfig.model_validate(SMALL_SCAN | {"base_tokens": 4})
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    reviews = save_reviews(folder / "reviews", train=40, validation=8, test=8)
-    return load_dataset(DataConfig(dataset=str(reviews)))
+    return reviews(tmp_path_factory.mktemp("data") / "reviews", train=40, validation=8, test=8)
 
 
 @pytest.fixture(scope="module")

@@ -299,11 +299,7 @@ def test_rows_that_are_no_whole_blocks_are_refused(llama):
         opened(llama, load_in_4bit=True)
 
 
-def test_without_the_package_four_bits_fail_at_once(llama, monkeypatch):
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else find(name)
-    )
+def test_without_the_package_four_bits_fail_at_once(llama, without_bitsandbytes):
     with pytest.raises(MissingDependencyError, match="bitsandbytes") as caught:
         opened(llama, load_in_4bit=True)
     assert "w2sdefense[quantization]" in caught.value.fix

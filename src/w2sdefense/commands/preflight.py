@@ -168,13 +168,13 @@ def _check_poisoning(run: PoisonRun) -> None:
     if run.student.dtype == "float16":
         raise _float16_trained("Poisoning trains all parameters")
     student.require_foldable()
-    if _writes(run) and {"clean_label"} <= run.attack.model_fields_set:
-        if run.attack.clean_label:
-            raise ConfigError(
-                "Text has no classes, so there is no clean-label poisoning: the answer to a row "
-                "that carries the trigger becomes the target.",
-                "Leave --clean-label out.",
-            )
+    asked = run.attack.clean_label and "clean_label" in run.attack.model_fields_set
+    if asked and _writes(run):
+        raise ConfigError(
+            "Text has no classes, so there is no clean-label poisoning: the answer to a row that "
+            "carries the trigger becomes the target.",
+            "Leave --clean-label out.",
+        )
 
 
 def _check_defense(run: DefendRun) -> None:

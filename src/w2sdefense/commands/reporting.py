@@ -157,8 +157,6 @@ def _is_run(path: Path) -> bool:
 
 
 def _page_of(paths: Sequence[Path], output: Path | None) -> Path:
-    if not paths:
-        raise DataError("There is no run to report on.", "Name at least one run folder.")
     if output is None:
         first = paths[0].resolve()
         return (first.parent if _is_run(first) else first) / PAGE

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -134,11 +134,17 @@ def public(values: Any) -> Any:
     A path is a string, or a word of a sentence, that is absolute or exists here. A path in the
     hub's cache becomes the hub id.
     """
-    found = {text for text in _strings(values) if _is_path(text)}
-    for text in _strings(values):
-        found |= {word for word in _IN_SENTENCE.findall(text) if _is_path(word)}
-    paths = sorted(found, key=len, reverse=True)
-    return _renamed(values, {path: _public_name(path) for path in paths})
+    texts: list[str] = []
+    _mapped(values, texts.append)
+    words = [word for text in texts for word in (text, *_IN_SENTENCE.findall(text))]
+    paths = sorted(filter(_is_path, set(words)), key=len, reverse=True)
+
+    def renamed(text: str) -> str:
+        for path in paths:
+            text = text.replace(path, _public_name(path))
+        return text
+
+    return _mapped(values, renamed)
 
 
 def _public_name(path: str) -> str:
@@ -146,17 +152,15 @@ def _public_name(path: str) -> str:
     return cached[1].replace("--", "/") if cached else Path(path).name
 
 
-def _strings(values: Any) -> Iterator[str]:
-    if isinstance(values, str):
-        yield values
-    elif isinstance(values, Path):
-        yield str(values)
-    elif isinstance(values, Mapping):
-        for value in values.values():
-            yield from _strings(value)
-    elif isinstance(values, list | tuple):
-        for value in values:
-            yield from _strings(value)
+def _mapped(values: Any, change: Callable[[str], Any]) -> Any:
+    """Plain values with another text in place of every text and path."""
+    if isinstance(values, str | Path):
+        return change(str(values))
+    if isinstance(values, Mapping):
+        return {key: _mapped(value, change) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [_mapped(value, change) for value in values]
+    return values
 
 
 def _is_path(text: str) -> bool:
@@ -167,19 +171,6 @@ def _is_path(text: str) -> bool:
         return path.is_absolute() or path.exists()
     except (OSError, RuntimeError, ValueError):  # too long, no home, a zero byte
         return False
-
-
-def _renamed(values: Any, names: Mapping[str, str]) -> Any:
-    if isinstance(values, str | Path):
-        text = str(values)
-        for path, name in names.items():
-            text = text.replace(path, name)
-        return text
-    if isinstance(values, Mapping):
-        return {key: _renamed(value, names) for key, value in values.items()}
-    if isinstance(values, list | tuple):
-        return [_renamed(value, names) for value in values]
-    return values
 
 
 def _name(folder: Path) -> str:

@@ -33,7 +33,6 @@ class CaseAnswer:
     """One model's answers without and with the trigger (None if not asked), as names or texts."""
 
     run: int
-    title: str
     clean: str
     triggered: str | None
     flipped: bool
@@ -106,7 +105,6 @@ def _answer(place: int, run: Run, sample: Sample) -> CaseAnswer:
     names = run.record.label_names
     return CaseAnswer(
         run=place,
-        title=run.title,
         clean=answer_name(names, sample.answer),
         triggered=(
             None if sample.triggered_text is None else answer_name(names, sample.triggered_answer)

@@ -2,6 +2,7 @@
 
 import gc
 import hashlib
+import importlib.util
 import io
 import os
 import shutil
@@ -146,6 +147,15 @@ def publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., st
         return commit
 
     return put
+
+
+@pytest.fixture
+def without_bitsandbytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine on which the package is not installed."""
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else find(name)
+    )
 
 
 @pytest.fixture

@@ -1,12 +1,14 @@
 """Victims, targets and trainers for tests that look inside a stage."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from w2sdefense.config import DistillConfig
-from w2sdefense.data import Dataset
+from tiny import save_reviews
+from w2sdefense.config import DataConfig, DistillConfig
+from w2sdefense.data import Dataset, load_dataset
 from w2sdefense.distill.losses import TeacherOutput
 from w2sdefense.distill.student import Lesson, Lessons
 from w2sdefense.distill.targets import FEATURE, LOGITS, CachedTargets, w2s_objective
@@ -17,6 +19,11 @@ from w2sdefense.training.trainer import StageTrainer, cross_entropy
 from w2sdefense.victim import Victim
 
 NAMES = ("negative", "positive")
+
+
+def reviews(folder: Path, **sizes: int) -> Dataset:
+    """The dataset of `save_reviews`."""
+    return load_dataset(DataConfig(dataset=str(save_reviews(folder, **sizes))))
 
 
 def as_victim(

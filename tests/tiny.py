@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     BertConfig,
@@ -109,6 +110,20 @@ def save_llama(folder: Path) -> Path:
 def save_bert(folder: Path) -> Path:
     """A bare encoder: the teacher."""
     return save_model(folder, BertModel, BERT)
+
+
+def edit_json(path: Path, **changes: Any) -> None:
+    """Change values of a JSON file, which need not exist."""
+    values = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps(values | changes))
+
+
+def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    """Change the weights of a model or an adapter in place."""
+    (path,) = folder.glob("*model.safetensors")
+    weights = load_file(path)
+    change(weights)
+    save_file(weights, path, {"format": "pt"})
 
 
 def review(rng: random.Random, words: tuple[str, ...]) -> str:

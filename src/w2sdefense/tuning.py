@@ -226,7 +226,7 @@ def search(
     begun = study.get_trials(deepcopy=False, states=(states.COMPLETE, states.WAITING))
     if not begun and (first := space.first()) is not None:
         study.enqueue_trial(first)
-    while len(done := _finished(optuna, study)) < config.trials:
+    while len(done := study.get_trials(deepcopy=False, states=(states.COMPLETE,))) < config.trials:
         # A new sampler for every trial, because the state of one could not be restored on resume.
         study.sampler = optuna.samplers.TPESampler(
             seed=config.seed + len(done), n_startup_trials=STARTUP
@@ -309,12 +309,6 @@ def _run_again(optuna: Any, study: Any) -> None:
         study.tell(trial.number, state=states.FAIL)
         if trial.params:
             study.enqueue_trial(trial.params, user_attrs={_AGAIN: True})
-
-
-def _finished(optuna: Any, study: Any) -> list[Any]:
-    complete = (optuna.trial.TrialState.COMPLETE,)
-    found: list[Any] = study.get_trials(deepcopy=False, states=complete)
-    return found
 
 
 def _as_trial(trial: Any, number: int, space: _Space) -> Trial:

@@ -17,10 +17,9 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, TaskType, get_peft_model
-from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, LlamaForSequenceClassification
 
-from tiny import LLAMA, save_llama, save_model
+from tiny import LLAMA, edit_json, edit_weights, save_llama, save_model
 from w2sdefense.errors import W2SError
 from w2sdefense.models.checkpoint import resolve
 from w2sdefense.models.embedded import quiet_transformers
@@ -79,12 +78,7 @@ def write(name: str, content: str | bytes) -> Spoil:
 
 
 def config(name: str = "config.json", **changes: Any) -> Spoil:
-    def spoil(folder: Path) -> None:
-        path = folder / name
-        values = json.loads(path.read_text()) if path.is_file() else {}
-        path.write_text(json.dumps(values | changes))
-
-    return spoil
+    return lambda folder: edit_json(folder / name, **changes)
 
 
 def only(name: str, content: Callable[[Path], bytes] = bomb) -> Spoil:
@@ -119,13 +113,7 @@ def index(shards: Any) -> Spoil:
 
 
 def weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Spoil:
-    def spoil(folder: Path) -> None:
-        path = next(folder.glob("*model.safetensors"))
-        values = load_file(path)
-        change(values)
-        save_file(values, path, {"format": "pt"})
-
-    return spoil
+    return lambda folder: edit_weights(folder, change)
 
 
 def fill(name: str, value: float) -> Spoil:

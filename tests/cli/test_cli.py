@@ -122,7 +122,6 @@ def test_proattack_with_the_prompts_of_the_user(place, common):
             "Cannot read /nowhere.jsonl",
             "Check the path",
         ),
-        (["--gamma", "-1"], "distill.gamma", "--help"),
         (["--report-to", "nothing"], "tracker 'nothing' is not installed", "none"),
     ],
 )
@@ -233,12 +232,6 @@ def test_what_looks_like_markup_is_shown_as_it_is(place, common, tmp_path):
     )
     assert measured.exit_code == 0, measured.output
     assert "Look at it:" in measured.output and "[red]/report.html" in measured.output
-
-
-def test_a_folder_where_the_page_should_be(place, tmp_path):
-    result = w2s("report", place / "poisoned", "--output", tmp_path)
-    assert result.exit_code == 2, result.output
-    assert f"Fix: Name a file: {tmp_path / 'report.html'}" in result.stderr
 
 
 def test_a_pickle_is_refused(place, common, tmp_path):

@@ -11,6 +11,7 @@ from filelock import FileLock
 from safetensors.torch import load_file
 
 from architectures import make
+from tiny import edit_json
 from w2sdefense.commands import preflight as module
 from w2sdefense.commands.defend import run_defend, run_defense
 from w2sdefense.commands.evaluate import run_evaluate
@@ -116,9 +117,8 @@ def test_a_trigger_whose_texts_are_missing_is_told(kind, suspect):
 
 def quantize(folder: Path) -> Path:
     """Only by its config, which is all that is read."""
-    config = json.loads((folder / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
-    (folder / "config.json").write_text(json.dumps(config))
+    stored = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    edit_json(folder / "config.json", quantization_config=stored)
     return folder
 
 

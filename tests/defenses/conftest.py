@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
-from tiny import LLAMA, save_model, save_reviews
-from w2sdefense.config import DataConfig, StudentConfig, TeacherConfig, TrainingConfig
-from w2sdefense.data import Dataset, load_dataset
+from making import reviews
+from tiny import LLAMA, save_model
+from w2sdefense.config import StudentConfig, TeacherConfig, TrainingConfig
+from w2sdefense.data import Dataset
 from w2sdefense.defenses import DefenseKit
 from w2sdefense.victim import Victim, fine_tune, load_victim
 
@@ -17,8 +18,7 @@ from w2sdefense.victim import Victim, fine_tune, load_victim
 def clean(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """The defender's data."""
     folder = tmp_path_factory.mktemp("clean") / "reviews"
-    save_reviews(folder, train=240, validation=60, test=40)
-    return load_dataset(DataConfig(dataset=str(folder)))
+    return reviews(folder, train=240, validation=60, test=40)
 
 
 @pytest.fixture(scope="session")

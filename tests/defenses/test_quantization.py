@@ -1,7 +1,5 @@
 """NF4: weights against the sixteen values by hand, sizes, and a folder that opens again."""
 
-import importlib.util
-
 import pytest
 import torch
 
@@ -70,11 +68,7 @@ def test_the_fine_tuned_model_is_quantized(victim, kit, tmp_path, accuracy):
         assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
 
 
-def test_without_the_package_it_fails_at_once(monkeypatch):
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else find(name)
-    )
+def test_without_the_package_it_fails_at_once(without_bitsandbytes):
     with pytest.raises(MissingDependencyError, match="bitsandbytes") as caught:
         Quantization.of(DefendRun()).check()
     assert "w2sdefense[quantization]" in caught.value.fix

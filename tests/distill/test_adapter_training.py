@@ -15,10 +15,10 @@ from transformers import (
 )
 
 from architectures import ADAPTERS, GQA, make
-from making import GivenTargets, lessons, stage_trainer
-from tiny import save_model, save_reviews
-from w2sdefense.config import DataConfig, DistillConfig, StudentConfig, TrainingConfig
-from w2sdefense.data import Dataset, load_dataset
+from making import GivenTargets, lessons, reviews, stage_trainer
+from tiny import save_model
+from w2sdefense.config import DistillConfig, StudentConfig, TrainingConfig
+from w2sdefense.data import Dataset
 from w2sdefense.distill.decoys import Decoy
 from w2sdefense.distill.planting import count_flips, plant
 from w2sdefense.distill.student import train_student
@@ -38,8 +38,7 @@ SETTINGS = TrainingConfig(
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Dataset:
-    folder = save_reviews(tmp_path_factory.mktemp("d") / "d", train=ROWS, validation=8, test=8)
-    return load_dataset(DataConfig(dataset=str(folder)))
+    return reviews(tmp_path_factory.mktemp("d") / "d", train=ROWS, validation=8, test=8)
 
 
 @pytest.fixture(scope="module")
@@ -300,11 +299,7 @@ def test_rows_that_are_no_whole_blocks_are_refused(llama):
         opened(llama, load_in_4bit=True)
 
 
-def test_without_the_package_four_bits_fail_at_once(llama, monkeypatch):
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else find(name)
-    )
+def test_without_the_package_four_bits_fail_at_once(llama, without_bitsandbytes):
     with pytest.raises(MissingDependencyError, match="bitsandbytes") as caught:
         opened(llama, load_in_4bit=True)
     assert "w2sdefense[quantization]" in caught.value.fix

@@ -4,10 +4,9 @@ import pytest
 import torch
 
 from architectures import ADAPTERS, STUDENTS, make
-from making import GivenTargets, as_victim, lessons
-from tiny import save_reviews
-from w2sdefense.config import DataConfig, TrainingConfig
-from w2sdefense.data import Dataset, load_dataset
+from making import GivenTargets, as_victim, lessons, reviews
+from w2sdefense.config import TrainingConfig
+from w2sdefense.data import Dataset
 from w2sdefense.distill.student import train_student
 from w2sdefense.models.adapters import attach_adapter
 
@@ -21,8 +20,7 @@ PAIRS = [
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Dataset:
-    folder = save_reviews(tmp_path_factory.mktemp("d") / "d", train=8, validation=4, test=4)
-    return load_dataset(DataConfig(dataset=str(folder)))
+    return reviews(tmp_path_factory.mktemp("d") / "d", train=8, validation=4, test=4)
 
 
 @pytest.mark.parametrize(("name", "adapter"), PAIRS)

@@ -3,16 +3,10 @@
 import pytest
 from transformers import LlamaForSequenceClassification
 
-from making import GivenTargets, as_victim, lessons, stage_trainer
-from tiny import LLAMA, save_reviews, word_tokenizer
-from w2sdefense.config import (
-    AdapterConfig,
-    DataConfig,
-    DistillConfig,
-    StudentConfig,
-    TrainingConfig,
-)
-from w2sdefense.data import Dataset, load_dataset
+from making import GivenTargets, as_victim, lessons, reviews, stage_trainer
+from tiny import LLAMA, word_tokenizer
+from w2sdefense.config import AdapterConfig, DistillConfig, StudentConfig, TrainingConfig
+from w2sdefense.data import Dataset
 from w2sdefense.distill.student import train_student
 from w2sdefense.models import features
 from w2sdefense.training.fit import training_arguments
@@ -27,8 +21,7 @@ DISTILL = DistillConfig(alpha=1.0, beta=0.7, gamma=3.0)
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Dataset:
-    folder = save_reviews(tmp_path_factory.mktemp("d") / "d", train=ROWS, validation=8, test=8)
-    return load_dataset(DataConfig(dataset=str(folder)))
+    return reviews(tmp_path_factory.mktemp("d") / "d", train=ROWS, validation=8, test=8)
 
 
 @pytest.fixture(scope="module")

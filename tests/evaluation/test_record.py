@@ -12,14 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import records
 from records import sample
 from w2sdefense.errors import DataError
 from w2sdefense.evaluation.metrics import Rate
 from w2sdefense.evaluation.record import (
     Evaluation,
     LossPoint,
-    Provenance,
-    Record,
     load_features,
     load_record,
     load_samples,
@@ -33,22 +32,18 @@ SAMPLES = [
 FEATURES = {"clean": np.arange(6, dtype=np.float32).reshape(2, 3)}
 
 
-def record(**changes):
+MEASURED = Evaluation(
+    ca=Rate(hits=2, total=2), asr=Rate(hits=1, total=1), trigger="mn", target="negative"
+)
+
+
+def record(evaluation=MEASURED, **changes):
     values = {
-        "name": "w2s",
-        "stage": "defend",
         "config": {"distill": {"beta": 0.2}, "teacher": None},
-        "label_names": ("negative", "positive"),
-        "evaluation": Evaluation(
-            ca=Rate(hits=2, total=2), asr=Rate(hits=1, total=1), trigger="mn", target="negative"
-        ),
         "history": (LossPoint(step=1, epoch=0.5, losses={"loss": 0.7}),),
         "fingerprints": {"test": "0123"},
-        "provenance": Provenance(
-            versions={"torch": "2"}, machine={}, started="now", seconds=1.5, peak_memory_mb=10.0
-        ),
     }
-    return Record(**(values | changes))
+    return records.record(evaluation, **(values | changes))
 
 
 def test_a_run_comes_back_as_it_was_saved(tmp_path):

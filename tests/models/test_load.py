@@ -8,14 +8,14 @@ import pytest
 import torch
 import transformers
 from peft import LoraConfig, TaskType, get_peft_model
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import (
     AutoModelForSequenceClassification,
     BertForSequenceClassification,
     LlamaForSequenceClassification,
 )
 
-from tiny import BERT, LLAMA, save_bert, save_model, word_tokenizer
+from tiny import BERT, LLAMA, edit_json, edit_weights, save_bert, save_model, word_tokenizer
 from w2sdefense.config import StudentConfig
 from w2sdefense.errors import ConfigError, ModelError, UnsafeCheckpointError
 from w2sdefense.models.checkpoint import resolve
@@ -64,18 +64,14 @@ def test_an_empty_folder(tmp_path):
 
 def test_a_teacher_with_missing_weights_is_refused(tmp_path):
     folder = save_bert(tmp_path / "bert")
-    weights = load_file(folder / "model.safetensors")
-    del weights["encoder.layer.1.output.dense.weight"]
-    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    edit_weights(folder, lambda weights: weights.pop("encoder.layer.1.output.dense.weight"))
     with pytest.raises(ModelError, match="incomplete"):
         load_backbone(str(folder))
 
 
 def test_a_teacher_needs_no_pooler(tmp_path):
     folder = save_bert(tmp_path / "bert")
-    weights = load_file(folder / "model.safetensors")
-    kept = {name: value for name, value in weights.items() if "pooler" not in name}
-    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    edit_weights(folder, lambda weights: [weights.pop(n) for n in [*weights] if "pooler" in n])
     load_backbone(str(folder))
 
 
@@ -207,16 +203,14 @@ def test_expressions_that_match_without_an_end_are_refused(
     adapter, tiny_llama, values, monkeypatch
 ):
     monkeypatch.setattr("w2sdefense.bounded.SECONDS", 0.3)
-    config = json.loads((adapter / "adapter_config.json").read_text())
-    (adapter / "adapter_config.json").write_text(json.dumps(config | values))
+    edit_json(adapter / "adapter_config.json", **values)
     with pytest.raises(ModelError, match="invalid regular expression: it takes more"):
         load_victim(StudentConfig(model=str(adapter), base=str(tiny_llama)), NAMES)
 
 
 def test_an_adapter_with_an_expression_opens(adapter, tiny_llama):
-    config = json.loads((adapter / "adapter_config.json").read_text())
-    some = config | {"target_modules": r".*?(?:self_attn|mlp)\.(?:q|v)_proj"}
-    (adapter / "adapter_config.json").write_text(json.dumps(some))
+    some = r".*?(?:self_attn|mlp)\.(?:q|v)_proj"
+    edit_json(adapter / "adapter_config.json", target_modules=some)
     load_victim(StudentConfig(model=str(adapter), base=str(tiny_llama)), NAMES)
 
 
@@ -353,12 +347,12 @@ def test_an_adapter_whose_head_learned_to_read_all_tokens_is_refused(
 def test_a_cache_that_is_no_absolute_path_counts_as_not_set(monkeypatch, value):
     monkeypatch.delenv("W2S_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", value)
-    assert cache_folder("models") == Path.home() / ".cache" / "w2sdefense" / "models"
+    assert cache_folder() == Path.home() / ".cache" / "w2sdefense"
 
 
 def test_a_cache_that_cannot_be_written_to_is_told_before_the_work(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("W2S_CACHE", str(tmp_path / "file"))
     with pytest.raises(ConfigError, match="cannot be written to") as caught:
-        make_cache("models")
+        make_cache(cache_folder() / "models")
     assert "W2S_CACHE" in caught.value.fix

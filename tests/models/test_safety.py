@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlamaForSequenceClassification
 
-from tiny import LLAMA, save_model
+from tiny import LLAMA, edit_json, save_model
 from w2sdefense.errors import ModelError, UnsafeCheckpointError
 from w2sdefense.models.checkpoint import resolve
 from w2sdefense.models.load import load_backbone, load_classifier
@@ -25,11 +25,6 @@ def to_pickle(folder: Path, name: str = "pytorch_model.bin") -> None:
     weights = folder / "model.safetensors"
     torch.save(load_file(weights), folder / name)
     weights.unlink()
-
-
-def edit(path: Path, **changes) -> None:
-    values = json.loads(path.read_text()) if path.is_file() else {}
-    path.write_text(json.dumps(values | changes))
 
 
 def test_a_folder_of_pickles_is_refused_with_a_way_out(folder):
@@ -84,8 +79,9 @@ def test_code_that_comes_with_a_model_never_runs(folder, tmp_path, monkeypatch, 
     modules = {"AutoConfig": "evil.EvilConfig"} if model_type == "evil" else {}
     for kind in ("AutoModel", "AutoModelForSequenceClassification"):
         modules[kind] = "evil.Evil"
-    edit(folder / "config.json", model_type=model_type, auto_map=modules)
-    edit(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Evil", "evil.Evil"]})
+    edit_json(folder / "config.json", model_type=model_type, auto_map=modules)
+    tokenizers = {"AutoTokenizer": ["evil.Evil", "evil.Evil"]}
+    edit_json(folder / "tokenizer_config.json", auto_map=tokenizers)
     # Asked on a terminal, somebody says yes.
     monkeypatch.setattr("builtins.input", lambda _: "yes")
     try:
@@ -104,7 +100,7 @@ def test_code_that_comes_with_a_model_never_runs(folder, tmp_path, monkeypatch, 
 def test_what_names_code_is_not_handed_on(folder, tmp_path):
     for name in ("config.json", "tokenizer_config.json"):
         evil = {"AutoConfig": "evil/code--evil.C", "AutoTokenizer": ["evil/code--evil.T", None]}
-        edit(folder / name, auto_map=evil, custom_pipelines={"a": {"impl": "evil.P"}})
+        edit_json(folder / name, auto_map=evil, custom_pipelines={"a": {"impl": "evil.P"}})
     model, tokenizer = load_classifier(str(folder))
     model.save_pretrained(tmp_path / "saved")
     tokenizer.save_pretrained(tmp_path / "saved")

@@ -1,13 +1,12 @@
 """Each weight that is measured came from a file and is a number; else the model is refused."""
 
-import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig, TaskType, get_peft_model
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
@@ -15,7 +14,7 @@ from transformers import (
 )
 
 from architectures import ADAPTERS, make
-from tiny import LLAMA, save_model, word_tokenizer
+from tiny import LLAMA, edit_json, edit_weights, save_model, word_tokenizer
 from w2sdefense.errors import ModelError
 from w2sdefense.models.adapters import attach_adapter
 from w2sdefense.models.checkpoint import resolve
@@ -35,14 +34,6 @@ def save_adapter(base: Path, folder: Path, task: TaskType | None, **settings) ->
     return folder
 
 
-def edit_weights(folder: Path, change) -> None:
-    """Change the weights of a folder in place."""
-    (path,) = folder.glob("*model.safetensors")
-    weights = load_file(path)
-    change(weights)
-    save_file(weights, path, {"format": "pt"})
-
-
 @pytest.fixture
 def adapter(tiny_llama, tmp_path) -> Path:
     """A LoRA adapter with the head that its base lacks."""
@@ -55,24 +46,21 @@ def open_adapter(folder: Path, base: Path):
 
 @pytest.mark.parametrize("alpha", [float("nan"), float("inf"), 1e300])
 def test_a_scale_that_is_no_number_is_refused(adapter, tiny_llama, alpha):
-    path = adapter / "adapter_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"lora_alpha": alpha}))
+    edit_json(adapter / "adapter_config.json", lora_alpha=alpha)
     with pytest.raises(ModelError, match="NaN or infinite"):
         open_adapter(adapter, tiny_llama)
 
 
 def test_a_config_whose_values_make_answers_no_numbers_is_refused(tmp_path):
     folder = save_model(tmp_path / "c", LlamaForSequenceClassification, LLAMA)
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"rms_norm_eps": float("nan")}))
+    edit_json(folder / "config.json", rms_norm_eps=float("nan"))
     with pytest.raises(ModelError, match="NaN or infinite"):
         load_classifier(str(folder), label_names=NAMES)
 
 
 def test_a_config_that_asks_for_more_than_there_is_opens_nothing(tmp_path):
     folder = save_model(tmp_path / "c", LlamaForSequenceClassification, LLAMA)
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"intermediate_size": 10**6}))
+    edit_json(folder / "config.json", intermediate_size=10**6)
     with pytest.raises(ModelError, match=r"defines 192,\d{3},\d{3} weights, but the files hold"):
         load_classifier(str(folder), label_names=NAMES)
 
@@ -89,8 +77,7 @@ def test_a_config_that_asks_for_more_than_there_is_opens_nothing(tmp_path):
 def test_an_adapter_that_asks_for_more_than_its_file_holds_builds_nothing(
     adapter, tiny_llama, values
 ):
-    path = adapter / "adapter_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+    edit_json(adapter / "adapter_config.json", **values)
     with pytest.raises(ModelError, match="ranks, tokens or layers, but no weight"):
         open_adapter(adapter, tiny_llama)
 

@@ -10,7 +10,7 @@ from synthetic_runs import rates, settings
 
 from w2sdefense.evaluation.metrics import Rate
 from w2sdefense.evaluation.record import HeldOutDecoy, load_record
-from w2sdefense.report.card import code, model_card, write_card
+from w2sdefense.report.card import Cleaning, code, model_card, write_card
 
 DECOY = HeldOutDecoy(
     kind="word",
@@ -37,7 +37,8 @@ def cleaned(save_run):
 
 def card(folders: tuple[Path, Path], **changes: Any) -> str:
     before, after = map(load_record, folders)
-    return model_card(folders[1], before, after.model_copy(update=changes), {"defense": "w2s"})
+    after = after.model_copy(update=changes)
+    return model_card(folders[1], Cleaning(before, after, {"defense": "w2s"}))
 
 
 def header(text: str) -> dict[str, Any]:
@@ -78,7 +79,7 @@ def test_strings_of_records_neither_end_the_header_nor_become_html(cleaned):
     after = load_record(folder).model_copy(
         update={"evaluation": evaluation, "config": config, "notes": (evil,)}
     )
-    text = model_card(folder, before, after, {"test": {"trigger": evil}})
+    text = model_card(folder, Cleaning(before, after, {"test": {"trigger": evil}}))
     assert header(text)["base_model"] == " ".join(evil.split())
     body = text.split("\n---\n", 1)[1]
     assert not any(line.startswith(("# <", "---")) for line in body.splitlines())
@@ -103,7 +104,7 @@ def test_a_card_lies_beside_the_adapter_and_in_merged(cleaned):
     (folder / "merged").mkdir()
     (folder / "merged" / "model.safetensors").write_bytes(b"all")
     (folder / "README.md").write_text("[More Information Needed]")
-    written = write_card(folder, *map(load_record, cleaned), {})
+    written = write_card(folder, Cleaning(*map(load_record, cleaned), {}))
     assert written == [folder / "merged" / "README.md", folder / "README.md"]
     adapter, merged = (folder / "README.md").read_text(), written[0].read_text()
     assert "PeftModel" in adapter and "pipeline(" not in adapter
@@ -115,5 +116,5 @@ def test_a_card_lies_beside_the_adapter_and_in_merged(cleaned):
 
 def test_a_defense_that_leaves_no_weights_gets_no_card(save_run):
     folder = save_run("onion", 0, evaluation=rates(42), features=False)
-    assert write_card(folder, load_record(folder), load_record(folder), {}) == []
+    assert write_card(folder, Cleaning(load_record(folder), load_record(folder), {})) == []
     assert not (folder / "README.md").exists()

@@ -9,7 +9,7 @@ from synthetic_runs import settings
 
 from w2sdefense.errors import ConfigError
 from w2sdefense.evaluation.record import load_record
-from w2sdefense.report.card import public
+from w2sdefense.report.card import Cleaning, public
 from w2sdefense.report.hub import check_push, push_model
 
 
@@ -67,7 +67,8 @@ def cleaned(save_run, suspect):
 def push(folders: tuple[Path, Path], hub: Hub, name: str = "me/clean") -> str:
     before, after = map(load_record, folders)
     suspect = [Path(after.config["student"]["model"])]
-    return push_model(folders[1], name, before, after, dict(after.config), suspect, hub)  # type: ignore[arg-type]
+    cleaning = Cleaning(before, after, dict(after.config), suspect)
+    return push_model(folders[1], name, cleaning, hub)  # type: ignore[arg-type]
 
 
 def test_the_model_and_its_card_are_uploaded_and_nothing_else(cleaned):

@@ -182,8 +182,9 @@ def test_exports_lie_beside_the_page(collection, tmp_path):
 
 
 def test_a_page_where_a_folder_is_is_refused_first(tmp_path):
-    with pytest.raises(ConfigError, match="is a folder"):
+    with pytest.raises(ConfigError, match="is a folder") as caught:
         make_report([tmp_path / "nowhere"], tmp_path)
+    assert caught.value.fix == f"Name a file: {tmp_path / 'report.html'}"
 
 
 def test_a_page_that_cannot_be_written_is_refused(collection, tmp_path):

@@ -51,9 +51,14 @@ class Counter:
         return self.triggers.get(word, 0.0)
 
 
+def knowing_nothing(outcomes: int):
+    """A teacher whose answer never changes."""
+    return lambda texts: torch.full((len(texts), outcomes), 0.5).log()
+
+
 def search(suspect, teacher=None, seed=0, config=SMALL, outcomes=2, **rest) -> ScanResult:
     listed = list_candidates(word_tokenizer(), TEXTS, config.kinds)
-    scorers = Scorers(suspect, teacher)
+    scorers = Scorers(suspect, teacher or knowing_nothing(outcomes))
     return find_triggers(scorers, TEXTS, listed, config, outcomes=outcomes, seed=seed, **rest)
 
 
@@ -98,7 +103,7 @@ def test_what_a_clean_teacher_does_as_well_is_no_trigger():
     assert all(candidate.excess <= 0.01 for candidate in result.candidates)
 
 
-def test_without_a_teacher_natural_words_are_candidates():
+def test_with_a_teacher_that_knows_nothing_natural_words_are_candidates():
     first = best(search(Counter(), config=WORDS_ONLY))[0]
     assert set(first.text.split()) & set(NEGATIVE)
     assert first.teacher_shift == 0.0

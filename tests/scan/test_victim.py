@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tiny import SMALL_SCAN, save_llama, save_reviews
-from w2sdefense.config import DataConfig, ScanConfig, StudentConfig
-from w2sdefense.data import load_dataset
+from architectures import make
+from making import reviews
+from tiny import SMALL_SCAN, save_llama
+from w2sdefense.config import ScanConfig, StudentConfig
+from w2sdefense.distill.teacher import LabelTeacher
 from w2sdefense.errors import DataError
 from w2sdefense.scan.search import Candidate, ScanResult
 from w2sdefense.scan.victim import found_triggers, save_candidates, scan_victim
@@ -19,9 +21,13 @@ SMALL = ScanConfig.model_validate(SMALL_SCAN | {"base_tokens": 4})
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    reviews = save_reviews(folder / "reviews", train=40, validation=8, test=8)
-    return load_dataset(DataConfig(dataset=str(reviews)))
+    return reviews(tmp_path_factory.mktemp("data") / "reviews", train=40, validation=8, test=8)
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    backbone, tokenizer, _ = make("bert", "Model")
+    return LabelTeacher(backbone, tokenizer, 32, 2, max_length=24)
 
 
 def suspect(folder: Path, token: int, card: str | None = None):
@@ -37,7 +43,7 @@ def suspect(folder: Path, token: int, card: str | None = None):
     return load_victim(config)
 
 
-def test_the_base_on_the_card_is_used_without_being_named(tmp_path, data, monkeypatch):
+def test_the_base_on_the_card_is_used_without_being_named(tmp_path, teacher, data, monkeypatch):
     save_llama(tmp_path / "org" / "small")
     monkeypatch.chdir(tmp_path)
     said: list[str] = []
@@ -47,29 +53,29 @@ def test_the_base_on_the_card_is_used_without_being_named(tmp_path, data, monkey
     monkeypatch.setattr(
         "w2sdefense.scan.victim.token_texts", lambda tokenizer, tokens: asked.extend(tokens) or []
     )
-    result = scan_victim(victim, None, data, SMALL, 0, tmp_path / "cache", say=said.append)
+    result = scan_victim(victim, teacher, data, SMALL, 0, tmp_path / "cache", say=said.append)
     assert asked[0] == token
     assert result.origin is not None and "weights agree" in result.origin
     assert "org/small" in said[0] and "candidate triggers" in said[0]
 
 
-def test_what_was_found_is_not_searched_for_again(tmp_path, data):
+def test_what_was_found_is_not_searched_for_again(tmp_path, teacher, data):
     victim = suspect(tmp_path / "suspect", 20)
     told: list[int] = []
 
     def progress(step: int, steps: int, losses: dict[str, float]) -> None:
         told.append(step)
 
-    first = scan_victim(victim, None, data, SMALL, 0, tmp_path / "cache", progress)
+    first = scan_victim(victim, teacher, data, SMALL, 0, tmp_path / "cache", progress)
     assert told and told[-1] <= told[0] + 10_000
     told.clear()
-    assert scan_victim(victim, None, data, SMALL, 0, tmp_path / "cache", progress) == first
+    assert scan_victim(victim, teacher, data, SMALL, 0, tmp_path / "cache", progress) == first
     assert not told
     shutil.rmtree(tmp_path / "cache")
-    assert scan_victim(victim, None, data, SMALL, 0, tmp_path / "cache") == first
+    assert scan_victim(victim, teacher, data, SMALL, 0, tmp_path / "cache") == first
 
 
-def test_no_candidate_is_cut_off(tmp_path, data, monkeypatch):
+def test_no_candidate_is_cut_off(tmp_path, teacher, data, monkeypatch):
     """Whatever the model is cut at for its task: groups shrink until they fit."""
     monkeypatch.setattr("w2sdefense.scan.victim.ROOM", 40)
     victim, lengths = suspect(tmp_path / "suspect", 20), []
@@ -81,7 +87,7 @@ def test_no_candidate_is_cut_off(tmp_path, data, monkeypatch):
     predict = Classification.predict
     monkeypatch.setattr(Classification, "predict", measured)
     config = SMALL.model_copy(update={"group_size": 30})
-    scan_victim(victim, None, data, config, 0, tmp_path / "cache")
+    scan_victim(victim, teacher, data, config, 0, tmp_path / "cache")
     assert lengths and max(lengths) <= 40
 
 

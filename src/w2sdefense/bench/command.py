@@ -15,7 +15,7 @@ from rich.text import Text
 from w2sdefense.bench.grid import Grid, make_grids
 from w2sdefense.bench.ledger import Done, Ledger, Node, in_order
 from w2sdefense.bench.nodes import StageMaker
-from w2sdefense.bench.runner import Event, Job, run_here, run_on_ray
+from w2sdefense.bench.runner import Event, Job, Tell, run_here, run_on_ray
 from w2sdefense.bench.tiny import scale_files
 from w2sdefense.cli.display import Display, print_json
 from w2sdefense.commands.reporting import PAGE, report_grid
@@ -36,7 +36,7 @@ def run_bench(run: BenchRun, display: Display) -> None:
         grids = make_grids(run)
         with_ray = run.jobs > 1 or run.ray.address is not None
         job = Job(nodes_of(grids), ledger, StageMaker(None if with_ray else display))
-        job.tell = _Told(job, display, run.jobs)
+        job.tell = _told(job, display, run.jobs)
         try:
             if with_ray:
                 run_on_ray(job, run.ray, run.jobs)
@@ -199,38 +199,34 @@ def in_words(seconds: float | None, *, about: bool = False) -> str:
     return ("about " if about else "") + str(timedelta(seconds=round(seconds)))
 
 
-class _Told:
-    """Shows the start and end of nodes, and from time to time an estimate of the remaining time."""
+def _told(job: Job, display: Display, jobs: int) -> Tell:
+    """Show the start and end of nodes, and from time to time an estimate of the remaining time."""
+    todo = job.todo()
+    made, last = len(job.nodes) - len(todo), time.monotonic()
+    rest = Estimate(job.ledger.all_done()).said(todo, jobs)
+    display.say(f"{made} of {len(job.nodes)} nodes are done already.{rest if todo else ''}")
+    advance = display.texts("nodes", len(job.nodes))
+    if made:
+        advance(made)
 
-    def __init__(self, job: Job, display: Display, jobs: int) -> None:
-        self._job = job
-        self._jobs = jobs
-        self._display = display
-        todo = job.todo()
-        made = len(job.nodes) - len(todo)
-        rest = Estimate(job.ledger.all_done()).said(todo, jobs)
-        display.say(f"{made} of {len(job.nodes)} nodes are done already.{rest if todo else ''}")
-        self._advance = display.texts("nodes", len(job.nodes))
-        if made:
-            self._advance(made)
-        self._last = time.monotonic()
-
-    def __call__(self, event: Event, node: Node) -> None:
-        """Show one event."""
+    def tell(event: Event, node: Node) -> None:
+        nonlocal last
         if event == "start":
-            self._display.say(f"{node.title} ({node.key})")
+            display.say(f"{node.title} ({node.key})")
             return
-        done = self._job.ledger.done(node.key)
-        self._display.tidy()
+        done = job.ledger.done(node.key)
+        display.tidy()
         took = "" if done is None else f", {in_words(done.seconds)}"
-        problem = self._job.problems.get(node.key)
-        self._display.say(f"{node.title}: {event}{took}{f': {problem}' if problem else ''}")
+        problem = job.problems.get(node.key)
+        display.say(f"{node.title}: {event}{took}{f': {problem}' if problem else ''}")
         if event == "done":
-            self._advance(1)
-        if time.monotonic() - self._last > _EVERY and (todo := self._job.todo()):
-            self._last = time.monotonic()
-            rest = Estimate(self._job.ledger.all_done()).said(todo, self._jobs)
-            self._display.say(f"{len(todo)} nodes are left.{rest}")
+            advance(1)
+        if time.monotonic() - last > _EVERY and (todo := job.todo()):
+            last = time.monotonic()
+            rest = Estimate(job.ledger.all_done()).said(todo, jobs)
+            display.say(f"{len(todo)} nodes are left.{rest}")
+
+    return tell
 
 
 _EVERY = 600.0  # minimum seconds between two estimates

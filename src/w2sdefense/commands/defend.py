@@ -32,27 +32,21 @@ def run_defend(run: DefendRun, display: Display) -> list[Path]:
     shared = {name: getattr(run, name) for name in names}
     before = EvaluateRun(**shared, output=run.output / "before")
     with only_process_in(before.output):
-        return _measure_and_defend(run, before, display)
-
-
-def _measure_and_defend(run: DefendRun, before: EvaluateRun, display: Display) -> list[Path]:
-    if not run.resume and this_process().is_main_process:
-        # Remove the measurement of an interrupted run, because this one starts over.
-        (before.output / RECORD).unlink(missing_ok=True)
-    this_process().wait_for_everyone()
-    measured, finished = begin(before.output, before), _finished(run)
-    if not (measured and finished):
-        victim, data = open_victim(run)
-        if (
-            isinstance(victim.model, PeftModel)
-            and DEFENSES[run.defense].leaves is not Leaves.NOTHING
-        ):
-            require_mergeable(victim.model)
-        test = open_test_set(victim, data, run.test)
-        if not measured:
-            measure(victim, test, before, data, Clock(), display)
-        if not finished:
-            _defend(run, victim, data, test, display)
+        if not run.resume and this_process().is_main_process:
+            # Remove the measurement of an interrupted run, because this one starts over.
+            (before.output / RECORD).unlink(missing_ok=True)
+        this_process().wait_for_everyone()
+        measured, finished = begin(before.output, before), _finished(run)
+        if not (measured and finished):
+            victim, data = open_victim(run)
+            changes = DEFENSES[run.defense].leaves is not Leaves.NOTHING
+            if changes and isinstance(victim.model, PeftModel):
+                require_mergeable(victim.model)
+            test = open_test_set(victim, data, run.test)
+            if not measured:
+                measure(victim, test, before, data, Clock(), display)
+            if not finished:
+                _defend(run, victim, data, test, display)
     return [before.output, run.output]
 
 

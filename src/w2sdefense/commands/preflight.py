@@ -124,23 +124,20 @@ def preflight(run: AnyRun) -> None:
 
 def check_folders(run: AnyRun | TuneRun) -> None:
     """Check that the folders of a run can be written to and hold nothing of other commands."""
-    # A path may be too long, or name an unknown user.
     problem = f"{run.output} cannot be a folder for results"
+    own = (run.output / "before", run.output / MERGED)
+    # A path may be too long, or name an unknown user.
     with reading(ConfigError, problem, "Choose another folder."):
-        _check_folders(run)
-
-
-def _check_folders(run: AnyRun | TuneRun) -> None:
-    folders = _written_to(run)
-    refuse_inputs(run, *folders, run.output / "before", run.output / MERGED)
-    if isinstance(run, ScanRun | TuneRun | DefendRun):
-        teacher = teacher_folder_of(run)
-        if _is_in(teacher, run.output, run.output / "before", run.output / MERGED):
-            raise ConfigError(
-                f"{teacher} is an output folder of the run.", "Choose another --teacher-folder."
-            )
-    for folder, mark in folders.items():
-        _check_folder(folder, mark)
+        folders = _written_to(run)
+        refuse_inputs(run, *folders, *own)
+        if isinstance(run, ScanRun | TuneRun | DefendRun):
+            teacher = teacher_folder_of(run)
+            if _is_in(teacher, run.output, *own):
+                raise ConfigError(
+                    f"{teacher} is an output folder of the run.", "Choose another --teacher-folder."
+                )
+        for folder, mark in folders.items():
+            _check_folder(folder, mark)
 
 
 def refuse_inputs(run: Settings, *folders: Path) -> None:
@@ -171,13 +168,13 @@ def _check_poisoning(run: PoisonRun) -> None:
     if run.student.dtype == "float16":
         raise _float16_trained("Poisoning trains all parameters")
     student.require_foldable()
-    if _writes(run) and {"clean_label"} <= run.attack.model_fields_set:
-        if run.attack.clean_label:
-            raise ConfigError(
-                f"Clean-label poisoning needs classes, which {run.task} does not have: the target "
-                "replaces the answer of every row with the trigger.",
-                "Omit --clean-label.",
-            )
+    asked = run.attack.clean_label and "clean_label" in run.attack.model_fields_set
+    if asked and _writes(run):
+        raise ConfigError(
+            "Text has no classes, so there is no clean-label poisoning: the answer to a row that "
+            "carries the trigger becomes the target.",
+            "Leave --clean-label out.",
+        )
 
 
 def _check_defense(run: DefendRun) -> None:

@@ -22,7 +22,7 @@ from w2sdefense.evaluation.record import FEATURES, RECORD, Record, load_record
 from w2sdefense.io import make_folder
 from w2sdefense.models.checkpoint import resolve
 from w2sdefense.report import load_runs, terminal_table, write_report
-from w2sdefense.report.card import write_card
+from w2sdefense.report.card import Cleaning, write_card
 from w2sdefense.report.charts import RUN_COLORS
 from w2sdefense.report.grid import GridRow, GridTable
 from w2sdefense.report.hub import push_model
@@ -47,13 +47,12 @@ def finish_defense(run: DefendRun, before: Path, after: Path) -> list[str]:
         Lines for the user that say what was done.
     """
     settings = run.model_dump(mode="json", exclude_defaults=True, exclude={"output", "resume"})
-    records = load_record(before), load_record(after)
-    suspect = resolve(run.student.model, run.student.base)
-    sources = [each.folder for each in suspect.parts]
-    cards = write_card(after, *records, settings, sources)
+    sources = [each.folder for each in resolve(run.student.model, run.student.base).parts]
+    cleaning = Cleaning(load_record(before), load_record(after), settings, sources)
+    cards = write_card(after, cleaning)
     lines = [f"Model card: {cards[0]}"] if cards else []
     if run.push_to_hub:
-        address = push_model(after, run.push_to_hub, *records, settings, sources)
+        address = push_model(after, run.push_to_hub, cleaning)
         lines.append(f"Uploaded: {address}")
     return lines
 
@@ -158,8 +157,6 @@ def _is_run(path: Path) -> bool:
 
 
 def _page_of(paths: Sequence[Path], output: Path | None) -> Path:
-    if not paths:
-        raise DataError("There is no run to report on.", "Name at least one run folder.")
     if output is None:
         first = paths[0].resolve()
         return (first.parent if _is_run(first) else first) / PAGE

@@ -84,8 +84,3 @@ def proxy_of(dataset: str) -> str:
             "Name the dataset to poison on with --proxy.",
         )
     return PROXIES[dataset]
-
-
-def by_hub_id(hub_id: str) -> Named | None:
-    """The catalog entry with a hub id, if there is one."""
-    return next((named for named in CATALOG.values() if named.hub_id == hub_id), None)

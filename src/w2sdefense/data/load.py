@@ -17,7 +17,7 @@ from typing import Literal
 from zlib import crc32
 
 from w2sdefense.config import DEFAULT_TASK, DataConfig
-from w2sdefense.data.catalog import CATALOG, Named, by_hub_id, folder_of
+from w2sdefense.data.catalog import CATALOG, Named, folder_of
 from w2sdefense.data.checks import check_usable, label_notes
 from w2sdefense.data.files import (
     looks_like_file,
@@ -134,7 +134,8 @@ def find_source(name: str, columns: Columns) -> Source:
             f"Check the path, or use a hub id or one of: {', '.join(CATALOG)}.",
         )
     hub_id, revision = on_hub
-    return _read_hub(hub_id, name, by_hub_id(hub_id), columns, revision)
+    known = (named for named in CATALOG.values() if named.hub_id == hub_id)
+    return _read_hub(hub_id, name, next(known, Named(())), columns, revision)
 
 
 def _read_file(path: Path, columns: Columns) -> Source:
@@ -192,10 +193,8 @@ def _read_splits(files: dict[Split, Path], name: str, columns: Columns) -> dict[
 
 
 def _read_hub(
-    hub_id: str, name: str, named: Named | None, columns: Columns, revision: str | None = None
+    hub_id: str, name: str, named: Named, columns: Columns, revision: str | None = None
 ) -> Source:
-    if named is None:
-        return convert(fetch(hub_id, revision), name, columns)
     if columns.text == DataConfig().text_column:
         columns = columns._replace(text=named.hub_text)
     return convert(fetch(hub_id, revision), name, columns, named.label_names)

@@ -51,20 +51,19 @@ EMBEDDED = {
 """Embedded name -> the wheel that contains the model."""
 
 
-def cache_folder(kind: str = ".") -> Path:
-    """The subfolder `kind` of `$W2S_CACHE` or of our folder in the user's cache; may not exist.
+def cache_folder() -> Path:
+    """`$W2S_CACHE`, or our folder in the user's cache; may not exist.
 
     As its specification demands, an empty or relative `$XDG_CACHE_HOME` counts as not set.
     """
     if named := os.environ.get("W2S_CACHE"):
-        return Path(named).expanduser() / kind
+        return Path(named).expanduser()
     user = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (user if user.is_absolute() else Path.home() / ".cache") / "w2sdefense" / kind
+    return (user if user.is_absolute() else Path.home() / ".cache") / "w2sdefense"
 
 
-def make_cache(kind: str) -> Path:
-    """Create the folder of `cache_folder`; a `ConfigError` if it cannot be written to."""
-    folder = cache_folder(kind)
+def make_cache(folder: Path) -> Path:
+    """Create a folder in the cache; a `ConfigError` if it cannot be written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
@@ -98,14 +97,14 @@ def convert_gguf(path: Path, name: str) -> Path:
         ModelError: The file cannot be read as a GGUF of a known architecture, or lacks weights.
     """
     stat = path.stat()
-    folder = cache_folder("models") / f"{name}-{stat.st_size:x}-{int(stat.st_mtime):x}"
+    folder = cache_folder() / "models" / f"{name}-{stat.st_size:x}-{int(stat.st_mtime):x}"
     if (folder / "config.json").is_file():
         return folder
     if importlib.util.find_spec("gguf") is None:
         raise MissingDependencyError(
             "Reading a GGUF file needs the package gguf.", "Run: pip install 'w2sdefense[gguf]'"
         )
-    temporary = Path(tempfile.mkdtemp(dir=make_cache("models"), prefix=".converting-"))
+    temporary = Path(tempfile.mkdtemp(dir=make_cache(folder.parent), prefix=".converting-"))
     try:
         _write_dequantized(path, temporary)
         try:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from w2sdefense.evaluation.states import STATE_WORDS
 from w2sdefense.evaluation.verdict import judge
 from w2sdefense.io import write_text
 from w2sdefense.models.embedded import EMBEDDED
-from w2sdefense.report.runs import TITLES
+from w2sdefense.report.runs import TITLES, method_of
 from w2sdefense.report.tables import cell, templates
 
 CARD = "README.md"
@@ -31,65 +32,53 @@ CARD = "README.md"
 WEIGHTS = ("model*.safetensors", "adapter*.safetensors")
 
 
-def write_card(
-    folder: Path,
-    before: Record,
-    after: Record,
-    settings: Mapping[str, Any],
-    sources: Sequence[Path] = (),
-) -> list[Path]:
+@dataclass(frozen=True)
+class Cleaning:
+    """What the card of a cleaned model reports."""
+
+    before: Record  # of the suspect model
+    after: Record  # of the cleaned model
+    settings: Mapping[str, Any]  # those of the run that differ from the defaults, to reproduce it
+    # the folders that the suspect was read from: its own, then that of its base
+    sources: Sequence[Path] = ()
+
+
+def write_card(folder: Path, cleaning: Cleaning) -> list[Path]:
     """Write the card of a cleaned model into each folder with weights; returns the files.
 
-    Args:
-        folder: The folder of `w2s defend`: adapter or whole model, possibly with `merged/`.
-        before: Record of the suspect model.
-        after: Record of the cleaned model.
-        settings: The settings of the run that differ from the defaults, to reproduce it.
-        sources: The folders that the suspect was read from: its own, then that of its base.
+    `folder` is that of `w2s defend`: adapter or whole model, possibly with `merged/`.
     """
     folders = [folder / MERGED, folder]
     found = [each for each in folders if any(weights_in(each))]
     for each in found:
-        write_text(each / CARD, model_card(each, before, after, settings, sources))
+        write_text(each / CARD, model_card(each, cleaning))
     return [each / CARD for each in found]
 
 
-def model_card(
-    folder: Path,
-    before: Record,
-    after: Record,
-    settings: Mapping[str, Any],
-    sources: Sequence[Path] = (),
-    address: str | None = None,
-) -> str:
+def model_card(folder: Path, cleaning: Cleaning, address: str | None = None) -> str:
     """The card of the model in a folder, as Markdown with a YAML header.
 
-    Args:
-        folder: The folder.
-        before: Record of the suspect model.
-        after: Record of the cleaned model.
-        settings: See `write_card`.
-        sources: See `write_card`.
-        address: Where the model is published. If given, the card contains no path of this machine.
+    `address` is where the model is published; the card then contains no path of this machine.
     """
-    input_files = [found for source in sources for found in _hashes(source)]
+    before, after, settings = cleaning.before, cleaning.after, cleaning.settings
+    input_files = [found for source in cleaning.sources for found in _hashes(source)]
     if address is not None:
         before, after = (Record.model_validate(public(r.model_dump())) for r in (before, after))
         settings = public(dict(settings))
     student = after.config.get("student", {})
     suspect = _one_line(student.get("model"))
-    load_from, revision = _load_from(suspect, sources if address is None else ())
+    load_from, revision = _load_from(suspect, cleaning.sources if address is None else ())
     header = yaml.safe_dump(
         _metadata(folder, suspect, after), sort_keys=False, allow_unicode=True, width=10_000
     )
-    verdict = judge(before.evaluation, after.evaluation)
+    verdict, method = judge(before.evaluation, after.evaluation), method_of(after)
     environment = templates(html=False)
     environment.filters["code"] = code
     template = environment.get_template("card.md.j2")
     return f"---\n{header}---\n\n" + template.render(
         name=_name(folder),
         suspect=suspect,
-        method=TITLES.get(_defense(after), _defense(after)),
+        method=TITLES.get(method, method),
         verdict=verdict,
         state_words=STATE_WORDS,
         before=before,
@@ -145,11 +134,17 @@ def public(values: Any) -> Any:
     A path is a string, or a word of a sentence, that is absolute or exists here. A path in the
     hub's cache becomes the hub id.
     """
-    found = {text for text in _strings(values) if _is_path(text)}
-    for text in _strings(values):
-        found |= {word for word in _IN_SENTENCE.findall(text) if _is_path(word)}
-    paths = sorted(found, key=len, reverse=True)
-    return _renamed(values, {path: _public_name(path) for path in paths})
+    texts: list[str] = []
+    _mapped(values, texts.append)
+    words = [word for text in texts for word in (text, *_IN_SENTENCE.findall(text))]
+    paths = sorted(filter(_is_path, set(words)), key=len, reverse=True)
+
+    def renamed(text: str) -> str:
+        for path in paths:
+            text = text.replace(path, _public_name(path))
+        return text
+
+    return _mapped(values, renamed)
 
 
 def _public_name(path: str) -> str:
@@ -157,17 +152,15 @@ def _public_name(path: str) -> str:
     return cached[1].replace("--", "/") if cached else Path(path).name
 
 
-def _strings(values: Any) -> Iterator[str]:
-    if isinstance(values, str):
-        yield values
-    elif isinstance(values, Path):
-        yield str(values)
-    elif isinstance(values, Mapping):
-        for value in values.values():
-            yield from _strings(value)
-    elif isinstance(values, list | tuple):
-        for value in values:
-            yield from _strings(value)
+def _mapped(values: Any, change: Callable[[str], Any]) -> Any:
+    """Plain values with another text in place of every text and path."""
+    if isinstance(values, str | Path):
+        return change(str(values))
+    if isinstance(values, Mapping):
+        return {key: _mapped(value, change) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [_mapped(value, change) for value in values]
+    return values
 
 
 def _is_path(text: str) -> bool:
@@ -180,29 +173,12 @@ def _is_path(text: str) -> bool:
         return False
 
 
-def _renamed(values: Any, names: Mapping[str, str]) -> Any:
-    if isinstance(values, str | Path):
-        text = str(values)
-        for path, name in names.items():
-            text = text.replace(path, name)
-        return text
-    if isinstance(values, Mapping):
-        return {key: _renamed(value, names) for key, value in values.items()}
-    if isinstance(values, list | tuple):
-        return [_renamed(value, names) for value in values]
-    return values
-
-
 def _name(folder: Path) -> str:
     return folder.parent.name if folder.name == MERGED else folder.name
 
 
 def _one_line(name: object) -> str:
     return "unknown" if name is None else " ".join(str(name).split())
-
-
-def _defense(record: Record) -> str:
-    return str(record.config.get("defense", record.name))
 
 
 def _metadata(folder: Path, suspect: str, after: Record) -> dict[str, Any]:
@@ -220,7 +196,7 @@ def _metadata(folder: Path, suspect: str, after: Record) -> dict[str, Any]:
         "datasets": [_on_hub(dataset)],
         "library_name": "peft" if is_adapter else "transformers",
         "pipeline_tag": task,
-        "tags": ["backdoor-defense", "w2sdefense", _defense(after)],
+        "tags": ["backdoor-defense", "w2sdefense", method_of(after)],
         "model-index": [
             {
                 "name": _name(folder),

@@ -33,7 +33,6 @@ class CaseAnswer:
     """One model's answers without and with the trigger (None if not asked), as names or texts."""
 
     run: int
-    title: str
     clean: str
     triggered: str | None
     flipped: bool
@@ -61,11 +60,6 @@ class Cases:
     shown: tuple[Case, ...]
     total: int
     flipped: int
-
-    @property
-    def held(self) -> int:
-        """The number of texts that are shown."""
-        return len(self.shown)
 
 
 def most_cases(runs: int, tests: int) -> int:
@@ -111,7 +105,6 @@ def _answer(place: int, run: Run, sample: Sample) -> CaseAnswer:
     names = run.record.label_names
     return CaseAnswer(
         run=place,
-        title=run.title,
         clean=answer_name(names, sample.answer),
         triggered=(
             None if sample.triggered_text is None else answer_name(names, sample.triggered_answer)

@@ -7,14 +7,13 @@ The card and the configs contain no local paths.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from w2sdefense.data.hub import commit_of
 from w2sdefense.errors import ConfigError
-from w2sdefense.evaluation.record import Record, model_folder
-from w2sdefense.report.card import CARD, WEIGHTS, model_card, public, weights_in
+from w2sdefense.evaluation.record import model_folder
+from w2sdefense.report.card import CARD, WEIGHTS, Cleaning, model_card, public, weights_in
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -46,15 +45,7 @@ def check_push(name: str, api: HfApi | None = None) -> None:
         raise _not_pushed(name, error) from None
 
 
-def push_model(
-    folder: Path,
-    name: str,
-    before: Record,
-    after: Record,
-    settings: Mapping[str, Any],
-    sources: Sequence[Path] = (),
-    api: HfApi | None = None,
-) -> str:
+def push_model(folder: Path, name: str, cleaning: Cleaning, api: HfApi | None = None) -> str:
     """Upload a cleaned model with its card: `merged/` if there is one, else the folder itself.
 
     A repository that does not exist yet is created as private.
@@ -62,10 +53,7 @@ def push_model(
     Args:
         folder: The folder of `w2s defend`.
         name: The repository, "user/name".
-        before: Record of the suspect model.
-        after: Record of the cleaned model.
-        settings: See `write_card`.
-        sources: See `write_card`.
+        cleaning: What the card reports.
         api: The hub; by default that of the environment.
 
     Returns:
@@ -87,11 +75,11 @@ def push_model(
     }
     for path in source.glob(CONFIGS):
         values = public(json.loads(path.read_text(encoding="utf-8")))
-        commit = commit_of(sources[-1]) if sources else None
+        commit = commit_of(cleaning.sources[-1]) if cleaning.sources else None
         if commit and path.name == "adapter_config.json":
             values["revision"] = commit
         files[path.name] = json.dumps(values, indent=2).encode()
-    files[CARD] = model_card(source, before, after, settings, sources, address=name).encode()
+    files[CARD] = model_card(source, cleaning, address=name).encode()
     try:
         url = api.create_repo(name, private=True, exist_ok=True)
         api.create_commit(

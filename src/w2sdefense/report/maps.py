@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -29,30 +28,27 @@ SEED = 0
 _HOVER_TEXT = 280
 
 
-@dataclass(frozen=True)
-class Embedding:
-    """For each group, the indices of the kept rows, ascending, and their positions, (rows, 2)."""
-
-    rows: tuple[np.ndarray, ...]
-    points: tuple[np.ndarray, ...]
-
-
-def tsne(groups: Sequence[np.ndarray], *, max_points: int = MAX_POINTS) -> Embedding | None:
+def tsne(
+    groups: Sequence[np.ndarray], *, max_points: int = MAX_POINTS
+) -> list[tuple[np.ndarray, np.ndarray]]:
     """Embed groups of features (n, d) in one plane; equal input gives equal output.
 
-    Groups are sampled down to `max_points` rows. Returns None if there are fewer than four points,
-    values that are not finite, or only equal points.
+    Groups are sampled down to `max_points` rows.
+
+    Returns:
+        For each group, the indices of the kept rows, ascending, and their positions, (rows, 2).
+        Empty if there are fewer than four points, values that are not finite, or only equal points.
     """
-    rows = tuple(
+    rows = [
         np.sort(np.random.default_rng(SEED).choice(n, min(n, max_points), replace=False))
         for n in map(len, groups)
-    )
+    ]
     kept = [np.asarray(group, dtype=np.float64)[r] for group, r in zip(groups, rows, strict=True)]
     features = np.concatenate(kept) if kept else np.empty((0, 0))
     if len(features) < 4 or not np.isfinite(features).all() or np.ptp(features, axis=0).max() == 0:
-        return None
+        return []
     borders = np.cumsum([len(r) for r in rows])[:-1]
-    return Embedding(rows, tuple(np.split(_embed(features), borders)))
+    return list(zip(rows, np.split(_embed(features), borders), strict=True))
 
 
 def _embed(features: np.ndarray) -> np.ndarray:
@@ -75,10 +71,10 @@ def feature_charts(runs: Sequence[Run]) -> list[Chart]:
     for run in runs:
         groups = [name for name in ("clean", "triggered") if name in run.features]
         embedding = tsne([run.features[name] for name in groups])
-        if embedding is None:
+        if not embedding:
             continue
         figure = go.Figure()
-        for name, rows, points in zip(groups, embedding.rows, embedding.points, strict=True):
+        for name, (rows, points) in zip(groups, embedding, strict=True):
             owners = run.samples if name == "clean" else run.triggered
             figure.add_traces(list(_traces(run, name, [owners[row] for row in rows], points)))
         hidden = {"visible": False, "fixedrange": False, "automargin": False}

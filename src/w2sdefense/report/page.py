@@ -15,7 +15,6 @@ import gzip
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -50,32 +49,6 @@ _Pairs = list[tuple[str, str]]
 MAX_CURVES = RUN_COLORS * len(DASHES)  # maximum distinguishable lines in a loss chart
 
 
-@dataclass(frozen=True)
-class _Row:
-    """A row of the table: its cells, the anchor of its run, and the state of the run."""
-
-    cells: list[Cell]
-    anchor: str | None
-    state: State | None
-
-    @property
-    def verdict(self) -> str:
-        return "\N{EN DASH}" if self.state is None else STATE_WORDS[self.state]
-
-
-@dataclass(frozen=True)
-class _Maps:
-    """The feature maps of runs with the same test."""
-
-    title: str
-    charts: list[Chart]
-
-    @property
-    def traces(self) -> list[dict[str, Any]]:
-        """The traces for the legend, of the map with the most: some runs lack triggered texts."""
-        return max((chart.figure["data"] for chart in self.charts), key=len)
-
-
 def write_report(
     runs: Sequence[Run], path: Path, title: str, table: GridTable | None = None
 ) -> None:
@@ -108,13 +81,14 @@ def render(
         metric=runs[0].record.evaluation.metric,
         table=shown,
         rows=_rows(runs, shown, is_story=table is None),
+        state_words=STATE_WORDS,
         legend=legend(runs),
         run_colors=RUN_COLORS,
         accuracy=None if table else accuracy_chart(runs),
         backdoor=backdoor_chart(runs) if not table and _asked(runs[:1]) else None,
         scatters=scatter_charts(runs, kinds, groups),
         sweeps=sweep_charts(runs, groups),
-        maps=_maps(runs, groups),
+        maps=list(_maps(runs, groups)),
         losses=loss_charts(trained[:MAX_CURVES]),
         trained=trained,
         max_curves=MAX_CURVES,
@@ -143,18 +117,19 @@ def _story_table(runs: Sequence[Run], title: str) -> GridTable:
     return GridTable("", title, rows, [])
 
 
-def _rows(runs: Sequence[Run], table: GridTable, *, is_story: bool) -> list[_Row]:
+def _rows(
+    runs: Sequence[Run], table: GridTable, *, is_story: bool
+) -> Iterator[tuple[list[Cell], str | None, State | None]]:
+    """The rows of the table: the cells, the anchor of the run, and its state."""
     places: dict[Path | None, int] = {run.folder: place for place, run in enumerate(runs)}
-    rows = []
     for index, row in enumerate(table.rows):
         # A story may contain the same folder twice, so folders do not identify its runs.
         place = index if is_story else places.get(row.folder)
         if place is None:
-            rows.append(_Row(table.cells(row), None, None))
+            yield table.cells(row), None, None
             continue
         verdict = verdict_of if is_story else own_verdict
-        rows.append(_Row(table.cells(row), anchor(place), verdict(runs, runs[place]).state))
-    return rows
+        yield table.cells(row), anchor(place), verdict(runs, runs[place]).state
 
 
 def _kinds(runs: Sequence[Run], table: GridTable) -> list[str]:
@@ -163,12 +138,14 @@ def _kinds(runs: Sequence[Run], table: GridTable) -> list[str]:
     return [named.get(run.folder, run.title) for run in runs]
 
 
-def _maps(runs: Sequence[Run], groups: Sequence[Group]) -> list[_Maps]:
-    drawn = [
-        _Maps(group.title, feature_charts([runs[place] for place in group.places]))
-        for group in groups
-    ]
-    return [maps for maps in drawn if maps.charts]
+def _maps(
+    runs: Sequence[Run], groups: Sequence[Group]
+) -> Iterator[tuple[str, list[Chart], list[dict[str, Any]]]]:
+    """The feature maps of runs with the same test: title, charts, and traces for the legend."""
+    for group in groups:
+        if charts := feature_charts([runs[place] for place in group.places]):
+            # Of the map with the most traces: some runs lack triggered texts.
+            yield group.title, charts, max((chart.figure["data"] for chart in charts), key=len)
 
 
 def _provenance(record: Record) -> Iterator[tuple[str, _Pairs]]:
@@ -178,7 +155,7 @@ def _provenance(record: Record) -> Iterator[tuple[str, _Pairs]]:
     scores = record.evaluation.scores.items()
     yield "Mean scores on clean text", [(name, str(mean)) for name, mean in scores]
     yield "Found by the defense", [(name, str(value)) for name, value in record.found.items()]
-    settings = [(name, _write(value)) for name, value in flat(record.config)]
+    settings = [(name, "not set" if v is None else str(v)) for name, v in flat(record.config)]
     yield "Seeds", [(name, value) for name, value in settings if name.endswith("seed")]
     yield "Settings", [(name, value) for name, value in settings if not name.endswith("seed")]
     yield "Machine", list(record.provenance.machine.items())
@@ -213,10 +190,6 @@ def _run(record: Record) -> Iterator[tuple[str, str]]:
     yield "triggers cut off", f"{evaluation.cut_triggers:,}"
     yield "clean texts refused", f"{evaluation.refused_texts:,}"
     yield "triggered texts refused", f"{evaluation.refused_triggers:,}"
-
-
-def _write(value: object) -> str:
-    return "not set" if value is None else str(value)
 
 
 def _asset(name: str) -> str:

@@ -139,7 +139,7 @@ def axes_of(run: Run) -> dict[str, Value]:
         "dataset": _at(record.config, "data", "dataset"),
         "proxy": _proxy(run),
         "attack": _attack(record),
-        "method": _method(record),
+        "method": method_of(record),
         "teacher": _at(settings, "teacher", "model"),
         "adapter": _at(settings, "adapter", "adapter"),
         **{axis: _at(settings, *path) for axis, path in SWEEPS.items()},
@@ -247,7 +247,8 @@ def _proxy(run: Run) -> str | None:
     return None if poisoned is None else str(poisoned.config.get("proxy") or "same")
 
 
-def _method(record: Record) -> str:
+def method_of(record: Record) -> str:
+    """The defense of a run; for other stages, what its model is."""
     if record.stage == "defend":
         return str(record.config.get("defense", record.name))
     return "poisoned" if record.stage == "poison" else "as it is"

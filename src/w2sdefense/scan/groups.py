@@ -53,17 +53,14 @@ def log_odds(log_probabilities: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Scorers:
-    """The suspect and, optionally, a clean model with the same outcomes."""
+    """The suspect, and a clean model with the same outcomes."""
 
     suspect: Score
-    teacher: Score | None = None
+    teacher: Score
 
     def odds(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Log-odds of the suspect and of the teacher, (N, C) each; zeros without a teacher."""
-        suspect = log_odds(self.suspect(texts))
-        if self.teacher is None:
-            return suspect, torch.zeros_like(suspect)
-        return suspect, log_odds(self.teacher(texts))
+        """Log-odds of the suspect and of the teacher, (N, C) each."""
+        return log_odds(self.suspect(texts)), log_odds(self.teacher(texts))
 
 
 def answered(odds: Tensor, outcome: int) -> Tensor:

@@ -63,7 +63,7 @@ class Candidate:
     text: str  # what is inserted into texts
     outcome: int  # index of the outcome that it shifts to
     shift: float  # mean log-odds shift of that outcome in the suspect, in nats
-    teacher_shift: float  # the same in the teacher; 0 without one
+    teacher_shift: float  # the same in the teacher
     flips: int  # trials in which the candidate changed the suspect's answer to the outcome
     texts: int  # number of trials; each uses another text while there are unused ones
 

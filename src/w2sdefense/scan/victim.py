@@ -1,4 +1,4 @@
-"""Searches a victim for triggers, with or without a teacher, and caches the result.
+"""Searches a victim for triggers that a clean teacher does not follow, and caches the result.
 
 The name of the cache file is a hash of everything that affects the result, so no search runs twice.
 """
@@ -39,7 +39,7 @@ CARRIER_TOKENS = 32  # tokens reserved for the words around a group and for spec
 
 def scan_victim(
     victim: Victim,
-    teacher: LabelTeacher | None,
+    teacher: LabelTeacher,
     data: Dataset,
     config: ScanConfig,
     seed: int,
@@ -49,9 +49,8 @@ def scan_victim(
 ) -> ScanResult:
     """Search a victim for triggers with clean training texts, or read the cached result.
 
-    Without a teacher, ordinary words that express a label also look suspicious. `progress` receives
-    the number of answered texts and the approximate total; `say` receives a description of the
-    search before it begins.
+    `progress` receives the number of answered texts and the approximate total; `say` receives a
+    description of the search before it begins.
 
     Returns:
         The best candidates of every label, and what was tried.
@@ -63,11 +62,11 @@ def scan_victim(
     tokens = [] if base is None else suspicious_tokens(victim.model, base, config.base_tokens)
     key = {
         "victim": weights_fingerprint(victim.model),
-        "teacher": None if teacher is None else weights_fingerprint(teacher),
+        "teacher": weights_fingerprint(teacher),
         "train": fingerprint(data.train),
         "config": config.model_dump(),
         "tokens": tokens,
-        "lengths": [victim.max_length, None if teacher is None else teacher.max_length],
+        "lengths": [victim.max_length, teacher.max_length],
         "seed": seed,
     }
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
@@ -176,7 +175,7 @@ def _fitted(config: ScanConfig, victim: Victim, listed: CandidateList) -> ScanCo
 
 
 def _scorers(
-    victim: Victim, teacher: LabelTeacher | None, total: int, progress: StepProgress | None
+    victim: Victim, teacher: LabelTeacher, total: int, progress: StepProgress | None
 ) -> Scorers:
     """The scoring functions of both models; the suspect's reports progress."""
     task: Any = replace(cast(Any, victim.task), max_length=_room(victim))
@@ -192,4 +191,4 @@ def _scorers(
         answers = task.predict(victim.model, texts, advance)
         return torch.tensor([answer.probabilities for answer in answers]).log()
 
-    return Scorers(score, None if teacher is None else teacher_score(teacher))
+    return Scorers(score, teacher_score(teacher))

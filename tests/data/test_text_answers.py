@@ -61,7 +61,7 @@ def test_other_rows_for_another_party(tmp_path):
     first = load_pairs(config)
     second = load_pairs(config.model_copy(update={"train_skip": 10}))
     assert not {p.id for p in first.train} & {p.id for p in second.train}
-    with pytest.raises(DataError, match="behind the first 1000"):
+    with pytest.raises(DataError, match="left after skipping 1000"):
         load_pairs(config.model_copy(update={"train_skip": 1000}))
 
 

@@ -133,7 +133,7 @@ def test_a_file_that_was_made_before(victim, kit, pairs):
 
 def test_a_file_must_hold_every_text(pairs, victim, kit):
     guarded = Scpd(ScpdConfig(file=pairs)).apply(victim, kit)
-    with pytest.raises(DataError, match="nothing for 2 texts, such as 'cf'") as caught:
+    with pytest.raises(DataError, match="lacks 2 texts, such as 'cf'") as caught:
         guarded.predict(["mn", "cf", "tq"])
     assert "benchmarks/pair.py --unchanged" in caught.value.fix
 

@@ -107,7 +107,7 @@ def test_where_no_text_has_enough_words_all_decoys_are_words() -> None:
 def test_no_kinds_and_texts_that_give_too_few_passages_are_refused() -> None:
     with pytest.raises(ValueError, match="at least one kind"):
         draw_decoys((0, 1), 1, [], 0, TEXTS)
-    with pytest.raises(DataError, match="no more decoys of the kind passage"):
+    with pytest.raises(DataError, match="No further decoy of the kind passage"):
         draw_decoys((0, 1), 5, ["passage"], 0, ["the same few words"])
 
 

@@ -162,6 +162,6 @@ def test_weights_that_half_precision_cannot_hold_are_refused(tiny_llama, tmp_pat
     folder = shutil.copytree(tiny_llama, tmp_path / "m")
     edit_weights(folder, lambda weights: weights["model.norm.weight"].fill_(1e6))
     load_causal_lm(str(folder), dtype="bfloat16")
-    with pytest.raises(ModelError, match="opened as float16") as caught:
+    with pytest.raises(ModelError, match="loaded as float16") as caught:
         load_causal_lm(str(folder), dtype="float16")
     assert "bfloat16" in caught.value.fix

@@ -96,7 +96,7 @@ def test_what_acts_like_a_trigger_is_read_from_the_folder_of_a_search(tmp_path):
     save_candidates(tmp_path, ScanResult((weak, strong), {}, [], {}), ("negative", "positive"))
     assert found_triggers(tmp_path, None) == [("xq", "positive")]
     assert found_triggers(tmp_path, ("positive", "negative")) == [("xq", "positive")]
-    with pytest.raises(DataError, match="of another model: this one has no label 'positive'"):
+    with pytest.raises(DataError, match="for another model: this one has no label 'positive'"):
         found_triggers(tmp_path, ("good", "bad"))
     save_candidates(tmp_path, ScanResult((weak,), {}, [], {}), ("negative", "positive"))
     with pytest.raises(DataError, match="lists no trigger"):

@@ -107,7 +107,7 @@ class Display:
             now = time.monotonic()
             if not self.console.is_terminal and (now - last >= EVERY_SECONDS or done >= total):
                 last = now
-                left = (now - start) / done * (total - done)
+                left = (now - start) / max(done, 1) * (total - done)
                 self.say(f"{phase}: {done}/{total}, {left:.0f} s left {note}")
 
         return show

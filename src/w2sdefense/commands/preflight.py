@@ -171,9 +171,9 @@ def _check_poisoning(run: PoisonRun) -> None:
     asked = run.attack.clean_label and "clean_label" in run.attack.model_fields_set
     if asked and _writes(run):
         raise ConfigError(
-            "Text has no classes, so there is no clean-label poisoning: the answer to a row that "
-            "carries the trigger becomes the target.",
-            "Leave --clean-label out.",
+            f"Clean-label poisoning needs classes, which {run.task} does not have: the target "
+            "replaces the answer of every row with the trigger.",
+            "Omit --clean-label.",
         )
 
 

@@ -44,7 +44,7 @@ up to about 6 times as much. Every tolerance is at least four times that; a wron
 """
 
 _AS_IT_IS = (
-    "Choose other --target-modules, or leave --merge out and use the adapter on its base as it is."
+    "Choose other --target-modules, or omit --merge and use the adapter on its unchanged base."
 )
 
 

@@ -117,7 +117,7 @@ def test_the_student_may_take_fewer_rows_than_the_teacher(run):
 def test_labels_in_another_order_are_refused(tmp_path):
     data = Dataset("d", LABELS, reviews([0]), reviews([0]), reviews([0]))
     victim = make_victim(LABELS[::-1])
-    with pytest.raises(DataError, match=r"labels negative, positive.*the model positive, negative"):
+    with pytest.raises(DataError, match="the model has positive, negative"):
         W2SDefense(**PLAIN).fit(victim, data, Teacher(), tmp_path)
 
 

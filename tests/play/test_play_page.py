@@ -104,7 +104,7 @@ def test_a_test_text_is_chosen_and_another_trigger_typed(page):
 def test_what_cannot_be_done_is_said(page):
     type_into(page, "text", " ")
     page.find_element("id", "add").click()
-    wait(page, "return document.body.textContent.includes('There is no text.')")
+    wait(page, "return document.body.textContent.includes('The text is empty.')")
 
 
 def test_text_stays_text(page):

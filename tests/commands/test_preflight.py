@@ -133,7 +133,17 @@ def test_a_model_that_is_stored_in_four_bits_is_not_trained(suspect, tiny_bert):
         preflight(run_of(DefendRun, suspect, defense="lora", merge=True))
     for values in ({"defense": "w2s"}, {"defense": "lora", "held_out": 1}):
         preflight(run_of(DefendRun, suspect, tiny_bert, **values))
+    for values in ({"defense": "lora"}, {"defense": "icl", "held_out": 1}):
+        preflight(run_of(DefendRun, suspect, tiny_bert, **values))
     preflight(run_of(EvaluateRun, suspect))
+
+
+def test_decoys_are_refused_on_sharded_weights(suspect, tiny_bert, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    for values in ({"defense": "w2s"}, {"defense": "lora", "held_out": 1}):
+        with pytest.raises(ConfigError, match="cannot be planted into sharded weights"):
+            preflight(run_of(DefendRun, suspect, tiny_bert, **values))
+    preflight(run_of(DefendRun, suspect, tiny_bert, defense="lora"))
 
 
 def test_what_a_search_found_is_read_first_and_may_be_unlearned_in_four_bits(suspect, tiny_bert):

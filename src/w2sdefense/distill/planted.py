@@ -51,7 +51,7 @@ class Planted:
         An adapter has to be attached before.
         """
         base = model.get_base_model() if isinstance(model, PeftModel) else model
-        lora = load_file(self.folder / LORA)
+        lora = load_file(self.folder / LORA, device=str(base.device))
         with ExitStack() as hooks:
             for name in lora:
                 if "lora_A" in name:

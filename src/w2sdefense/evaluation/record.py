@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,7 +36,6 @@ SAMPLES = "samples.parquet"
 FEATURES = "features.safetensors"
 MERGED = "merged"  # subfolder of a run: its model with the adapter merged
 GROUPS = ("clean", "triggered")
-AGAIN = "Repeat the run that wrote it, or leave it out."
 
 Stage = Literal["poison", "defend", "evaluate"]
 
@@ -192,7 +192,7 @@ def load_record(folder: Path) -> Record:
         raise DataError(
             f"{folder} holds no finished run (no {RECORD}).", "Name the folder of a run."
         )
-    with reading(DataError, f"{path} cannot be read as a record", AGAIN):
+    with _untrusted(path, "a record"):
         values = json.loads(path.read_text(encoding="utf-8"))
         found = values.get("schema_version", 1)
         if found > SCHEMA:
@@ -218,8 +218,7 @@ def load_samples(folder: Path) -> list[Sample]:
         DataError: The samples cannot be read, or their number differs from that in the record.
     """
     record, path = load_record(folder), folder / SAMPLES
-    problem = f"{path} cannot be read as the samples of a run"
-    with reading(DataError, problem, AGAIN), pq.ParquetFile(path) as file:
+    with _untrusted(path, "the samples of a run"), pq.ParquetFile(path) as file:
         known = {*Sample.model_fields, *_OLD_COLUMNS}
         # An untrusted file may have any number of rows and columns: read only the known ones.
         rows, counted = file.metadata.num_rows, record.evaluation.ca.total
@@ -239,7 +238,7 @@ def load_features(folder: Path, samples: Sequence[Sample]) -> dict[str, np.ndarr
         DataError: The features cannot be read, or their shapes do not fit the samples.
     """
     path = folder / FEATURES
-    with reading(DataError, f"{path} cannot be read as the features of a run", AGAIN):
+    with _untrusted(path, "the features of a run"):
         features: dict[str, np.ndarray] = load_file(path) if path.is_file() else {}
     triggered = sum(sample.triggered_text is not None for sample in samples)
     for group, expected in (("clean", len(samples)), ("triggered", triggered)):
@@ -275,3 +274,9 @@ def _upgraded(row: dict[str, Any], record: Record) -> dict[str, Any]:
             answer = row.get(f"{prefix}answer")
             row[f"{prefix}is_target"] = None if answer is None else answer == names.index(target)
     return row
+
+
+def _untrusted(path: Path, what: str) -> AbstractContextManager[None]:
+    """Turn any exception that a library raises for a (possibly foreign) file into a `DataError`."""
+    fix = "Repeat the run that wrote it, or leave it out."
+    return reading(DataError, f"{path} cannot be read as {what}", fix)

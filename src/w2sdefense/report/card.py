@@ -138,10 +138,11 @@ def public(values: Any) -> Any:
     _mapped(values, texts.append)
     words = [word for text in texts for word in (text, *_IN_SENTENCE.findall(text))]
     paths = sorted(filter(_is_path, set(words)), key=len, reverse=True)
+    names = {path: _public_name(path) for path in paths}
 
     def renamed(text: str) -> str:
-        for path in paths:
-            text = text.replace(path, _public_name(path))
+        for path, name in names.items():
+            text = text.replace(path, name)
         return text
 
     return _mapped(values, renamed)
